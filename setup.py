@@ -1,0 +1,43 @@
+"""Packaging of fairseq-dsp; the tested versions of everything below are in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="fairseq-dsp",
+    version="0.1.0",
+    description="Train fairseq translation Transformers down to exactly K attention heads",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    if Path(__file__).with_name("README.md").exists()
+    else "",
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.13",  # the fairseq build below has wheels for these two only
+    packages=find_packages(include=["fairseq_dsp", "fairseq_dsp.*"]),
+    package_data={"fairseq_dsp": ["config/**/*.yaml", "py.typed"]},
+    install_requires=[
+        "torch>=2.6,<3",  # 2.6 made safe loading the default
+        "ve-fairseq==0.12.3",  # compat/ is written against this very version
+        "hydra-core>=1.3.2,<1.4",
+        "omegaconf>=2.3,<2.4",
+        "numpy>=1.26,<2.5",
+        "babel>=2.14",
+        "matplotlib>=3.8",
+        "num2words>=0.5.13",
+        "PyYAML>=6",
+        "sacrebleu>=2.4",
+        "sacremoses>=0.1",
+        "safetensors>=0.4",
+        "sentencepiece>=0.2",
+        "subword-nmt>=0.3.8",
+        "tensorboard>=2.15",  # for fairseq's --tensorboard-logdir
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.11"],
+        "ctranslate2": ["ctranslate2>=4.5,<5"],
+    },
+    entry_points={"console_scripts": ["fairseq-dsp = fairseq_dsp.cli:main"]},
+)
