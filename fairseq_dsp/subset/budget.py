@@ -1,0 +1,94 @@
+"""How many of which heads may stay.
+
+A budget is a list of *draws*, made one after the other: "k of these heads that are not drawn yet". One global budget is
+one draw; a budget for each attention type is three; a floor for every module is a draw from each module before the rest
+is drawn from all of them. Both the relaxed and the hard top-K follow the same list, so they agree in the limit T → 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw *count* of the heads *indices*.
+
+    :param indices: positions in the vector of all N heads, ascending.
+    :param count: how many of them to draw.
+    """
+
+    indices: tuple[int, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A sequence of draws that keeps ``total`` of ``heads`` heads.
+
+    :param heads: N, the number of heads there are.
+    :param draws: the draws, in order.
+    """
+
+    heads: int
+    draws: tuple[Draw, ...]
+
+    @property
+    def total(self) -> int:
+        """K, the number of heads kept."""
+        return sum(draw.count for draw in self.draws)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no head is removed."""
+        return self.total == self.heads
+
+    @staticmethod
+    def top(k: int, heads: int) -> Budget:
+        """K of all N heads, whichever they are."""
+        return Budget.grouped([range(heads)], [k])
+
+    @staticmethod
+    def grouped(
+        groups: Sequence[Sequence[int]], counts: Sequence[int], *, modules: Sequence[Sequence[int]] = (), floor: int = 0
+    ) -> Budget:
+        """A count for each group of heads, with at least *floor* heads in every module.
+
+        :param groups: the heads of each group; together they are 0 … N − 1.
+        :param counts: how many heads to keep in each group.
+        :param modules: the heads of each attention module; each lies within one group.
+        :param floor: the least number of heads of a module; a module with fewer heads keeps them all.
+        :raises ValueError: if a count is not within its group, or the floor needs more heads than the count allows.
+        """
+        heads = sum(len(group) for group in groups)
+        firsts: list[Draw] = []
+        rests: list[Draw] = []
+        for group, count in zip(groups, counts, strict=True):
+            if not 0 <= count <= len(group):
+                raise ValueError(f"{count} heads are to be kept of {len(group)}: give a number from 0 to {len(group)}")
+            members = set(group)
+            floors = [Draw(tuple(m), min(floor, len(m))) for m in modules if floor and m and members.issuperset(m)]
+            needed = sum(draw.count for draw in floors)
+            if needed > count:
+                raise ValueError(
+                    f"a floor of {floor} heads in each of {len(floors)} attention modules needs {needed} heads, "
+                    f"but only {count} are to be kept: lower the floor or raise the budget"
+                )
+            firsts += floors
+            rests.append(Draw(tuple(group), count - needed))
+        return Budget(heads, tuple(draw for draw in firsts + rests if draw.count))
+
+    def hard(self, scores: np.ndarray) -> np.ndarray:
+        """Return the 0/1 gates of the best-scored heads that the draws allow; ties go to the lower index.
+
+        :param scores: *Shape:* (N), finite.
+        :return: *Shape:* (N), exactly ``total`` ones.
+        """
+        gates = np.zeros(self.heads)
+        for draw in self.draws:
+            free = np.array([i for i in draw.indices if not gates[i]], dtype=np.intp)
+            gates[free[np.argsort(-scores[free], kind="stable")[: draw.count]]] = 1.0
+        return gates

@@ -1,0 +1,81 @@
+"""The interface behind which every way of choosing heads stands, and the registry of their names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .budget import Budget
+from .schedule import anneal, check_annealing
+from .topk import GradientRecord, hard_gates
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """The temperature as a function of the update number; see :func:`anneal`.
+
+    :raises ValueError: if 0 < final ≤ initial < ∞ or cooldown ≥ 0 does not hold.
+    """
+
+    initial: float
+    final: float
+    cooldown: int
+
+    def __post_init__(self) -> None:
+        check_annealing(self.initial, self.final, self.cooldown)
+
+    def __call__(self, update: int) -> float:
+        return anneal(update, self.initial, self.final, self.cooldown)
+
+
+class Selection(ABC):
+    """Turns one importance number per head into gates.
+
+    A selection holds no trainable state: the importance belongs to the model, the temperature follows from the update
+    number, and the noise comes from the generator it is handed.
+    """
+
+    learns = True
+    """Whether gradients reach the importance."""
+
+    def __init__(self, annealing: Annealing) -> None:
+        self.annealing = annealing
+        self.gradients = GradientRecord()
+
+    @abstractmethod
+    def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
+        """Return the gates of one training update.
+
+        :param importance: one number a head. *Shape:* (N).
+        :param budget: how many heads to keep.
+        :param update: number of updates already made.
+        :param generator: where noise is drawn from; the same on every process.
+        :return: *Shape:* (N), differentiable with respect to *importance* if :attr:`learns`.
+        """
+
+    def keep(self, importance: Tensor, budget: Budget) -> Tensor:
+        """Return the gates of validation, generation and compaction: 0/1 with exactly ``budget.total`` ones."""
+        return hard_gates(importance, budget)
+
+
+SELECTIONS: dict[str, type[Selection]] = {}
+"""The selections by the name that ``--head-selection`` takes."""
+
+_S = TypeVar("_S", bound=type[Selection])
+
+
+def register_selection(name: str) -> Callable[[_S], _S]:
+    """Class decorator: make a :class:`Selection` available as ``--head-selection name``."""
+
+    def register(cls: _S) -> _S:
+        if name in SELECTIONS:
+            raise ValueError(f"a head selection named {name} exists already: {SELECTIONS[name].__qualname__}")
+        SELECTIONS[name] = cls
+        return cls
+
+    return register
