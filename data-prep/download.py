@@ -1,0 +1,67 @@
+"""Getting public files, with their checksums."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import urllib.error
+import urllib.request
+import zlib
+from http.client import HTTPException
+from pathlib import Path
+
+from stages import PARTIAL, PrepareError, say
+from tqdm import tqdm
+
+
+def text_hash(path: Path) -> str:
+    """SHA-256 of what a file holds once decompressed: gzip writes other bytes on another day, the text stays."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
+    """Download ``url`` to ``target`` unless it is there; an incomplete or wrong file is never left under that name.
+
+    Args:
+        url: what to get.
+        target: the file to write.
+        sha256: what `text_hash` must give.
+
+    Raises:
+        PrepareError: there is no way to the address, or the text is not the expected one.
+    """
+    if target.is_file():
+        if sha256 is None or text_hash(target) == sha256:
+            return target
+        target.unlink()
+    say(f"downloading {url}")
+    partial = target.with_name(f".{PARTIAL}{os.getpid()}{target.suffix}")
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer, partial.open("wb") as file:
+            size = int(answer.headers.get("Content-Length") or 0)
+            with tqdm(total=size or None, unit="B", unit_scale=True, desc=target.name, disable=size < 1 << 20) as bar:
+                while block := answer.read(1 << 16):
+                    file.write(block)
+                    bar.update(len(block))
+        if size and partial.stat().st_size != size:
+            raise PrepareError(f"{url} broke off after {partial.stat().st_size} of {size} bytes: run the command again")
+        try:
+            found = text_hash(partial) if sha256 else None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise PrepareError(f"{url} gave a damaged gzip file ({error}): run the command again") from error
+        if found != sha256:
+            raise PrepareError(
+                f"{url} gave a text with SHA-256 {found}, expected {sha256}: get the corpus elsewhere and give "
+                "its folder with --raw-dir"
+            )
+        os.replace(partial, target)
+    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise PrepareError(
+            f"cannot download {url} ({reason}): get the corpus elsewhere and give its folder with --raw-dir"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target

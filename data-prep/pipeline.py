@@ -1,0 +1,256 @@
+"""From a corpus to the folder that ``fairseq-train`` reads.
+
+The stages, each a folder of the output folder and each made from the one before::
+
+    raw/         the text as it is, UTF-8, checked: raw/test.* are the references of detokenised BLEU
+    tokenised/   Moses-tokenised, lower-cased; only in recipes that ask for either
+    bpe/         the BPE model, learned on the training text, and every text in subwords
+    data-bin/    dictionaries and binarised text, for fairseq; with a copy of the BPE model
+    prepare.json the settings, the names of the test sets, the sizes: written last
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stages import FULL_DISK, PrepareError, Workspace, read_json, say, settings_key, write_json
+from subwords import MODEL_NAMES, Subwords, copy_codes, learn
+from text import load_pairs, tokenise, write_lines, write_pairs
+
+SUMMARY = "prepare.json"
+
+
+def split_names(test_sets: int) -> list[str]:
+    """The names of the texts as fairseq numbers them: train, valid, test, test1, …"""
+    return ["train", "valid", *("test" + (str(i) if i else "") for i in range(test_sets))]
+
+
+@dataclass
+class Corpus:
+    """Where a parallel text comes from.
+
+    Attributes:
+        name: of the corpus.
+        languages: source and target.
+        origin: everything the text depends on: settings, and the SHA-256 of each input file; JSON-like.
+        test_sets: their names, the first one the main one.
+        write_raw: fills a folder with ``{train,valid,test,test1,…}.{SRC,TGT}``.
+        write_tokenised: instead of tokenising all of raw/: is given the folders raw/ and tokenised/.
+        codes: a ready table of BPE merges.
+        detokenised: the references in raw/ had to be made from tokenised text.
+    """
+
+    name: str
+    languages: tuple[str, str]
+    origin: dict[str, Any]
+    test_sets: list[str]
+    write_raw: Callable[[Path], None]
+    write_tokenised: Callable[[Path, Path], None] | None = None
+    codes: Path | None = None
+    detokenised: bool = False
+
+    def splits(self) -> list[str]:
+        """The names of its texts."""
+        return split_names(len(self.test_sets))
+
+
+@dataclass
+class Options:
+    """How a corpus is prepared.
+
+    Attributes:
+        bpe: ``sentencepiece`` or ``subword-nmt``.
+        vocab_size: pieces of sentencepiece, or merges of subword-nmt.
+        tokenizer: ``moses`` or ``none``.
+        lowercase: lower-case the text.
+        joined_dictionary: one dictionary for both languages.
+        coverage: share of the characters that sentencepiece has to know.
+        workers: processes; the result does not depend on it.
+    """
+
+    bpe: str
+    vocab_size: int
+    tokenizer: str
+    lowercase: bool
+    joined_dictionary: bool
+    coverage: float = 1.0
+    workers: int = field(default=1, compare=False)
+
+
+def settings_of(corpus: Corpus, options: Options) -> dict[str, Any]:
+    """All that the result depends on, under the names of the command line."""
+    return {
+        "corpus": corpus.name,
+        "source-lang": corpus.languages[0],
+        "target-lang": corpus.languages[1],
+        "input": corpus.origin,
+        "tokenizer": options.tokenizer,
+        "lowercase": options.lowercase,
+        "bpe": options.bpe,
+        "vocab-size": options.vocab_size,
+        "character-coverage": options.coverage if options.bpe == "sentencepiece" else None,
+        "joined-dictionary": options.joined_dictionary,
+    }
+
+
+def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False) -> None:
+    """Run the stages that are not finished yet; prints where the data lie.
+
+    Args:
+        corpus: the text.
+        options: what to do to it.
+        out: the folder that all results go to.
+        force: replace a finished preparation with other settings.
+
+    Raises:
+        PrepareError: the input is bad, or ``out`` holds a finished preparation with other settings.
+    """
+    settings = settings_of(corpus, options)
+    with Workspace(out) as space:
+        if _is_done(space, settings, force):
+            say(f"{out / 'data-bin'} is ready: nothing to do")
+            return
+        steps = [{k: settings[k] for k in ("corpus", "source-lang", "target-lang", "input")}]
+        raw = space.stage("raw", settings_key(steps), corpus.write_raw)
+        plain = raw
+        steps.append({k: settings[k] for k in ("tokenizer", "lowercase")})
+        if corpus.write_tokenised or options.tokenizer != "none" or options.lowercase:
+            plain = space.stage(
+                "tokenised", settings_key(steps), lambda folder: _tokenise(corpus, options, raw, folder)
+            )
+        steps.append({k: settings[k] for k in ("bpe", "vocab-size", "character-coverage")})
+        bpe = space.stage("bpe", settings_key(steps), lambda folder: _encode(corpus, options, plain, folder))
+        steps.append({"joined-dictionary": settings["joined-dictionary"]})
+        key = settings_key(steps)
+        data_bin = space.stage("data-bin", key, lambda folder: _binarise(corpus, options, bpe, folder))
+        write_json(out / SUMMARY, _summary(corpus, options, settings, key, plain, data_bin))
+    say(f"{data_bin} is ready for fairseq-train; settings and names of the test sets are in {out / SUMMARY}")
+
+
+def _is_done(space: Workspace, settings: dict[str, Any], force: bool) -> bool:
+    """Whether all is there; a finished preparation with other settings is not silently replaced."""
+    path = space.out / SUMMARY
+    there = read_json(path)
+    if path.exists() and (not isinstance(there, dict) or "settings" not in there):
+        raise PrepareError(f"{path} was not written by this script: choose another output folder")
+    if not there:
+        return False
+    if there["settings"] != settings:
+        if not force:
+            raise PrepareError(
+                f"{space.out} was prepared with other settings ({_differences(there['settings'], settings)}), and "
+                "models may have been trained on it: choose another output folder, or give --force to replace it"
+            )
+        path.unlink()  # from here on it is not finished any more
+        return False
+    return space.finished("data-bin", there["key"]) and (space.out / there["bpe_model"]).is_file()
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [_differences(a, b, f"{prefix}{key} ")] if a != b else []
+        elif a != b:
+            hashes = any(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in (a, b))
+            found.append(f"{prefix}{key} differs" if hashes else f"{prefix}{key} {a}, now {b}")
+    return "; ".join(found)
+
+
+def _tokenise(corpus: Corpus, options: Options, raw: Path, folder: Path) -> None:
+    if corpus.write_tokenised:
+        corpus.write_tokenised(raw, folder)
+        return
+    for split in corpus.splits():
+        for language, lines in zip(corpus.languages, load_pairs(raw, split, corpus.languages), strict=True):
+            if options.tokenizer == "moses":
+                label = f"tokenising {split}.{language}"
+                lines = tokenise(lines, language, lowercase=options.lowercase, workers=options.workers, label=label)
+            else:
+                lines = [line.lower() for line in lines]
+            write_lines(folder / f"{split}.{language}", lines)
+
+
+def _encode(corpus: Corpus, options: Options, plain: Path, folder: Path) -> None:
+    model = folder / MODEL_NAMES[options.bpe]
+    if corpus.codes:
+        copy_codes(corpus.codes, model)
+    else:
+        train = load_pairs(plain, "train", corpus.languages)
+        learn(options.bpe, train, options.vocab_size, options.coverage, model)
+    subwords = Subwords(options.bpe, model)
+    for split in corpus.splits():
+        source, target = (
+            subwords.encode(lines, label=f"BPE {split}.{language}")
+            for language, lines in zip(corpus.languages, load_pairs(plain, split, corpus.languages), strict=True)
+        )
+        write_pairs(folder, split, corpus.languages, (source, target))
+
+
+def _binarise(corpus: Corpus, options: Options, bpe: Path, folder: Path) -> None:
+    source, target = corpus.languages
+    tests = corpus.splits()[2:]
+    command = [
+        *(sys.executable, "-m", "fairseq_cli.preprocess", "--source-lang", source, "--target-lang", target),
+        *("--trainpref", str(bpe / "train"), "--validpref", str(bpe / "valid")),
+        *("--testpref", ",".join(str(bpe / test) for test in tests)),
+        *("--destdir", str(folder), "--workers", str(options.workers)),
+        *(["--joined-dictionary"] if options.joined_dictionary else []),
+    ]
+    say("fairseq-preprocess")
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    if run.returncode:
+        last = next((line for line in reversed(run.stdout.splitlines()) if line.strip()), "no message")
+        number = re.search(r"\[Errno (\d+)\]", last)
+        if number and int(number[1]) in FULL_DISK:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder.parent / "data-bin"))
+        raise PrepareError(f"fairseq-preprocess failed with exit status {run.returncode}: {last.strip()}")
+    for line in run.stdout.splitlines():
+        if " replaced " in line:
+            say(line[line.index("[") :].replace(str(bpe), "bpe"))
+    model = MODEL_NAMES[options.bpe]
+    (folder / model).write_bytes((bpe / model).read_bytes())
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _summary(
+    corpus: Corpus, options: Options, settings: dict[str, Any], key: str, plain: Path, data_bin: Path
+) -> dict[str, Any]:
+    """What later steps need: paths are relative to the output folder, so that it can be moved."""
+    source, target = corpus.languages
+    tests = corpus.splits()[2:]
+    packages = {"sentencepiece": "sentencepiece", "subword-nmt": "subword-nmt"}[options.bpe], "sacremoses", "ve-fairseq"
+    return {
+        "corpus": corpus.name,
+        "source_lang": source,
+        "target_lang": target,
+        "data_bin": "data-bin",
+        "bpe": options.bpe,
+        "bpe_model": f"bpe/{MODEL_NAMES[options.bpe]}",
+        "vocab_size": options.vocab_size,
+        "tokenizer": options.tokenizer,
+        "lowercase": options.lowercase,
+        "joined_dictionary": options.joined_dictionary,
+        "test_sets": dict(zip(tests, corpus.test_sets, strict=True)),
+        "references": {test: f"raw/{test}.{target}" for test in tests},
+        "references_are_detokenised": corpus.detokenised,
+        "pairs": {split: _count_lines(plain / f"{split}.{source}") for split in corpus.splits()},
+        # Four more than the file lists: fairseq's own symbols.
+        "dictionary_sizes": {lang: _count_lines(data_bin / f"dict.{lang}.txt") + 4 for lang in corpus.languages},
+        "versions": {package: version(package) for package in packages},
+        "settings": settings,
+        "key": key,
+    }

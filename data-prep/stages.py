@@ -1,0 +1,178 @@
+"""Stages that are either finished or not there.
+
+A stage is a folder. It is built under a temporary name and renamed when it is whole, with a stamp inside that says
+which settings and inputs it was made from. So a folder with the right stamp is finished, whatever was killed and
+whenever, and a folder without a stamp was not made here and is never touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+STAMP = ".stamp.json"
+PARTIAL = ".partial-"
+FULL_DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+
+class PrepareError(Exception):
+    """Something the user can mend, told in one sentence: what was given, what was expected, what to do."""
+
+
+def say(message: str) -> None:
+    """Print one line of progress."""
+    print(f"| {message}", flush=True)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def settings_key(settings: Any) -> str:
+    """One short name for a JSON-like value: equal values have equal keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON so that ``path`` is at every moment either the old file or the whole new one."""
+    partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in ``path``, or None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+class Workspace:
+    """The output folder of one preparation, its lock and its stages.
+
+    Args:
+        out: the folder; made when it is not there, removed again when nothing came to be in it.
+
+    Raises:
+        PrepareError: it is not a folder, or another process is preparing data in it.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def __enter__(self) -> Workspace:
+        # The highest folder that this run makes: the one to clear away when it ends with nothing.
+        missing = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise PrepareError(f"{self.out} cannot be the output folder, because a file is in its place") from error
+        self._made = missing
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise PrepareError(
+                f"another process is preparing data in {self.out}: wait for it or choose another folder"
+            ) from error
+        self._remove_partial()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove_partial()
+        for folder in self._made:
+            with suppress(OSError):  # not empty: something was made
+                folder.rmdir()
+        os.close(self._lock)
+
+    def _remove_partial(self) -> None:
+        for leftover in self.out.glob(f".*{PARTIAL}*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+    def finished(self, name: str, key: str) -> bool:
+        """Whether stage ``name`` was made with ``key`` and each of its files still has its size."""
+        folder = self.out / name
+        stamp = read_json(folder / STAMP)
+        if not stamp or stamp["key"] != key:
+            return False
+        return all(
+            (folder / file).is_file() and (folder / file).stat().st_size == size
+            for file, size in stamp["files"].items()
+        )
+
+    def stage(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+        """Make the stage unless it is finished; the folder appears whole or not at all.
+
+        Args:
+            name: of the folder.
+            key: of everything the result depends on.
+            make: fills the empty folder that it is given.
+
+        Returns:
+            The folder.
+
+        Raises:
+            PrepareError: a folder of that name is there that no stage made.
+        """
+        folder = self.out / name
+        if self.finished(name, key):
+            say(f"{folder}: already there")
+            return folder
+        if folder.exists() and not (folder / STAMP).is_file() and any(folder.iterdir()):
+            raise PrepareError(
+                f"{folder} was not made by this script, so it is left alone: choose another output folder"
+            )
+        # With the process in its name, a child that outlives a killed run never writes into the next run's folder.
+        partial = self.out / f".{name}{PARTIAL}{os.getpid()}"
+        partial.mkdir()
+        make(partial)
+        files = {str(path.relative_to(partial)): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
+        write_json(partial / STAMP, {"key": key, "files": files})
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        return folder
+
+
+@contextmanager
+def told_in_one_sentence(out: Path) -> Iterator[None]:
+    """End the program with status 1 and one sentence on standard error for whatever the user can mend."""
+
+    def stop(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)  # so that a terminated run clears away what is half-written
+    try:
+        yield
+    except PrepareError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped: run the same command again to go on from the last finished stage")
+    except OSError as error:
+        where = error.filename or out
+        if error.errno in FULL_DISK:
+            sys.exit(
+                f"error: the disk is full, or a size limit is reached ({error.strerror}, at {where}): free some space "
+                "or choose another output folder, then run the same command again to go on from the last finished stage"
+            )
+        sys.exit(f"error: {where}: {error.strerror or error}")
