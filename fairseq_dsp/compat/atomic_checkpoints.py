@@ -1,0 +1,145 @@
+"""Checkpoints that survive a kill and a full disk.
+
+Broken: ve-fairseq 0.12.3 writes the first file of a save to a temporary name, but ``checkpoint_last.pt``, which resume
+reads, is a plain copy of it: a kill or a full disk in the copy leaves it truncated. A failed ``torch.save`` is tried
+again on the same open file, behind the bytes already written, so that a passing fault leaves garbage.
+
+Mended: every file of a save is written under a temporary name in the same folder, brought to the disk, and renamed;
+leftovers of a killed run are removed at the next save; a failure ends the training with one sentence and leaves the
+checkpoints as they were. Can go when fairseq copies atomically.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
+
+from fairseq_dsp.errors import UserError, find_in_chain
+
+logger = logging.getLogger(__name__)
+
+TEMPORARY = ".tmp"  # fairseq's own ending, so that its leftovers are found too
+ATTEMPTS = 3  # as in fairseq: a network file system may fail for a moment
+PAUSE = 2.5  # seconds between them
+
+# Trying again does not help against these.
+_LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Give a temporary name beside *path* to write to; on leaving, the file, safe on the disk, replaces *path*.
+
+    When the block raises, the temporary file is removed and *path* is as it was.
+    """
+    temporary = path + TEMPORARY
+    try:
+        yield temporary
+        _to_disk(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise
+    _to_disk(os.path.dirname(path) or ".")
+
+
+def remove_leftovers(folder: str, suffix: str) -> None:
+    """Remove the temporary files that a killed run left in *folder*; *suffix* is the one of this rank's checkpoints.
+
+    Only files of this very suffix: other ranks may be writing theirs at this moment.
+    """
+    leftover = re.compile(rf"checkpoint.*{re.escape(suffix)}\.pt{re.escape(TEMPORARY)}")
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        if leftover.fullmatch(name):
+            logger.info(f"removing {os.path.join(folder, name)}, left by a run that was killed")
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(folder, name))
+
+
+def apply() -> None:
+    """Replace fairseq's saving and copying of checkpoints; remote paths and asynchronous saves stay fairseq's."""
+    checkpoint_utils.torch_persistent_save = _saving_atomically(checkpoint_utils.torch_persistent_save)
+    checkpoint_utils.save_checkpoint = _clearing_leftovers(checkpoint_utils.save_checkpoint)
+    PathManager.copy = staticmethod(_copying_atomically(PathManager.copy))
+
+
+def _saving_atomically(stock_save: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(stock_save)
+    def torch_persistent_save(obj: Any, filename: str, async_write: bool = False) -> None:
+        if async_write or not PathManager.supports_rename(filename):
+            return stock_save(obj, filename, async_write=async_write)
+
+        def save() -> None:
+            with replacing(filename) as temporary, open(temporary, "wb") as file:
+                torch.save(obj, file)
+
+        return _persistently(save, filename)
+
+    return torch_persistent_save
+
+
+def _copying_atomically(stock_copy: Callable[..., bool]) -> Callable[..., bool]:
+    @functools.wraps(stock_copy)
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
+            return stock_copy(src_path, dst_path, overwrite=overwrite)
+
+        def copy_file() -> None:
+            with replacing(dst_path) as temporary:
+                shutil.copyfile(src_path, temporary)
+
+        _persistently(copy_file, dst_path)
+        return True
+
+    return copy
+
+
+def _clearing_leftovers(stock_save: Callable[..., str | None]) -> Callable[..., str | None]:
+    @functools.wraps(stock_save)
+    def save_checkpoint(cfg: Any, trainer: Any, *args: Any, **kwargs: Any) -> str | None:
+        if trainer.should_save_checkpoint_on_current_rank and not cfg.no_save:
+            remove_leftovers(cfg.save_dir, trainer.checkpoint_suffix)
+        return stock_save(cfg, trainer, *args, **kwargs)
+
+    return save_checkpoint
+
+
+def _persistently(write: Callable[[], None], path: str) -> None:
+    """Call *write*, again when the file system fails for a moment; raise a `UserError` when it goes on failing."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return write()
+        except Exception as error:
+            failure = find_in_chain(error, OSError)  # torch wraps it in an error about its own file format
+            if failure is None:
+                raise
+            if attempt == ATTEMPTS or failure.errno in _LASTING:
+                raise UserError(
+                    f"The checkpoint {path} could not be written ({failure.strerror or failure}), so training stops; "
+                    "the checkpoints already there are whole: mend that, and the same command continues from the last."
+                ) from error
+            logger.warning(f"writing {path} failed ({failure}); trying again")
+            time.sleep(PAUSE)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _to_disk(path: str) -> None:
+    """Wait until the file or folder *path* is on the disk, not only in memory."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

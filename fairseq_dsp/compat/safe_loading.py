@@ -1,0 +1,96 @@
+"""fairseq checkpoints against torch's safe loading.
+
+Broken: torch >= 2.6 reads with ``weights_only=True``, which refuses the ``argparse.Namespace`` in every checkpoint of
+ve-fairseq 0.12.3, and the numpy arrays there after a validation with BLEU: neither resume nor generate works.
+Reading without it would run whatever code a checkpoint holds.
+
+Mended: the harmless types that fairseq's checkpoints hold are allowed, nothing else, and what is refused or cannot be
+read is named in one sentence. Can go when fairseq registers these types itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq import checkpoint_utils
+
+from fairseq_dsp.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+UNSAFE_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+# How torch names what it refused.
+_REFUSALS = (
+    re.compile(r"GLOBAL (\S+) was not an allowed global"),
+    re.compile(r"unsupported GLOBAL (\S+) whose module"),
+    re.compile(r"unrecognized function (.+)"),
+    re.compile(r"but got <class '([^']+)'>"),
+)
+
+
+def allowed_types() -> list[Any]:
+    """The types that fairseq's checkpoints hold beside tensors and plain values; building one of them runs no code.
+
+    ``argparse.Namespace`` is the configuration; the rest are the arrays of n-gram counts that validation with BLEU
+    leaves in the meters. numpy < 2 and numpy >= 2 write the array's constructor under different module names.
+    """
+    constructor = np.empty(0).__reduce__()[0]
+    numeric = [np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
+    numeric += [np.float16, np.float32, np.float64]
+    return [
+        argparse.Namespace,
+        np.ndarray,
+        np.dtype,
+        (constructor, "numpy.core.multiarray._reconstruct"),
+        (constructor, "numpy._core.multiarray._reconstruct"),
+        *[type(np.dtype(scalar)) for scalar in numeric],
+    ]
+
+
+def apply() -> None:
+    """Allow the types above, and wrap the one function through which every fairseq tool reads a checkpoint."""
+    torch.serialization.add_safe_globals(allowed_types())
+    if os.environ.pop(UNSAFE_SWITCH, None) is not None:
+        logger.warning(f"{UNSAFE_SWITCH} is ignored: checkpoints are read safely, always")
+    checkpoint_utils.load_checkpoint_to_cpu = _explaining(checkpoint_utils.load_checkpoint_to_cpu)
+
+
+def _explaining(load: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    @functools.wraps(load)
+    def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return load(path, *args, **kwargs)
+        except Exception as error:
+            raise UserError(explanation(path, error)) from error
+
+    return load_checkpoint_to_cpu
+
+
+def explanation(path: str, error: Exception) -> str:
+    """One sentence on why the checkpoint *path* could not be read, from the *error* that reading it raised."""
+    if isinstance(error, pickle.UnpicklingError):
+        for pattern in _REFUSALS:
+            if found := pattern.search(str(error)):
+                return (
+                    f"The checkpoint {path} is refused and nothing in it was run: it holds {found[1]}, but safe "
+                    "loading takes only tensors, plain values, argparse.Namespace and numpy arrays; use a checkpoint "
+                    "that fairseq wrote."
+                )
+    if isinstance(error, OSError):
+        return f"The checkpoint {path} cannot be read: {error.strerror or error}."
+    size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "size unknown"
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return (
+        f"The checkpoint {path} ({size}) cannot be used: it is truncated, or not a fairseq checkpoint ({reason}); use "
+        "another checkpoint of the run, or move this file away to start anew."
+    )

@@ -1,0 +1,42 @@
+"""fairseq's commands show a traceback of thirty lines for a mistake that one sentence explains.
+
+Broken: the commands of ve-fairseq 0.12.3 catch nothing, so the sentence of a `UserError` drowns in the traceback; an
+error on loading a model is even replaced by "please ensure that the architectures match".
+
+Mended: where one of fairseq's commands runs, a `UserError` (also one that fairseq replaced by its own) is printed
+alone; exit status 1 stays. ``LOGLEVEL=DEBUG`` brings the traceback back. Can go when fairseq prints errors as one line.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from fairseq_dsp.errors import UserError, find_in_chain
+
+
+def apply() -> None:
+    """Install the hook for uncaught errors, unless this process is somebody's own program."""
+    if _is_fairseq_command() and os.environ.get("LOGLEVEL", "").upper() != "DEBUG":
+        sys.excepthook = functools.partial(_report, sys.excepthook)
+
+
+def _report(
+    otherwise: Callable[..., Any], kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if found := find_in_chain(error, UserError):
+        print(f"error: {found}", file=sys.stderr)
+    else:
+        otherwise(kind, error, traceback)
+
+
+def _is_fairseq_command() -> bool:
+    """Whether ``fairseq-train`` and the like, or ``python -m fairseq_cli.train``, is the program of this process."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None:
+        return spec.name.startswith("fairseq_cli.")
+    return os.path.basename(sys.argv[0]).startswith("fairseq-")

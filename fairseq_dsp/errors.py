@@ -1,0 +1,22 @@
+"""The one kind of error whose text is meant for the user, not for a developer."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+Kind = TypeVar("Kind", bound=BaseException)
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used, and the user can mend it.
+
+    The text is one sentence: what was given, what was expected, what to do. fairseq's commands and ``fairseq-dsp``
+    print it without a traceback and exit with status 1.
+    """
+
+
+def find_in_chain(error: BaseException | None, kind: type[Kind]) -> Kind | None:
+    """The first error of *kind* among *error*, what it was raised from, and what that was raised from …, or None."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
