@@ -3,6 +3,7 @@
 from .budget import Budget, Draw
 from .fixed import Fixed
 from .gumbel import Gumbel
+from .hard_concrete import HardConcrete
 from .schedule import anneal, shrink
 from .selection import SELECTIONS, Annealing, Selection, register_selection
 from .ste import StraightThrough
@@ -16,6 +17,7 @@ __all__ = [
     "Draw",
     "Fixed",
     "Gumbel",
+    "HardConcrete",
     "Selection",
     "StraightThrough",
     "anneal",

@@ -43,8 +43,16 @@ class Selection(ABC):
     learns = True
     """Whether gradients reach the importance."""
 
-    def __init__(self, annealing: Annealing) -> None:
+    penalised = False
+    """Whether a penalty on the expected number of open gates, not the budget, decides how many heads stay."""
+
+    def __init__(self, annealing: Annealing, kept: Tensor | None = None) -> None:
+        """
+        :param annealing: the temperature.
+        :param kept: 0/1 for each head, for a selection that is told its heads. *Shape:* (N).
+        """
         self.annealing = annealing
+        self.kept = kept
         self.gradients = GradientRecord()
 
     @abstractmethod
@@ -57,6 +65,10 @@ class Selection(ABC):
         :param generator: where noise is drawn from; the same on every process.
         :return: *Shape:* (N), differentiable with respect to *importance* if :attr:`learns`.
         """
+
+    def expected_open(self, importance: Tensor) -> Tensor:
+        """Return the expected number of gates that are not 0, differentiable; a scalar. Penalised selections only."""
+        raise TypeError(f"{type(self).__name__} gates are limited by a budget, not by a penalty")
 
     def keep(self, importance: Tensor, budget: Budget) -> Tensor:
         """Return the gates of validation, generation and compaction: 0/1 with exactly ``budget.total`` ones."""

@@ -1,0 +1,18 @@
+"""The Transformer with a gate on every attention head."""
+
+from .config import PruningConfig
+from .gate import GatedProjection
+from .heads import TYPES, AttentionModule, HeadSet, attention_modules
+from .pruner import HeadPruner
+from .transformer import PrunableTransformer
+
+__all__ = [
+    "TYPES",
+    "AttentionModule",
+    "GatedProjection",
+    "HeadPruner",
+    "HeadSet",
+    "PrunableTransformer",
+    "PruningConfig",
+    "attention_modules",
+]

@@ -1,0 +1,147 @@
+"""The options of head pruning, for both of fairseq's command lines.
+
+fairseq reads the fields' types at run time and knows ``Optional[X]`` only, hence no postponed annotations here.
+"""
+
+import difflib
+import math
+from argparse import Namespace
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Optional, Union
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models.transformer import TransformerConfig
+from omegaconf import DictConfig, OmegaConf
+
+from ..subset import SELECTIONS
+
+
+@dataclass
+class PruningConfig(FairseqDataclass):
+    """How a model's heads are pruned; each field is a flag of the same name with dashes."""
+
+    heads_to_keep: Optional[int] = field(
+        default=None,
+        metadata={"help": "K: heads kept in all, over the three attention types (default: all, no pruning)"},
+    )
+    encoder_heads_to_keep: Optional[int] = field(
+        default=None, metadata={"help": "encoder self-attention heads kept, instead of one budget for all types"}
+    )
+    cross_heads_to_keep: Optional[int] = field(
+        default=None, metadata={"help": "cross-attention heads kept, instead of one budget for all types"}
+    )
+    decoder_heads_to_keep: Optional[int] = field(
+        default=None, metadata={"help": "decoder self-attention heads kept, instead of one budget for all types"}
+    )
+    min_heads_per_module: int = field(default=0, metadata={"help": "keep at least so many heads in every module"})
+    heads_to_keep_start: Optional[int] = field(
+        default=None, metadata={"help": "start with a budget of so many heads and shrink it to --heads-to-keep"}
+    )
+    heads_to_keep_updates: Optional[int] = field(
+        default=None, metadata={"help": "number of updates in which the budget shrinks from --heads-to-keep-start"}
+    )
+    heads_to_keep_low: Optional[int] = field(
+        default=None, metadata={"help": "draw the number of heads anew at every training update, at least so many"}
+    )
+    heads_to_keep_high: Optional[int] = field(
+        default=None, metadata={"help": "draw the number of heads anew at every training update, at most so many"}
+    )
+    head_selection: ChoiceEnum(list(SELECTIONS)) = field(  # type: ignore[valid-type]
+        default="gumbel", metadata={"help": "how the heads are chosen in training; gumbel is the paper's"}
+    )
+    kept_heads: Optional[str] = field(
+        default=None, metadata={"help": "JSON file with the set of heads for --head-selection fixed"}
+    )
+    pruning_lr: float = field(
+        default=0.2, metadata={"help": "constant learning rate of the importance variables, without weight decay"}
+    )
+    initial_temperature: float = field(default=1.0, metadata={"help": "temperature at the first update"})
+    final_temperature: float = field(default=0.05, metadata={"help": "temperature after the cooldown"})
+    cooldown_updates: int = field(
+        default=10000, metadata={"help": "updates in which the temperature falls geometrically; about 90%% of the run"}
+    )
+    l0_penalty: Optional[float] = field(
+        default=None,
+        metadata={"help": "weight per target token of the expected number of open gates, for hard_concrete"},
+    )
+    freeze_weights: bool = field(
+        default=False, metadata={"help": "train the importance variables only (pipelined pruning of a trained model)"}
+    )
+
+    def check(self) -> None:
+        """Raise a ``ValueError`` for options that make no sense together, whatever the model."""
+        per_type = [self.encoder_heads_to_keep, self.cross_heads_to_keep, self.decoder_heads_to_keep]
+        if self.heads_to_keep is not None and any(k is not None for k in per_type):
+            raise ValueError(
+                f"--heads-to-keep {self.heads_to_keep} is one budget for all attention types, but a budget for a type "
+                "is given too: give either --heads-to-keep or --encoder-/--cross-/--decoder-heads-to-keep"
+            )
+        for one, other in (
+            ("heads_to_keep_start", "heads_to_keep_updates"),
+            ("heads_to_keep_low", "heads_to_keep_high"),
+        ):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ValueError(f"{flag(one)} and {flag(other)} belong together, but only one of them is given")
+            if getattr(self, one) is not None and any(k is not None for k in per_type):
+                raise ValueError(f"{flag(one)} changes the budget for all attention types: give it with --heads-to-keep")
+        if self.heads_to_keep_start is not None and self.heads_to_keep_low is not None:
+            raise ValueError("--heads-to-keep-start shrinks the budget and --heads-to-keep-low draws it: give one")
+        if self.heads_to_keep_updates is not None and self.heads_to_keep_updates < 1:
+            raise ValueError(f"--heads-to-keep-updates is {self.heads_to_keep_updates}, but it must be 1 or more")
+        if self.min_heads_per_module < 0:
+            raise ValueError(f"--min-heads-per-module is {self.min_heads_per_module}, but it must be 0 or more")
+        if not (math.isfinite(self.pruning_lr) and self.pruning_lr >= 0):
+            raise ValueError(f"--pruning-lr is {self.pruning_lr}, but it must be a finite number, 0 or more")
+        if self.l0_penalty is not None:
+            if not SELECTIONS[self.head_selection].penalised:
+                raise ValueError(
+                    f"--l0-penalty {self.l0_penalty} is for --head-selection hard_concrete, but the selection is "
+                    f"{self.head_selection}, which has a budget: give --heads-to-keep instead"
+                )
+            if not (math.isfinite(self.l0_penalty) and self.l0_penalty >= 0):
+                raise ValueError(f"--l0-penalty is {self.l0_penalty}, but it must be a finite number, 0 or more")
+        if (self.head_selection == "fixed") != (self.kept_heads is not None):
+            raise ValueError("--head-selection fixed and --kept-heads FILE belong together, but only one of them is given")
+
+
+def flag(name: str) -> str:
+    """Return the command-line flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def flat_names(config: type[Any] = TransformerConfig, prefix: str = "") -> set[str]:
+    """Return the flat names under which the argparse command line knows a config's options, nested ones included."""
+    names: set[str] = set()
+    for f in fields(config):
+        if isinstance(f.default, type) and is_dataclass(f.default):
+            names |= flat_names(f.default, f"{prefix}{f.name}_")
+        elif not f.name.startswith("_"):
+            names.add(prefix + f.name)
+    return names
+
+
+def model_namespace(config: Union[Namespace, DictConfig]) -> Namespace:
+    """Return a model's options as the flat namespace that fairseq's Transformer reads.
+
+    The argparse command line has checked its options already; a hydra config is checked here. There, Transformer
+    options may be given flat (``encoder_layers``) or nested (``encoder.layers``).
+
+    :raises ValueError: for an unknown key in a hydra config.
+    """
+    if isinstance(config, Namespace):
+        return config
+    options: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
+    for key, value in OmegaConf.to_container(config, resolve=True).items():  # type: ignore[union-attr]
+        if isinstance(value, dict):
+            nested |= {f"{key}_{inner}": v for inner, v in value.items()}
+        else:
+            options[str(key)] = value
+    options |= nested
+    known = flat_names() | {f.name for f in fields(PruningConfig)} | {"_name", "arch"}
+    for key in options:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"the model config has an unknown key {key}{hint}")
+    return Namespace(**options)

@@ -1,0 +1,123 @@
+"""A learning rate of their own for the importance variables, under any of fairseq's optimisers.
+
+fairseq has no hook for this: its trainer hands the optimiser one flat list of parameters, its scheduler overwrites the
+learning rate of every group, and ``--fp16`` first copies all parameters into one flat tensor. So three of its functions
+are wrapped, once, when the plugin is imported. A parameter marked with ``optim_overrides["importance"]`` — fairseq's own
+attribute, which its copies in float32 keep — lands in a group of its own:
+
+- with a constant learning rate, whatever the scheduler says, and no weight decay;
+- left out of the gradient norm, so that ``--clip-norm`` never shrinks the model's gradients because of it.
+
+Everything else, the checkpoints' format and the optimiser's name included, stays stock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from typing import Any
+
+import torch
+from fairseq import optim, utils
+from fairseq.optim import FairseqOptimizer, FP16Optimizer
+from torch import Tensor, nn
+
+EPSILON = 1e-12
+"""Adam's ε for the importance variables. Their gradient is per target token and, for a head that the sample leaves out,
+small: the usual 1e-8 would shorten the steps of just those heads."""
+
+
+def install() -> None:
+    """Wrap fairseq's optimisers; a second call changes nothing."""
+    if hasattr(optim.build_optimizer, "__wrapped__"):
+        return
+    optim.build_optimizer = _with_importance_group(optim.build_optimizer)
+    FP16Optimizer.build_fp32_params = classmethod(_with_marks(FP16Optimizer.build_fp32_params.__func__))
+    FairseqOptimizer.set_lr = _set_lr
+    FairseqOptimizer.clip_grad_norm = _clip_grad_norm
+
+
+def _importance_lr(parameter: Tensor) -> float | None:
+    """Return the learning rate of an importance variable, None for any other parameter."""
+    overrides = getattr(parameter, "optim_overrides", None) or {}
+    return overrides["importance"]["lr"] if "importance" in overrides else None
+
+
+def _with_importance_group(build: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(build)
+    def build_optimizer(cfg: Any, params: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        params = [piece for entry in params for piece in _pieces(entry)]
+        optimizer = build(cfg, params, *args, **kwargs)
+        importance = [p for p in optimizer.params if _importance_lr(p) is not None]
+        if importance:
+            if len(optimizer.param_groups) != 1:
+                raise ValueError(
+                    f"the optimiser {type(optimizer).__name__} has parameter groups of its own, and the importance "
+                    "variables need one: use an optimiser with a single group, such as --optimizer adam"
+                )
+            (group,) = optimizer.param_groups
+            group["params"] = [p for p in group["params"] if _importance_lr(p) is None]
+            own = {"params": importance, "lr": _importance_lr(importance[0]), "weight_decay": 0.0, "eps": EPSILON}
+            optimizer.optimizer.add_param_group({**group, **{k: v for k, v in own.items() if k in group}})
+        return optimizer
+
+    return build_optimizer
+
+
+def _pieces(entry: Any) -> Iterator[Tensor]:
+    """Yield the parameters of one entry of the list that fairseq hands to an optimiser.
+
+    ``--fp16`` hands over a dict of flat tensors; each is cut into views at the borders of the importance variables,
+    which share its memory and its gradient's.
+    """
+    for parameter in entry.values() if isinstance(entry, dict) else [entry]:
+        marks = getattr(parameter, "importance_slices", None)
+        if not marks:
+            yield parameter
+            continue
+        borders = sorted({0, parameter.numel(), *(b for start, end, _ in marks for b in (start, end))})
+        overrides = {start: overrides for start, _, overrides in marks}
+        for start, end in zip(borders, borders[1:], strict=False):
+            piece = nn.Parameter(parameter.data[start:end])
+            piece.grad = parameter.grad[start:end]
+            if start in overrides:
+                piece.optim_overrides = overrides[start]  # type: ignore[attr-defined]
+            yield piece
+
+
+def _with_marks(build: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(build)
+    def build_fp32_params(cls: Any, args: Any, params: Any, flatten: bool = True) -> Any:
+        params = list(params)
+        fp32_params = build(cls, args, params, flatten=flatten)
+        if flatten and len(fp32_params) == 1:
+            marks, offset = [], 0
+            for p in params:
+                if _importance_lr(p) is not None:
+                    marks.append((offset, offset + p.numel(), p.optim_overrides))
+                offset += p.numel()
+            (flat,) = fp32_params.values()
+            flat.importance_slices = marks
+        return fp32_params
+
+    return build_fp32_params
+
+
+def _set_lr(self: Any, lr: float) -> None:
+    """Set the scheduler's learning rate, and the constant one of the importance variables."""
+    for group in self.param_groups:
+        own = _importance_lr(group["params"][0]) if group["params"] else None
+        group["lr"] = lr if own is None else own
+
+
+def _clip_grad_norm(self: Any, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
+    """Clip the model's gradients by their own norm; return it, or NaN if an importance gradient is not finite."""
+    model, importance = [], []
+    for p in self.params:
+        (model if _importance_lr(p) is None else importance).append(p)
+    norm = utils.clip_grad_norm_(model, max_norm, aggregate_norm_fn)
+    grads = [p.grad.detach() for p in importance if p.grad is not None]
+    if grads:
+        # 0 · x is 0 for every finite x: overflows are seen without waiting for the device
+        norm = norm.to(grads[0].device) + 0 * torch.stack([g.float().abs().max() for g in grads]).max()
+    return norm

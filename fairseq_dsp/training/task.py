@@ -1,0 +1,36 @@
+"""The translation task that reports what pruning does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairseq import metrics
+from fairseq.tasks import register_task
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+_PREFIX = "dsp_"
+
+
+@register_task("translation_dsp", dataclass=TranslationConfig)
+class PruningTranslationTask(TranslationTask):
+    """The stock translation task; it logs temperature, heads kept for each attention type and how hard the gates are."""
+
+    def train_step(self, sample: Any, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Make the stock training step and add the pruner's statistics to what is logged."""
+        loss, sample_size, log = super().train_step(sample, model, *args, **kwargs)
+        pruner = getattr(model, "pruner", None)
+        if pruner is not None and pruner.prunes:
+            # logs of micro-batches and processes are summed: the count makes averages of them
+            log[_PREFIX + "count"] = 1
+            log.update({_PREFIX + name: value for name, value in pruner.statistics().items()})
+        return loss, sample_size, log
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Aggregate the stock metrics and the pruner's."""
+        super().reduce_metrics(logging_outputs, criterion)
+        logs = [log for log in logging_outputs if log.get(_PREFIX + "count")]
+        count = sum(log[_PREFIX + "count"] for log in logs)
+        for key in logs[0] if logs else ():
+            if key.startswith(_PREFIX) and key != _PREFIX + "count":
+                average = float(sum(log[key] for log in logs) / count)
+                metrics.log_scalar(key.removeprefix(_PREFIX), average, round=6 if "temperature" in key else 3)
