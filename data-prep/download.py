@@ -16,9 +16,16 @@ from tqdm import tqdm
 
 
 def text_hash(path: Path) -> str:
-    """SHA-256 of what a file holds once decompressed: gzip writes other bytes on another day, the text stays."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of what a file holds once decompressed: gzip writes other bytes on another day, the text stays.
+
+    Raises:
+        PrepareError: it is a damaged gzip file.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise PrepareError(f"{path} is not a whole gzip file ({error}): get it again") from error
 
 
 def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
@@ -47,10 +54,7 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
                     bar.update(len(block))
         if size and partial.stat().st_size != size:
             raise PrepareError(f"{url} broke off after {partial.stat().st_size} of {size} bytes: run the command again")
-        try:
-            found = text_hash(partial) if sha256 else None
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise PrepareError(f"{url} gave a damaged gzip file ({error}): run the command again") from error
+        found = text_hash(partial) if sha256 else None
         if found != sha256:
             raise PrepareError(
                 f"{url} gave a text with SHA-256 {found}, expected {sha256}: get the corpus elsewhere and give "

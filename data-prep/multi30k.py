@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from download import fetch
+from download import fetch, text_hash
 from pipeline import Corpus, split_names
-from stages import PrepareError, content_hash, say
+from stages import PrepareError, say
 from text import read_pairs, write_pairs
 
 URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
@@ -59,7 +59,7 @@ def multi30k(languages: tuple[str, str], raw_dir: Path | None, url: str, downloa
                 path = _find(raw_dir, name, language)
                 if not path:
                     raise PrepareError(f"{raw_dir} has no {name}.{language}, nor {name}.{language}.gz")
-                origin[path.name] = content_hash(path)
+                origin[f"{name}.{language}"] = text_hash(path)  # as if it had been downloaded
 
     def write_raw(folder: Path) -> None:
         for split, name in zip(split_names(len(tests)), ["train", "val", *tests], strict=True):

@@ -154,15 +154,12 @@ def _is_done(space: Workspace, settings: dict[str, Any], force: bool) -> bool:
     return space.finished("data-bin", there["key"]) and (space.out / there["bpe_model"]).is_file()
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     found = []
     for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += [_differences(a, b, f"{prefix}{key} ")] if a != b else []
-        elif a != b:
-            hashes = any(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in (a, b))
-            found.append(f"{prefix}{key} differs" if hashes else f"{prefix}{key} {a}, now {b}")
+        if old.get(key) != new.get(key):
+            told = "other input" if key == "input" else f"{key} {old.get(key)}, now {new.get(key)}"
+            found.append(told)
     return "; ".join(found)
 
 

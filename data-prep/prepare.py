@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 import multi30k
+import phrases
 from pipeline import Corpus, Options, prepare
 from stages import told_in_one_sentence
 
@@ -93,6 +94,23 @@ def build_parser() -> argparse.ArgumentParser:
     corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
 
     sub = corpora.add_parser(
+        "phrases",
+        help="generated German-English phrases; needs no network and no files",
+        description="The embedded corpus: dates, times, durations, amounts of money, units, spelled-out numbers, "
+        "countries and languages in sentences, made from Unicode CLDR (Babel) and num2words. The same settings always "
+        "give the same corpus, and no sentence occurs twice.",
+    )
+    sub.add_argument("out", metavar="OUT", type=Path, help="folder for everything")
+    sub.add_argument("--train-size", type=positive, default=30000, metavar="N", help="pairs (default: %(default)s)")
+    sub.add_argument("--valid-size", type=positive, default=500, metavar="N", help="pairs (default: %(default)s)")
+    sub.add_argument("--test-size", type=positive, default=500, metavar="N", help="pairs (default: %(default)s)")
+    sub.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="another one, another corpus (default: %(default)s)"
+    )
+    add_common(sub, bpe="sentencepiece", vocab_size=2000, languages=("de", "en"))
+    add_tokenising(sub)
+
+    sub = corpora.add_parser(
         "multi30k",
         help="image captions, German-English, 29,000 pairs; downloaded, or from --raw-dir",
         description="Multi30k task 1 from its raw text: cased, untokenised. Its test sets become test "
@@ -114,6 +132,8 @@ def build_parser() -> argparse.ArgumentParser:
 def make_corpus(args: argparse.Namespace) -> Corpus:
     """The corpus that the command line asks for; raises `PrepareError` when it is not there."""
     languages = (args.source_lang, args.target_lang)
+    if args.corpus == "phrases":
+        return phrases.phrases(languages, (args.train_size, args.valid_size, args.test_size), args.seed)
     return multi30k.multi30k(languages, args.raw_dir, args.url, args.out / "download")
 
 
