@@ -3,6 +3,7 @@
 from .config import PruningConfig
 from .gate import GatedProjection
 from .heads import TYPES, AttentionModule, HeadSet, attention_modules
+from .plan import PruningPlan
 from .pruner import HeadPruner
 from .transformer import PrunableTransformer
 
@@ -14,5 +15,6 @@ __all__ = [
     "HeadSet",
     "PrunableTransformer",
     "PruningConfig",
+    "PruningPlan",
     "attention_modules",
 ]

@@ -83,7 +83,9 @@ class PruningConfig(FairseqDataclass):
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 raise ValueError(f"{flag(one)} and {flag(other)} belong together, but only one of them is given")
             if getattr(self, one) is not None and any(k is not None for k in per_type):
-                raise ValueError(f"{flag(one)} changes the budget for all attention types: give it with --heads-to-keep")
+                raise ValueError(
+                    f"{flag(one)} changes the budget for all attention types: give it with --heads-to-keep"
+                )
         if self.heads_to_keep_start is not None and self.heads_to_keep_low is not None:
             raise ValueError("--heads-to-keep-start shrinks the budget and --heads-to-keep-low draws it: give one")
         if self.heads_to_keep_updates is not None and self.heads_to_keep_updates < 1:
@@ -101,7 +103,9 @@ class PruningConfig(FairseqDataclass):
             if not (math.isfinite(self.l0_penalty) and self.l0_penalty >= 0):
                 raise ValueError(f"--l0-penalty is {self.l0_penalty}, but it must be a finite number, 0 or more")
         if (self.head_selection == "fixed") != (self.kept_heads is not None):
-            raise ValueError("--head-selection fixed and --kept-heads FILE belong together, but only one of them is given")
+            raise ValueError(
+                "--head-selection fixed and --kept-heads FILE belong together, but only one of them is given"
+            )
 
 
 def flag(name: str) -> str:
@@ -132,11 +136,12 @@ def model_namespace(config: Union[Namespace, DictConfig]) -> Namespace:
         return config
     options: dict[str, Any] = {}
     nested: dict[str, Any] = {}
-    for key, value in OmegaConf.to_container(config, resolve=True).items():  # type: ignore[union-attr]
+    for name, value in OmegaConf.to_container(config, resolve=True).items():  # type: ignore[union-attr]
+        key = str(name)
         if isinstance(value, dict):
             nested |= {f"{key}_{inner}": v for inner, v in value.items()}
         else:
-            options[str(key)] = value
+            options[key] = value
     options |= nested
     known = flat_names() | {f.name for f in fields(PruningConfig)} | {"_name", "arch"}
     for key in options:

@@ -21,13 +21,13 @@ class GatedProjection(nn.Linear):
     """
 
     importance: nn.Parameter
-    """One number a head, in float32 whatever the precision of the model: half precision would make ties. *Shape:* (H)"""
+    """One number a head, in float32 whatever the model: half precision would make ties. *Shape:* (H)"""
 
     def __init__(self, projection: nn.Linear, heads: int) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = projection.in_features, projection.out_features
-        self.register_parameter("weight", projection.weight)
-        self.register_parameter("bias", projection.bias)
+        self.register_parameter("weight", projection._parameters["weight"])
+        self.register_parameter("bias", projection._parameters["bias"])
         self.importance = nn.Parameter(torch.zeros(heads))
         self._gate: Tensor | None = None
         self._scaled: Tensor | None = None
@@ -43,7 +43,7 @@ class GatedProjection(nn.Linear):
 
     def __getattr__(self, name: str) -> Any:
         # nn.Module resolves parameters here; state dicts and optimisers read them elsewhere and see the stock matrix
-        value = super().__getattr__(name)
+        value: Any = super().__getattr__(name)
         if name != "weight" or self._gate is None:
             return value
         if torch.is_grad_enabled():

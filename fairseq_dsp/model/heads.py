@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ class AttentionModule:
     layer: int
     name: str
     attention: nn.Module
+
+    @property
+    def heads(self) -> int:
+        """Number of heads of the module."""
+        return int(self.attention.num_heads)  # type: ignore[arg-type]
 
 
 def attention_modules(model: nn.Module) -> Iterator[AttentionModule]:
@@ -74,7 +79,7 @@ class HeadSet:
         return layers
 
     @staticmethod
-    def from_gates(gates: Tensor, shape: dict[str, Sequence[int]]) -> HeadSet:
+    def from_gates(gates: Tensor, shape: Mapping[str, Sequence[int]]) -> HeadSet:
         """The heads whose gate is not zero.
 
         :param gates: *Shape:* (N), heads numbered by type, layer and index.
@@ -84,7 +89,7 @@ class HeadSet:
         layers = {kind: tuple(tuple(h for h in range(n) if next(values)) for n in shape[kind]) for kind in TYPES}
         return HeadSet(total=gates.numel(), **layers)
 
-    def to_gates(self, shape: dict[str, Sequence[int]]) -> Tensor:
+    def to_gates(self, shape: Mapping[str, Sequence[int]]) -> Tensor:
         """Return the set as 0/1 gates. *Shape:* (N).
 
         :param shape: for each type, the number of heads of each layer of the model.

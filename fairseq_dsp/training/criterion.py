@@ -25,11 +25,11 @@ class PenalisedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         """Return the loss, the sample size and what to log; see the stock criterion."""
         loss, sample_size, log = super().forward(model, sample, reduce=reduce)
         pruner = getattr(model, "pruner", None)
-        if pruner is None or not pruner.selection.penalised or not model.training:
+        if pruner is None or not pruner.plan.selection.penalised or not model.training:
             return loss, sample_size, log
         expected = pruner.expected_open()
         # the sample size is the divisor of the gradient: tokens, or sentences with --sentence-avg
-        loss = loss + pruner.config.l0_penalty * sample_size * expected.to(loss)
+        loss = loss + pruner.plan.config.l0_penalty * sample_size * expected.to(loss)
         log["loss"] = loss.data
         log["expected_heads"] = expected.item() * sample_size
         return loss, sample_size, log

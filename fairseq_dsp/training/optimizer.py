@@ -1,9 +1,9 @@
 """A learning rate of their own for the importance variables, under any of fairseq's optimisers.
 
 fairseq has no hook for this: its trainer hands the optimiser one flat list of parameters, its scheduler overwrites the
-learning rate of every group, and ``--fp16`` first copies all parameters into one flat tensor. So three of its functions
-are wrapped, once, when the plugin is imported. A parameter marked with ``optim_overrides["importance"]`` — fairseq's own
-attribute, which its copies in float32 keep — lands in a group of its own:
+learning rate of every group, and ``--fp16`` first copies all parameters into one flat tensor. So four of its functions
+are replaced, once, when the plugin is imported. A parameter marked with ``optim_overrides["importance"]`` (fairseq's
+own attribute, which its copies in float32 keep) lands in a group of its own:
 
 - with a constant learning rate, whatever the scheduler says, and no weight decay;
 - left out of the gradient norm, so that ``--clip-norm`` never shrinks the model's gradients because of it.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def _pieces(entry: Any) -> Iterator[Tensor]:
             continue
         borders = sorted({0, parameter.numel(), *(b for start, end, _ in marks for b in (start, end))})
         overrides = {start: overrides for start, _, overrides in marks}
-        for start, end in zip(borders, borders[1:], strict=False):
+        for start, end in pairwise(borders):
             piece = nn.Parameter(parameter.data[start:end])
             piece.grad = parameter.grad[start:end]
             if start in overrides:
@@ -112,7 +113,8 @@ def _set_lr(self: Any, lr: float) -> None:
 
 def _clip_grad_norm(self: Any, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
     """Clip the model's gradients by their own norm; return it, or NaN if an importance gradient is not finite."""
-    model, importance = [], []
+    model: list[Tensor] = []
+    importance: list[Tensor] = []
     for p in self.params:
         (model if _importance_lr(p) is None else importance).append(p)
     norm = utils.clip_grad_norm_(model, max_norm, aggregate_norm_fn)

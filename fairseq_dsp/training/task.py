@@ -13,13 +13,13 @@ _PREFIX = "dsp_"
 
 @register_task("translation_dsp", dataclass=TranslationConfig)
 class PruningTranslationTask(TranslationTask):
-    """The stock translation task; it logs temperature, heads kept for each attention type and how hard the gates are."""
+    """The stock translation task; it logs temperature, heads kept by attention type and how soft the gates are."""
 
     def train_step(self, sample: Any, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Make the stock training step and add the pruner's statistics to what is logged."""
         loss, sample_size, log = super().train_step(sample, model, *args, **kwargs)
         pruner = getattr(model, "pruner", None)
-        if pruner is not None and pruner.prunes:
+        if pruner is not None and pruner.plan.prunes:
             # logs of micro-batches and processes are summed: the count makes averages of them
             log[_PREFIX + "count"] = 1
             log.update({_PREFIX + name: value for name, value in pruner.statistics().items()})

@@ -1,0 +1,40 @@
+"""The command ``fairseq-dsp``: one sub-command a module, imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from .errors import UserError
+
+COMMANDS: dict[str, tuple[str, str]] = {}
+"""Name of a command → (module, what it does). A module has ``add_arguments(parser)`` and ``run(args) -> None``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="fairseq-dsp", description="Prune the attention heads of translation models.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, help_text) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=help_text, description=help_text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name in argv[:1]:
+            chosen = importlib.import_module(module, __package__)
+            command.epilog = chosen.__doc__
+            chosen.add_arguments(command)
+            command.set_defaults(run=chosen.run)
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"fairseq-dsp {args.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Which heads to keep: the options of pruning, held against the heads a model has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..subset import SELECTIONS, Annealing, Budget, shrink
+from .config import PruningConfig, flag
+from .heads import TYPES, HeadSet
+
+_TYPE_OPTIONS = {
+    "encoder_self": "encoder_heads_to_keep",
+    "decoder_self": "decoder_heads_to_keep",
+    "cross": "cross_heads_to_keep",
+}
+
+
+class PruningPlan:
+    """How the heads of a model of a given shape are chosen, in training and after it; knows no model.
+
+    :param config: the pruning options.
+    :param shape: for each attention type, the number of heads of each layer; see :data:`~.heads.TYPES`.
+    :raises ValueError: if the options do not fit each other or the shape.
+    """
+
+    def __init__(self, config: PruningConfig, shape: Mapping[str, Sequence[int]]) -> None:
+        config.check()
+        self.config = config
+        self.shape = {kind: list(shape[kind]) for kind in TYPES}
+        self.heads = sum(map(sum, self.shape.values()))
+        self.budget = self.budget_of(config.heads_to_keep)
+        for name in ("heads_to_keep_start", "heads_to_keep_low", "heads_to_keep_high"):
+            self._count(name, self.heads)
+        start, low, high = config.heads_to_keep_start, config.heads_to_keep_low, config.heads_to_keep_high
+        if start is not None and start < self.budget.total:
+            raise ValueError(
+                f"--heads-to-keep-start {start} is below the budget of {self.budget.total} heads to which it shrinks: "
+                "give a start that is larger"
+            )
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"--heads-to-keep-low {low} is above --heads-to-keep-high {high}: swap them")
+        kept = HeadSet.read(config.kept_heads).to_gates(self.shape) if config.kept_heads else None
+        self.selection = SELECTIONS[config.head_selection](
+            Annealing(config.initial_temperature, config.final_temperature, config.cooldown_updates), kept
+        )
+
+    @property
+    def prunes(self) -> bool:
+        """Whether any gate may differ from 1."""
+        return (
+            not self.budget.keeps_all
+            or self.selection.penalised
+            or not self.selection.learns
+            or self.config.heads_to_keep_low is not None
+        )
+
+    @property
+    def learns(self) -> bool:
+        """Whether training moves the importance."""
+        return self.prunes and self.selection.learns
+
+    def keep(self, importance: Tensor, total: int | None = None) -> Tensor:
+        """Return the 0/1 gates of evaluation. *Shape:* (N).
+
+        :param importance: of all heads, numbered by type, layer and index. *Shape:* (N).
+        :param total: another global budget than the one of the options.
+        :raises ValueError: if *total* is not within 0 … N, or an importance is not finite.
+        """
+        with torch.no_grad():
+            if total is not None:
+                return self.selection.keep(importance, self.budget_of(total))
+            return self.selection.keep(importance, self.budget) if self.prunes else torch.ones_like(importance)
+
+    def sample(self, importance: Tensor, update: int, seed: int) -> Tensor:
+        """Return the gates of one training update, differentiable. *Shape:* (N).
+
+        Everything random follows from *seed* and *update* alone: the same in every micro-batch and on every process,
+        and untouched by what else draws random numbers.
+        """
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + update) % 2**63)
+        budget = self._training_budget(update, generator)
+        if budget.keeps_all and not self.selection.penalised and self.selection.learns:
+            return 1 + 0 * importance  # exactly 1, but every importance has a gradient, as other processes expect
+        return self.selection.sample(importance, budget, update, generator)
+
+    def budget_of(self, total: int | None) -> Budget:
+        """Return the budget of *total* heads in all, or, if None, the one of the options.
+
+        :raises ValueError: if it asks for more heads than there are, or the floor needs more than it allows.
+        """
+        sizes = [sum(self.shape[kind]) for kind in TYPES]
+        groups: list[Sequence[int]] = list(_ranges(sizes))
+        counts = [self._count(_TYPE_OPTIONS[kind], size) for kind, size in zip(TYPES, sizes, strict=True)]
+        if total is not None or all(getattr(self.config, name) is None for name in _TYPE_OPTIONS.values()):
+            groups, counts = [range(self.heads)], [self._count("heads_to_keep", self.heads, total)]
+        modules = _ranges([n for kind in TYPES for n in self.shape[kind]])
+        return Budget.grouped(groups, counts, modules=modules, floor=self.config.min_heads_per_module)
+
+    def _training_budget(self, update: int, generator: torch.Generator) -> Budget:
+        c = self.config
+        if c.heads_to_keep_start is not None and c.heads_to_keep_updates is not None:
+            return self.budget_of(shrink(update, c.heads_to_keep_start, self.budget.total, c.heads_to_keep_updates))
+        if c.heads_to_keep_low is not None and c.heads_to_keep_high is not None:
+            span = c.heads_to_keep_high - c.heads_to_keep_low + 1
+            return self.budget_of(c.heads_to_keep_low + int(torch.randint(span, (), generator=generator)))
+        return self.budget
+
+    def _count(self, name: str, available: int, value: int | None = None) -> int:
+        """Return a number of heads, by default an option's, and by its default all; refuse one out of range."""
+        value = getattr(self.config, name) if value is None else value
+        if value is None:
+            return available
+        if not 0 <= value <= available:
+            raise ValueError(
+                f"{flag(name)} is {value}, but there are {available} such heads: give a number from 0 to {available}"
+            )
+        return int(value)
+
+
+def _ranges(sizes: Sequence[int]) -> list[range]:
+    """Return consecutive ranges of the given sizes, from 0."""
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
