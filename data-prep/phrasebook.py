@@ -632,7 +632,7 @@ class Phrasebook:
         return sentence(f"das ist {the} {nth[0]} {noun}", f"this is the {nth[1]} {noun_en}")
 
 
-# ---- the verbs, each with what goes with it ---------------------------------------------------------------------------
+# ---- the verbs, each with what goes with it ------------------------------------------------------------------------
 
 BUY = _verb("kaufe kauft kaufen", "gekauft", "buy/buys/bought")
 SELL = _verb("verkaufe verkauft verkaufen", "verkauft", "sell/sells/sold")

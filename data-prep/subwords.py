@@ -85,6 +85,14 @@ def check_codes(path: Path) -> None:
         raise PrepareError(f"{path} is not a table of BPE merges: expected subword-nmt's file, '#version: 0.2' on top")
 
 
+def count_merges(codes: Path | None) -> int:
+    """The number of merges in a ready table; 0 without one. Raises `PrepareError` when it is none."""
+    if codes is None:
+        return 0
+    check_codes(codes)
+    return sum(1 for line in codes.read_text(encoding="utf-8").splitlines() if line) - 1
+
+
 def copy_codes(codes: Path, model: Path) -> None:
     """Use a ready table of merges instead of learning one."""
     check_codes(codes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import threading
 import time
 import zlib
@@ -23,6 +24,7 @@ Pairs = tuple[list[str], list[str]]
 """The two sides of a parallel text, line by line."""
 
 BATCH = 2000
+FINAL_STOP = re.compile(r"([^\s.])\.$")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -118,7 +120,8 @@ def in_batches(lines: Sequence[str]) -> Iterator[list[str]]:
 
 def _tokenise_batch(lines: list[str], *, language: str, lowercase: bool) -> list[str]:
     tokenizer = _moses(language)
-    out = [tokenizer.tokenize(line, return_str=True) for line in lines]
+    # Moses' own script splits the full stop off the last word whatever the word; sacremoses leaves it with "U.S.".
+    out = [FINAL_STOP.sub(r"\1 .", tokenizer.tokenize(line, return_str=True)) for line in lines]
     return [line.lower() for line in out] if lowercase else out
 
 
@@ -134,6 +137,14 @@ def _moses(language: str) -> MosesTokenizer:
     return _tokenizers[language]
 
 
+def detokenise(lines: Sequence[str], language: str) -> list[str]:
+    """Plain sentences from Moses-tokenised ones; case that is lost stays lost."""
+    from sacremoses import MosesDetokenizer
+
+    detokenizer = MosesDetokenizer(language)
+    return [detokenizer.detokenize(line.split()) for line in lines]
+
+
 def _end_with_parent() -> None:
     """In a worker: end when the process that started it is gone, which a killed one cannot ask for any more."""
     parent = os.getppid()
@@ -146,7 +157,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def tokenise(lines: Sequence[str], language: str, *, lowercase: bool, workers: int = 1, label: str = "") -> list[str]:
+def tokenise(
+    lines: Sequence[str], language: str, *, lowercase: bool = False, workers: int = 1, label: str = ""
+) -> list[str]:
     """Moses tokenisation, with the escapes that Moses writes (``&apos;`` …), and lower-casing where asked for.
 
     Args:

@@ -1,0 +1,232 @@
+"""IWSLT'14 German-English (TED talks), prepared as the published results on it are.
+
+That preparation: titles and descriptions of the talks are sentences like the others; Moses tokenisation; training pairs
+of more than 175 tokens on a side, or one side more than 1.5 times as long as the other, are left out; lower case; every
+23rd of the remaining pairs is for validation; the test set is dev2010, dev2012 (TEDx), tst2010, tst2011 and tst2012 in
+a row.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+from download import fetch, text_hash
+from pipeline import Corpus
+from stages import PARTIAL, PrepareError, say
+from text import Pairs, check_parallel, detokenise, load_pairs, read_lines, read_pairs, tokenise, write_pairs
+
+URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
+
+TEST_PARTS = ["TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012"]
+
+CHECKSUMS = {
+    "IWSLT14.TED.dev2010.de-en.de.xml": "6bb2e8272bc49a4f19df2150a482a1b856fa6a2d6b289d3a80ac6b4ff66070fe",
+    "IWSLT14.TED.dev2010.de-en.en.xml": "5c860ebb64d4ecdc65800c7ba59732d27cff8b296fa7eeafbcd4614a2c572700",
+    "IWSLT14.TED.tst2010.de-en.de.xml": "5648c0a3a6e5eb3ab6fbdfbdeca69a20a1637a37361e337ab47418d71972880d",
+    "IWSLT14.TED.tst2010.de-en.en.xml": "fa9ce190959320cb5a5a68358ad793e5863621f87a28e9f4312110ac5b842efc",
+    "IWSLT14.TED.tst2011.de-en.de.xml": "a70163216273ab5622cbbb19fea6dfde42ab6d3ad70374444323e65f71837735",
+    "IWSLT14.TED.tst2011.de-en.en.xml": "d350eac4cb6f0cf3e787c9e82b8074bdc7e58c4ca7d650c9b97de8a677068695",
+    "IWSLT14.TED.tst2012.de-en.de.xml": "edf69bd9e41acd93e13d01f55a2906b7be0f69cd90a46e343294dfd3190db952",
+    "IWSLT14.TED.tst2012.de-en.en.xml": "cd73e997ce078699863278daef06b9a226d1adbec4c3cac91a0894d7eab5c1f8",
+    "IWSLT14.TEDX.dev2012.de-en.de.xml": "e818a77a43e18ec4726a698e5aa9c438e0cd4b82d4edd27286163bee44e85604",
+    "IWSLT14.TEDX.dev2012.de-en.en.xml": "a5de03e0e18cf5ad4b2b4ba66f11510a8576fa1a7c172190860cabfd17bff99a",
+}
+
+MAX_TOKENS = 175
+MAX_RATIO = 1.5
+VALID_EVERY = 23
+TITLE_TAGS = re.compile(r"</?(title|description)>")
+SEGMENT = re.compile(r'<seg id="[0-9]*">\s*(.*?)\s*</seg>')
+
+
+def iwslt14(
+    languages: tuple[str, str], raw_dirs: list[Path], url: str, downloads: Path, *, use_codes: bool, workers: int
+) -> Corpus:
+    """The corpus from folders, or else from the network.
+
+    Args:
+        languages: source and target, ``de`` and ``en`` in either order.
+        raw_dirs: searched in order; together they hold either the unpacked archive (``train.tags.de-en.de``,
+            ``IWSLT14.TED.dev2010.de-en.de.xml`` …), or tokenised ``train.de``, ``valid.de``, ``test.de`` …; with these,
+            ``code`` (ready BPE merges) and the XML files (untokenised references of the test set) are used where found.
+        url: of the archive, for when there is no folder.
+        downloads: folder to keep and unpack it in.
+        use_codes: take the ready merges.
+        workers: processes for the tokenisation.
+
+    Raises:
+        PrepareError: a file is missing.
+    """
+    for folder in raw_dirs:
+        if not folder.is_dir():
+            raise PrepareError(f"--raw-dir {folder} is not a folder")
+    if raw_dirs and not _find(raw_dirs, _train_name("de")) and _find(raw_dirs, "train.de"):
+        return _tokenised(languages, raw_dirs, use_codes)
+    names = [_train_name(language) for language in languages]
+    names += [_xml_name(part, language) for part in TEST_PARTS for language in languages]
+    if raw_dirs:
+        origin: dict[str, object] = {name: text_hash(_need(raw_dirs, name)) for name in names}
+    else:
+        origin = {"url": url}
+
+    def write_raw(folder: Path) -> None:
+        folders = raw_dirs or [_download(url, downloads, names)]
+        sides = tuple(_strip_train(read_lines(_need(folders, _train_name(language)))) for language in languages)
+        pairs = check_parallel((sides[0], sides[1]), (_train_name(languages[0]), _train_name(languages[1])))
+        write_pairs(folder, "train", languages, pairs)
+        write_pairs(folder, "test", languages, _read_test(folders, languages))
+
+    def write_tokenised(raw: Path, folder: Path) -> None:
+        for split in ("test", "train"):
+            sides = [
+                tokenise(lines, language, workers=workers, label=f"tokenising {split}.{language}")
+                for language, lines in zip(languages, load_pairs(raw, split, languages), strict=True)
+            ]
+            if split == "test":
+                write_pairs(folder, "test", languages, (_lower(sides[0]), _lower(sides[1])))
+            else:
+                train, valid = split_train(sides[0], sides[1])
+                say(f"{len(train[0])} training and {len(valid[0])} validation pairs (of the full corpus: 160239, 7283)")
+                write_pairs(folder, "train", languages, train)
+                write_pairs(folder, "valid", languages, valid)
+
+    return Corpus("iwslt14", languages, origin, ["iwslt14_test"], write_raw, write_tokenised)
+
+
+def _tokenised(languages: tuple[str, str], raw_dirs: list[Path], use_codes: bool) -> Corpus:
+    """The corpus from text that is tokenised already."""
+    names = [f"{split}.{language}" for split in ("train", "valid", "test") for language in languages]
+    origin: dict[str, object] = {name: text_hash(_need(raw_dirs, name)) for name in names}
+    xml = [_find(raw_dirs, _xml_name(part, language)) for part in TEST_PARTS for language in languages]
+    if any(xml):
+        origin |= {path.name: text_hash(path) for path in xml if path}
+    codes = _find(raw_dirs, "code") if use_codes else None
+    if codes:
+        origin["code"] = text_hash(codes)
+
+    def read(split: str) -> Pairs:
+        return read_pairs(*(_need(raw_dirs, f"{split}.{language}") for language in languages))
+
+    def write_raw(folder: Path) -> None:
+        source, target = read("test")
+        if any(xml):
+            references = _read_test(raw_dirs, languages)
+            if len(references[0]) != len(source):
+                raise PrepareError(
+                    f"test.{languages[0]} has {len(source)} lines and the XML files have {len(references[0])} "
+                    "segments: expected the same sentences in both"
+                )
+        else:
+            references = detokenise(source, languages[0]), detokenise(target, languages[1])
+        write_pairs(folder, "test", languages, references)
+
+    def write_tokenised(_: Path, folder: Path) -> None:
+        for split in ("train", "valid", "test"):
+            write_pairs(folder, split, languages, read(split))
+
+    return Corpus(
+        "iwslt14", languages, origin, ["iwslt14_test"], write_raw, write_tokenised, codes, detokenised=not any(xml)
+    )
+
+
+def split_train(source: list[str], target: list[str]) -> tuple[Pairs, Pairs]:
+    """Tokenised pairs, cleaned and lower-cased: those for training and those for validation."""
+    kept = [
+        (a, b)
+        for a, b in zip(source, target, strict=True)
+        if (n := len(a.split()))
+        and (m := len(b.split()))
+        and max(n, m) <= MAX_TOKENS
+        and max(n, m) <= MAX_RATIO * min(n, m)
+    ]
+    if len(kept) < VALID_EVERY:
+        raise PrepareError(f"{len(kept)} training pairs are left after cleaning: expected at least {VALID_EVERY}")
+    valid = kept[VALID_EVERY - 1 :: VALID_EVERY]
+    del kept[VALID_EVERY - 1 :: VALID_EVERY]
+    train_sides, valid_sides = (([a.lower() for a, _ in p], [b.lower() for _, b in p]) for p in (kept, valid))
+    return train_sides, valid_sides
+
+
+def _lower(lines: list[str]) -> list[str]:
+    return [line.lower() for line in lines]
+
+
+def _train_name(language: str) -> str:
+    return f"train.tags.de-en.{language}"
+
+
+def _xml_name(part: str, language: str) -> str:
+    return f"IWSLT14.{part}.de-en.{language}.xml"
+
+
+def _strip_train(lines: list[str]) -> list[str]:
+    """The sentences of a train.tags file."""
+    plain = [TITLE_TAGS.sub("", line) for line in lines if not re.search("<(url|talkid|keywords)>", line)]
+    return [" ".join(line.split()) for line in plain]
+
+
+def _segments(path: Path) -> list[str]:
+    """The sentences of an XML file, entities left as they are."""
+    found = [match[1] for line in read_lines(path) if (match := SEGMENT.search(line))]
+    if not found:
+        raise PrepareError(f'{path} has no <seg id="…">: expected the XML of an IWSLT test set')
+    return [segment.replace("’", "'") for segment in found]
+
+
+def _read_test(folders: list[Path], languages: tuple[str, str]) -> Pairs:
+    test: Pairs = ([], [])
+    for part in TEST_PARTS:
+        paths = [_need(folders, _xml_name(part, language)) for language in languages]
+        for side, lines in zip(
+            test, check_parallel((_segments(paths[0]), _segments(paths[1])), (paths[0], paths[1])), strict=True
+        ):
+            side.extend(lines)
+    return test
+
+
+def _find(folders: list[Path], name: str) -> Path | None:
+    places = [folder / inner / name for folder in folders for inner in ("", "de-en")]
+    return next((path for path in places if path.is_file()), None)
+
+
+def _need(folders: list[Path], name: str) -> Path:
+    path = _find(folders, name)
+    if not path:
+        raise PrepareError(
+            f"{name} is not in {' nor in '.join(map(str, folders))}: expected the files of the IWSLT'14 archive "
+            "(train.tags.de-en.*, IWSLT14.*.xml), or tokenised train.*, valid.* and test.*"
+        )
+    return path
+
+
+def _download(url: str, downloads: Path, names: list[str]) -> Path:
+    """The folder with the unpacked archive."""
+    folder = downloads / "de-en"
+    if not folder.is_dir():
+        downloads.mkdir(exist_ok=True)
+        archive = fetch(url, downloads / "de-en.tgz")
+        partial = downloads / f".de-en{PARTIAL}{os.getpid()}"
+        try:
+            with tarfile.open(archive) as tar:
+                for member in tar:
+                    if member.isfile() and Path(member.name).name in names:
+                        member.name = Path(member.name).name
+                        tar.extract(member, partial, filter="data")
+        except (tarfile.TarError, EOFError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            archive.unlink()
+            raise PrepareError(f"{url} gave a damaged archive ({error}): run the command again") from error
+        for name, expected in CHECKSUMS.items():
+            if text_hash(_need([partial], name)) != expected:
+                shutil.rmtree(partial)
+                archive.unlink()
+                raise PrepareError(
+                    f"{name} in {url} is not the expected file (SHA-256 {expected}): get the corpus elsewhere and give "
+                    "its folder with --raw-dir"
+                )
+        partial.rename(folder)
+    return folder
