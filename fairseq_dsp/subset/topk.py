@@ -26,8 +26,8 @@ GRADIENT_BOUND = 1e4
 """The gradient of the scores is at most this many times as long as the gradient of the gates (l2 norms).
 
 At low temperatures the exact gradient of a sample grows without limit (each step's Jacobian carries a factor 1/T, and K
-of them multiply), up to overflow. Where it exceeds the bound it is scaled down to it: its direction stays, and so do the
-forward values. Adam's step depends on the direction far more than on the length.
+of them multiply), up to overflow. Where it exceeds the bound it is scaled down to it: its direction stays, and so do
+the forward values. Adam's step depends on the direction far more than on the length.
 """
 
 _REMOVED = -1e200

@@ -1,0 +1,97 @@
+"""What every selection promises, and what each adds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fairseq_dsp.subset import SELECTIONS, Annealing, Budget, HardConcrete, StraightThrough, register_selection
+
+ANNEALING = Annealing(1.0, 0.05, 100)
+
+
+def make(name: str, heads: int = 12):
+    kept = torch.zeros(heads)
+    kept[:3] = 1
+    return SELECTIONS[name](ANNEALING, kept if name == "fixed" else None)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", sorted(SELECTIONS))
+def test_every_selection(name: str):
+    selection, budget = make(name), Budget.top(3, 12)
+    importance = torch.randn(12, generator=generator(), requires_grad=True)
+    gates = selection.sample(importance, budget, 5, generator(1))
+    assert gates.shape == (12,)
+    assert gates.isfinite().all()
+    assert gates.requires_grad == selection.learns
+    assert torch.equal(gates, selection.sample(importance, budget, 5, generator(1)))
+    state = torch.get_rng_state()
+    selection.sample(importance, budget, 5, generator(1))
+    assert torch.equal(state, torch.get_rng_state()), "the global generator belongs to dropout"
+    kept = selection.keep(importance, budget)
+    assert kept.sum() == 3
+    assert set(kept.tolist()) <= {0.0, 1.0}
+    assert not kept.requires_grad
+    if selection.learns:
+        (gradient,) = torch.autograd.grad(gates, importance, torch.arange(12.0))
+        assert gradient.abs().sum() > 0
+
+
+def test_a_name_is_taken_once():
+    with pytest.raises(ValueError, match="gumbel exists already"):
+        register_selection("gumbel")(StraightThrough)
+
+
+@pytest.mark.parametrize("k", range(13))
+def test_straight_through_is_exact_with_ties_and_at_k_of_k(k: int):
+    importance = torch.zeros(12, requires_grad=True)
+    gates = make("ste").sample(importance, Budget.top(k, 12), 0, generator())
+    assert gates.tolist() == [1.0] * k + [0.0] * (12 - k)
+    (gradient,) = torch.autograd.grad(gates, importance, torch.arange(12.0))
+    assert torch.equal(gradient, torch.arange(12.0))
+
+
+def test_gumbel_cools_with_the_update():
+    importance, budget = torch.linspace(-1, 1, 12), Budget.top(4, 12)
+    softness = []
+    for update in (0, 50, 100):
+        gates = torch.stack([make("gumbel").sample(importance, budget, update, generator(s)) for s in range(50)])
+        softness.append(torch.minimum(gates.abs(), (1 - gates).abs()).mean().item())
+    assert softness[0] > softness[1] > softness[2]
+
+
+def test_hard_concrete_gates_are_closed_as_often_as_the_penalty_says():
+    selection = HardConcrete(ANNEALING)
+    importance = torch.tensor([-2.0, -0.5, 0.0, 1.0, 3.0]).repeat(20_000)
+    gates = selection.sample(importance, Budget.top(100_000, 100_000), 0, generator()).view(-1, 5)
+    assert gates.min() == 0
+    assert gates.max() == 1
+    expected = torch.stack([selection.expected_open(w[None]) for w in importance[:5]])
+    torch.testing.assert_close((gates > 0).float().mean(0), expected, atol=0.015, rtol=0)
+    assert math.isclose(selection.expected_open(importance).item(), 20_000 * expected.sum().item(), rel_tol=1e-5)
+
+
+def test_hard_concrete_keeps_open_gates_or_exactly_k():
+    importance = torch.tensor([-3.0, 2.0, 0.1, -0.1])
+    assert make("hard_concrete", 4).keep(importance, Budget.top(4, 4)).tolist() == [0, 1, 1, 0]
+    assert make("hard_concrete", 4).keep(importance, Budget.top(1, 4)).tolist() == [0, 1, 0, 0]
+    assert make("hard_concrete", 4).keep(importance, Budget.top(3, 4)).tolist() == [0, 1, 1, 1]
+
+
+def test_fixed_is_what_it_was_given():
+    importance = torch.randn(12, generator=generator())
+    for gates in (make("fixed").keep(importance, Budget.top(12, 12)), make("fixed").sample(importance, None, 0, None)):
+        assert gates.tolist() == [1.0] * 3 + [0.0] * 9
+    with pytest.raises(ValueError, match="one entry for each of the 11 heads"):
+        make("fixed").keep(importance[:11], Budget.top(11, 11))
+
+
+def test_only_a_penalised_selection_expects_a_number_of_open_gates():
+    with pytest.raises(TypeError, match="not by a penalty"):
+        make("gumbel").expected_open(torch.zeros(3))
