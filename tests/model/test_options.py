@@ -1,0 +1,53 @@
+"""Options that make no sense are refused in one sentence, before anything is trained."""
+
+from __future__ import annotations
+
+import pytest
+
+from fairseq_dsp.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--heads-to-keep 13", "--heads-to-keep is 13, but there are 12 such heads: give a number from 0 to 12"),
+        ("--heads-to-keep -1", "--heads-to-keep is -1"),
+        ("--cross-heads-to-keep 5", "--cross-heads-to-keep is 5, but there are 4"),
+        ("--heads-to-keep 6 --cross-heads-to-keep 2", "give either --heads-to-keep or"),
+        ("--heads-to-keep 5 --min-heads-per-module 1", "a floor of 1 heads in each of 6 .* needs 6 heads, but only 5"),
+        ("--cross-heads-to-keep 1 --min-heads-per-module 1", "needs 2 heads, but only 1"),
+        ("--heads-to-keep 6 --min-heads-per-module -1", "--min-heads-per-module is -1"),
+        ("--heads-to-keep 6 --initial-temperature 0.1 --final-temperature 1", "above the initial temperature"),
+        ("--heads-to-keep 6 --final-temperature 0", "positive, finite"),
+        ("--heads-to-keep 6 --initial-temperature nan", "positive, finite"),
+        ("--heads-to-keep 6 --cooldown-updates -5", "cooldown is -5 updates"),
+        ("--heads-to-keep 6 --heads-to-keep-start 12", "--heads-to-keep-updates belong together"),
+        ("--heads-to-keep 6 --heads-to-keep-start 3 --heads-to-keep-updates 9", "below the budget of 6 heads"),
+        ("--heads-to-keep 6 --heads-to-keep-low 8 --heads-to-keep-high 7", "low 8 is above"),
+        ("--heads-to-keep 6 --heads-to-keep-low 1 --heads-to-keep-high 13", "--heads-to-keep-high is 13"),
+        ("--heads-to-keep 6 --pruning-lr -1", "--pruning-lr is -1"),
+        ("--heads-to-keep 6 --l0-penalty 0.1", "is for --head-selection hard_concrete"),
+        ("--head-selection fixed", "belong together"),
+        ("--head-selection fixed --kept-heads absent.json", "absent.json cannot be read"),
+        ("--freeze-weights", "there are none to train"),
+    ],
+)
+def test_bad_options_are_refused_in_one_sentence(build, flags: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        build(*flags.split())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ("--heads-to-keep 0", {"encoder_self": 0, "decoder_self": 0, "cross": 0}),
+        ("--heads-to-keep 7", {"encoder_self": 4, "decoder_self": 3, "cross": 0}),  # all tie: lower indices first
+        ("--encoder-heads-to-keep 1 --cross-heads-to-keep 3", {"encoder_self": 1, "decoder_self": 4, "cross": 3}),
+        ("--heads-to-keep 6 --min-heads-per-module 1", {"encoder_self": 2, "decoder_self": 2, "cross": 2}),
+        ("--heads-to-keep 8 --min-heads-per-module 1", {"encoder_self": 4, "decoder_self": 2, "cross": 2}),
+    ],
+)
+def test_budgets_and_floors(build, flags: str, kept: dict[str, int]) -> None:
+    heads = build(*flags.split()).pruner.kept()
+    assert {kind: sum(map(len, heads.of(kind))) for kind in kept} == kept
