@@ -7,6 +7,7 @@ import functools
 from fairseq_dsp.compat import (
     atomic_checkpoints,
     bf16_means_tpu,
+    resume_regroups_sentences,
     safe_loading,
     torchrun_splits_training,
     tracebacks_for_users,
@@ -23,5 +24,6 @@ def apply_all() -> None:
     user_dir_imported_twice.apply()
     safe_loading.apply()
     atomic_checkpoints.apply()
+    resume_regroups_sentences.apply()
     torchrun_splits_training.apply()
     bf16_means_tpu.apply()
