@@ -1,0 +1,174 @@
+"""Time and peak memory of a training update, against stock fairseq's transformer of the same sizes.
+
+    python benchmarks/training_update.py --json docs/results/training-speed.json
+
+All models are in one process and take turns, update by update, so that a noisy machine harms all alike. The batch is
+random tokens of the given size; what is timed is fairseq's own trainer: forward, backward, clipping, Adam. Peak memory is
+measured in a fresh process for each model (on a GPU: torch's own peak; on the CPU: the process's peak resident set).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import options, utils
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks import setup_task
+from fairseq.trainer import Trainer
+from tqdm import tqdm
+
+import fairseq_dsp  # noqa: F401 — registers the plugin
+
+RECIPE = (
+    "--optimizer adam --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000 --weight-decay 1e-4 --dropout 0.3 "
+    "--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --share-decoder-input-output-embed --clip-norm 1 "
+    "--max-tokens 4096 --initial-temperature 1 --final-temperature 0.05"
+).split()
+
+
+def make_trainer(kept: int | None, args: argparse.Namespace, folder: Path) -> Trainer:
+    """Return a trainer of the stock model (*kept* is None) or of one that keeps so many heads."""
+    flags = [f for f in RECIPE]
+    arch = f"transformer_dsp_{args.size}"
+    if kept is None:
+        arch = f"transformer_{args.size}"
+        flags = flags[: flags.index("--initial-temperature")]
+    else:
+        flags += ["--heads-to-keep", str(kept)]
+    flags += ["--cpu"] if args.device == "cpu" else ["--fp16"] if args.fp16 else []
+    parser = options.get_training_parser()
+    parsed = options.parse_args_and_arch(parser, [str(folder), "--arch", arch, "-s", "x", "-t", "y", *flags])
+    cfg = convert_namespace_to_omegaconf(parsed)
+    task = setup_task(cfg.task)
+    utils.set_torch_seed(1)
+    return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+
+
+def make_batch(args: argparse.Namespace) -> dict[str, Any]:
+    """Return a batch of random sentences of equal length."""
+    draw = torch.Generator().manual_seed(1)
+    source = torch.randint(4, args.vocabulary, (args.sentences, args.length), generator=draw)
+    target = torch.randint(4, args.vocabulary, (args.sentences, args.length), generator=draw)
+    lengths = torch.full((args.sentences,), args.length)
+    net_input = {"src_tokens": source, "src_lengths": lengths, "prev_output_tokens": target.roll(1, 1)}
+    return {
+        "id": torch.arange(args.sentences), "nsentences": args.sentences, "ntokens": target.numel(),
+        "net_input": net_input, "target": target,
+    }  # fmt: skip
+
+
+def make_dictionaries(args: argparse.Namespace, folder: Path) -> None:
+    """Write the two dictionaries that the task reads."""
+    for language in "xy":
+        dictionary = Dictionary()
+        for i in range(args.vocabulary - len(dictionary)):
+            dictionary.add_symbol(f"{language}{i}")
+        dictionary.save(str(folder / f"dict.{language}.txt"))
+
+
+def update(trainer: Trainer, batch: dict[str, Any]) -> float:
+    """Make one update; return its time in seconds."""
+    if trainer.cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    trainer.train_step([batch])
+    if trainer.cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def name_of(kept: int | None) -> str:
+    """Return how a model is called in the table."""
+    return "stock" if kept is None else f"K = {kept}"
+
+
+def measure_memory(kept: int | None, args: argparse.Namespace, folder: Path) -> float:
+    """Return the peak memory in MiB of a few updates in this process."""
+    trainer, batch = make_trainer(kept, args, folder), make_batch(args)
+    for _ in range(4):
+        update(trainer, batch)
+    if trainer.cuda:
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    """Measure, print a table and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="iwslt_de_en", help="architecture: transformer_dsp_SIZE and transformer_SIZE")
+    parser.add_argument("--heads", type=int, nargs="+", default=[4, 36, 68], help="numbers of heads to keep")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--fp16", action="store_true", help="train in half precision (GPU)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--sentences", type=int, default=64)
+    parser.add_argument("--length", type=int, default=32, help="tokens a sentence")
+    parser.add_argument("--vocabulary", type=int, default=8000)
+    parser.add_argument("--updates", type=int, default=20, help="timed updates of each model, after three to warm up")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory_of:
+        print("MEMORY", measure_memory(json.loads(args.memory_of), args, args.folder))
+        return
+
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_dictionaries(args, folder)
+        batch = make_batch(args)
+        models: list[int | None] = [None, *args.heads]
+        memory = {}
+        for kept in tqdm(models, desc="memory"):
+            command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", json.dumps(kept), "--folder", name]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            memory[kept] = float(output.rsplit("MEMORY", 1)[1])
+        trainers = {kept: make_trainer(kept, args, folder) for kept in models}
+        times: dict[int | None, list[float]] = {kept: [] for kept in models}
+        for i in tqdm(range(args.updates + 3), desc="updates"):
+            # every model goes first in turn: what ran before changes the state of the caches
+            for kept in models[i % len(models) :] + models[: i % len(models)]:
+                seconds = update(trainers[kept], batch)
+                if i >= 3:
+                    times[kept].append(seconds)
+
+    rows = []
+    for kept in models:
+        ratios = [a / b for a, b in zip(times[kept], times[None], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4) if kept is not None else (1.0, 1.0, 1.0)
+        rows.append({
+            "model": name_of(kept), "seconds": statistics.median(times[kept]), "ratio": middle,
+            "ratio_quartiles": [low, high], "peak_mib": memory[kept], "memory_ratio": memory[kept] / memory[None],
+        })  # fmt: skip
+    print(f"{'model':>8} {'seconds':>9} {'ratio (quartiles)':>22} {'peak MiB':>9} {'ratio':>6}")
+    for row in rows:
+        low, high = row["ratio_quartiles"]
+        print(
+            f"{row['model']:>8} {row['seconds']:9.4f} {row['ratio']:8.3f} ({low:.3f}–{high:.3f}) "
+            f"{row['peak_mib']:9.0f} {row['memory_ratio']:6.3f}"
+        )
+    if args.json:
+        machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
+        about = {
+            "machine": machine, "threads": args.threads, "torch": torch.__version__, "updates": args.updates,
+            "size": args.size, "sentences": args.sentences, "length": args.length, "vocabulary": args.vocabulary,
+            "fp16": args.fp16, "device": args.device,
+        }  # fmt: skip
+        args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
