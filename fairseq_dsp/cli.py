@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from .errors import UserError
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "evaluate": (".study.evaluate", "Score models: tokenised BLEU, detokenised BLEU, chrF"),
+}
 """Name of a command → (module, what it does). A module has ``add_arguments(parser)`` and ``run(args) -> None``."""
 
 

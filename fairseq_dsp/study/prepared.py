@@ -1,0 +1,98 @@
+"""A prepared corpus: what ``prepare.json``, written by the data preparation, says about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+SUMMARY = "prepare.json"
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A folder that the data preparation made.
+
+    :param folder: the folder with ``prepare.json``.
+    :param summary: the content of that file.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @staticmethod
+    def read(path: str | Path) -> PreparedData:
+        """Read the preparation in *path*, which may also be its ``data-bin``.
+
+        :raises UserError: if no finished preparation is there.
+        """
+        folder = Path(path)
+        if not (folder / SUMMARY).is_file() and (folder.absolute().parent / SUMMARY).is_file():
+            folder = folder.absolute().parent
+        file = folder / SUMMARY
+        try:
+            summary = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(
+                f"{path} holds no prepared corpus ({file}: {error.strerror}): make one with scripts/preprocess.sh, and "
+                "give the folder that it wrote"
+            ) from error
+        except ValueError as error:
+            raise UserError(f"{file} is not JSON ({error}): run scripts/preprocess.sh again") from error
+        needed = {"source_lang", "target_lang", "data_bin", "bpe", "tokenizer", "lowercase", "references"}
+        missing = needed - set(summary if isinstance(summary, dict) else ())
+        if missing:
+            raise UserError(f"{file} lacks {', '.join(sorted(missing))}: run scripts/preprocess.sh again")
+        data = PreparedData(folder, summary)
+        if not data.data_bin.is_dir():
+            raise UserError(f"{data.data_bin} is missing, but {file} names it: run scripts/preprocess.sh again")
+        return data
+
+    @property
+    def data_bin(self) -> Path:
+        """The folder that fairseq's tools read."""
+        return self.folder / self.summary["data_bin"]
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Source and target language."""
+        return self.summary["source_lang"], self.summary["target_lang"]
+
+    @property
+    def splits(self) -> list[str]:
+        """The texts that can be translated and scored."""
+        return ["valid", *self.summary["references"]]
+
+    def check_split(self, split: str) -> None:
+        """Raise a `UserError` unless *split* is one of :attr:`splits`."""
+        if split not in self.splits:
+            raise UserError(f"there is no text called {split} in {self.folder}: give one of {', '.join(self.splits)}")
+
+    def references(self, split: str) -> list[str]:
+        """The untokenised reference translations of a text."""
+        self.check_split(split)
+        return self._lines(self.summary["references"].get(split, f"raw/{split}.{self.languages[1]}"))
+
+    def sources(self, split: str) -> list[str]:
+        """The untokenised source sentences of a text."""
+        self.check_split(split)
+        return self._lines(f"raw/{split}.{self.languages[0]}")
+
+    def tokenised_references(self, split: str) -> list[str] | None:
+        """The reference translations as the recipe tokenised them, or None for a recipe without tokenisation."""
+        if self.summary["tokenizer"] == "none":
+            return None
+        return self._lines(f"tokenised/{split}.{self.languages[1]}")
+
+    def _lines(self, name: str) -> list[str]:
+        path = self.folder / name
+        try:
+            # only a line feed ends a line, as in the preparation
+            return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}), but scoring needs it: run scripts/preprocess.sh again"
+            ) from error

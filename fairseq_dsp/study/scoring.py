@@ -1,0 +1,65 @@
+"""BLEU and chrF of translations, by sacrebleu."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .prepared import PreparedData
+
+_TOKENIZERS = {"zh": "zh", "ja": "char", "ko": "char", "th": "char"}  # languages that 13a does not split into words
+
+
+def metrics(data: PreparedData) -> dict[str, Any]:
+    """The metrics of detokenised text, by name. A recipe that lost the case is scored without it."""
+    from sacrebleu.metrics import BLEU, CHRF
+
+    lowercase = bool(data.summary["lowercase"])
+    tokenizer = _TOKENIZERS.get(data.languages[1][:2], "13a")
+    return {"bleu": BLEU(lowercase=lowercase, tokenize=tokenizer), "chrf": CHRF(lowercase=lowercase)}
+
+
+def score(data: PreparedData, split: str, hypotheses: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Score the translations of a text.
+
+    ``bleu`` and ``chrf`` are of detokenised text; ``tokenised_bleu`` is of the recipe's own tokens, as papers on
+    IWSLT'14 report it, or of Moses tokens for a recipe without tokenisation.
+
+    :param data: the corpus.
+    :param split: the text.
+    :param hypotheses: translations, a line a sentence; the BPE undone and, if the recipe tokenises, still tokenised.
+    :return: for each of the three a ``score`` from 0 to 100 and sacrebleu's ``signature``.
+    """
+    from sacrebleu.metrics import BLEU
+
+    references = data.references(split)
+    plain = detokenised(data, hypotheses)
+    tokens, reference_tokens = list(hypotheses), data.tokenised_references(split)
+    if reference_tokens is None:
+        lower = bool(data.summary["lowercase"])
+        tokens, reference_tokens = (_moses(lines, data.languages[1], lower) for lines in (plain, references))
+    tokenised = {"tokenised_bleu": _score(BLEU(tokenize="none", force=True), tokens, reference_tokens)}
+    return tokenised | {name: _score(metric, plain, references) for name, metric in metrics(data).items()}
+
+
+def detokenised(data: PreparedData, hypotheses: Sequence[str]) -> list[str]:
+    """Plain sentences from a recipe's tokens."""
+    if data.summary["tokenizer"] == "none":
+        return list(hypotheses)
+    from sacremoses import MosesDetokenizer
+
+    moses = MosesDetokenizer(data.languages[1])
+    return [moses.detokenize(line.split()) for line in hypotheses]
+
+
+def _moses(lines: Sequence[str], language: str, lower: bool) -> list[str]:
+    from sacremoses import MosesTokenizer
+
+    moses = MosesTokenizer(language)
+    tokens = [str(moses.tokenize(line, return_str=True)) for line in lines]
+    return [line.lower() for line in tokens] if lower else tokens
+
+
+def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    result = metric.corpus_score(list(hypotheses), [list(references)])
+    return {"score": round(result.score, 4), "signature": str(metric.get_signature())}

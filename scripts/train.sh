@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Trains a model with fairseq-train: the languages come from the prepared corpus, the recipe is given below.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: scripts/train.sh DATA SAVE_DIR [fairseq-train options]
+
+Trains a translation model on a corpus that scripts/preprocess.sh prepared, and keeps its checkpoints in SAVE_DIR; the
+same command goes on from the last checkpoint after an interruption.
+
+  DATA      folder with prepare.json, as scripts/preprocess.sh wrote it
+  SAVE_DIR  folder for checkpoint_best.pt and checkpoint_last.pt
+  options   any of fairseq-train's; they come last and win over this recipe:
+HELP
+    printf '              %s\n' "${recipe[@]}"
+    cat <<'HELP'
+
+Options of head pruning: --heads-to-keep K, --head-selection gumbel|ste|hard_concrete|fixed, --pruning-lr,
+--initial-temperature, --final-temperature, --cooldown-updates (about 90% of the run), --freeze-weights …
+`fairseq-train DATA/data-bin --user-dir fairseq_dsp --arch transformer_dsp --help` explains them all.
+
+examples:
+  scripts/train.sh data/multi30k runs/base --arch transformer_dsp_iwslt_de_en --share-all-embeddings --max-epoch 15
+  scripts/train.sh data/multi30k runs/k36 --arch transformer_dsp_iwslt_de_en --share-all-embeddings --max-epoch 15 \
+      --heads-to-keep 36 --cooldown-updates 1850
+HELP
+}
+
+recipe=(
+    "--arch transformer_dsp --task translation_dsp"
+    "--criterion label_smoothed_cross_entropy_dsp --label-smoothing 0.1"
+    "--optimizer adam --adam-betas (0.9,0.98) --weight-decay 1e-4 --dropout 0.3"
+    "--lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000 --max-tokens 4096 --required-batch-size-multiple 1 --no-epoch-checkpoints"
+)
+
+case "${1:-}" in
+    -h | --help) usage; exit 0 ;;
+esac
+if [ $# -lt 2 ] || [[ "$1" == -* ]] || [[ "$2" == -* ]]; then
+    echo "error: DATA and SAVE_DIR are expected first; scripts/train.sh --help explains" >&2
+    exit 2
+fi
+data=$1 save_dir=$2
+shift 2
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ -f "$root/scripts/common.sh" ]; then
+    source "$root/scripts/common.sh"
+    find_python
+fi
+PYTHON=${PYTHON:-python3}
+if [ ! -f "$data/prepare.json" ]; then
+    echo "error: $data holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh" >&2
+    exit 1
+fi
+summary=$("$PYTHON" - "$data/prepare.json" <<'PY'
+import json, sys
+summary = json.load(open(sys.argv[1], encoding="utf-8"))
+print(summary["source_lang"], summary["target_lang"], summary["data_bin"])
+PY
+)
+read -r source_lang target_lang data_bin <<<"$summary"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "$PYTHON" -m fairseq_cli.train "$data/$data_bin" --user-dir "$root/fairseq_dsp" --save-dir "$save_dir" \
+    --source-lang "$source_lang" --target-lang "$target_lang" ${recipe[*]} "$@"
