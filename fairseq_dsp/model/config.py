@@ -11,7 +11,7 @@ from typing import Any, Optional, Union
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models.transformer import TransformerConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
 
 from ..subset import SELECTIONS
 
@@ -50,7 +50,10 @@ class PruningConfig(FairseqDataclass):
         default="gumbel", metadata={"help": "how the heads are chosen in training; gumbel is the paper's"}
     )
     kept_heads: Optional[str] = field(
-        default=None, metadata={"help": "JSON file with the set of heads for --head-selection fixed"}
+        default=None, metadata={"help": "JSON file with the set of heads for --head-selection fixed, or for --compact"}
+    )
+    compact: bool = field(
+        default=False, metadata={"help": "build the small model from --kept-heads: no parameters for the other heads"}
     )
     pruning_lr: float = field(
         default=0.2, metadata={"help": "constant learning rate of the importance variables, without weight decay"}
@@ -64,12 +67,22 @@ class PruningConfig(FairseqDataclass):
         default=None,
         metadata={"help": "weight per target token of the expected number of open gates, for hard_concrete"},
     )
+    l0_penalty_lr: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "adapt the L0 penalty during training, at this rate (such as 0.01), until the expected number of "
+            "open gates is --heads-to-keep; --l0-penalty is then where it starts"
+        },
+    )
     freeze_weights: bool = field(
         default=False, metadata={"help": "train the importance variables only (pipelined pruning of a trained model)"}
     )
 
     def check(self) -> None:
         """Raise a ``ValueError`` for options that make no sense together, whatever the model."""
+        if self.compact:
+            self._check_compact()
+            return
         per_type = [self.encoder_heads_to_keep, self.cross_heads_to_keep, self.decoder_heads_to_keep]
         if self.heads_to_keep is not None and any(k is not None for k in per_type):
             raise ValueError(
@@ -102,10 +115,52 @@ class PruningConfig(FairseqDataclass):
                 )
             if not (math.isfinite(self.l0_penalty) and self.l0_penalty >= 0):
                 raise ValueError(f"--l0-penalty is {self.l0_penalty}, but it must be a finite number, 0 or more")
+        elif SELECTIONS[self.head_selection].penalised:
+            raise ValueError(
+                f"--head-selection {self.head_selection} removes heads by a penalty, but none is given: "
+                "give --l0-penalty, such as 0.001"
+            )
+        if self.l0_penalty_lr is not None:
+            if not (self.l0_penalty and self.heads_to_keep is not None):
+                raise ValueError(
+                    f"--l0-penalty-lr {self.l0_penalty_lr} adapts the penalty to a number of heads: give "
+                    "--head-selection hard_concrete, an --l0-penalty above 0 to start from, and --heads-to-keep"
+                )
+            if not (math.isfinite(self.l0_penalty_lr) and self.l0_penalty_lr > 0):
+                raise ValueError(f"--l0-penalty-lr is {self.l0_penalty_lr}, but it must be a finite number above 0")
         if (self.head_selection == "fixed") != (self.kept_heads is not None):
             raise ValueError(
                 "--head-selection fixed and --kept-heads FILE belong together, but only one of them is given"
             )
+
+    def _check_compact(self) -> None:
+        if self.kept_heads is None:
+            raise ValueError(
+                "--compact builds a model of the heads in --kept-heads FILE, but that is not given: give the JSON file "
+                "that fairseq-dsp compact or fairseq-dsp heads wrote"
+            )
+        for name in _ABOUT_GATES:
+            value = getattr(self, name)
+            if value not in (self.__dataclass_fields__[name].default, None, "fixed"):
+                raise ValueError(
+                    f"{flag(name)} {value} is about choosing heads, but with --compact they are chosen already: leave "
+                    "it out, or leave out --compact"
+                )
+
+
+_ABOUT_GATES = (
+    "heads_to_keep",
+    "encoder_heads_to_keep",
+    "cross_heads_to_keep",
+    "decoder_heads_to_keep",
+    "min_heads_per_module",
+    "heads_to_keep_start",
+    "heads_to_keep_low",
+    "head_selection",
+    "l0_penalty",
+    "l0_penalty_lr",
+    "freeze_weights",
+)
 
 
 def flag(name: str) -> str:
@@ -124,29 +179,41 @@ def flat_names(config: type[Any] = TransformerConfig, prefix: str = "") -> set[s
     return names
 
 
+def flatten(config: Union[Namespace, DictConfig]) -> None:
+    """Give the nested Transformer options of a hydra config (``encoder.layers``) their flat names, in place.
+
+    An option given both ways has its nested value.
+    """
+    if isinstance(config, Namespace):
+        return
+    with open_dict(config):
+        for name in [name for name in config if OmegaConf.is_dict(config._get_node(name))]:
+            inner = config.pop(name)
+            for key, value in inner.items():
+                config[f"{name!s}_{key}"] = value
+
+
 def model_namespace(config: Union[Namespace, DictConfig]) -> Namespace:
     """Return a model's options as the flat namespace that fairseq's Transformer reads.
 
-    The argparse command line has checked its options already; a hydra config is checked here. There, Transformer
-    options may be given flat (``encoder_layers``) or nested (``encoder.layers``).
+    The argparse command line has checked its options already; a hydra config is checked here.
 
-    :raises ValueError: for an unknown key in a hydra config.
+    :raises ValueError: for an unknown key, or a value of another type, in a hydra config.
     """
     if isinstance(config, Namespace):
         return config
-    options: dict[str, Any] = {}
-    nested: dict[str, Any] = {}
-    for name, value in OmegaConf.to_container(config, resolve=True).items():  # type: ignore[union-attr]
-        key = str(name)
-        if isinstance(value, dict):
-            nested |= {f"{key}_{inner}": v for inner, v in value.items()}
-        else:
-            options[key] = value
-    options |= nested
-    known = flat_names() | {f.name for f in fields(PruningConfig)} | {"_name", "arch"}
-    for key in options:
+    flatten(config)
+    options = {str(name): value for name, value in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]
+    pruning = OmegaConf.structured(PruningConfig)
+    known = flat_names() | set(pruning) | {"_name", "arch"}
+    for key, value in options.items():
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"the model config has an unknown key {key}{hint}")
-    return Namespace(**options)
+            hint = f"did you mean {close[0]}?" if close else "remove it"
+            raise ValueError(f"the model config has an unknown key {key}: {hint}")
+        if key in pruning and key != "_name":
+            try:
+                pruning[key] = value
+            except ValidationError as error:
+                raise ValueError(f"the model config's {key} cannot be used: {str(error).splitlines()[0]}") from error
+    return Namespace(**{**options, **OmegaConf.to_container(pruning, enum_to_str=True), "_name": options.get("_name")})  # type: ignore[dict-item]

@@ -124,10 +124,12 @@ class HeadSet:
     def read(path: str | Path) -> HeadSet:
         """Read a set of heads from a JSON file.
 
+        :param path: the file, or the JSON object itself as text: checkpoints hold that.
         :raises ValueError: if the file is missing or does not hold a set of heads.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            is_object = isinstance(path, str) and path.lstrip().startswith("{")
+            content = json.loads(str(path) if is_object else Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"the set of heads {path} cannot be read: {error.strerror}") from error
         except ValueError as error:

@@ -7,12 +7,15 @@ from typing import Any
 
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model, register_model_architecture
-from fairseq.models.transformer import TransformerEncoder, TransformerModel
+from fairseq.models.transformer import TransformerDecoder, TransformerEncoder, TransformerModel
 from fairseq.models.transformer import transformer_legacy as stock
+from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from ..errors import UserError
-from .config import PruningConfig, model_namespace
+from .compact import can_be_compact, group_rows, make_compact
+from .config import PruningConfig, flatten, model_namespace
+from .heads import HeadSet, attention_modules
 from .pruner import HeadPruner
 
 
@@ -20,6 +23,7 @@ class PrunableEncoder(TransformerEncoder):
     """The stock encoder; its forward pass, the first of every use of the model, sets the gates of the whole model."""
 
     pruner: HeadPruner | None = None
+    compact = False
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, list[Tensor]]:
         """Set the gates, then encode; arguments and result are the stock encoder's."""
@@ -27,15 +31,41 @@ class PrunableEncoder(TransformerEncoder):
             self.pruner.refresh(self.training)
         return super().forward(*args, **kwargs)
 
+    def reorder_encoder_out(self, encoder_out: dict[str, list[Any]], new_order: Tensor) -> dict[str, list[Any]]:
+        """Return the encoder's output for the rows *new_order*: with compact attention once a sentence, not a beam."""
+        if not self.compact:
+            return super().reorder_encoder_out(encoder_out, new_order)
+        (beams,) = encoder_out.get("beams", [1])
+        sentences, beams = group_rows(new_order, beams, encoder_out["encoder_out"][0].shape[1])
+        if sentences is not None:
+            encoder_out = super().reorder_encoder_out(encoder_out, sentences)
+        return {**encoder_out, "beams": [beams]}
+
+
+class PrunableDecoder(TransformerDecoder):
+    """The stock decoder; it reorders the beams without asking every module whether it has something to reorder."""
+
+    def reorder_incremental_state_scripting(self, incremental_state: Any, new_order: Tensor) -> None:
+        """Put what the attention modules saved into the order *new_order*: no other module saves anything."""
+        for i in range(len(self.layers)):
+            for attention in (self.layers[i].self_attn, self.layers[i].encoder_attn):
+                if attention is not None:
+                    attention.reorder_incremental_state(incremental_state, new_order)
+
 
 @register_model("transformer_dsp")
 class PrunableTransformer(TransformerModel):
     """fairseq's Transformer with a subset gate on every attention head (Li et al. 2021).
 
-    Without a budget it is the stock Transformer, with the same parameters, results and speed.
+    Without a budget it is the stock Transformer, with the same parameters and results. To generate, it removes the
+    heads that it does not keep and joins what can be computed at once; with ``--compact`` it never had them.
     """
 
-    pruner: HeadPruner
+    pruner: HeadPruner | None = None
+    """What sets the gates; None once the other heads are gone."""
+
+    kept_heads: HeadSet | None = None
+    """The heads that are left, among those of the unpruned model; None while there are gates."""
 
     @classmethod
     def add_args(cls, parser: ArgumentParser) -> None:
@@ -49,41 +79,110 @@ class PrunableTransformer(TransformerModel):
 
         :raises UserError: if an option is unknown or does not fit the others.
         """
+        config = args
         try:
-            args = model_namespace(args)
+            args = model_namespace(config)
+            options = PruningConfig.from_namespace(args)
+            if options.kept_heads:
+                # the set itself goes into the checkpoints, not the name of a file that others do not have
+                args.kept_heads = options.kept_heads = HeadSet.read(options.kept_heads).to_json()
+                if isinstance(config, DictConfig):
+                    with open_dict(config):
+                        config.kept_heads = options.kept_heads
+            options.check()
         except ValueError as error:
             raise UserError(str(error)) from error
         model: PrunableTransformer = super().build_model(args, task)
         try:
-            model.pruner = HeadPruner(model, PruningConfig.from_namespace(args))
+            if options.compact:
+                model._remove_heads(HeadSet.read(str(options.kept_heads)))
+            else:
+                model.pruner = model.encoder.pruner = HeadPruner(model, options)
         except ValueError as error:
             raise UserError(str(error)) from error
-        model.encoder.pruner = model.pruner
         return model
+
+    def _remove_heads(self, kept: HeadSet) -> None:
+        make_compact(self, kept)
+        self.kept_heads = kept
+        self.pruner = self.encoder.pruner = None
+        self.encoder.compact = True
 
     @classmethod
     def build_encoder(cls, args: Any, src_dict: Any, embed_tokens: Any) -> PrunableEncoder:
         """Build the encoder."""
         return PrunableEncoder(args, src_dict, embed_tokens)
 
+    @classmethod
+    def build_decoder(cls, args: Any, tgt_dict: Any, embed_tokens: Any) -> PrunableDecoder:
+        """Build the decoder."""
+        no_encoder_attn = getattr(args, "no_cross_attention", False)
+        return PrunableDecoder(args, tgt_dict, embed_tokens, no_encoder_attn=no_encoder_attn)
+
+    def make_generation_fast_(self, **kwargs: Any) -> None:
+        """Remove the heads that are not kept and the gates, for good; fairseq calls this before it generates."""
+        if self.pruner is not None and all(can_be_compact(m.attention) for m in self.pruner.modules):
+            self._remove_heads(self.pruner.kept())
+        if kwargs.get("need_attn") and self.kept_heads is not None:
+            *_, last = attention_modules(self)  # the alignment is the last layer's
+            if last.heads == 0:
+                raise UserError(
+                    "an alignment is asked for, but the last layer's cross-attention, which it is read from, has no "
+                    "heads left: leave out --print-alignment, or train with --min-heads-per-module 1"
+                )
+        super().make_generation_fast_(**kwargs)
+
+    def train(self, mode: bool = True) -> PrunableTransformer:
+        """Enter training or evaluation mode; fairseq's trainer enters training mode before every update.
+
+        :raises UserError: if training cannot do what the pruning options say.
+        """
+        if mode and self.pruner is not None:
+            self.pruner.before_training()
+        return super().train(mode)  # type: ignore[no-any-return]
+
     def set_num_updates(self, num_updates: int) -> None:
         """Take the number of updates made so far from the trainer: the schedules are functions of it."""
         super().set_num_updates(num_updates)
-        self.pruner.update = num_updates
+        if self.pruner is not None:
+            self.pruner.update = num_updates
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Complete the state dict of a stock Transformer, which has no importance, with the model's own."""
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
-        for module, gate in zip(self.pruner.modules, self.pruner.gates, strict=True):
-            state_dict.setdefault(f"{prefix}{module.name}.out_proj.importance", gate.importance.detach())
+        self._check_heads(state_dict, prefix)
+        if self.pruner is not None:
+            for module, gate in zip(self.pruner.modules, self.pruner.gates, strict=True):
+                state_dict.setdefault(f"{prefix}{module.name}.out_proj.importance", gate.importance.detach())
+
+    def _check_heads(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Raise a `UserError` that names the first attention module with another number of heads than this model's."""
+        for module in attention_modules(self):
+            attention: Any = module.attention
+            weight = state_dict.get(f"{prefix}{module.name}.out_proj.weight")
+            bias = state_dict.get(f"{prefix}{module.name}.out_proj.bias")
+            if bias is None or bias.shape != (attention.embed_dim,):
+                continue  # another kind of model: fairseq says what differs
+            width = 0 if weight is None else weight.shape[1]
+            if width == module.heads * attention.head_dim:
+                continue
+            if self.kept_heads is None:
+                advice = "it is compact: give --compact --kept-heads FILE with the heads that it has"
+            else:
+                advice = "give --kept-heads FILE with its heads, or make it compact with fairseq-dsp compact"
+            raise UserError(
+                f"{module.name} has {width / attention.head_dim:g} heads in the checkpoint, but {module.heads} in this "
+                f"model: if the checkpoint is the one you mean, {advice}"
+            )
 
 
 def _architecture(name: str, sizes: Any) -> None:
     """Register the stock architecture function *sizes* under a name of this model's."""
 
     @register_model_architecture("transformer_dsp", name)
-    def apply(args: Namespace) -> None:
+    def apply(args: Namespace | DictConfig) -> None:
+        flatten(args)  # before the sizes that are not given are filled in
         sizes(args)
 
 
