@@ -11,8 +11,10 @@ The stages, each a folder of the output folder and each made from the one before
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +28,8 @@ from subwords import MODEL_NAMES, Subwords, copy_codes, learn
 from text import load_pairs, tokenise, write_lines, write_pairs
 
 SUMMARY = "prepare.json"
+LINES_A_WORKER = 50_000  # with fewer, another process of fairseq costs more than it saves
+PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
 def split_names(test_sets: int) -> list[str]:
@@ -196,15 +200,23 @@ def _encode(corpus: Corpus, options: Options, plain: Path, folder: Path) -> None
 def _binarise(corpus: Corpus, options: Options, bpe: Path, folder: Path) -> None:
     source, target = corpus.languages
     tests = corpus.splits()[2:]
+    workers = min(options.workers, 1 + _count_lines(bpe / f"train.{source}") // LINES_A_WORKER)
     command = [
         *(sys.executable, "-m", "fairseq_cli.preprocess", "--source-lang", source, "--target-lang", target),
         *("--trainpref", str(bpe / "train"), "--validpref", str(bpe / "valid")),
         *("--testpref", ",".join(str(bpe / test) for test in tests)),
-        *("--destdir", str(folder), "--workers", str(options.workers)),
+        *("--destdir", str(folder), "--workers", str(workers)),
         *(["--joined-dictionary"] if options.joined_dictionary else []),
     ]
     say("fairseq-preprocess")
-    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    run = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        preexec_fn=_end_with_parent,
+    )
     if run.returncode:
         last = next((line for line in reversed(run.stdout.splitlines()) if line.strip()), "no message")
         number = re.search(r"\[Errno (\d+)\]", last)
@@ -216,6 +228,11 @@ def _binarise(corpus: Corpus, options: Options, bpe: Path, folder: Path) -> None
             say(line[line.index("[") :].replace(str(bpe), "bpe"))
     model = MODEL_NAMES[options.bpe]
     (folder / model).write_bytes((bpe / model).read_bytes())
+
+
+def _end_with_parent() -> None:
+    """In a child, before it becomes another program: end when this process is killed and cannot end it any more."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _count_lines(path: Path) -> int:

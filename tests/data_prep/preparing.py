@@ -1,0 +1,67 @@
+"""What the tests of data-prep share: running it as users do, and looking at what it leaves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA_PREP = REPOSITORY / "data-prep"
+
+
+def corpora() -> Path | None:
+    """The folder of corpora that lie beside the checkout, or where $FAIRSEQ_DSP_CORPORA says."""
+    folder = Path(os.environ.get("FAIRSEQ_DSP_CORPORA", REPOSITORY.parent / "shared" / "data"))
+    return folder if folder.is_dir() else None
+
+
+def command(*args: object) -> list[str]:
+    """The command line of prepare.py under this very Python."""
+    return [sys.executable, str(DATA_PREP / "prepare.py"), *map(str, args)]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **extra}
+
+
+def prepare(*args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run prepare.py to its end; with ``check`` it has to succeed."""
+    done = subprocess.run(command(*args), capture_output=True, text=True, env=environment(), timeout=300)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def the_sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """What a failed run has to say: one sentence on standard error, nothing else of Python's."""
+    assert done.returncode != 0, done.stdout
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, but for fairseq's log (it has the time) and the stamps (they have the log's size)."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("preprocess.log", ".stamp.json")
+    }
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When every file and folder below a folder was last written."""
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a text file."""
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def write(path: Path, text: list[str]) -> Path:
+    """Write lines, and give the path back."""
+    path.write_text("".join(line + "\n" for line in text), encoding="utf-8")
+    return path

@@ -1,0 +1,79 @@
+"""Anyone's own parallel text: split here without a leak, or split already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import preparing
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SENTENCES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=2, max_size=60)
+
+
+@settings(deadline=None)
+@given(pairs=SENTENCES, sizes=st.tuples(st.integers(1, 5), st.integers(1, 5)), seed=st.integers(0, 5))
+def test_nothing_held_out_is_known_from_training(
+    pairs: list[tuple[int, int]], sizes: tuple[int, int], seed: int
+) -> None:
+    from custom import hold_out
+    from stages import PrepareError
+
+    sides = [f"s{a}" for a, _ in pairs], [f"t{b}" for _, b in pairs]
+    try:
+        splits = hold_out(sides, *sizes, seed)
+    except PrepareError:
+        return
+    assert [len(split[0]) for split in splits[1:]] == list(sizes)
+    for side in (0, 1):
+        train, valid, test = (split[side] for split in splits)
+        assert sorted([*train, *valid, *test]) == sorted(sides[side])
+        assert not {*valid, *test} & {*train}
+        assert not {*valid} & {*test}
+
+
+def test_two_files(small_multi30k: Path, tmp_path: Path) -> None:
+    """Blank lines, a byte-order mark, Windows line ends and Unicode line separators do no harm."""
+    for language in ("de", "en"):
+        text = preparing.lines(small_multi30k / f"train.{language}")
+        text[5] = "" if language == "de" else text[5]
+        text[6] = text[6].replace(" ", "\u2028", 1).replace(" ", "\u00a0", 1)
+        (tmp_path / f"mine.{language}").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(text).encode())
+    out = tmp_path / "new" / "out"
+    done = preparing.prepare("custom", tmp_path / "mine.de", tmp_path / "mine.en", out, "--vocab-size", 600)
+    assert "left out 1 pairs" in done.stdout
+    summary = json.loads((out / "prepare.json").read_text())
+    assert (summary["source_lang"], summary["target_lang"]) == ("de", "en")
+    assert summary["pairs"] == {"train": 271, "valid": 14, "test": 14}
+    together = [line for split in summary["pairs"] for line in preparing.lines(out / "raw" / f"{split}.en")]
+    expected = preparing.lines(small_multi30k / "train.en")
+    assert sorted(together) == sorted(" ".join(line.split()) for i, line in enumerate(expected) if i != 5)
+
+
+def test_ready_splits(small_multi30k: Path, tmp_path: Path) -> None:
+    tests = f"{small_multi30k / 'test_2016_flickr'},{small_multi30k / 'test_2017_flickr'}"
+    preparing.prepare(
+        *("custom", tmp_path / "out", "-s", "en", "-t", "de", "--train-pref", small_multi30k / "train"),
+        *("--valid-pref", small_multi30k / "val", "--test-pref", tests, "--vocab-size", 600),
+    )
+    summary = json.loads((tmp_path / "out" / "prepare.json").read_text())
+    assert summary["test_sets"] == {"test": "test_2016_flickr", "test1": "test_2017_flickr"}
+    assert (tmp_path / "out" / "data-bin" / "test1.en-de.de.bin").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["a.de", "a.en"], "SRC TGT OUT"),
+        (["out", "--train-pref", "a"], "--valid-pref"),
+        (["a.de", "b.de", "out"], "both de"),
+        (["a", "b", "out"], "--source-lang"),
+        (["out", "--train-pref", "a", "--valid-pref", "a", "--test-pref", "a"], "--source-lang"),
+        (["out", "--train-pref", "a", "--valid-pref", "a", "--test-pref", "a", "--test-size", "5"], "ready splits"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], told: str) -> None:
+    done = preparing.prepare("custom", *arguments, check=False)
+    assert told in preparing.the_sentence(done)

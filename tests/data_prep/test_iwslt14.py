@@ -1,0 +1,120 @@
+"""IWSLT'14: the preparation from the raw archive gives the official test set."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import preparing
+import pytest
+
+
+@pytest.fixture(scope="module")
+def archive(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive as the real one: its XML files, and sentences of theirs as a small training text with its tags."""
+    folder = tmp_path_factory.mktemp("archive")
+    raw = corpora / "iwslt14-raw"
+    for language in ("de", "en"):
+        xml = preparing.lines(raw / f"IWSLT14.TED.tst2010.de-en.{language}.xml")
+        sentences = [line.partition('">')[2].removesuffix("</seg>") for line in xml if line.startswith("<seg ")][:460]
+        head = [
+            "<url>http://www.ted.com/</url>",
+            "<keywords>talks</keywords>",
+            "<talkid>1</talkid>",
+            "<title>Titel</title>",
+        ]
+        long = [
+            "ja " * 176 if language == "de" else "yes " * 176,
+            "eins zwei" if language == "de" else "one two three four",
+        ]
+        preparing.write(folder / f"train.tags.de-en.{language}", [*head, *sentences, *long])
+    with tarfile.open(folder / "de-en.tgz", "w:gz") as tar:
+        for path in [*raw.glob("*.xml"), *folder.glob("train.*")]:
+            tar.add(path, f"de-en/{path.name}")
+    return folder / "de-en.tgz"
+
+
+@pytest.fixture(scope="module")
+def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preparation from that archive, downloaded."""
+    out = tmp_path_factory.mktemp("iwslt14") / "out"
+    preparing.prepare("iwslt14", out, "--url", archive.as_uri(), "--vocab-size", 300, "--workers", 1)
+    return out
+
+
+@pytest.mark.parametrize("language", ["de", "en"])
+def test_test_set_is_the_official_one(prepared: Path, corpora: Path, language: str) -> None:
+    ours = preparing.lines(prepared / "tokenised" / f"test.{language}")
+    official = preparing.lines(corpora / "iwslt14-47k" / f"test.{language}")
+    assert len(ours) == len(official) == 6750
+    same = sum(a == b for a, b in zip(ours, official, strict=True)) / len(ours)
+    assert same >= 0.997  # what is asked; with sacremoses 0.2.0 it is 1
+    if same < 1:
+        pytest.fail(f"{same:.2%} of the lines are the official ones: it was 100%")
+
+
+def test_training_text_is_cleaned_and_split(prepared: Path) -> None:
+    kept = preparing.lines(prepared / "tokenised" / "train.en")
+    valid = preparing.lines(prepared / "tokenised" / "valid.en")
+    both = [*kept, *valid]
+    assert len(valid) == len(both) // 23
+    assert "titel" in both
+    assert not any("http" in line or "talkid" in line or "<" in line for line in both)
+    assert not any(line.startswith("yes yes") or line == "one two three four" for line in both)
+    assert both == [line.lower() for line in both]
+    summary = json.loads((prepared / "prepare.json").read_text())
+    assert (summary["bpe"], summary["tokenizer"], summary["lowercase"]) == ("subword-nmt", "moses", True)
+    assert summary["joined_dictionary"] is False
+
+
+def test_every_23rd_pair_is_for_validation() -> None:
+    from iwslt14 import split_train
+
+    source = [f"Satz {i}" for i in range(100)]
+    train, valid = split_train(source, source)
+    assert valid[0] == ["satz 22", "satz 45", "satz 68", "satz 91"]
+    assert train[0] == [line.lower() for i, line in enumerate(source) if i % 23 != 22]
+
+
+def test_ratio_and_length_limits() -> None:
+    from iwslt14 import split_train
+
+    good = [("a b", "a b c"), ("x " * 175, "x " * 175)]
+    bad = [("a b", "a b c d"), ("a b c d", "a b"), ("x " * 176, "x " * 175), ("", "")]
+    pairs = [*good, *bad, *[("fill", "fill")] * 30]
+    train, valid = split_train([a for a, _ in pairs], [b for _, b in pairs])
+    assert len(train[0]) + len(valid[0]) == 32
+
+
+def test_tokenised_text_with_its_codes(corpora: Path, tmp_path: Path) -> None:
+    """The other form of the corpus: tokenised, with ready merges; the XML files give the references."""
+    import argparse
+
+    import prepare
+
+    small = tmp_path / "small"
+    small.mkdir()
+    for path in (corpora / "iwslt14-47k").iterdir():
+        keep = None if path.name.startswith(("code", "test")) else 200
+        preparing.write(small / path.name, preparing.lines(path)[:keep])
+    raw_dirs = [small, corpora / "iwslt14-raw"]
+    arguments = argparse.Namespace(
+        corpus="iwslt14", source_lang="de", target_lang="en", raw_dir=raw_dirs, url="", out=tmp_path, bpe="subword-nmt",
+        vocab_size=None, workers=1,
+    )  # fmt: skip
+    corpus = prepare.make_corpus(arguments)
+    assert corpus.codes == small / "code"
+    assert not corpus.detokenised
+    (tmp_path / "raw").mkdir()
+    corpus.write_raw(tmp_path / "raw")
+    assert preparing.lines(tmp_path / "raw" / "test.en")[0].startswith("You know, ")
+
+    arguments.raw_dir, arguments.vocab_size = [small], 500
+    corpus = prepare.make_corpus(arguments)
+    assert corpus.codes is None
+    assert corpus.detokenised
+    for path in small.glob("test.*"):
+        preparing.write(path, preparing.lines(path)[:200])
+    corpus.write_raw(tmp_path / "raw")
+    assert preparing.lines(tmp_path / "raw" / "test.en")[0].startswith("you know, ")

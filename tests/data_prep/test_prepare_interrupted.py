@@ -1,0 +1,119 @@
+"""Killed, out of disk space, or run twice at once: nothing half-written, and the next run goes on."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import preparing
+import pytest
+
+SMALL = ["--train-size", 1500, "--valid-size", 50, "--test-size", 50, "--vocab-size", 500, "--tokenizer", "moses"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preparation that nothing disturbed, with one process."""
+    out = tmp_path_factory.mktemp("straight") / "out"
+    preparing.prepare("phrases", out, *SMALL, "--workers", 1)
+    return out
+
+
+def start(out: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        preparing.command("phrases", out, *SMALL, "--workers", 2),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=preparing.environment(), start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_stage(process: subprocess.Popen[bytes], out: Path, stage: str) -> None:
+    """Wait until a stage is being made."""
+    end = time.monotonic() + 120
+    while not list(out.glob(f".{stage}.partial-*")):
+        assert process.poll() is None, f"ended with {process.returncode} before {stage} began"
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_killed_in_every_stage(straight: Path, tmp_path: Path) -> None:
+    """Only the process itself is killed: its children have to look after themselves."""
+    out = tmp_path / "out"
+    stages = ["raw", "tokenised", "bpe", "data-bin"]
+    made: dict[str, int] = {}
+    for number, stage in enumerate(stages):
+        process = start(out)
+        wait_for_stage(process, out, stage)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == sorted(stages[:number])
+        assert all((out / name).stat().st_ino == inode for name, inode in made.items()), (
+            "a finished stage was made again"
+        )
+        made = {name: (out / name).stat().st_ino for name in stages[:number]}
+    preparing.prepare("phrases", out, *SMALL, "--workers", 2)
+    assert all((out / name).stat().st_ino == inode for name, inode in made.items())
+    assert preparing.contents(out) == preparing.contents(straight)
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "out"
+    process = start(out)
+    wait_for_stage(process, out, "raw")
+    process.send_signal(number)
+    assert process.wait(timeout=30) != 0
+    assert not out.exists()
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(out)
+    wait_for_stage(process, out, "raw")
+    second = preparing.prepare("phrases", out, *SMALL, check=False)
+    assert "another process" in preparing.the_sentence(second)
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+
+
+@pytest.mark.parametrize("stage", ["raw", "tokenised", "bpe", "data-bin"])
+def test_full_disk(straight: Path, tmp_path: Path, stage: str) -> None:
+    """No file may grow beyond what the stages before need: the stage itself cannot be written."""
+    stages = ["raw", "tokenised", "bpe", "data-bin"]
+    before = stages[: stages.index(stage)]
+    limit = {"raw": 30_000, "tokenised": 103_500, "bpe": 0, "data-bin": 0}[stage]
+    sizes = {name: max(path.stat().st_size for path in (straight / name).iterdir()) for name in stages}
+    print(sizes, limit)
+    out = tmp_path / "out"
+    if before:
+        process = start(out)
+        wait_for_stage(process, out, stage)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    limit = sizes[stage] * 2 // 3
+    done = subprocess.run(
+        preparing.command("phrases", out, *SMALL), capture_output=True, text=True, env=preparing.environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    sentence = preparing.the_sentence(done)
+    assert "disk is full" in sentence
+    assert sorted(os.listdir(out)) == sorted(before) if before else not out.exists()
+
+
+def test_full_file_system(tmp_path: Path) -> None:
+    """A real file system of 200 kB; only root can mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        done = preparing.prepare("phrases", disk / "out", *SMALL, check=False)
+        assert "disk is full" in preparing.the_sentence(done)
+        assert not [path for path in disk.rglob("*") if "partial" in path.name]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
