@@ -1,13 +1,18 @@
-"""Fixtures for all tests; the functions behind them are in support.py."""
+"""Fixtures for all tests; the functions behind them, and others, are in support.py."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import support
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: sums have one order, and processes share two cores
+for switch in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "LOGLEVEL"):
+    os.environ.pop(switch, None)
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -20,19 +25,19 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_fairseq() -> Callable[..., Completed]:
-    """``run_fairseq("generate", DATA, "--path", …, check=True, cwd=…, timeout=…, VARIABLE="value")``: see `run`."""
-
-    def run_fairseq(tool: str, *args: object, **options) -> Completed:
-        return support.run(support.fairseq_command(tool, *args), **options)
-
-    return run_fairseq
+    """``run_fairseq("generate", DATA, "--path", …, check=True, cwd=…, VARIABLE="value")``, see support.py."""
+    return support.run_fairseq
 
 
 @pytest.fixture(scope="session")
-def train_tiny(run_fairseq: Callable[..., Completed], tiny_data: Path) -> Callable[..., Completed]:
-    """``train_tiny(SAVE_DIR, *flags, arch="transformer")`` trains 20 updates of the tiny model; later flags win."""
+def train_tiny(tiny_data: Path) -> Callable[..., Completed]:
+    """``train_tiny(SAVE_DIR, *flags, arch="transformer", check=True, …)`` trains the tiny model for 20 updates.
+
+    Later flags win over those of support.TINY_MODEL and support.TINY_TRAINING.
+    """
 
     def train_tiny(save_dir: Path, *flags: object, arch: str = "transformer", **options) -> Completed:
-        return run_fairseq("train", *support.tiny_train_args(tiny_data, save_dir, *flags, arch=arch), **options)
+        args = support.tiny_train_args(tiny_data, save_dir, *flags, arch=arch)
+        return support.run_fairseq("train", *args, **options)
 
     return train_tiny

@@ -1,12 +1,17 @@
-"""What tests and the long proofs share: fairseq's tools as subprocesses, a tiny corpus, a tiny model."""
+"""What tests and the long proofs share: fairseq's tools as processes of their own, a tiny corpus, a tiny model."""
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import types
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -24,9 +29,23 @@ TINY_TRAINING = (
 ).split()
 
 
+# Importing fairseq takes a process 4 seconds. A server that has imported it, and no plugin, forks the processes that
+# run fairseq's tools: each is as good as a new one, and starts at once.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(
+    [f"fairseq_cli.{tool}" for tool in ("preprocess", "train", "hydra_train", "generate", "interactive", "validate")]
+)
+
+
 def fairseq_command(tool: str, *args: object) -> list[str]:
-    """The command line of a fairseq tool (``train``, ``generate``, ``hydra_train`` …) under this very Python."""
+    """The command line of a fairseq tool under this very Python, for `run_command` and other wholly new processes."""
     return [sys.executable, "-m", f"fairseq_cli.{tool}", *map(str, args)]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This environment with one thread, without the caller's PYTHONPATH, and with *variables*."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**kept, "OMP_NUM_THREADS": "1", **variables}
 
 
 def tiny_train_args(
@@ -37,26 +56,64 @@ def tiny_train_args(
     return list(map(str, args))
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """This environment with one thread (so that sums have one order), and without what changes imports or loading."""
-    dropped = ("PYTHONPATH", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "LOGLEVEL")
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**kept, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **extra}
+def start_fairseq(
+    tool: str,
+    args: Sequence[object],
+    log: Path,
+    *,
+    cwd: Path = REPOSITORY,
+    stdin: Path | str = os.devnull,
+    before: Callable[[], None] | None = None,
+    **variables: str,
+) -> ForkServerProcess:
+    """Start a fairseq tool (``train``, ``generate``, ``hydra_train`` …) in a process of its own.
+
+    Args:
+        log: gets what the tool prints, standard output and error in the order printed.
+        stdin: a file that it reads as standard input.
+        before: called in the new process first; a function of a module.
+        variables: added to the environment.
+    """
+    command = [f"fairseq-{tool.replace('_', '-')}", *map(str, args)]
+    process = _processes.Process(target=_be_fairseq, args=(tool, command, log, cwd, stdin, before, variables))
+    process.start()
+    return process
 
 
-def run(
-    command: Sequence[str], *, cwd: Path = REPOSITORY, check: bool = True, timeout: float = 300, **variables: str
+def run_fairseq(
+    tool: str, *args: object, check: bool = True, timeout: float = 300, **options
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with *variables* added to the environment.
+    """Run a fairseq tool to its end; *options* are those of `start_fairseq`.
 
     Returns:
         The finished process; ``stdout`` holds standard error too, in the order printed.
 
     Raises:
-        AssertionError: with *check*, when the exit status is not 0; it shows all that the command printed.
+        AssertionError: when it takes more than *timeout* seconds or, with *check*, when the exit status is not 0; it
+            shows all that the tool printed.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        process = start_fairseq(tool, args, log, **options)
+        process.join(timeout)
+        ended = process.exitcode is not None
+        process.kill()
+        process.join()
+        printed = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    done = subprocess.CompletedProcess([tool, *map(str, args)], process.exitcode or 0, printed)
+    if not ended or (check and done.returncode != 0):
+        why = f"exit status {done.returncode}" if ended else f"more than {timeout} s"
+        raise AssertionError(f"{why}: fairseq {' '.join(done.args)}\n{printed}")
+    return done
+
+
+def run_command(
+    command: Sequence[object], *, cwd: Path = REPOSITORY, check: bool = True, timeout: float = 300, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run any command to its end, like `run_fairseq`, in a wholly new process with the `environment` above."""
+    words = list(map(str, command))
     done = subprocess.run(
-        list(command),
+        words,
         cwd=cwd,
         env=environment(**variables),
         timeout=timeout,
@@ -67,8 +124,37 @@ def run(
         encoding="utf-8",
     )
     if check and done.returncode != 0:
-        raise AssertionError(f"exit status {done.returncode} of {' '.join(command)}\n{done.stdout}")
+        raise AssertionError(f"exit status {done.returncode}: {' '.join(words)}\n{done.stdout}")
     return done
+
+
+def _be_fairseq(
+    tool: str,
+    command: list[str],
+    log: Path,
+    cwd: Path,
+    stdin: Path | str,
+    before: Callable[[], None] | None,
+    variables: dict[str, str],
+) -> None:
+    """Turn this forked process into what the shell would have started with *command*."""
+    printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(os.open(stdin, os.O_RDONLY), 0)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+    os.chdir(cwd)
+    os.environ.update(variables)
+    sys.argv = command
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        if before is not None:
+            before()
+        importlib.import_module(f"fairseq_cli.{tool}").cli_main()
+    except SystemExit:
+        raise
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
 
 
 def make_tiny_data(folder: Path) -> Path:
@@ -76,7 +162,7 @@ def make_tiny_data(folder: Path) -> Path:
     write_tiny_corpus(folder)
     prefixes = [word for split in ("train", "valid", "test") for word in (f"--{split}pref", folder / split)]
     languages = ("--source-lang", "xx", "--target-lang", "yy")
-    run(fairseq_command("preprocess", *languages, *prefixes, "--destdir", folder / "data-bin"))
+    run_fairseq("preprocess", *languages, *prefixes, "--destdir", folder / "data-bin")
     return folder / "data-bin"
 
 

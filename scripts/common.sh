@@ -1,0 +1,67 @@
+# Shared by the scripts beside it: `source "$(dirname "$0")/common.sh"`. Stops at the first error, knows the root of the
+# repository, and finds a Python with this package in it:
+#
+#   find_python    sets PYTHON: the caller's $PYTHON if set, else the repository's own .venv, made when it is not there
+#   say TEXT…      a line for the user, on standard error
+#   die TEXT…      the same, then exit status 1
+#   show_help      prints the comment at the top of the script, its --help
+#
+# OMP_NUM_THREADS, if not set, becomes 1: small models train no faster with more.
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+  say "error: $*"
+  exit 1
+}
+
+show_help() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0"; }
+
+# A Python 3.11 or 3.12 of the machine, whatever it is called there.
+find_system_python() {
+  local name
+  for name in python3 python python3.12 python3.11; do
+    if "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})' 2>/dev/null
+    then
+      command -v "$name"
+      return
+    fi
+  done
+  die "no Python 3.11 or 3.12 with the venv module found (tried python3, python, python3.12, python3.11): install one," \
+    "for example with 'apt install python3.11-venv', or set PYTHON to one in which this package is installed"
+}
+
+# Makes $ROOT/.venv and installs the package and its development tools into it, editable, unless that has been done with
+# the very setup.py, pyproject.toml and constraints.txt of now.
+ensure_venv() {
+  local venv=$ROOT/.venv stamp wanted base
+  stamp=$venv/.installed
+  wanted=$(cd "$ROOT" && cat setup.py pyproject.toml constraints.txt | cksum)
+  if [[ -x $venv/bin/python && -f $stamp && $(cat "$stamp") == "$wanted" ]]; then return; fi
+  if [[ ! -f $stamp ]]; then # also after an attempt that was interrupted
+    base=$(find_system_python)
+    say "making a virtual environment in $venv with $base"
+    "$base" -m venv "$venv"
+  fi
+  say "installing fairseq-dsp and what it needs into $venv (about 1.5 GB, a minute or so) ..."
+  "$venv/bin/python" -m pip install --disable-pip-version-check --editable "$ROOT[dev]" \
+    --constraint "$ROOT/constraints.txt" >&2 || die "installing failed; the lines above say why"
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+find_python() {
+  if [[ -n ${PYTHON:-} ]]; then
+    "$PYTHON" -c 'import fairseq, torch' 2>/dev/null ||
+      die "PYTHON is set to '$PYTHON', which cannot import fairseq and torch: unset it, or install this package there"
+  else
+    ensure_venv
+    PYTHON=$ROOT/.venv/bin/python
+  fi
+  export PYTHON
+  PATH=$(dirname "$(command -v "$PYTHON")"):$PATH # fairseq-train and the others beside it
+}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Set up everything and pass the tests: ruff, mypy, pytest.
+#
+#   ./scripts/test.sh [PYTEST-OPTIONS]      e.g. ./scripts/test.sh tests/subset -k relaxed
+#
+# Makes the virtual environment .venv on the first run (set PYTHON to use another one), about a minute; then at most
+# 10 minutes on 2 cores. Tests on the shared corpora read them from $FAIRSEQ_DSP_CORPORA or ../shared/data, and are
+# skipped where there are none; so are tests that need a GPU. Proofs that take longer: tests/long/.
+
+source "$(dirname "$0")/common.sh"
+
+case ${1:-} in
+  -h | --help)
+    show_help
+    exit
+    ;;
+esac
+
+find_python
+cd "$ROOT"
+say "ruff"
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+say "mypy"
+"$PYTHON" -m mypy
+say "pytest"
+exec "$PYTHON" -m pytest "$@"

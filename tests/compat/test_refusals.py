@@ -1,0 +1,53 @@
+"""What fairseq does silently or obscurely is refused in one sentence, printed without a traceback."""
+
+import sys
+
+import support
+
+from fairseq_dsp.compat import tracebacks_for_users
+from fairseq_dsp.errors import UserError, find_in_chain
+
+
+def last_line(done) -> str:
+    return done.stdout.rstrip().splitlines()[-1]
+
+
+def test_torchrun_without_gpus_is_refused(train_tiny, tmp_path):
+    torchrun = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = train_tiny(tmp_path / "run", check=False, **torchrun)
+    assert done.returncode == 1
+    assert last_line(done).startswith("error: torchrun started 2 processes, but")
+    assert "--distributed-world-size 2" in last_line(done)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bf16_without_a_tpu_says_what_to_use(train_tiny, tmp_path):
+    done = train_tiny(tmp_path, "--bf16", check=False)
+    assert done.returncode == 1
+    assert last_line(done).startswith("error: --bf16")
+    assert "--amp" in last_line(done)
+
+
+def test_a_user_error_prints_one_line_and_others_their_traceback():
+    code = "import sys; sys.argv[0] = 'fairseq-train'; from fairseq_dsp.errors import UserError; "
+    for raised, printed in (
+        ("raise UserError('Give a number.')", "error: Give a number.\n"),
+        ("raise ValueError('broken')", "Traceback"),
+    ):
+        done = support.run_command([sys.executable, "-c", code + raised], check=False)
+        assert done.returncode == 1
+        assert printed in done.stdout
+        assert ("Traceback" in done.stdout) == (printed == "Traceback")
+
+
+def test_a_programs_own_hook_is_left_alone():
+    before = sys.excepthook
+    tracebacks_for_users.apply()
+    assert sys.excepthook is before
+
+
+def test_a_user_error_is_found_behind_what_fairseq_made_of_it():
+    shown = RuntimeError("please ensure that the architectures match")
+    shown.__context__ = UserError("Give a number.")  # as if raised while that was handled
+    assert str(find_in_chain(shown, UserError)) == "Give a number."
+    assert find_in_chain(shown, OSError) is None

@@ -1,0 +1,120 @@
+"""``--user-dir fairseq_dsp`` from the repository, from an installed wheel, and when the package is imported already."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+
+import fairseq
+import pytest
+import support
+from fairseq import utils
+
+from fairseq_dsp.compat import apply_all, user_dir_imported_twice
+from fairseq_dsp.errors import UserError
+
+apply_all()
+
+# Registers the architectures and says from where; the name is asked for the way every fairseq tool asks.
+ASK = (
+    "from argparse import Namespace; from fairseq import models, utils; "
+    "utils.import_user_module(Namespace(user_dir='fairseq_dsp')); import fairseq_dsp, os; "
+    "assert 'transformer_dsp' in models.MODEL_REGISTRY; print(os.path.realpath(fairseq_dsp.__file__))"
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel of this package, built from a copy of the repository so that nothing is left there."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
+        if (support.REPOSITORY / name).exists():
+            shutil.copy(support.REPOSITORY / name, source)
+    shutil.copytree(support.PLUGIN, source / "fairseq_dsp", ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    support.run_command([*build, "--wheel-dir", folder, source])
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory) -> Path:
+    """A folder of installed packages with the wheel in it, and fairseq beside it as in a real one."""
+    site = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
+    support.run_command(install)
+    beside = Path(fairseq.__file__).parents[1]
+    for name in ("fairseq", "fairseq_cli"):
+        (site / name).symlink_to(beside / name)
+    return site
+
+
+def ask(code: str, site: Path | None, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run *code* as a console script would: the working folder is not on the path by itself."""
+    variables = {"PYTHONPATH": str(site)} if site else {}
+    return support.run_command([sys.executable, "-P", "-c", code], cwd=cwd, **variables)
+
+
+def test_the_wheel_holds_the_package_and_its_configs(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    source = {
+        str(path.relative_to(support.REPOSITORY))
+        for pattern in ("**/*.py", "config/**/*.yaml")
+        for path in support.PLUGIN.glob(pattern)
+    }
+    assert source <= set(names)
+    assert not [name for name in names if name.startswith(("tests", "benchmarks", "data-prep"))]
+    (entry,) = [name for name in names if name.endswith("entry_points.txt")]
+    assert "fairseq-dsp = fairseq_dsp.cli:main" in zipfile.ZipFile(wheel).read(entry).decode()
+    assert [name for name in names if name.endswith("LICENSE")]
+
+
+def test_from_the_repository():
+    assert ask(ASK, None, support.REPOSITORY).stdout.endswith(f"{support.PLUGIN}/__init__.py\n")
+
+
+def test_from_a_wheel_in_an_unrelated_folder(site, tmp_path):
+    assert ask(ASK, site, tmp_path).stdout.endswith(f"{site}/fairseq_dsp/__init__.py\n")
+
+
+def test_from_a_wheel_when_imported_already(site, tmp_path):
+    assert ask("import fairseq_dsp; " + ASK, site, tmp_path).stdout.endswith(f"{site}/fairseq_dsp/__init__.py\n")
+
+
+def test_in_the_repository_with_a_wheel_of_the_same_code(site):
+    assert ask(ASK, site, support.REPOSITORY).stdout.endswith(f"{support.PLUGIN}/__init__.py\n")
+    already = ask("import fairseq_dsp; " + ASK, site, support.REPOSITORY)
+    assert already.stdout.endswith(f"{site}/fairseq_dsp/__init__.py\n")
+
+
+def test_training_from_a_wheel(site, tiny_data, tmp_path):
+    args = support.tiny_train_args(tiny_data, tmp_path / "run", "--max-update", 2, "--user-dir", "fairseq_dsp")
+    command = [sys.executable, "-P", "-m", "fairseq_cli.train", *args]
+    support.run_command(command, cwd=tmp_path, PYTHONPATH=str(site))
+    assert (tmp_path / "run" / "checkpoint_last.pt").exists()
+
+
+def test_other_code_of_the_same_name_is_refused(tmp_path, monkeypatch):
+    shutil.copytree(support.PLUGIN, tmp_path / "fairseq_dsp")
+    monkeypatch.chdir(tmp_path)
+    utils.import_user_module(Namespace(user_dir="fairseq_dsp"))  # a copy of the same code
+    with open(tmp_path / "fairseq_dsp" / "errors.py", "a") as file:
+        file.write("\n# changed\n")
+    with pytest.raises(
+        UserError, match=f"{tmp_path}/fairseq_dsp holds other code than the fairseq_dsp already imported"
+    ):
+        utils.import_user_module(Namespace(user_dir="fairseq_dsp"))
+    assert not user_dir_imported_twice.same_code(tmp_path / "fairseq_dsp", support.PLUGIN)
+
+
+def test_another_plugin_is_still_imported(tmp_path):
+    (tmp_path / "some_other_plugin").mkdir()
+    (tmp_path / "some_other_plugin" / "__init__.py").write_text("import os\nos.environ['SOME_OTHER_PLUGIN'] = 'in'\n")
+    utils.import_user_module(Namespace(user_dir=str(tmp_path / "some_other_plugin")))
+    assert os.environ.pop("SOME_OTHER_PLUGIN") == "in"
+    utils.import_user_module(Namespace(user_dir=None))
