@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from .config import PruningConfig
 from .gate import GatedProjection
 from .heads import TYPES, AttentionModule, HeadSet, attention_modules
+from .monitor import GradientMonitor
+from .penalty import Multiplier
 from .plan import PruningPlan
 
-logger = logging.getLogger(__name__)
+_MULTIPLIER = "l0_multiplier"
+"""Name of the adaptive λ in a model, where there is one."""
 
 
 class HeadPruner:
     """Sets the gates of a model before each forward pass.
 
     In training they are a sample of the selection at the current update; in evaluation the hard choice of exactly K
-    heads, without noise. It is no module: it owns no parameter and leaves no trace in the state dict.
+    heads, without noise. It is no module and owns no parameter: the importance is the attention modules'.
 
     :param model: an encoder–decoder Transformer; its attention modules' output projections become gated.
     :param config: the pruning options.
@@ -39,14 +43,45 @@ class HeadPruner:
         if config.freeze_weights:
             self._freeze(model)
         self.seed = torch.initial_seed()  # what fairseq was given with --seed: the same on every process
-        self.update = 0
         self.sampled: Tensor | None = None
-        self._bounded_seen = 0
+        self.monitor = GradientMonitor()
+        self.multiplier: Multiplier | None = None
+        if config.l0_penalty is not None and config.l0_penalty_lr is not None:
+            self.multiplier = Multiplier(
+                config.l0_penalty, config.l0_penalty_lr, self.plan.budget.total, self.plan.heads
+            )
+            model.add_module(_MULTIPLIER, self.multiplier)
+        model.register_load_state_dict_pre_hook(self._before_loading)
+        self._update = 0
+        self._loaded = False
+        self._sampled_since_update = False
+        self._penalty_due = False
 
     @property
     def importance(self) -> Tensor:
         """The importance of all heads. *Shape:* (N)"""
         return torch.cat([gate.importance for gate in self.gates])
+
+    @property
+    def update(self) -> int:
+        """The number of updates made so far: an update that overflowed is none."""
+        return self._update
+
+    @update.setter
+    def update(self, update: int) -> None:
+        # a step from one update to the next, and not the jump that loading a checkpoint is
+        if self.multiplier is not None and self._sampled_since_update and update == self._update + 1:
+            with torch.no_grad():
+                self.multiplier.step(self.plan.selection.expected_open(self.importance))
+        self._sampled_since_update = False
+        self._update = update
+
+    @property
+    def l0_penalty(self) -> float:
+        """λ, the weight of each head that is expected to be open; 0 without a penalty."""
+        if self.multiplier is not None:
+            return float(self.multiplier.value)
+        return self.plan.config.l0_penalty or 0.0
 
     @property
     def temperature(self) -> float:
@@ -62,23 +97,38 @@ class HeadPruner:
         if not self.plan.prunes:
             return
         if training:
-            self._report_bound()
-            gates = self.plan.sample(self.importance, self.update, self.seed)
+            importance = self.importance
+            gates = self.plan.sample(importance, self.update, self.seed)
             self.sampled = gates.detach()
+            self._sampled_since_update = True
+            self._penalty_due = self.plan.selection.penalised
+            self.monitor.watch(importance, gates)
+            self.monitor.report(self.temperature)
         else:
             gates = self.plan.keep(self.importance)
         for gate, values in zip(self.gates, gates.split([m.heads for m in self.modules]), strict=True):
             gate.gate = values
 
     def expected_open(self) -> Tensor:
-        """Return the expected number of open gates of a penalised selection, differentiable; a scalar.
-
-        :raises ValueError: if no penalty was given.
-        """
-        config = self.plan.config
-        if config.l0_penalty is None:
-            raise ValueError(f"--head-selection {config.head_selection} needs --l0-penalty, but none is given")
+        """Return the expected number of open gates of a penalised selection, differentiable; a scalar."""
+        self._penalty_due = False
         return self.plan.selection.expected_open(self.importance)
+
+    def before_training(self) -> None:
+        """Refuse a training that cannot do what its options say; called before every update.
+
+        :raises UserError: if the frozen weights are random ones, or nobody added the penalty to the last loss.
+        """
+        if self.plan.config.freeze_weights and not self._loaded:
+            raise UserError(
+                "--freeze-weights trains the importance variables of a trained model, but no checkpoint was loaded to "
+                "start from: give one with --finetune-from-model (hydra: checkpoint.finetune_from_model)"
+            )
+        if self._penalty_due:
+            raise UserError(
+                f"--head-selection {self.plan.config.head_selection} removes heads by a penalty, but this criterion "
+                "does not add it to the loss: use --criterion label_smoothed_cross_entropy_dsp"
+            )
 
     def statistics(self) -> dict[str, float]:
         """Return what to log of the last training forward pass.
@@ -92,6 +142,8 @@ class HeadPruner:
         if self.sampled is not None:
             gates = self.sampled.float()
             stats["gate_softness"] = float(torch.minimum(gates.abs(), (1 - gates).abs()).mean())
+        if self.multiplier is not None:
+            stats["l0_penalty"] = self.l0_penalty
         return stats
 
     def _freeze(self, model: nn.Module) -> None:
@@ -104,12 +156,17 @@ class HeadPruner:
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in importance)
 
-    def _report_bound(self) -> None:
-        """Say in the log that the gradient bound acted, the more rarely the more often it does."""
-        record = self.plan.selection.gradients
-        if record.bounded > 0 and record.bounded >= 2 * self._bounded_seen:
-            self._bounded_seen = record.bounded
-            logger.info(
-                "the gradient of the importance variables was scaled down to its bound in %d of %d backward passes so "
-                "far; the temperature is now %.3g", record.bounded, record.calls, self.temperature,
-            )  # fmt: skip
+    def _before_loading(self, model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Refuse an importance that orders no heads; fit the adaptive λ to a checkpoint of a run with or without it."""
+        self._loaded = True
+        for name, value in state.items():
+            if name.startswith(prefix) and name.endswith(".importance") and not torch.isfinite(value).all():
+                raise UserError(
+                    f"{name} in the checkpoint holds a NaN or an infinity, but every head needs a finite importance: "
+                    "load an earlier checkpoint of that run"
+                )
+        key = f"{prefix}{_MULTIPLIER}.value"
+        if self.multiplier is None:
+            state.pop(key, None)
+        else:
+            state.setdefault(key, self.multiplier.value)

@@ -139,7 +139,7 @@ class PrunableTransformer(TransformerModel):
         """
         if mode and self.pruner is not None:
             self.pruner.before_training()
-        return super().train(mode)  # type: ignore[no-any-return]
+        return super().train(mode)
 
     def set_num_updates(self, num_updates: int) -> None:
         """Take the number of updates made so far from the trainer: the schedules are functions of it."""

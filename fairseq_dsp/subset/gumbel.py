@@ -16,4 +16,4 @@ class Gumbel(Selection):
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         noise = gumbel_noise(importance.numel(), generator)
-        return relaxed_gates(importance, budget, self.annealing(update), noise, self.gradients)
+        return relaxed_gates(importance, budget, self.annealing(update), noise)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .budget import Budget
 from .schedule import anneal, check_annealing
-from .topk import GradientRecord, hard_gates
+from .topk import hard_gates
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class Selection(ABC):
         """
         self.annealing = annealing
         self.kept = kept
-        self.gradients = GradientRecord()
 
     @abstractmethod
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:

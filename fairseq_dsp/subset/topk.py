@@ -35,15 +35,6 @@ _REMOVED = -1e200
 
 
 @dataclass
-class GradientRecord:
-    """What the last backward pass of a relaxed top-K saw; norms are of the gradient after the bound."""
-
-    norm: float = 0.0
-    bounded: int = 0
-    calls: int = 0
-
-
-@dataclass
 class _Step:
     """One softmax of the recurrence, with what its Jacobian needs, computed without cancellation."""
 
@@ -102,12 +93,8 @@ def relaxed_gates(
     budget: Budget,
     temperature: float,
     noise: Tensor | None = None,
-    record: GradientRecord | None = None,
 ) -> Tensor:
-    """Return the soft gates of a relaxed sample under *budget*; see :func:`relaxed_top_k`.
-
-    :param record: receives the norm of each gradient, and how many reached the bound.
-    """
+    """Return the soft gates of a relaxed sample under *budget*; see :func:`relaxed_top_k`."""
     _check_vector(scores, "scores")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"the temperature is {temperature}, but it must be a positive, finite number")
@@ -117,7 +104,7 @@ def relaxed_gates(
         raise ValueError(f"the noise has shape {tuple(noise.shape)}, but the scores have shape {tuple(scores.shape)}")
     _check_vector(noise, "noise")
     perturbed = scores.double() + noise.to(scores.device, torch.float64)
-    gates: Tensor = _RelaxedTopK.apply(perturbed, budget, temperature, record or GradientRecord())
+    gates: Tensor = _RelaxedTopK.apply(perturbed, budget, temperature)
     return gates.to(scores.dtype)
 
 
@@ -138,21 +125,18 @@ class _RelaxedTopK(torch.autograd.Function):
     """The recurrence and its exact vector–Jacobian product; perturbed scores in, gates out, both float64."""
 
     @staticmethod
-    def forward(ctx: Any, perturbed: Tensor, budget: Budget, temperature: float, record: GradientRecord) -> Tensor:
+    def forward(ctx: Any, perturbed: Tensor, budget: Budget, temperature: float) -> Tensor:
         gates, steps = _recurrence(perturbed.detach().cpu().numpy(), budget, temperature)
         # kept on ctx rather than saved for backward: activation checkpointing goes backward through this node twice
-        ctx.steps, ctx.temperature, ctx.record = steps, temperature, record
+        ctx.steps, ctx.temperature = steps, temperature
         return torch.from_numpy(gates).to(perturbed.device)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         incoming = grad.cpu().numpy()
-        outgoing, bounded = _bounded(*_backward(ctx.steps, incoming, ctx.temperature), incoming)
-        ctx.record.norm = float(np.linalg.norm(outgoing))
-        ctx.record.bounded += bounded
-        ctx.record.calls += 1
-        return torch.from_numpy(outgoing).to(grad.device), None, None, None
+        outgoing = _bounded(*_backward(ctx.steps, incoming, ctx.temperature), incoming)
+        return torch.from_numpy(outgoing).to(grad.device), None, None
 
 
 def _recurrence(perturbed: np.ndarray, budget: Budget, temperature: float) -> tuple[np.ndarray, list[_Step]]:
@@ -210,13 +194,13 @@ def _backward(steps: list[_Step], grad: np.ndarray, temperature: float) -> tuple
     return adjoint, log_scale
 
 
-def _bounded(vector: np.ndarray, log_scale: float, incoming: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return vector · e^log_scale, shortened to GRADIENT_BOUND · ‖incoming‖ where it is longer, and whether it was."""
+def _bounded(vector: np.ndarray, log_scale: float, incoming: np.ndarray) -> np.ndarray:
+    """Return vector · e^log_scale, shortened to GRADIENT_BOUND · ‖incoming‖ where it is longer."""
     norm = float(np.linalg.norm(vector))
     # a hair below, so that rounding the result to float32 does not pass the bound
     limit = (1 - 1e-6) * GRADIENT_BOUND * float(np.linalg.norm(incoming))
     if norm == 0 or limit == 0:
-        return np.zeros_like(vector), False
+        return np.zeros_like(vector)
     if math.log(norm) + log_scale <= math.log(limit):
-        return vector * math.exp(log_scale), False
-    return vector * (limit / norm), True
+        return vector * math.exp(log_scale)
+    return vector * (limit / norm)

@@ -29,7 +29,7 @@ class PenalisedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             return loss, sample_size, log
         expected = pruner.expected_open()
         # the sample size is the divisor of the gradient: tokens, or sentences with --sentence-avg
-        loss = loss + pruner.plan.config.l0_penalty * sample_size * expected.to(loss)
+        loss = loss + pruner.l0_penalty * sample_size * expected.to(loss)
         log["loss"] = loss.data
         log["expected_heads"] = expected.item() * sample_size
         return loss, sample_size, log

@@ -1,0 +1,73 @@
+"""Watches whether the importance variables can learn: how much of the gates' gradient reaches them."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from ..subset import GRADIENT_BOUND
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 50
+"""Backward passes looked at together; reading them one by one would make a GPU wait."""
+
+VANISHED = 1e-6
+"""A gradient of the importance that is shorter than this many times the gates' moves no head's rank in any run."""
+
+
+class GradientMonitor:
+    """Says in the log when the gradients of the importance vanish, or are cut to their bound, and how hot it is then.
+
+    Each is said at the first window in which it happens, and then at the second, the fourth, the eighth …
+    """
+
+    def __init__(self) -> None:
+        self._incoming: Tensor | None = None
+        self._ratios: list[Tensor] = []
+        self._windows = {"vanished": 0, "bounded": 0}
+
+    def watch(self, importance: Tensor, gates: Tensor) -> None:
+        """Measure the coming backward pass.
+
+        :param importance: what the gates were sampled from, not a leaf. *Shape:* (N).
+        :param gates: the sample. *Shape:* (N).
+        """
+        if importance.requires_grad and gates.requires_grad:
+            gates.register_hook(self._at_gates)
+            importance.register_hook(self._at_importance)
+
+    def report(self, temperature: float) -> None:
+        """Log what the last :data:`WINDOW` backward passes showed, if there were so many since the last report."""
+        if len(self._ratios) < WINDOW:
+            return
+        ratios = torch.stack(self._ratios)  # a NaN, where half precision overflowed, is neither small nor large
+        self._ratios.clear()
+        vanished = int((ratios < VANISHED).sum())
+        bounded = int((ratios > 0.99 * GRADIENT_BOUND).sum())
+        if vanished > WINDOW / 2 and self._is_news("vanished"):
+            logger.warning(
+                "the importance variables hardly learn: in %d of the last %d backward passes their gradient vanished; "
+                "the temperature is now %.3g: a higher --final-temperature or a slower cooldown keeps them learning",
+                vanished, WINDOW, temperature,
+            )  # fmt: skip
+        if bounded and self._is_news("bounded"):
+            logger.warning(
+                "the gradient of the importance variables exploded and was scaled down to its bound, %g times the "
+                "gates' gradient, in %d of the last %d backward passes; the temperature is now %.3g",
+                GRADIENT_BOUND, bounded, WINDOW, temperature,
+            )  # fmt: skip
+
+    def _is_news(self, what: str) -> bool:
+        self._windows[what] += 1
+        return self._windows[what].bit_count() == 1
+
+    def _at_gates(self, gradient: Tensor) -> None:
+        self._incoming = gradient.float().norm()
+
+    def _at_importance(self, gradient: Tensor) -> None:
+        assert self._incoming is not None
+        # no gradient at the gates says nothing about the selection: 0 / 0 is a NaN
+        self._ratios.append(gradient.float().norm() / self._incoming)

@@ -1,0 +1,85 @@
+"""fairseq's training inside the test's own process, through the same functions as its two command lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import support
+import torch
+from fairseq import metrics, options, tasks
+from fairseq.dataclass.initialize import add_defaults, hydra_init
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq_cli import hydra_train
+from fairseq_cli.train import main
+from omegaconf import OmegaConf
+
+import fairseq_dsp
+
+CONFIGS = support.PLUGIN / "config"
+
+
+def argparse_config(data: Path, save_dir: Path, *flags: object, arch: str = "transformer_dsp") -> Any:
+    """What ``fairseq-train`` makes of its command line."""
+    assert fairseq_dsp, "imported, so that its architectures are known to the parser"
+    argv = support.tiny_train_args(data, save_dir, *flags, arch=arch)
+    return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), argv))
+
+
+def hydra_config(name: str, data: Path, save_dir: Path, *overrides: str, configs: Path = CONFIGS) -> Any:
+    """What ``fairseq-hydra-train --config-dir CONFIGS --config-name NAME`` makes of its command line."""
+    hydra_init(name)
+    settings = [f"task.data={data}", f"checkpoint.save_dir={save_dir}", f"common.user_dir={support.PLUGIN}"]
+    with hydra.initialize_config_dir(str(configs), version_base="1.3"):
+        config = hydra.compose(name, [*settings, *overrides])
+    add_defaults(config)
+    return config
+
+
+HYDRA_TINY = (
+    "+model.encoder.layers=2 +model.decoder.layers=2 +model.encoder.embed_dim=16 +model.decoder.embed_dim=16 "
+    "+model.encoder.ffn_embed_dim=32 +model.decoder.ffn_embed_dim=32 +model.encoder.attention_heads=2 "
+    "+model.decoder.attention_heads=2 lr_scheduler.warmup_updates=4 optimization.lr=[0.005] "
+    "optimization.max_update=20 optimization.max_epoch=0 dataset.max_tokens=400 dataset.num_workers=0 common.cpu=true"
+).split()
+"""Overrides that make a config of the package train the tiny model."""
+
+
+def build(config: Any) -> Any:
+    """Build the model of a training config, as the training does."""
+    return tasks.setup_task(config.task).build_model(config.model)
+
+
+def train(data: Path, save_dir: Path, *flags: object, arch: str = "transformer_dsp") -> dict[str, Any]:
+    """Train as ``fairseq-train`` does; return the last checkpoint."""
+    metrics.reset()
+    main(argparse_config(data, save_dir, *flags, arch=arch))
+    return checkpoint(save_dir)
+
+
+def train_hydra(name: str, data: Path, save_dir: Path, *overrides: str) -> dict[str, Any]:
+    """Train as ``fairseq-hydra-train`` does; return the last checkpoint."""
+    metrics.reset()
+    hydra_train._hydra_main(hydra_config(name, data, save_dir, *overrides))
+    return checkpoint(save_dir)
+
+
+def checkpoint(save_dir: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]:
+    """Read a checkpoint, safely."""
+    return torch.load(save_dir / name, weights_only=True)
+
+
+def importance(model: dict[str, torch.Tensor]) -> torch.Tensor:
+    """All importance variables of a state dict, in the order of its keys."""
+    return torch.cat([value for name, value in model.items() if name.endswith("out_proj.importance")])
+
+
+def without_importance(model: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The other entries of a state dict."""
+    return {name: value for name, value in model.items() if not name.endswith("out_proj.importance")}
+
+
+def plain(config: Any) -> Any:
+    """A config as plain dicts and lists."""
+    return OmegaConf.to_container(config, enum_to_str=True) if OmegaConf.is_config(config) else config
