@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from .errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "heads": (".compact.heads", "Show which heads a model keeps"),
+    "compact": (".compact.command", "Remove the heads that a model does not keep, for good"),
+    "export-fairseq": (".compact.export_fairseq", "Write a checkpoint for fairseq without this plugin"),
     "evaluate": (".study.evaluate", "Score models: tokenised BLEU, detokenised BLEU, chrF"),
+    "sweep": (".study.sweep", "Run a study: many trainings, head counts and methods, ending in one table"),
+    "report": (".study.report", "Tables and pictures of a study: Markdown, HTML, CSV, LaTeX"),
 }
 """Name of a command → (module, what it does). A module has ``add_arguments(parser)`` and ``run(args) -> None``."""
 

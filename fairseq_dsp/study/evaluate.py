@@ -15,17 +15,17 @@ examples:
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import re
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from .atomic import write_json, write_text
+from .inspection import inspect
 from .prepared import PreparedData
 from .scoring import detokenised, score
 
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--heads-to-keep", type=int, metavar="K", help="evaluate with so many heads (default: as it was trained)"
     )
+    parser.add_argument("--kept-heads", metavar="FILE", help="evaluate with this set of heads, as JSON")
     parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default: %(default)s)")
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="of a batch (default: %(default)s)")
@@ -68,6 +69,8 @@ def run(args: argparse.Namespace) -> None:
     """
     data = PreparedData.read(args.data)
     data.check_split(args.split)
+    if args.heads_to_keep is not None and args.kept_heads is not None:
+        raise UserError("--heads-to-keep and --kept-heads both say which heads to keep: give one of them")
     if args.beam < 1:
         raise UserError(f"--beam is {args.beam}, but it must be 1 or more")
     if args.translations and len(args.checkpoints) > 1:
@@ -75,12 +78,14 @@ def run(args: argparse.Namespace) -> None:
     for path in (path for checkpoint in args.checkpoints for path in checkpoint.split(":")):
         if not Path(path).is_file():
             raise UserError(f"the checkpoint {path} is missing: give a file that fairseq-train wrote")
-        if args.heads_to_keep is not None:
-            check_heads(path, args.heads_to_keep)
+    insides = [
+        inspect(checkpoint.split(":")[0], args.heads_to_keep, args.kept_heads) for checkpoint in args.checkpoints
+    ]
     results = []
-    for checkpoint in args.checkpoints:
+    for checkpoint, inside in zip(args.checkpoints, insides, strict=True):
         tokens, speed = translate(
-            checkpoint, data, args.split, heads_to_keep=args.heads_to_keep, beam=args.beam, lenpen=args.lenpen,
+            checkpoint, data, args.split, heads_to_keep=args.heads_to_keep, kept_heads=args.kept_heads,
+            beam=args.beam, lenpen=args.lenpen,
             max_tokens=args.max_tokens, cpu=args.cpu,
         )  # fmt: skip
         results.append(
@@ -88,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
             | {"heads_to_keep": args.heads_to_keep, "beam": args.beam, "lenpen": args.lenpen}
             | score(data, args.split, tokens)
             | speed
+            | inside.to_json()
         )
         print(_text(results[-1]), flush=True)
         if args.translations:
@@ -96,46 +102,38 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, results)
 
 
-def check_heads(path: str, heads_to_keep: int) -> None:
-    """Raise a `UserError` unless the model in a checkpoint can be evaluated with so many heads."""
-    from fairseq import checkpoint_utils
-
-    state = checkpoint_utils.load_checkpoint_to_cpu(path)["model"]
-    total = sum(value.numel() for name, value in state.items() if name.endswith("out_proj.importance"))
-    if not total:
-        raise UserError(
-            f"--heads-to-keep {heads_to_keep} cannot be applied to {path}: it holds no importance of heads, because it "
-            "is compact or of fairseq's own transformer; leave the option out, or train with --arch transformer_dsp"
-        )
-    if not 0 <= heads_to_keep <= total:
-        raise UserError(f"--heads-to-keep is {heads_to_keep}, but {path} has {total} heads: give 0 to {total}")
-
-
 def translate(
     checkpoint: str,
     data: PreparedData,
     split: str,
     *,
     heads_to_keep: int | None = None,
+    kept_heads: str | None = None,
     beam: int = 5,
     lenpen: float = 1.0,
     max_tokens: int = 4096,
     cpu: bool = False,
 ) -> tuple[list[str], dict[str, float]]:
-    """Translate a text with fairseq-generate; its progress goes to standard error.
+    """Translate a text with fairseq-generate; its progress bar goes to standard error.
 
-    :return: the translations in the order of the text, BPE undone, tokens left; and the ``sentences``, their
-        ``sentences_per_second`` and ``tokens_per_second`` while translating, and all the ``seconds`` it took.
-    :raises UserError: if fairseq-generate fails.
+    :return: the translations in the order of the text, BPE undone, tokens left; and the number of ``sentences``, how
+        many ``sentences_per_second`` and ``tokens_per_second``, of the search alone.
+    :raises UserError: if the model cannot be used, or the data do not belong together.
     """
+    from fairseq import options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq_cli import generate
+
     source, target = data.languages
-    overrides = {}
+    overrides: dict[str, Any] = {}
     if heads_to_keep is not None:
         overrides = {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)}
+    if kept_heads is not None:
+        overrides = {"head_selection": "fixed", "kept_heads": str(kept_heads), "freeze_weights": False}
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "fairseq_cli.generate", str(data.data_bin), "--user-dir", str(PACKAGE)),
-            *("--source-lang", source, "--target-lang", target, "--gen-subset", split, "--path", checkpoint),
+        arguments = [
+            *(str(data.data_bin), "--user-dir", str(PACKAGE), "--path", checkpoint),
+            *("--source-lang", source, "--target-lang", target, "--gen-subset", split),
             *("--beam", str(beam), "--lenpen", str(lenpen), "--max-tokens", str(max_tokens), "--num-workers", "0"),
             # fairseq leaves out the sentences that do not fill the last batch up to such a multiple
             *("--required-batch-size-multiple", "1"),
@@ -143,50 +141,58 @@ def translate(
             *("--results-path", folder),
             *(["--cpu"] if cpu else []),
         ]
-        start = time.monotonic()
-        status, last = _run_showing_errors(command)
-        if status:
-            raise UserError(f"fairseq-generate failed on {checkpoint} (exit status {status}): {last}")
+        args = options.parse_args_and_arch(options.get_generation_parser(), arguments)
+        with _listening() as said:
+            generate.main(convert_namespace_to_omegaconf(args))
         output = (Path(folder) / f"generate-{split}.txt").read_text(encoding="utf-8")
-    speed = {"seconds": round(time.monotonic() - start, 2)}
     found: dict[int, str] = {}
     for line in output.split("\n"):
         if line.startswith("H-"):
             name, _, text = line.split("\t")
             found[int(name.removeprefix("H-"))] = text
-        elif match := _SPEED.search(line):
-            speed |= {"sentences_per_second": float(match[1]), "tokens_per_second": float(match[2])}
     expected = len(data.references(split))
     if sorted(found) != list(range(expected)):
         raise UserError(
             f"fairseq-generate translated {len(found)} sentences of {split}, but its references are {expected}: the "
             f"data in {data.folder} do not belong together, so run scripts/preprocess.sh again"
         )
-    return [found[i] for i in range(expected)], {"sentences": expected, **speed}
+    speed = {"sentences": float(expected)}
+    for match in filter(None, map(_SPEED.search, said)):
+        speed |= {"sentences_per_second": float(match[3]), "tokens_per_second": float(match[4])}
+    return [found[i] for i in range(expected)], speed
 
 
-def _run_showing_errors(command: Sequence[str]) -> tuple[int, str]:
-    """Run a command and pass on what it writes to standard error; return its exit status and the last line."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    tail = b""
-    with process:
-        assert process.stderr is not None
-        while chunk := process.stderr.read1():  # type: ignore[attr-defined]
-            tail = (tail + chunk)[-4096:]
-            sys.stderr.buffer.write(chunk)
-            sys.stderr.flush()
-    lines = [line for line in re.split(r"[\r\n]+", tail.decode(errors="replace")) if line.strip()]
-    return process.returncode, lines[-1].strip() if lines else "no message"
+@contextlib.contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Collect what fairseq-generate logs, and keep all but warnings of fairseq from the screen."""
+    said: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    collect = Collect()
+    chatter, logger = logging.getLogger("fairseq"), logging.getLogger("fairseq_cli.generate")
+    chatter.setLevel(logging.WARNING)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(collect)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(collect)
 
 
 def _text(result: dict[str, Any]) -> str:
     """The scores of one checkpoint for people."""
     heads = "" if result["heads_to_keep"] is None else f", {result['heads_to_keep']} heads"
     lines = [
-        f"{result['checkpoint']}: {result['split']}, {result['sentences']} sentences, beam {result['beam']}{heads}"
+        f"{result['checkpoint']}: {result['split']}, {result['sentences']:.0f} sentences, beam {result['beam']}{heads}"
     ]
     for key, name in (("tokenised_bleu", "tokenised BLEU"), ("bleu", "BLEU"), ("chrf", "chrF")):
         lines.append(f"  {name:<15} {result[key]['score']:6.2f}   {result[key]['signature']}")
     if "sentences_per_second" in result:
         lines.append(f"  {'speed':<15} {result['sentences_per_second']:6.1f}   sentences a second")
+    if result["kept"]:
+        lines.append(f"  {'heads':<15} {result['kept']['kept']:6}   of {result['heads']}")
     return "\n".join(lines)

@@ -1,0 +1,98 @@
+"""Runs on this machine: some at a time, each with cores or a GPU of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from ..errors import UserError
+from .runner import RunError, execute
+from .runs import Run
+
+
+@dataclass(frozen=True)
+class Local:
+    """What this machine gives to the runs.
+
+    :param jobs: number of runs at a time.
+    :param cores: threads of each.
+    :param gpus: names of the GPUs, dealt out to the jobs in turn; empty for none.
+    """
+
+    jobs: int
+    cores: int
+    gpus: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(jobs: int | None, cores: int | None, gpus: Sequence[str] | None) -> Local:
+        """Fill in what is not given: a run a GPU, or without GPUs a run a core, at most four.
+
+        :raises UserError: if a number is not positive.
+        """
+        available = len(os.sched_getaffinity(0))
+        if gpus is None:
+            import torch
+
+            gpus = [str(i) for i in range(torch.cuda.device_count())]
+        jobs = (len(gpus) or min(available, 4)) if jobs is None else jobs
+        for name, number in (("jobs", jobs), ("cores", cores)):
+            if number is not None and number < 1:
+                raise UserError(f"--{name} is {number}, but it must be 1 or more")
+        return Local(jobs, cores or max(1, available // jobs), tuple(gpus))
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """The variables for the commands of a job."""
+        threads = str(self.cores)
+        variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        if self.gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        return variables
+
+
+def run_locally(
+    runs: Sequence[Run],
+    local: Local,
+    *,
+    done: set[str],
+    tick: Callable[[], None],
+    failed: Callable[[Run, str], None],
+) -> None:
+    """Do all runs, each when those that it needs are finished; a run that fails stops only those that need it.
+
+    :param runs: the runs that are not finished.
+    :param done: names of finished runs; names are added.
+    :param tick: called about twice a second.
+    :param failed: called with a run that failed and the reason.
+    :raises UserError: if the results cannot be written.
+    """
+    waiting, broken = list(runs), set[str]()
+    slots = list(range(local.jobs))
+    going: dict[Future[None], tuple[Run, int]] = {}
+    pool = ThreadPoolExecutor(local.jobs)
+    while waiting or going:
+        for run in list(waiting):
+            if blocking := broken.intersection(run.needs):
+                waiting.remove(run)
+                broken.add(run.name)
+                failed(run, f"not started, because {', '.join(sorted(blocking))} failed")
+            elif slots and done.issuperset(run.needs):
+                waiting.remove(run)
+                slot = slots.pop(0)
+                going[pool.submit(execute, run, local.environment(slot))] = run, slot
+        finished, _ = wait(going, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in finished:
+            run, slot = going.pop(future)
+            slots.append(slot)
+            try:
+                future.result()
+                done.add(run.name)
+            except RunError as error:
+                broken.add(run.name)
+                failed(run, str(error))
+        tick()
+        if not going and not finished:
+            time.sleep(0.1)
+    pool.shutdown()

@@ -1,0 +1,120 @@
+"""What a sweep left: the results of its runs, and the table of them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .prepared import PreparedData
+from .runs import RESULT, RUNS
+
+STUDY = "study.json"
+BASE = "base"
+BASE_TITLE = "unpruned"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at a number of heads: its runs, one a seed.
+
+    :param label: the method's name; :data:`BASE` for the unpruned model.
+    :param heads: K.
+    :param runs: the results, by seed.
+    """
+
+    label: str
+    heads: int
+    runs: list[dict[str, Any]]
+
+    @property
+    def title(self) -> str:
+        """The method's name for tables."""
+        return BASE_TITLE if self.label == BASE else self.label
+
+    def values(self, metric: str) -> list[float]:
+        """The scores of the runs: ``bleu``, ``tokenised_bleu`` or ``chrf``."""
+        return [run["scores"][metric]["score"] for run in self.runs]
+
+    def mean(self, metric: str) -> float:
+        """Their mean."""
+        return statistics.fmean(self.values(metric))
+
+    def spread(self, metric: str) -> float | None:
+        """Their standard deviation, None for a single run."""
+        values = self.values(metric)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a study, as far as there are any.
+
+    :param folder: where they are.
+    :param study: what the sweep noted of the study.
+    :param runs: the results of scored runs.
+    """
+
+    folder: Path
+    study: dict[str, Any]
+    runs: list[dict[str, Any]]
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of runs without a result."""
+        return [name for name in self.study["runs"] if name not in {run["run"] for run in self.runs}]
+
+    @property
+    def data(self) -> PreparedData:
+        """The corpus; its files may be gone."""
+        return PreparedData(self.folder, self.study["data"])
+
+    def rows(self) -> list[Row]:
+        """The rows of the table: the unpruned model, then the methods as the study has them, by falling K."""
+        rows = []
+        for label in [BASE, *(method["name"] for method in self.study["methods"])]:
+            runs = [run for run in self.runs if run["label"] == label]
+            for heads in sorted({run["heads"] for run in runs}, reverse=True):
+                same = sorted((run for run in runs if run["heads"] == heads), key=lambda run: run["seed"])
+                rows.append(Row(label, heads, same))
+        return rows
+
+
+def read_results(folder: str | Path) -> Results:
+    """Read what a sweep left in *folder*.
+
+    :raises UserError: if it holds no study, or a result cannot be read.
+    """
+    folder = Path(folder)
+    try:
+        study = json.loads((folder / STUDY).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{folder} holds no results of a sweep ({STUDY}: {error.strerror}): give its folder") from error
+    except ValueError as error:
+        raise UserError(f"{folder / STUDY} is not JSON ({error}): start the sweep again") from error
+    runs = []
+    for name in study["runs"]:
+        path = folder / RUNS / name / RESULT
+        try:
+            if path.exists():
+                runs.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): remove it and start the sweep again") from error
+    return Results(folder, study, runs)
+
+
+def summary_table(results: Results) -> str:
+    """The table for a terminal."""
+    total = results.study["total"]
+    lines = [f"{'method':<16} {'heads':>9} {'BLEU':>14} {'chrF':>7} {'parameters':>11}"]
+    for row in results.rows():
+        spread = row.spread("bleu")
+        bleu = f"{row.mean('bleu'):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+        parameters = max(run["scores"]["parameters"] for run in row.runs)
+        heads = f"{row.heads} of {total}"
+        lines.append(f"{row.title:<16} {heads:>9} {bleu:>14} {row.mean('chrf'):7.2f} {parameters:11,d}")
+    lines += [f"missing: {', '.join(results.missing)}"] if results.missing else []
+    return "\n".join(lines)

@@ -1,0 +1,242 @@
+"""From a study to its runs: what each one trains, prunes, compacts, translates and scores, as commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .evaluate import PACKAGE
+from .study import DEFAULTS, FROM_BASE, Method, Options, Study, command_line
+
+RUNS = "runs"
+RESULT = "result.json"
+SCORES = "scores.json"
+TRANSLATIONS = "translations.txt"
+LOG = "log.txt"
+
+EVALUATION_WORK = 0.05
+"""The work of compacting and translating, as a share of the updates of a training; for the progress bar."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a run.
+
+    :param name: unique in its run; a file of this name marks that the command has ended well.
+    :param command: its words.
+    :param checkpoints: for a training, the folder of its checkpoints.
+    :param updates: for a training, the number of its updates.
+    :param output: the file that receives what the command prints, or None for the log.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    checkpoints: Path | None = None
+    updates: int = 0
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the result, or a training that several rows share.
+
+    :param name: unique in the study; its folder.
+    :param label: the method's name, ``base`` for the unpruned model.
+    :param method: one of the methods, ``base`` for the unpruned model.
+    :param heads: K, or None where it is not given beforehand.
+    :param seed: of its training.
+    :param needs: names of the runs that must be finished before it.
+    :param steps: its commands, in order.
+    :param identity: everything its result depends on; JSON-like.
+    :param scored: whether it ends in scores.
+    """
+
+    name: str
+    label: str
+    method: str
+    heads: int | None
+    seed: int
+    folder: Path
+    needs: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    identity: dict[str, Any] = field(default_factory=dict)
+    scored: bool = True
+
+    @property
+    def work(self) -> float:
+        """How much there is to do, in updates."""
+        updates = sum(step.updates for step in self.steps)
+        return updates + (max(1.0, EVALUATION_WORK * (updates or 500)) if self.scored else 0)
+
+
+def expand(study: Study, results: Path) -> list[Run]:
+    """The runs of a study, those that others need first.
+
+    :param results: the folder of all results.
+    """
+    maker = _Maker(study, results.absolute())
+    runs: dict[str, Run] = {}
+    for method in study.methods:
+        for run in maker.of(method):
+            runs.setdefault(run.name, run)
+    for seed in study.seeds:  # the unpruned model, which everything is compared with
+        run = maker.base(seed)
+        runs.setdefault(run.name, run)
+    needed = {name for run in runs.values() for name in run.needs}
+    return sorted(runs.values(), key=lambda run: (len(run.needs), run.name not in needed))
+
+
+class _Maker:
+    def __init__(self, study: Study, results: Path) -> None:
+        self.study = study
+        self.folder = results / RUNS
+        self.common = {
+            "data": study.data.summary.get("key", str(study.data.folder)),
+            "split": study.split,
+            "beam": study.beam,
+            "lenpen": study.lenpen,
+            "checkpoint": study.checkpoint,
+            "compact": study.compact,
+        }
+
+    def base(self, seed: int) -> Run:
+        """The unpruned model."""
+        return self._run("base", "base", self.study.total, seed, self._options(self.study.base), suffix="")
+
+    def of(self, method: Method) -> Iterator[Run]:
+        """The runs of a method, those first that others of them need."""
+        for seed in method.seeds:
+            base = self.base(seed)
+            if method.method in FROM_BASE:
+                yield base
+            if method.method == "voita":
+                for penalty in method.penalties:
+                    own = {"head-selection": "hard_concrete", "l0-penalty": penalty}
+                    yield self._pruned(method, None, seed, own, base, suffix=f"-l{penalty:g}")
+            elif method.method == "michel":
+                for k in method.heads:
+                    yield self._scored_heads(method, k, seed, base)
+            elif method.method == "range":
+                own = {"heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
+                options = self._options(method.options, own, anneal=True)
+                shared = self._run(
+                    method.name, method.method, None, seed, options, suffix="-training", scored=False
+                )  # fmt: skip
+                yield shared
+                for k in method.heads:
+                    yield self._pruned(method, k, seed, None, shared, suffix=f"-k{k}")
+            else:
+                for k in method.heads:
+                    own = {"heads-to-keep": k}
+                    if method.method == "ste":
+                        own["head-selection"] = "ste"
+                    if method.method == "pipelined":
+                        own["freeze-weights"] = True
+                    start = base if method.method == "pipelined" else None
+                    yield self._pruned(method, k, seed, own, start, suffix=f"-k{k}")
+
+    def _pruned(
+        self, method: Method, heads: int | None, seed: int, own: Options | None, start: Run | None, *, suffix: str
+    ) -> Run:
+        """A run that trains with the options *own*; if None, it takes the model of *start* with K heads."""
+        options = None if own is None else self._options(method.options, own, anneal="l0-penalty" not in own)
+        return self._run(
+            method.name, method.method, heads, seed, options, suffix=suffix, start=start, recovery=method.recovery
+        )
+
+    def _scored_heads(self, method: Method, heads: int, seed: int, base: Run) -> Run:
+        return self._run(
+            method.name, method.method, heads, seed, None, suffix=f"-k{heads}", start=base, recovery=method.recovery,
+            score_heads=command_line(method.options),
+        )  # fmt: skip
+
+    def _run(
+        self,
+        label: str,
+        method: str,
+        heads: int | None,
+        seed: int,
+        options: Options | None,
+        *,
+        suffix: str,
+        start: Run | None = None,
+        recovery: Options | None = None,
+        score_heads: Sequence[str] | None = None,
+        scored: bool = True,
+    ) -> Run:
+        name = f"{label}{suffix}-s{seed}"
+        folder = self.folder / name
+        steps: list[Step] = []
+        checkpoint = self._checkpoint(start.folder / "checkpoints") if start else None
+        kept: list[str] = []  # how the heads are given to what comes after the pruning
+        if options is not None:
+            steps.append(self._training("train", options, seed, folder / "checkpoints", checkpoint))
+            checkpoint = self._checkpoint(folder / "checkpoints")
+        elif score_heads is not None:
+            assert checkpoint is not None
+            words = ["score-heads", str(checkpoint), "--data", str(self._data_bin), "--heads-to-keep", str(heads)]
+            steps.append(Step("score-heads", (*_COMMAND, *words, "--out", str(folder / "kept.json"), *score_heads)))
+            kept = ["--kept-heads", str(folder / "kept.json")]
+        elif heads is not None:
+            kept = ["--heads-to-keep", str(heads)]
+        if recovery is not None:
+            if score_heads is None:
+                words = ["heads", str(checkpoint), "--format", "json", *kept]
+                steps.append(Step("heads", (*_COMMAND, *words), output=folder / "kept.json"))
+            fixed = {"head-selection": "fixed", "kept-heads": str(folder / "kept.json")}
+            recovered = folder / "recovered"
+            more = self._options(recovery, fixed)
+            steps.append(self._training("recover", more, seed, recovered, checkpoint))
+            checkpoint, kept = self._checkpoint(recovered), []
+        if scored:
+            assert checkpoint is not None
+            steps += self._scoring(folder, checkpoint, kept)
+        identity = self.common | {
+            "name": name, "method": method, "heads": heads, "seed": seed, "options": options, "recovery": recovery,
+            "start": start.identity if start else None,
+            "score_heads": list(score_heads) if score_heads is not None else None,
+        }  # fmt: skip
+        needs = (start.name,) if start else ()
+        return Run(name, label, method, heads, seed, folder, needs, tuple(steps), identity, scored)
+
+    def _scoring(self, folder: Path, checkpoint: Path, kept: list[str]) -> Iterator[Step]:
+        study = self.study
+        if study.compact:
+            small = folder / "compact.pt"
+            yield Step("compact", (*_COMMAND, "compact", str(checkpoint), str(small), *kept))
+            checkpoint, kept = small, []
+        words = ["evaluate", str(checkpoint), "--data", str(study.data.folder.absolute()), "--split", study.split]
+        words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen), *kept]
+        words += ["--json", str(folder / SCORES), "--translations", str(folder / TRANSLATIONS)]
+        yield Step("evaluate", (*_COMMAND, *words))
+
+    def _training(self, name: str, options: Options, seed: int, checkpoints: Path, start: Path | None) -> Step:
+        source, target = self.study.data.languages
+        words = [sys.executable, "-m", "fairseq_cli.train", str(self._data_bin), "--user-dir", str(PACKAGE)]
+        words += ["--source-lang", source, "--target-lang", target, "--save-dir", str(checkpoints)]
+        words += ["--seed", str(seed), "--log-format", "json", "--no-progress-bar", "--no-epoch-checkpoints"]
+        if start:
+            words += ["--finetune-from-model", str(start)]
+        return Step(name, (*words, *command_line(options)), checkpoints, int(options["max-update"]))
+
+    def _options(self, *more: Options, anneal: bool = False) -> Options:
+        """The recipe with further options, which win; the cooldown is by default 90% of the training."""
+        options = dict(DEFAULTS)
+        for one in (self.study.recipe, *more):
+            options |= one
+        if anneal and "cooldown-updates" not in options:
+            options["cooldown-updates"] = round(0.9 * int(options["max-update"]))
+        return options
+
+    def _checkpoint(self, folder: Path) -> Path:
+        return folder / f"checkpoint_{self.study.checkpoint}.pt"
+
+    @property
+    def _data_bin(self) -> Path:
+        return self.study.data.data_bin.absolute()
+
+
+_COMMAND = (sys.executable, "-m", "fairseq_dsp.cli")

@@ -1,0 +1,307 @@
+"""The study file: which models are to be compared, on what, how often."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from .prepared import PreparedData
+
+METHODS = {
+    "joint": "weights and importance train together (Li et al. 2021)",
+    "ste": "the same with hard gates and a straight-through gradient",
+    "pipelined": "the importance alone trains, on the frozen base model",
+    "voita": "hard-concrete gates under an L0 penalty, from the base model (Voita et al. 2019)",
+    "michel": "the base model's heads scored by the gradient of their gates (Michel et al. 2019)",
+    "range": "one training for every K: the number of heads is drawn anew at every update",
+}
+"""The ways to get a model with fewer heads, by the name that a study gives them."""
+
+FROM_BASE = {"pipelined", "voita", "michel"}
+"""Methods that start from the trained, unpruned model."""
+
+_STUDY_KEYS = {
+    "name", "description", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint", "compact",
+    "local", "slurm",
+}  # fmt: skip
+_METHOD_KEYS = {"method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high"}
+_OWN_OPTIONS = {
+    "save-dir", "user-dir", "source-lang", "target-lang", "seed", "restore-file", "finetune-from-model", "log-format",
+    "heads-to-keep", "head-selection", "kept-heads", "freeze-weights", "l0-penalty", "heads-to-keep-low",
+    "heads-to-keep-high", "compact",
+}  # fmt: skip
+"""Options of fairseq-train that follow from the rest of a study."""
+
+Options = dict[str, Any]
+"""Options of fairseq-train without the leading dashes; true stands for a flag without a value."""
+
+DEFAULTS: Options = {
+    "task": "translation_dsp",
+    "criterion": "label_smoothed_cross_entropy_dsp",
+    "num-workers": 0,
+    "required-batch-size-multiple": 1,  # fairseq leaves out the sentences that do not fill such a multiple
+}
+"""Options of every training, unless the recipe says otherwise."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One curve of the comparison.
+
+    :param method: one of :data:`METHODS`.
+    :param name: what tables and file names call it.
+    :param heads: the numbers of heads K; empty for ``voita``, whose penalties decide.
+    :param seeds: a training for each.
+    :param options: further options of fairseq-train, on top of the recipe.
+    :param recovery: options of a further training with the chosen heads held fixed, or None for no such training.
+    :param penalties: the λ of ``voita``.
+    :param low: the fewest heads of ``range``.
+    :param high: the most heads of ``range``.
+    """
+
+    method: str
+    name: str
+    heads: tuple[int, ...]
+    seeds: tuple[int, ...]
+    options: Options
+    recovery: Options | None = None
+    penalties: tuple[float, ...] = ()
+    low: int | None = None
+    high: int | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study file.
+
+    :param data: the prepared corpus.
+    :param recipe: options of fairseq-train for every training.
+    :param base: further options for the unpruned model.
+    :param total: N, the number of heads of the unpruned model.
+    :param checkpoint: ``best`` or ``last``: which checkpoint of a training is evaluated.
+    :param compact: whether pruned models are evaluated as compact ones.
+    :param split: the text that is translated.
+    """
+
+    name: str
+    description: str
+    data: PreparedData
+    recipe: Options
+    base: Options
+    seeds: tuple[int, ...]
+    methods: tuple[Method, ...]
+    total: int
+    checkpoint: str = "best"
+    compact: bool = True
+    split: str = "test"
+    beam: int = 5
+    lenpen: float = 1.0
+    local: dict[str, Any] = field(default_factory=dict)
+    slurm: dict[str, Any] = field(default_factory=dict)
+
+
+def read_study(path: str | Path, *, data: str | None = None) -> Study:
+    """Read and check a study file.
+
+    :param data: another folder with the prepared corpus than the file names.
+    :raises UserError: if the file cannot be read, or anything in it does not make sense.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"the study {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the study {path} is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return _study(_mapping(content, "the file"), data)
+    except ValueError as error:
+        raise UserError(f"the study {path}: {error}") from error
+
+
+def _study(content: Mapping[str, Any], data: str | None) -> Study:
+    _check_keys(content, _STUDY_KEYS, "the study", required=("name", "data", "recipe", "methods"))
+    name = content["name"]
+    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"name is {name!r}, but letters, digits, - and _ are expected")
+    recipe = _options(content["recipe"], "recipe")
+    base = _options(content.get("base") or {}, "base")
+    prepared = PreparedData.read(data or str(content["data"]))
+    total = _total_heads(prepared, {**recipe, **base})
+    evaluate = _mapping(content.get("evaluate") or {}, "evaluate")
+    _check_keys(evaluate, {"split", "beam", "lenpen"}, "evaluate")
+    prepared.check_split(evaluate.get("split", "test"))
+    checkpoint = content.get("checkpoint", "best")
+    if checkpoint not in ("best", "last"):
+        raise ValueError(f"checkpoint is {checkpoint!r}, but best or last is expected")
+    seeds = _numbers(content.get("seeds", [1]), "seeds", int, 1, 2**31 - 1)
+    heads = _numbers(content.get("heads") or [], "heads", int, 0, total)
+    entries = content["methods"]
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"methods is {entries!r}, but a list of methods is expected, such as [joint, pipelined]")
+    methods = tuple(_method(entry, heads, seeds, total) for entry in entries)
+    names = [method.name for method in methods]
+    for one in names:
+        if names.count(one) > 1 or one == "base":
+            raise ValueError(f"two methods are called {one}: give one of them another name with the key name")
+    study = Study(
+        name=name,
+        description=str(content.get("description", "")).strip(),
+        data=prepared,
+        recipe=recipe,
+        base=base,
+        seeds=seeds,
+        methods=methods,
+        total=total,
+        checkpoint=checkpoint,
+        compact=_boolean(content.get("compact", True), "compact"),
+        split=evaluate.get("split", "test"),
+        beam=_numbers([evaluate.get("beam", 5)], "beam", int, 1, 1000)[0],
+        lenpen=_numbers([evaluate.get("lenpen", 1.0)], "lenpen", float, -100, 100)[0],
+        local=dict(_mapping(content.get("local") or {}, "local")),
+        slurm=dict(_mapping(content.get("slurm") or {}, "slurm")),
+    )
+    for options, where in [(base, "base"), *((m.options, m.name) for m in methods)]:
+        if "max-update" not in {**recipe, **options}:
+            raise ValueError(f"neither recipe nor {where} says max-update: the number of updates is needed for the bar")
+        _parse(prepared, {**recipe, **options}, where)
+    return study
+
+
+def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: int) -> Method:
+    content = {"method": entry} if isinstance(entry, str) else _mapping(entry, "a method")
+    _check_keys(content, _METHOD_KEYS, "a method", required=("method",))
+    kind = content["method"]
+    if kind not in METHODS:
+        raise ValueError(f"there is no method {kind!r}{_closest(str(kind), METHODS)}: give one of {', '.join(METHODS)}")
+    name = content.get("name", kind)
+    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"the name of a method is {name!r}, but letters, digits, - and _ are expected")
+    own = [key for key in ("penalties",) if key in content and kind != "voita"]
+    own += [key for key in ("low", "high") if key in content and kind != "range"]
+    if own:
+        raise ValueError(f"{name} has the key {own[0]}, which is for {'voita' if own[0] == 'penalties' else 'range'}")
+    heads = _numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
+    penalties: tuple[float, ...] = ()
+    if kind == "voita":
+        if "heads" in content:
+            raise ValueError(f"{name} has the key heads, but its penalties decide how many heads stay")
+        penalties = _numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, math.inf)
+        heads = ()
+        if not penalties:
+            raise ValueError(f"{name} needs penalties, a list of numbers such as [0.0003, 0.001]")
+    elif not heads:
+        raise ValueError(f"{name} has no head counts: give heads, to it or to the study")
+    recovery = content.get("recovery")
+    if recovery is not None:
+        recovery = _options(recovery, f"recovery of {name}")
+        if "max-update" not in recovery:
+            raise ValueError(f"recovery of {name} lacks max-update, the number of its updates")
+    low, high = content.get("low", min(heads, default=0)), content.get("high", total)
+    low, high = _numbers([low, high], f"low and high of {name}", int, 0, total)
+    if low > high:
+        raise ValueError(f"low of {name} is {low}, above its high of {high}: swap them")
+    return Method(
+        method=kind,
+        name=name,
+        heads=heads,
+        seeds=_numbers(content["seeds"], f"seeds of {name}", int, 1, 2**31 - 1) if "seeds" in content else seeds,
+        options=_options(content.get("options") or {}, f"options of {name}"),
+        recovery=recovery,
+        penalties=penalties,
+        low=low if kind == "range" else None,
+        high=high if kind == "range" else None,
+    )
+
+
+def command_line(options: Options) -> list[str]:
+    """Options as words of a command line."""
+    words: list[str] = []
+    for key, value in options.items():
+        if value is True:
+            words.append(f"--{key}")
+        elif value is not False:
+            words += [f"--{key}", str(value)]
+    return words
+
+
+def _total_heads(data: PreparedData, options: Options) -> int:
+    args = _parse(data, options, "recipe")
+    missing = [n for n in ("encoder_attention_heads", "decoder_attention_heads") if not hasattr(args, n)]
+    if missing or not str(args.arch).startswith("transformer_dsp"):
+        raise ValueError(f"arch is {args.arch}, but only transformer_dsp and its architectures have heads to prune")
+    encoder = int(args.encoder_layers) * int(args.encoder_attention_heads)
+    return encoder + 2 * int(args.decoder_layers) * int(args.decoder_attention_heads)
+
+
+def _parse(data: PreparedData, options: Options, where: str) -> Any:
+    """Have fairseq parse the options, so that a mistake is told before anything runs."""
+    from fairseq import options as fairseq_options
+
+    words = [str(data.data_bin), *command_line({**DEFAULTS, **options})]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), words)
+    except SystemExit as error:
+        last = said.getvalue().strip().splitlines()[-1:] or ["no reason given"]
+        reason = last[0].partition("error: ")[2] or last[0]
+        raise ValueError(f"fairseq-train does not take the options of {where}: {reason}") from error
+
+
+def _options(value: Any, where: str) -> Options:
+    options: Options = {}
+    for key, content in _mapping(value, where).items():
+        name = str(key).replace("_", "-")
+        if name in _OWN_OPTIONS:
+            raise ValueError(f"{where} has the option {name}, but a sweep sets it itself: leave it out")
+        if isinstance(content, (dict, list)) or content is None:
+            raise ValueError(f"{where}: {name} is {content!r}, but a number, a text, true or false is expected")
+        options[name] = content
+    return options
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {value!r}, but keys with values are expected")
+    return value
+
+
+def _check_keys(content: Mapping[str, Any], known: Iterable[str], where: str, required: Iterable[str] = ()) -> None:
+    for key in content:
+        if key not in known:
+            raise ValueError(f"{where} has an unknown key {key}{_closest(str(key), known)}")
+    for key in required:
+        if key not in content:
+            raise ValueError(f"{where} lacks the key {key}")
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _numbers(value: Any, where: str, kind: type, low: float, high: float) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where} is {value!r}, but a list of numbers is expected, such as [1, 2]")
+    for number in value:
+        right = isinstance(number, (int, float) if kind is float else int) and not isinstance(number, bool)
+        if not right or not low <= number <= high:
+            raise ValueError(f"{where} holds {number!r}, but numbers from {low} to {high} are expected")
+    if len(set(value)) != len(value) and not where.startswith("low"):
+        raise ValueError(f"{where} holds a number twice: {value}")
+    return tuple(kind(number) for number in value)
+
+
+def _boolean(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{where} is {value!r}, but true or false is expected")
+    return value
