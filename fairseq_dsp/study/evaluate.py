@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import re
 import tempfile
@@ -25,7 +26,6 @@ from typing import Any
 
 from ..errors import UserError
 from .atomic import write_json, write_text
-from .inspection import inspect
 from .prepared import PreparedData
 from .scoring import detokenised, score
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         if not Path(path).is_file():
             raise UserError(f"the checkpoint {path} is missing: give a file that fairseq-train wrote")
     insides = [
-        inspect(checkpoint.split(":")[0], args.heads_to_keep, args.kept_heads) for checkpoint in args.checkpoints
+        _describe(checkpoint.split(":")[0], args.heads_to_keep, args.kept_heads) for checkpoint in args.checkpoints
     ]
     results = []
     for checkpoint, inside in zip(args.checkpoints, insides, strict=True):
@@ -93,13 +93,37 @@ def run(args: argparse.Namespace) -> None:
             | {"heads_to_keep": args.heads_to_keep, "beam": args.beam, "lenpen": args.lenpen}
             | score(data, args.split, tokens)
             | speed
-            | inside.to_json()
+            | inside
         )
         print(_text(results[-1]), flush=True)
         if args.translations:
             write_text(args.translations, "".join(line + "\n" for line in detokenised(data, tokens)))
     if args.json:
         write_json(args.json, results)
+
+
+def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
+    """Return a model's number of ``parameters``, of ``heads`` before pruning, and the set of those ``kept``.
+
+    The last two are None for fairseq's own Transformer.
+
+    :raises UserError: if such heads cannot be kept.
+    """
+    from ..compact.checkpoint import TrainedModel
+
+    heads: dict[str, Any] = {"heads": None, "kept": None}
+    try:
+        model = TrainedModel.read(checkpoint, heads_to_keep=heads_to_keep, kept_heads=kept_heads)
+        state = model.state["model"]
+        heads = {"heads": model.heads.total, "kept": json.loads(model.heads.to_json())}
+    except UserError:
+        if heads_to_keep is not None or kept_heads is not None:
+            raise
+        from fairseq import checkpoint_utils
+
+        state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)["model"]
+    bookkeeping = ("out_proj.importance", ".version", "_float_tensor")
+    return {"parameters": sum(v.numel() for k, v in state.items() if not k.endswith(bookkeeping)), **heads}
 
 
 def translate(

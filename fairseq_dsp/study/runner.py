@@ -88,6 +88,8 @@ def _call(step: Step, run: Run, environment: Mapping[str, str] | None) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     log = run.folder / LOG
     partial = step.output and step.output.with_name(f".{step.output.name}.tmp")
+    for leftover in step.leftovers:
+        leftover.unlink(missing_ok=True)
     with log.open("ab") as file:
         file.write(f"\n$ {' '.join(step.command)}\n".encode())
         file.flush()
@@ -143,7 +145,7 @@ def _result(run: Run) -> dict[str, Any]:
     }  # fmt: skip
     if run.scored:
         scores = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))[0]
-        result |= {"scores": scores, "bytes": Path(scores["checkpoint"]).stat().st_size}
+        result["scores"] = scores
         if scores["kept"]:
             result["heads"] = scores["kept"]["kept"]
     result["updates"] = sum(step.updates for step in run.steps)

@@ -30,6 +30,7 @@ class Step:
     :param checkpoints: for a training, the folder of its checkpoints.
     :param updates: for a training, the number of its updates.
     :param output: the file that receives what the command prints, or None for the log.
+    :param leftovers: files that an interrupted attempt may have left, and that the command does not replace.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Step:
     checkpoints: Path | None = None
     updates: int = 0
     output: Path | None = None
+    leftovers: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class _Maker:
             checkpoint, kept = self._checkpoint(recovered), []
         if scored:
             assert checkpoint is not None
-            steps += self._scoring(folder, checkpoint, kept)
+            steps += self._scoring(folder, checkpoint, kept, pruned=method != "base")
         identity = self.common | {
             "name": name, "method": method, "heads": heads, "seed": seed, "options": options, "recovery": recovery,
             "start": start.identity if start else None,
@@ -202,11 +204,12 @@ class _Maker:
         needs = (start.name,) if start else ()
         return Run(name, label, method, heads, seed, folder, needs, tuple(steps), identity, scored)
 
-    def _scoring(self, folder: Path, checkpoint: Path, kept: list[str]) -> Iterator[Step]:
+    def _scoring(self, folder: Path, checkpoint: Path, kept: list[str], *, pruned: bool) -> Iterator[Step]:
         study = self.study
-        if study.compact:
+        if study.compact and pruned:
             small = folder / "compact.pt"
-            yield Step("compact", (*_COMMAND, "compact", str(checkpoint), str(small), *kept))
+            words = ["compact", str(checkpoint), str(small), *kept]
+            yield Step("compact", (*_COMMAND, *words), leftovers=(small, small.with_suffix(".heads.json")))
             checkpoint, kept = small, []
         words = ["evaluate", str(checkpoint), "--data", str(study.data.folder.absolute()), "--split", study.split]
         words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen), *kept]

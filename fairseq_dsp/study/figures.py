@@ -1,0 +1,162 @@
+"""The pictures of a report, as SVG."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from .curves import NAMES, Curve
+from .results import BASE, BASE_TITLE, Results, Row
+
+TYPES = {"encoder_self": "encoder self-attention", "decoder_self": "decoder self-attention", "cross": "cross-attention"}
+COLOURS = [
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+]  # for the colour-blind too
+MARKERS = "osD^vPX"
+GREY = "#555555"
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element, the same bytes for the same figure."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "fairseq-dsp"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def bleu_curve(results: Results, intervals: dict[str, float]) -> Figure:
+    """BLEU against the number of heads: each method's mean, and the range over its seeds.
+
+    :param intervals: for each run, half the 95% confidence interval of its BLEU.
+    """
+    figure = Figure(figsize=(7.5, 4.6))
+    axes = figure.subplots()
+    rows = results.rows()
+    for row in rows:
+        if row.label == BASE:
+            mean = row.mean("bleu")
+            half = statistics.fmean(intervals.get(run["run"], 0.0) for run in row.runs)
+            axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
+            axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads)")
+    for i, label in enumerate(_methods(rows)):
+        points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)
+        heads = [row.heads for row in points]
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axes.plot(heads, [row.mean("bleu") for row in points], color=colour, marker=marker, label=label)
+        if any(len(row.runs) > 1 for row in points):
+            low, high = ([pick(row.values("bleu")) for row in points] for pick in (min, max))
+            axes.fill_between(heads, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set_xlabel("heads kept")
+    axes.set_ylabel("BLEU")
+    _tidy(axes)
+    axes.legend(frameon=False)
+    return figure
+
+
+def head_maps(results: Results, label: str) -> Figure:
+    """Which heads a method keeps at each K: a row of maps a K, a cell a head; shaded by the share of the seeds."""
+    rows = [row for row in results.rows() if row.label == label and row.runs[0]["scores"]["kept"]]
+    heads = {kind: _width(rows, kind) for kind in TYPES}
+    layers = len(rows[0].runs[0]["scores"]["kept"]["encoder_self"])
+    figure = Figure(figsize=(7.5, 0.6 + len(rows) * max(0.9, 0.3 * layers)), layout="constrained")
+    grid = figure.subplots(len(rows), len(TYPES), squeeze=False)
+    for i, row in enumerate(rows):
+        for j, kind in enumerate(TYPES):
+            axes = grid[i][j]
+            kept = [run["scores"]["kept"][kind] for run in row.runs]
+            share = [
+                [statistics.fmean(h in one[layer] for one in kept) for h in range(heads[kind])]
+                for layer in range(len(kept[0]))
+            ]
+            axes.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, edgecolors="#bbbbbb", linewidth=0.8)
+            axes.invert_yaxis()
+            axes.set_aspect("equal")
+            axes.set_xticks([])
+            axes.set_yticks([layer + 0.5 for layer in range(len(share))], range(1, len(share) + 1))
+            axes.tick_params(length=0)
+            count = statistics.fmean(sum(map(len, one)) for one in kept)
+            axes.set_title((TYPES[kind] + "\n" if i == 0 else "") + f"{count:g} kept", fontsize=9)
+            if j == 0:
+                axes.set_ylabel(f"K = {row.heads}\nlayer", fontsize=9)
+    return figure
+
+
+def learning(curves: dict[str, dict[str, Curve]]) -> Figure:
+    """Losses, temperature and softness of the gates against the updates.
+
+    :param curves: for each run the curves of its training.
+    """
+    names = [name for name in NAMES if any(name in of_run for of_run in curves.values())]
+    figure = Figure(figsize=(7.5, 2.6 * ((len(names) + 1) // 2) + 0.8), layout="constrained")
+    grid = figure.subplots((len(names) + 1) // 2, 2, squeeze=False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        for i, (run, of_run) in enumerate(curves.items()):
+            if name in of_run:
+                updates, values = zip(*of_run[name], strict=True)
+                style = "-" if i < len(COLOURS) else "--"
+                axes.plot(updates, values, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=1.2, label=run)
+        axes.set_title(NAMES[name], fontsize=10)
+        if name == "temperature":
+            axes.set_yscale("log")
+        axes.set_xlabel("updates", fontsize=9)
+        _tidy(axes)
+    for axes in list(grid.flat)[len(names) :]:
+        axes.set_axis_off()
+    handles: dict[str, Any] = {}
+    for axes in grid.flat:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def cost(results: Results) -> Figure:
+    """BLEU against parameters and against the speed of translation."""
+    figure = Figure(figsize=(7.5, 3.4), layout="constrained")
+    grid = figure.subplots(1, 2, sharey=True)
+    rows = results.rows()
+    keys = (("parameters", "parameters, millions", 1e-6), ("sentences_per_second", "sentences a second", 1.0))
+    for axes, (key, title, unit) in zip(grid, keys, strict=True):
+        for i, label in enumerate([BASE, *_methods(rows)]):
+            points = [row for row in rows if row.label == label and all(key in run["scores"] for run in row.runs)]
+            x = [unit * statistics.fmean(run["scores"][key] for run in row.runs) for row in points]
+            colour = GREY if label == BASE else COLOURS[(i - 1) % len(COLOURS)]
+            marker = "*" if label == BASE else MARKERS[(i - 1) % len(MARKERS)]
+            name = BASE_TITLE if label == BASE else label
+            axes.plot(x, [row.mean("bleu") for row in points], color=colour, marker=marker, linestyle=":", label=name)
+        axes.set_xlabel(title)
+        _tidy(axes)
+    grid[0].set_ylabel("BLEU")
+    grid[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _methods(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.label for row in rows if row.label != BASE))
+
+
+def _width(rows: Sequence[Row], kind: str) -> int:
+    """Heads of a module: the highest that any run keeps, as all modules of a type have as many."""
+    kept = [layer for row in rows for run in row.runs for layer in run["scores"]["kept"][kind]]
+    total, layers = (
+        rows[0].runs[0]["scores"]["kept"]["total"],
+        [len(rows[0].runs[0]["scores"]["kept"][k]) for k in TYPES],
+    )
+    return max([max(layer, default=-1) + 1 for layer in kept] + [total // sum(layers)])
+
+
+def _tidy(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,170 @@
+"""Tables and pictures of a study, from the results that `fairseq-dsp sweep` left in RESULTS.
+
+Written to RESULTS/report: report.html (one file, opens from the disk), report.md with its pictures, table.csv, and
+table.tex for a paper (booktabs). A sweep that is still at work can be reported too: the page says what is missing.
+
+The table has, for each method and number of heads K, the mean BLEU over the seeds and its standard deviation; the 95%
+confidence interval by bootstrap over the test sentences; and the p-value of the paired bootstrap test against the
+unpruned model of the same seed (both sacrebleu's own, 1,000 resamples; the largest over the seeds).
+
+example:
+  fairseq-dsp report results/quickstart
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..errors import UserError
+from . import figures, tables
+from .atomic import write_text
+from .curves import learning_curves
+from .results import BASE, Results, read_results, summary_table
+from .runs import LOG, RUNS
+from .significance import bootstrap
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 0 auto;
+       padding: 1rem; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
+.wide { overflow-x: auto; } figure { margin: 1rem 0; overflow-x: auto; }
+figure svg { width: 100%; height: auto; min-width: 26rem; max-width: 50rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+thead { border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; }
+tbody { border-bottom: 2px solid #1a1a1a; }
+th, td { padding: 0.2rem 0.7rem; text-align: right; } th:first-child, td:first-child { text-align: left; }
+.note { color: #555; font-size: 0.9rem; } .missing { border-left: 4px solid #d55e00; padding-left: 0.8rem; }
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="the folder of a sweep's results")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RESULTS/report)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the report.
+
+    :raises UserError: if there are no results, or the report cannot be written.
+    """
+    results = read_results(args.results)
+    if not results.runs:
+        raise UserError(f"{args.results} has no finished run yet: run fairseq-dsp sweep first")
+    out: Path = args.out or args.results / "report"
+    write_report(results, out)
+    print(summary_table(results))
+    print(f"\nwritten: {', '.join(str(out / name) for name in ('report.html', 'report.md', 'table.csv', 'table.tex'))}")
+
+
+def write_report(results: Results, out: Path) -> None:
+    """Write all files of a report into the folder *out*."""
+    found, signature = bootstrap(results)
+    lines = tables.table_lines(results, found)
+    parts = _parts(results, lines, signature)
+    pictures = _pictures(results, {name: one.interval for name, one in found.items()})
+    svgs = {name: (title, figures.svg(figure)) for name, (title, figure) in pictures.items()}
+    for name, (_, text) in svgs.items():
+        write_text(out / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
+    write_text(out / "table.csv", tables.to_csv(lines))
+    write_text(out / "table.tex", tables.to_latex(lines, f"{results.study['name']}: {_setting(results)}."))
+    write_text(out / "report.md", _markdown(results, parts, svgs))
+    write_text(out / "report.html", _html(results, parts, svgs))
+
+
+Table = tuple[str, str, tuple[str, ...], list[list[str]]]
+"""Title, explanation, header, body."""
+
+
+def _parts(results: Results, lines: list[tables.Line], signature: str) -> list[Table]:
+    return [
+        (
+            "BLEU against heads",
+            f"{_setting(results)}. BLEU is of detokenised text: the mean over the seeds, ± its standard deviation; the "
+            "95% confidence interval is bootstrapped over the test sentences; Δ is the difference from the unpruned "
+            "model, p its significance by paired bootstrap, the largest over the seeds; * marks p < 0.05 for every "
+            f"seed. Signature: {signature}",
+            tables.HEADER,
+            [tables.cells(line) for line in lines],
+        ),
+        (
+            "Size and speed",
+            "Parameters without the importance variables. Speed is of the beam search in batches, as the sweep "
+            "measured it, perhaps beside other runs: a hint, not a benchmark. Training includes recovery, not the base "
+            "model that a method starts from.",
+            tables.COST_HEADER,
+            tables.cost_cells(results.rows()),
+        ),
+    ]
+
+
+def _pictures(results: Results, intervals: dict[str, float]) -> dict[str, tuple[str, Figure]]:
+    """The pictures by file name, each with its title."""
+    pictures = {"bleu-heads": ("BLEU against the number of heads", figures.bleu_curve(results, intervals))}
+    labels = dict.fromkeys(row.label for row in results.rows() if row.label != BASE)
+    for label in labels:
+        if any(run["label"] == label and run["scores"]["kept"] for run in results.runs):
+            pictures[f"heads-{label}"] = f"Heads kept: {label}", figures.head_maps(results, label)
+    seed = results.runs[0]["seed"]
+    curves = {}
+    for label in dict.fromkeys(row.label for row in results.rows()):
+        for folder in sorted(results.folder.glob(f"{RUNS}/{label}-*-s{seed}")) + sorted(
+            results.folder.glob(f"{RUNS}/{label}-s{seed}")
+        ):
+            if of_run := learning_curves(folder / LOG):
+                curves[folder.name] = of_run
+    if curves:
+        pictures["learning"] = f"Learning curves, seed {seed}", figures.learning(curves)
+    pictures["cost"] = "BLEU against size and speed", figures.cost(results)
+    return pictures
+
+
+def _setting(results: Results) -> str:
+    data, study = results.study["data"], results.study
+    corpus = data.get("corpus", "corpus")
+    text = data.get("test_sets", {}).get(study["split"], study["split"])
+    languages = f"{data['source_lang']}–{data['target_lang']}"
+    return f"{corpus}, {languages}, {text}, beam {study['beam']}, a model of {study['total']} heads"
+
+
+def _missing(results: Results) -> str:
+    missing = results.missing
+    if not missing:
+        return ""
+    return f"Not finished: {len(missing)} of {len(results.study['runs'])} runs ({', '.join(missing)})."
+
+
+def _markdown(results: Results, parts: list[Table], pictures: dict[str, tuple[str, str]]) -> str:
+    text = [f"# {results.study['name']}", results.study["description"], _missing(results)]
+    for title, note, header, body in parts:
+        text += [f"## {title}", tables.to_markdown(header, body), note]
+    text += [f"## {title}\n\n![{title}]({name}.svg)" for name, (title, _) in pictures.items()]
+    return "\n\n".join(part.strip() for part in text if part) + "\n"
+
+
+def _html(results: Results, parts: list[Table], pictures: dict[str, tuple[str, str]]) -> str:
+    name = html.escape(results.study["name"])
+    body = [f"<h1>{name}</h1>", f"<p>{html.escape(results.study['description'])}</p>"]
+    if missing := _missing(results):
+        body.append(f'<p class="missing">{html.escape(missing)}</p>')
+    drawings = [f"<h2>{html.escape(t)}</h2>\n<figure>{_unique(n, s)}</figure>" for n, (t, s) in pictures.items()]
+    sections = [
+        f"<h2>{html.escape(title)}</h2>\n{tables.to_html(header, rows)}\n<p class='note'>{html.escape(note)}</p>"
+        for title, note, header, rows in parts
+    ]
+    body += [sections[0], drawings[0], sections[1], *drawings[1:]]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name}</title><style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
+
+
+def _unique(name: str, svg: str) -> str:
+    """An SVG whose ids do not clash with those of the others in one page."""
+    return svg.replace('id="', f'id="{name}-').replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
