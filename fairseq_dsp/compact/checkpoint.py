@@ -1,0 +1,225 @@
+"""A trained model as its checkpoint describes it: which heads it keeps, its weights with and without the others."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ..compat.atomic_checkpoints import replacing
+from ..errors import UserError, find_in_chain
+from ..model import TYPES, HeadSet, PruningConfig, PruningPlan
+from ..model.compact import keep_heads, restore_heads
+from ..model.config import model_namespace
+
+MODEL = "transformer_dsp"
+_PLACES = {
+    "encoder_self": ("encoder", "self_attn"),
+    "decoder_self": ("decoder", "self_attn"),
+    "cross": ("decoder", "encoder_attn"),
+}
+
+
+@dataclass
+class TrainedModel:
+    """A checkpoint of this package's Transformer; building the model takes its dictionaries, reading this does not.
+
+    :param path: where it was read from.
+    :param state: what fairseq loaded.
+    :param options: the model's options.
+    :param heads: the heads to keep.
+    :param importance: of all heads, numbered by type, layer and index, or None for a compact model. *Shape:* (N)
+    :param shape: for each attention type, the number of heads of each layer of the unpruned model.
+    :param chosen: whether anything, in training or now, chose some heads over others.
+    """
+
+    path: str
+    state: dict[str, Any]
+    options: Namespace
+    heads: HeadSet
+    importance: Tensor | None
+    shape: dict[str, list[int]]
+    chosen: bool
+
+    @staticmethod
+    def read(path: str, *, heads_to_keep: int | None = None, kept_heads: str | None = None) -> TrainedModel:
+        """Read a checkpoint.
+
+        :param heads_to_keep: another budget than the one of training.
+        :param kept_heads: JSON file with the heads to keep, whatever their importance.
+        :raises UserError: if it is no checkpoint of this package's Transformer, or the heads asked for do not fit it.
+        """
+        if not os.path.isfile(path):
+            raise UserError(f"the checkpoint {path} does not exist: give a checkpoint_….pt that fairseq-train wrote")
+        state = checkpoint_utils.load_checkpoint_to_cpu(path)
+        config = state["cfg"]["model"] if state.get("cfg") is not None else state.get("args")
+        arch = getattr(config, "_name", None) or getattr(config, "arch", None)
+        if ARCH_MODEL_NAME_REGISTRY.get(arch, arch) != MODEL:
+            raise UserError(
+                f"the checkpoint {path} is of the architecture {arch}, but one of {MODEL} or its sizes is expected: "
+                f"train with --arch {MODEL}…, or go on from this one with --finetune-from-model {path}"
+            )
+        try:
+            options = model_namespace(config)
+            pruning = PruningConfig.from_namespace(options)
+            parameters = state["model"]
+            shape = _shape(options, parameters)
+            if pruning.compact:
+                if heads_to_keep is not None or kept_heads is not None:
+                    raise ValueError(
+                        "it is compact already, so other heads cannot be chosen: give the checkpoint it was made from"
+                    )
+                heads = HeadSet.read(str(pruning.kept_heads))
+                heads.to_gates(shape)
+                return TrainedModel(path, state, options, heads, None, shape, True)
+            importance = torch.cat([parameters[f"{name}.out_proj.importance"] for _, _, name in modules(shape)]).float()
+            if kept_heads is not None:
+                heads = HeadSet.read(kept_heads)
+                heads.to_gates(shape)
+                return TrainedModel(path, state, options, heads, importance, shape, True)
+            plan = PruningPlan(pruning, shape)
+            heads = HeadSet.from_gates(plan.keep(importance, heads_to_keep), shape)
+        except KeyError as error:
+            raise UserError(
+                f"the checkpoint {path} has no {error.args[0]}: give one that fairseq-train wrote"
+            ) from error
+        except ValueError as error:
+            raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
+        return TrainedModel(path, state, options, heads, importance, shape, plan.prunes or heads_to_keep is not None)
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether the other heads are gone already."""
+        return self.importance is None
+
+    @property
+    def architecture(self) -> str:
+        """The name for ``--arch``."""
+        return str(getattr(self.options, "arch", None) or getattr(self.options, "_name", None) or MODEL)
+
+    def compact_parameters(self) -> dict[str, Tensor]:
+        """Return the state dict of the compact model."""
+        if self.is_compact:
+            return dict(self.state["model"])
+        return self._with_attention(lambda part, kept, heads, dim, key_width: keep_heads(part, kept, dim))
+
+    def full_parameters(self) -> dict[str, Tensor]:
+        """Return the state dict of a stock Transformer that computes the same: the other heads are zeros."""
+
+        def full(
+            part: dict[str, Tensor], kept: tuple[int, ...], heads: int, dim: int, key_width: int
+        ) -> dict[str, Tensor]:
+            small = part if self.is_compact else keep_heads(part, kept, dim)
+            return restore_heads(small, kept, heads, dim, key_width)
+
+        return self._with_attention(full)
+
+    def compact_options(self) -> Namespace:
+        """Return the options of the compact model: the heads in, everything about choosing them out."""
+        options = Namespace(**vars(self.options))
+        defaults = PruningConfig()
+        for field in fields(PruningConfig):
+            if not field.name.startswith("_"):
+                setattr(options, field.name, getattr(defaults, field.name))
+        options.compact, options.kept_heads = True, self.heads.to_json()
+        return options
+
+    def state_with(self, parameters: dict[str, Tensor], options: Namespace | dict[str, Any]) -> dict[str, Any]:
+        """Return what to save: the state with other parameters and options, without what only resuming needs."""
+        config = OmegaConf.create(self.state["cfg"] or {}, flags={"allow_objects": True})
+        container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+        container["model"] = options
+        history = {k: v for k, v in self.state["optimizer_history"][-1].items() if k != "lr_scheduler_state"}
+        return {
+            "args": None,
+            "cfg": container,
+            "model": parameters,
+            "criterion": self.state.get("criterion"),
+            "optimizer_history": [{**history, "lr_scheduler_state": {}}],
+            "task_state": self.state.get("task_state", {}),
+            "extra_state": {"train_iterator": {"epoch": 1}},
+            "last_optimizer_state": None,
+        }
+
+    def _with_attention(self, change: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
+        parameters: dict[str, Tensor] = dict(self.state["model"])
+        for kind, layer, name in modules(self.shape):
+            prefix, heads = f"{name}.", self.shape[kind][layer]
+            part = {k.removeprefix(prefix): parameters.pop(k) for k in list(parameters) if k.startswith(prefix)}
+            width = len(part["out_proj.bias"])
+            key_width = self.options.encoder_embed_dim if kind == "cross" else width
+            changed = change(part, self.heads.of(kind)[layer], heads, width // heads, key_width)
+            parameters |= {prefix + key: value for key, value in changed.items()}
+        return parameters
+
+
+def modules(shape: dict[str, list[int]]) -> list[tuple[str, int, str]]:
+    """Return type, layer and state-dict name of each attention module, in the order in which heads are numbered."""
+    return [
+        (kind, layer, f"{_PLACES[kind][0]}.layers.{layer}.{_PLACES[kind][1]}")
+        for kind in TYPES
+        for layer in range(len(shape[kind]))
+    ]
+
+
+def _shape(options: Namespace, parameters: dict[str, Tensor]) -> dict[str, list[int]]:
+    shape = {}
+    for kind, (stack, attribute) in _PLACES.items():
+        count = 0
+        while f"{stack}.layers.{count}.{attribute}.out_proj.bias" in parameters:
+            count += 1
+        shape[kind] = [getattr(options, f"{stack}_attention_heads")] * count
+    return shape
+
+
+def check_target(path: str | Path) -> Path:
+    """Return *path* if a new file or folder can be made there.
+
+    :raises UserError: if something is there already, or its folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists already, and nothing is overwritten: give another name, or remove it")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"the folder {folder} for {path.name} does not exist: make it, or give another name")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"the folder {folder} cannot be written to: give a name in another folder")
+    return path
+
+
+def write_files(contents: dict[Path, Any]) -> None:
+    """Write files, all of them or none: text as it is, anything else with ``torch.save``.
+
+    :raises UserError: if one cannot be written, for example because the disk is full.
+    """
+    if not contents:
+        return
+    (path, content), *others = contents.items()
+    try:
+        with replacing(str(path)) as temporary:
+            if isinstance(content, str):
+                Path(temporary).write_text(content, encoding="utf-8")
+            else:
+                with open(temporary, "wb") as file:
+                    torch.save(content, file)
+            write_files(dict(others))
+    except UserError:
+        raise
+    except Exception as error:
+        failure = find_in_chain(error, OSError)  # torch wraps it in an error about its own file format
+        if failure is None:
+            raise
+        raise UserError(
+            f"{path} could not be written ({failure.strerror or failure}), so nothing was: mend that, or give a name "
+            "on another disk"
+        ) from error
