@@ -1,13 +1,21 @@
 #!/usr/bin/env bash
-# Prepares a corpus for fairseq; all the work and all the help is in data-prep/prepare.py.
-#   scripts/preprocess.sh multi30k data/multi30k --raw-dir corpora/multi30k
-#   scripts/preprocess.sh --help
-set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [ -f "$root/scripts/common.sh" ]; then
-    source "$root/scripts/common.sh"
-    find_python
-fi
-PYTHON=${PYTHON:-python3}
-export PREPARE_NAME=${PREPARE_NAME:-scripts/preprocess.sh}
-exec "$PYTHON" "$root/data-prep/prepare.py" "$@"
+# scripts/preprocess.sh CORPUS OUT [options]: from raw text to OUT/data-bin, which fairseq-train reads.
+#
+#   scripts/preprocess.sh phrases data/phrases                         generated on the spot; needs no network
+#   scripts/preprocess.sh multi30k data/multi30k [--raw-dir DIR]       downloaded, or from a folder
+#   scripts/preprocess.sh iwslt14 data/iwslt14 [--raw-dir DIR]         downloaded, or from a folder
+#   scripts/preprocess.sh custom mine.de mine.en data/mine             your own parallel text
+#
+#   scripts/preprocess.sh CORPUS --help                                all options of a corpus
+#
+# Run again after an interruption, it goes on from the last finished stage; when all is done, it does nothing.
+# data-prep/README.md tells what OUT holds then, and where the corpora come from.
+
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+case ${1:-} in
+  -h | --help) show_help; exit ;;
+  '') show_help >&2; die "no CORPUS given: expected phrases, multi30k, iwslt14 or custom" ;;
+esac
+find_python
+PREPARE_NAME=${PREPARE_NAME:-scripts/preprocess.sh} exec "$PYTHON" "$ROOT/data-prep/prepare.py" "$@"

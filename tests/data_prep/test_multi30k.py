@@ -6,6 +6,7 @@ import functools
 import gzip
 import json
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import preparing
 import pytest
+import support
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,42 @@ def test_fairseq_reads_back_the_raw_text(prepared: Path, small_multi30k: Path) -
             same = [a == pieces.decode(pieces.encode(b)) for a, b in zip(read, raw, strict=True) if "<unk>" not in a]
             assert all(same)
             assert len(same) == len(raw) if split == "train" else len(same) > 0.5 * len(raw)
+
+
+def test_fairseq_trains_on_it(prepared: Path, tmp_path: Path) -> None:
+    model = [
+        "--arch",
+        "transformer_iwslt_de_en",
+        "--encoder-layers",
+        1,
+        "--decoder-layers",
+        1,
+        "--share-all-embeddings",
+    ]
+    training = [
+        "--optimizer",
+        "adam",
+        "--criterion",
+        "label_smoothed_cross_entropy",
+        "--max-tokens",
+        500,
+        "--lr",
+        0.001,
+    ]
+    ending = ["--max-update", 1, "--disable-validation", "--no-save", "--cpu"]
+    args = [prepared / "data-bin", "--save-dir", tmp_path, *model, *training, *ending]
+    support.run(support.fairseq_command("train", *args))
+
+
+def test_script_has_help(tmp_path: Path) -> None:
+    for arguments in (["--help"], ["phrases", "--help"]):
+        environment = preparing.environment(PYTHON=sys.executable)
+        command = [preparing.REPOSITORY / "scripts" / "preprocess.sh", *arguments]
+        shown = subprocess.run(
+            command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+        assert "scripts/preprocess.sh" in shown
+        assert "phrases" in shown
 
 
 def test_summary_tells_what_evaluation_needs(prepared: Path) -> None:

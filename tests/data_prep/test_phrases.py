@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import preparing
 import pytest
@@ -45,19 +46,21 @@ def test_same_phrases_on_every_machine(variables: dict[str, str], drawn: list[tu
         assert hashlib.sha256(text).hexdigest() == "7798e069771cb8ca0b3d66d2a5db773d94131ffe39f3472af97cdc7eaee07457"
 
 
-def test_no_sentence_twice(tmp_path) -> None:
-    preparing.prepare(
-        *("phrases", tmp_path / "a", "--train-size", 3000, "--valid-size", 100, "--test-size", 100),
-        *("--vocab-size", 600, "--workers", 1),
-    )
-    splits = [
-        preparing.lines(tmp_path / "a" / "raw" / f"{name}.{{}}".format("de")) for name in ("train", "valid", "test")
-    ]
+def test_no_sentence_twice(tmp_path: Path) -> None:
+    """Neither within a split nor between them, in either language; a larger training text changes nothing else."""
+    import phrases
+
+    corpora = [phrases.phrases(("en", "de"), (size, 100, 100), 1) for size in (3000, 4000)]
+    for corpus, folder in zip(corpora, (tmp_path / "a", tmp_path / "b"), strict=True):
+        folder.mkdir()
+        corpus.write_raw(folder)
     for language in ("de", "en"):
-        splits = [preparing.lines(tmp_path / "a" / "raw" / f"{name}.{language}") for name in ("train", "valid", "test")]
+        splits = [preparing.lines(tmp_path / "a" / f"{name}.{language}") for name in ("train", "valid", "test")]
         assert [len(split) for split in splits] == [3000, 100, 100]
         together = [line for split in splits for line in split]
         assert len(set(together)) == len(together)
+        assert splits[1:] == [preparing.lines(tmp_path / "b" / f"{name}.{language}") for name in ("valid", "test")]
+    assert preparing.lines(tmp_path / "a" / "test.de")[0].startswith("Im Jahr ")
 
 
 def test_tens_of_thousands_of_distinct_pairs() -> None:
@@ -72,7 +75,7 @@ def test_tens_of_thousands_of_distinct_pairs() -> None:
 def test_sentences_are_well_formed(drawn: list[tuple[str, str]]) -> None:
     for pair in drawn:
         for text in pair:
-            assert text[0].isupper(), text
+            assert text[0].isupper() or text[0].isdigit(), text
             assert text[-1] in ".?", text
             assert " ".join(text.split()) == text, text
             assert not re.search(r"\s[.,?]|,,|,[.?]|\bNone\b|[{}]", text), text

@@ -12,6 +12,7 @@ from pathlib import Path
 import preparing
 import pytest
 
+STAGES = ["raw", "tokenised", "bpe", "data-bin"]
 SMALL = ["--train-size", 1500, "--valid-size", 50, "--test-size", 50, "--vocab-size", 500, "--tokenizer", "moses"]
 
 
@@ -42,18 +43,17 @@ def wait_for_stage(process: subprocess.Popen[bytes], out: Path, stage: str) -> N
 def test_killed_in_every_stage(straight: Path, tmp_path: Path) -> None:
     """Only the process itself is killed: its children have to look after themselves."""
     out = tmp_path / "out"
-    stages = ["raw", "tokenised", "bpe", "data-bin"]
     made: dict[str, int] = {}
-    for number, stage in enumerate(stages):
+    for number, stage in enumerate(STAGES):
         process = start(out)
         wait_for_stage(process, out, stage)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
-        assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == sorted(stages[:number])
+        assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == sorted(STAGES[:number])
         assert all((out / name).stat().st_ino == inode for name, inode in made.items()), (
             "a finished stage was made again"
         )
-        made = {name: (out / name).stat().st_ino for name in stages[:number]}
+        made = {name: (out / name).stat().st_ino for name in STAGES[:number]}
     preparing.prepare("phrases", out, *SMALL, "--workers", 2)
     assert all((out / name).stat().st_ino == inode for name, inode in made.items())
     assert preparing.contents(out) == preparing.contents(straight)
@@ -80,27 +80,25 @@ def test_two_at_once(tmp_path: Path) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("stage", ["raw", "tokenised", "bpe", "data-bin"])
-def test_full_disk(straight: Path, tmp_path: Path, stage: str) -> None:
-    """No file may grow beyond what the stages before need: the stage itself cannot be written."""
-    stages = ["raw", "tokenised", "bpe", "data-bin"]
-    before = stages[: stages.index(stage)]
-    limit = {"raw": 30_000, "tokenised": 103_500, "bpe": 0, "data-bin": 0}[stage]
-    sizes = {name: max(path.stat().st_size for path in (straight / name).iterdir()) for name in stages}
-    print(sizes, limit)
+@pytest.mark.parametrize("number", range(len(STAGES)))
+def test_full_disk(straight: Path, tmp_path: Path, number: int) -> None:
+    """No file may grow to the size that the stage's largest one needs."""
+    stage, before = STAGES[number], STAGES[:number]
     out = tmp_path / "out"
     if before:
         process = start(out)
         wait_for_stage(process, out, stage)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
-    limit = sizes[stage] * 2 // 3
+    limit = max(path.stat().st_size for path in (straight / stage).iterdir()) * 2 // 3
     done = subprocess.run(
-        preparing.command("phrases", out, *SMALL), capture_output=True, text=True, env=preparing.environment(),
+        preparing.command("phrases", out, *SMALL),
+        capture_output=True,
+        text=True,
+        env=preparing.environment(),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )  # fmt: skip
-    sentence = preparing.the_sentence(done)
-    assert "disk is full" in sentence
+    )
+    assert "disk is full" in preparing.the_sentence(done)
     assert sorted(os.listdir(out)) == sorted(before) if before else not out.exists()
 
 
