@@ -3,7 +3,14 @@
 Importing this package registers its architectures, its task and its criterion with fairseq.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from . import compat
+
+if TYPE_CHECKING:
+    from .compact.folder import Translator
 
 compat.apply_all()
 
@@ -11,4 +18,15 @@ from . import model, training  # noqa: E402 — fairseq is mended before anythin
 
 training.optimizer.install()
 
-__all__ = ["compat", "model", "training"]
+
+def from_pretrained(folder: str) -> Translator:
+    """Read a folder that ``fairseq-dsp export-folder`` wrote: ``from_pretrained(folder).translate([...])``.
+
+    :raises UserError: if the folder is not one, or a file is missing or not as it was written.
+    """
+    from .compact import folder as pretrained  # not needed to train
+
+    return pretrained.from_pretrained(folder)
+
+
+__all__ = ["compat", "from_pretrained", "model", "training"]

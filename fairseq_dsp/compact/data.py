@@ -1,0 +1,55 @@
+"""What a model needs from the folder that ``fairseq-preprocess`` made: the task with its dictionaries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fairseq import tasks
+from omegaconf import OmegaConf, open_dict
+
+from ..errors import UserError
+from .checkpoint import TrainedModel
+
+
+def task_of(model: TrainedModel, data: str | None) -> Any:
+    """Return the translation task that a model was trained on.
+
+    :param data: folder with the dictionaries, by default the one of training.
+    :raises UserError: if it has no dictionaries, or those of another model.
+    """
+    config = OmegaConf.create(model.state["cfg"]["task"])
+    folder = data or config.data
+    with open_dict(config):
+        config.data = folder
+    try:
+        task = tasks.setup_task(config)
+    except Exception as error:
+        raise UserError(
+            f"the dictionaries of {model.path} cannot be read from {folder}: give --data with the folder that "
+            "fairseq-preprocess made for the model"
+        ) from error
+    rows = {
+        "encoder": len(task.source_dictionary),
+        "decoder": len(task.target_dictionary),
+    }
+    for stack, words in rows.items():
+        weight = model.state["model"].get(f"{stack}.embed_tokens.weight")
+        if weight is not None and len(weight) != words:
+            raise UserError(
+                f"the {stack}'s dictionary in {folder} has {words} entries, but the model's has {len(weight)}: give "
+                "--data with the folder that fairseq-preprocess made for the model"
+            )
+    return task
+
+
+def preparation(data: str | Path) -> dict[str, Any]:
+    """Return what the ``prepare.json`` of a data folder says about its text, or nothing if there is none."""
+    for folder in (Path(data), Path(data).absolute().parent):
+        file = folder / "prepare.json"
+        if file.is_file():
+            content = json.loads(file.read_text(encoding="utf-8"))
+            model = folder / str(content.get("bpe_model"))
+            return {**content, "bpe_model": str(model) if model.is_file() else None}
+    return {}
