@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 
 from .curves import NAMES, Curve
 from .results import BASE, BASE_TITLE, Results, Row
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # importing fairseq turns its debugging on
 
 TYPES = {"encoder_self": "encoder self-attention", "decoder_self": "decoder self-attention", "cross": "cross-attention"}
 COLOURS = [
@@ -50,6 +53,7 @@ def bleu_curve(results: Results, intervals: dict[str, float]) -> Figure:
             half = statistics.fmean(intervals.get(run["run"], 0.0) for run in row.runs)
             axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
             axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads)")
+            axes.plot([row.heads], [mean], color=GREY, marker="*")
     for i, label in enumerate(_methods(rows)):
         points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)
         heads = [row.heads for row in points]
@@ -58,6 +62,10 @@ def bleu_curve(results: Results, intervals: dict[str, float]) -> Figure:
         if any(len(row.runs) > 1 for row in points):
             low, high = ([pick(row.values("bleu")) for row in points] for pick in (min, max))
             axes.fill_between(heads, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set_xticks(sorted({row.heads for row in rows}))
+    scores = [score for row in rows for score in row.values("bleu")]
+    if max(scores) - min(scores) < 0.1:  # nothing to see, so no axis that makes something of it
+        axes.set_ylim(min(scores) - 1, max(scores) + 1)
     axes.set_xlabel("heads kept")
     axes.set_ylabel("BLEU")
     _tidy(axes)

@@ -33,7 +33,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
        padding: 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
 .wide { overflow-x: auto; } figure { margin: 1rem 0; overflow-x: auto; }
-figure svg { width: 100%; height: auto; min-width: 26rem; max-width: 50rem; }
+figure svg { width: 100%; height: auto; max-width: 50rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 thead { border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; }
 tbody { border-bottom: 2px solid #1a1a1a; }

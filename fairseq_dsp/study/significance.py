@@ -55,8 +55,11 @@ def bootstrap(results: Results) -> tuple[dict[str, Significance], str]:
         signatures, scores = test()
         signature = str(signatures["BLEU"])
         for name, score in zip(names, scores["BLEU"], strict=True):
-            p_value = score.p_value if first and name != first else None
-            found[name] = Significance(float(score.ci), None if p_value is None else float(p_value))
+            p_value = None
+            if first and name != first:
+                # for no difference at all sacrebleu counts no resample as larger, and calls it significant
+                p_value = float(score.p_value) if score.score != scores["BLEU"][0].score else 1.0
+            found[name] = Significance(float(score.ci), p_value)
     return found, signature
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,10 @@ from typing import Any
 import pytest
 import support
 import yaml
+
+from fairseq_dsp.study.results import read_results
+from fairseq_dsp.study.significance import bootstrap
+from fairseq_dsp.study.tables import table_lines, to_csv
 
 TINY_RECIPE = {
     "arch": "transformer_dsp_tiny", "encoder-layers": 2, "decoder-layers": 2, "encoder-embed-dim": 16,
@@ -37,28 +43,70 @@ def prepared(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def write_study(tmp_path: Path, prepared: Path) -> Callable[..., Path]:
-    """``write_study(heads=[6], methods=[...], **more)`` writes a study of the tiny corpus and returns its path."""
+@pytest.fixture(scope="session")
+def write_study_to(prepared: Path) -> Callable[..., Path]:
+    """``write_study_to(FOLDER, heads=[6], methods=[…])`` writes a study of the tiny corpus and returns its path."""
 
-    def write_study(**changes: Any) -> Path:
+    def write_study_to(folder: Path, **changes: Any) -> Path:
         content = {
             "name": "tiny", "data": str(prepared), "recipe": TINY_RECIPE, "heads": [6], "methods": ["joint"],
             "evaluate": {"beam": 1}, **changes,
         }  # fmt: skip
-        path = tmp_path / "study.yaml"
+        path = folder / "study.yaml"
         path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}), encoding="utf-8")
         return path
 
-    return write_study
+    return write_study_to
+
+
+@pytest.fixture
+def write_study(tmp_path: Path, write_study_to: Callable[..., Path]) -> Callable[..., Path]:
+    """The same into the test's own folder."""
+    return functools.partial(write_study_to, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def dsp() -> Callable[..., Any]:
     """``dsp("sweep", STUDY, …, check=False)`` runs ``fairseq-dsp``; see `support.run_command`."""
-    import sys
 
     def dsp(*args: object, **options: Any) -> Any:
         return support.run_command([sys.executable, "-m", "fairseq_dsp.cli", *map(str, args)], **options)
 
     return dsp
+
+
+METHODS: list[Any] = [
+    {"method": "joint", "heads": [6, 3]},
+    {"method": "pipelined", "options": {"max-update": 6}, "recovery": {"max-update": 6}},
+    {"method": "joint", "name": "broken", "options": {"max-tokens": 1}},
+]
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, write_study_to: Callable[..., Path], dsp: Callable[..., Any]
+) -> tuple[Path, Any]:
+    """A sweep that ran straight through: the folder of its study and results, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_study_to(folder, methods=METHODS)
+    done = dsp("sweep", folder / "study.yaml", "--results", folder / "results", "--jobs", 2, "--cores", 1, check=False)
+    return folder, done
+
+
+@pytest.fixture(scope="session")
+def table() -> Callable[[Path], str]:
+    """``table(RESULTS)``: the table of a sweep, and all translations: what must not depend on interruptions."""
+
+    def table(results: Path) -> str:
+        read = read_results(results)
+        texts = [f"{p.parent.name}: {p.read_text()}" for p in sorted(results.glob("runs/*/translations.txt"))]
+        kept = [json.dumps(run["scores"]["kept"]) for run in read.runs]
+        return to_csv(table_lines(read, bootstrap(read)[0])) + "\n".join(kept + texts)
+
+    return table
+
+
+@pytest.fixture(scope="session")
+def methods() -> list[Any]:
+    """The methods of the sweep `finished`; the last one cannot be trained."""
+    return METHODS

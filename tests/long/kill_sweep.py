@@ -1,0 +1,81 @@
+"""Kill a sweep at random, again and again, and compare its table with that of a sweep that was left alone.
+
+    python tests/long/kill_sweep.py STUDY [--data DATA] [--kills 10] [--jobs 2] [--out FOLDER]
+
+Both sweeps run with one thread a run. Each kill is a SIGKILL of the sweep, at a moment drawn evenly from the time that
+the first sweep took, divided by the number of kills. Compared are the table (scores, heads, parameters), the heads kept
+and every translation; times are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fairseq_dsp.study.results import read_results, summary_table
+from fairseq_dsp.study.significance import bootstrap
+from fairseq_dsp.study.tables import table_lines, to_csv
+
+
+def outcome(results: Path) -> dict[str, str]:
+    """What must be the same."""
+    read = read_results(results)
+    found = {p.parent.name: p.read_text(encoding="utf-8") for p in results.glob("runs/*/translations.txt")}
+    found |= {f"heads of {run['run']}": json.dumps(run["scores"]["kept"]) for run in read.runs}
+    return found | {"table": to_csv(table_lines(read, bootstrap(read)[0]))}
+
+
+def main() -> int:
+    """Run the proof; 0 if the tables agree."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study")
+    parser.add_argument("--data")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    out = args.out or Path(tempfile.mkdtemp())
+    draw = random.Random(args.seed)
+
+    def command(results: Path) -> list[str]:
+        words = [sys.executable, "-m", "fairseq_dsp.cli", "sweep", args.study, "--results", str(results)]
+        return [*words, "--jobs", str(args.jobs), "--cores", "1", *(["--data", args.data] if args.data else [])]
+
+    start = time.monotonic()
+    with (out / "straight.log").open("wb") as log:
+        subprocess.run(command(out / "straight"), check=True, stdout=log, stderr=log)
+    whole = time.monotonic() - start
+    print(f"left alone: {whole:.0f} s", flush=True)
+    kills = 0
+    with (out / "killed.log").open("wb") as log:
+        while kills < args.kills:
+            process = subprocess.Popen(command(out / "killed"), stdout=log, stderr=log)
+            # each start costs some seconds before it gets anywhere, and the kills are to be spread over the sweep
+            pause = draw.uniform(0, 2 * max(whole / args.kills, 10))
+            try:
+                status = process.wait(pause)
+                print(f"finished after {kills} kills, with status {status}", flush=True)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+                done = len(list((out / "killed").glob("runs/*/result.json")))
+                print(f"kill {kills} after {pause:.1f} s; {done} runs are done", flush=True)
+        subprocess.run(command(out / "killed"), check=True, stdout=log, stderr=log)
+    one, other = outcome(out / "straight"), outcome(out / "killed")
+    differing = [name for name in {*one, *other} if one.get(name) != other.get(name)]
+    print(summary_table(read_results(out / "killed")))
+    print(f"{kills} kills; compared: {len(one)}; different: {', '.join(differing) or 'none'}")
+    return int(bool(differing))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

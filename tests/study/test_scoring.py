@@ -1,0 +1,46 @@
+"""Scores, against sacrebleu called by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sacrebleu
+from sacremoses import MosesTokenizer
+
+from fairseq_dsp.study.prepared import PreparedData
+from fairseq_dsp.study.scoring import detokenised, score
+
+REFERENCES = ["That's a red car, isn't it?", "Two dogs run on the beach.", "She said: \"It's 5 o'clock\"."]
+
+
+def corpus(folder: Path, *, tokenizer: str, lowercase: bool) -> PreparedData:
+    """A corpus of three sentences, tokenised as asked for."""
+    moses = MosesTokenizer("en")
+    tokenised = [str(moses.tokenize(line, return_str=True)) for line in REFERENCES]
+    for name, lines in (("raw", REFERENCES), ("tokenised", [t.lower() if lowercase else t for t in tokenised])):
+        (folder / name).mkdir()
+        (folder / name / "test.en").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    summary = {"target_lang": "en", "source_lang": "de", "tokenizer": tokenizer, "lowercase": lowercase}
+    return PreparedData(folder, {**summary, "references": {"test": "raw/test.en"}})
+
+
+def test_raw_text(tmp_path: Path) -> None:
+    data = corpus(tmp_path, tokenizer="none", lowercase=False)
+    hypotheses = [REFERENCES[0], "Two dogs run at the beach.", REFERENCES[2]]
+    scores = score(data, "test", hypotheses)
+    assert scores["bleu"]["score"] == pytest.approx(sacrebleu.corpus_bleu(hypotheses, [REFERENCES]).score, abs=1e-4)
+    assert scores["chrf"]["score"] == pytest.approx(sacrebleu.corpus_chrf(hypotheses, [REFERENCES]).score, abs=1e-4)
+    assert "case:mixed" in scores["bleu"]["signature"]
+    assert "tok:none" in scores["tokenised_bleu"]["signature"]
+    assert scores["tokenised_bleu"]["score"] < 100
+
+
+def test_tokenised_lower_cased_text(tmp_path: Path) -> None:
+    data = corpus(tmp_path, tokenizer="moses", lowercase=True)
+    perfect = data.tokenised_references("test") or []
+    assert "&apos;s" in perfect[0]
+    assert detokenised(data, perfect) == [line.lower() for line in REFERENCES]
+    scores = score(data, "test", perfect)
+    assert {name: one["score"] for name, one in scores.items()} == {"tokenised_bleu": 100, "bleu": 100, "chrf": 100}
+    assert "case:lc" in scores["bleu"]["signature"]

@@ -1,0 +1,149 @@
+"""Reading studies, and what they expand to; nothing is trained here."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import REPOSITORY
+
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.study.prepared import PreparedData
+from fairseq_dsp.study.runs import Run, expand
+from fairseq_dsp.study.study import read_study
+
+WriteStudy = Callable[..., Path]
+
+
+def runs_of(path: Path) -> dict[str, Run]:
+    """The runs of a study by name, in order."""
+    return {run.name: run for run in expand(read_study(path), path.parent / "results")}
+
+
+def words(run: Run, step: str) -> list[str]:
+    """The command of a step."""
+    return list(next(one for one in run.steps if one.name == step).command)
+
+
+def value(command: list[str], option: str) -> str:
+    """The value of an option."""
+    return command[command.index(option) + 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metods": ["joint"]}, "unknown key metods, did you mean methods?"),
+        ({"methods": ["jiont"]}, "no method 'jiont', did you mean joint?"),
+        ({"methods": [{"method": "joint", "penalties": [1]}]}, "key penalties, which is for voita"),
+        ({"methods": [{"method": "voita"}]}, "voita needs penalties"),
+        ({"methods": [{"method": "voita", "penalties": [0.1], "heads": [3]}]}, "penalties decide how many"),
+        ({"methods": [{"method": "joint", "heads": [13]}]}, "13, but numbers from 0 to 12"),
+        ({"methods": ["joint", "joint"]}, "two methods are called joint"),
+        ({"methods": [{"method": "range", "low": 9, "high": 3}]}, "low of range is 9, above its high of 3"),
+        ({"methods": [{"method": "joint", "recovery": {}}]}, "lacks max-update"),
+        ({"heads": [6, 6]}, "holds a number twice"),
+        ({"heads": [-1]}, "-1, but numbers from 0 to 12"),
+        ({"heads": None}, "joint has no head counts"),
+        ({"seeds": ["one"]}, "'one', but numbers"),
+        ({"data": "/nowhere"}, "/nowhere holds no prepared corpus"),
+        ({"name": "a/b"}, "letters, digits"),
+        ({"checkpoint": "first"}, "best or last"),
+        ({"evaluate": {"split": "test7"}}, "no text called test7"),
+        ({"evaluate": {"beams": 5}}, "unknown key beams, did you mean beam?"),
+        ({"recipe": {"arch": "transformer_dsp", "seed": 4}}, "option seed, but a sweep sets it itself"),
+        ({"recipe": {"arch": "transformer_dsp"}}, "max-update"),
+        ({"recipe": {"arch": "transformer_dsp", "max-update": 9, "lrate": 1}}, "does not take the options of recipe"),
+        ({"recipe": {"arch": "lstm", "max-update": 9}}, "only transformer_dsp"),
+        ({"recipe": {"max-update": [9]}}, "a number, a text, true or false"),
+    ],
+)
+def test_bad_studies(write_study: WriteStudy, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_study(write_study(**changes))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unreadable_studies(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_study(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [b", encoding="utf-8")
+    with pytest.raises(UserError, match="not YAML"):
+        read_study(tmp_path / "bad.yaml")
+
+
+def test_methods_share_one_base_model_a_seed(write_study: WriteStudy) -> None:
+    methods = ["joint", "ste", "pipelined", "michel", {"method": "voita", "penalties": [0.01]}, "range"]
+    runs = runs_of(write_study(methods=methods, heads=[6, 3], seeds=[1, 2]))
+    names = [f"{method}-k{k}" for method in ("joint", "ste", "pipelined", "michel", "range") for k in (6, 3)]
+    assert sorted(runs) == sorted(
+        f"{name}-s{seed}" for seed in (1, 2) for name in [*names, "base", "voita-l0.01", "range-training"]
+    )
+    for name, run in runs.items():
+        kind, _, seed = name.partition("-")[0], None, name[-1]
+        expected = {"pipelined": f"base-s{seed}", "michel": f"base-s{seed}", "voita": f"base-s{seed}"}
+        if kind == "range" and "training" not in name:
+            expected["range"] = f"range-training-s{seed}"
+        assert run.needs == ((expected[kind],) if kind in expected else ())
+    order = list(runs)
+    assert all(order.index(need) < order.index(name) for name, run in runs.items() for need in run.needs)
+
+
+def test_commands_of_the_methods(write_study: WriteStudy) -> None:
+    methods = ["joint", "ste", {"method": "pipelined", "options": {"max-update": 8}, "recovery": {"max-update": 5}}]
+    methods += ["michel", {"method": "voita", "penalties": [0.01]}, "range"]
+    runs = runs_of(write_study(methods=methods, heads=[3]))
+    joint = words(runs["joint-k3-s1"], "train")
+    assert (value(joint, "--heads-to-keep"), value(joint, "--cooldown-updates")) == ("3", "18")
+    assert value(words(runs["ste-k3-s1"], "train"), "--head-selection") == "ste"
+    pipelined = words(runs["pipelined-k3-s1"], "train")
+    assert "--freeze-weights" in pipelined
+    assert value(pipelined, "--finetune-from-model") == str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
+    assert (value(pipelined, "--max-update"), value(pipelined, "--cooldown-updates")) == ("8", "7")
+    recover = words(runs["pipelined-k3-s1"], "recover")
+    assert value(recover, "--kept-heads") == str(runs["pipelined-k3-s1"].folder / "kept.json")
+    assert (value(recover, "--head-selection"), value(recover, "--max-update")) == ("fixed", "5")
+    assert [step.name for step in runs["michel-k3-s1"].steps] == ["score-heads", "compact", "evaluate"]
+    assert value(words(runs["voita-l0.01-s1"], "train"), "--l0-penalty") == "0.01"
+    shared = words(runs["range-training-s1"], "train")
+    assert (value(shared, "--heads-to-keep-low"), value(shared, "--heads-to-keep-high")) == ("3", "12")
+    assert "--heads-to-keep" not in shared
+    assert value(words(runs["range-k3-s1"], "compact"), "--heads-to-keep") == "3"
+    base = words(runs["base-s1"], "train")
+    assert not [word for word in base if "heads-to-keep" in word or "finetune" in word]
+
+
+def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]) -> None:
+    path = write_study(heads=list(range(2, 12)), seeds=list(range(1, 20)))
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    printed = dsp("sweep", path, "--results", path.parent / "results", "--dry-run").stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert printed.count("\n# ") + printed.startswith("# ") == 19 + 190
+    # the processor's time, which other work on the machine does not lengthen much
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 8, time.monotonic() - start
+    assert not (path.parent / "results").exists()
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "scripts/studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path) -> None:
+    study = read_study(path, data=str(prepared))
+    runs = expand(study, tmp_path)
+    assert study.name == path.stem
+    assert study.description
+    assert len(runs) > 3
+
+
+def test_prepared_data_is_found_from_its_data_bin(prepared: Path, tmp_path: Path) -> None:
+    assert PreparedData.read(prepared / "data-bin").languages == ("xx", "yy")
+    (tmp_path / "prepare.json").write_text(yaml.safe_dump({"a": 1}), encoding="utf-8")
+    with pytest.raises(UserError, match="not JSON"):
+        PreparedData.read(tmp_path)
+    (tmp_path / "prepare.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="lacks bpe"):
+        PreparedData.read(tmp_path)

@@ -1,0 +1,156 @@
+"""Sweeps for real: they train, prune, compact and score a tiny model."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support
+
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.study.atomic import write_text
+from fairseq_dsp.study.results import read_results
+
+SCORED = ["base-s1", "joint-k3-s1", "joint-k6-s1", "pipelined-k6-s1"]
+
+
+def test_a_failed_run_stops_no_other(finished: tuple[Path, Any]) -> None:
+    folder, done = finished
+    assert done.returncode == 1
+    assert "run broken-k6-s1 failed: train ended with status 1; the end of" in done.stdout
+    assert "1 of 5 runs failed (broken-k6-s1)" in done.stdout
+    assert "max_tokens" in done.stdout  # of fairseq's own message, at the end of the log
+    results = read_results(folder / "results")
+    assert sorted(run["run"] for run in results.runs) == SCORED
+    assert results.missing == ["broken-k6-s1"]
+
+
+def test_the_results_are_those_of_the_methods(finished: tuple[Path, Any]) -> None:
+    runs = {run["run"]: run for run in read_results(finished[0] / "results").runs}
+    assert runs["base-s1"]["scores"]["kept"]["kept"] == 12
+    for name in SCORED[1:]:
+        scores = runs[name]["scores"]
+        assert scores["kept"]["kept"] == runs[name]["heads"] == int(name.split("-")[1][1:])
+        assert scores["parameters"] < runs["base-s1"]["scores"]["parameters"]  # compact
+        assert scores["sentences_per_second"] > 0
+    log = (finished[0] / "results/runs/pipelined-k6-s1/log.txt").read_text()
+    assert log.count("loaded checkpoint") + log.count("Loaded checkpoint") + log.count("loading pretrained") >= 1
+
+
+def test_killed_twice_it_ends_with_the_same_table(
+    finished: tuple[Path, Any], tmp_path: Path, dsp: Callable[..., Any], table: Callable[[Path], str]
+) -> None:
+    folder, _ = finished
+    arguments = ["sweep", folder / "study.yaml", "--results", tmp_path, "--jobs", 2, "--cores", 1]
+    draw = random.Random(3)
+    command = [sys.executable, "-m", "fairseq_dsp.cli", *map(str, arguments)]
+    kills = 0
+    for started in ("train_inner", "base-s1"):
+        deadline = time.monotonic() + 120
+        # kill some time after the training shows itself, whatever the speed of the machine
+        process = subprocess.Popen(
+            command, env=support.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while process.poll() is None and time.monotonic() < deadline:
+            logs = [path.read_text() for path in tmp_path.glob("runs/*/log.txt")]
+            if any(started in log for log in logs):
+                break
+            time.sleep(0.1)
+        time.sleep(draw.uniform(0, 2))
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills == 2
+    dsp(*arguments, check=False)
+    assert table(tmp_path) == table(folder / "results")
+
+
+def test_a_finished_sweep_does_nothing_again(finished: tuple[Path, Any], dsp: Callable[..., Any]) -> None:
+    folder, _ = finished
+    printed = dsp("sweep", folder / "study.yaml", "--results", folder / "results", "--dry-run").stdout
+    for name in SCORED:
+        assert f"# {name}: done\n" in printed
+    assert "# broken-k6-s1\n" in printed
+
+
+def test_report(finished: tuple[Path, Any], tmp_path: Path, dsp: Callable[..., Any]) -> None:
+    printed = dsp("report", finished[0] / "results", "--out", tmp_path).stdout
+    assert "unpruned" in printed
+    page = (tmp_path / "report.html").read_text()
+    assert "Not finished: 1 of 5 runs (broken-k6-s1)" in page
+    assert page.count("<svg") == 5  # the curve, two maps of heads, learning curves, cost
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
+    csv = (tmp_path / "table.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in csv] == ["method", "unpruned", "joint", "joint", "pipelined"]
+    assert r"\toprule" in (tmp_path / "table.tex").read_text()
+    markdown = (tmp_path / "report.md").read_text()
+    for picture in ("bleu-heads", "heads-joint", "heads-pipelined", "learning", "cost"):
+        assert f"({picture}.svg)" in markdown
+        assert (tmp_path / f"{picture}.svg").stat().st_size > 1000
+
+
+def test_two_sweeps_at_once(finished: tuple[Path, Any], tmp_path: Path, dsp: Callable[..., Any]) -> None:
+    with (tmp_path / ".lock").open("w") as file:
+        file.write("process 1 on elsewhere")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = dsp("sweep", finished[0] / "study.yaml", "--results", tmp_path, check=False)
+    assert done.returncode == 1
+    assert f"another sweep (process 1 on elsewhere) is at work in {tmp_path}" in done.stdout
+
+
+def test_a_folder_of_another_study(finished: tuple[Path, Any], write_study: Callable[..., Path]) -> None:
+    from argparse import Namespace
+
+    from fairseq_dsp.study import sweep
+
+    results = finished[0] / "results"
+    options = {"results": results, "data": None, "jobs": 1, "cores": 1, "gpus": "", "slurm": False, "dry_run": True}
+    with pytest.raises(UserError, match="holds the study tiny, not other"):
+        sweep.run(Namespace(study=write_study(name="other"), **options))
+    with pytest.raises(UserError, match=r"joint-k6-s1 holds results of another study.*\(other options\)"):
+        sweep.run(Namespace(study=write_study(methods=[{"method": "joint", "options": {"lr": 0.1}}]), **options))
+    options["results"] = finished[0]
+    with pytest.raises(UserError, match="not empty, and no sweep made it"):
+        sweep.run(Namespace(study=write_study(), **options))
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_text(path, "old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"result\.json cannot be written"):
+            write_text(path, "new" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+    assert path.read_text() == "old"
+
+
+def test_evaluate(finished: tuple[Path, Any], prepared: Path, tmp_path: Path, dsp: Callable[..., Any]) -> None:
+    checkpoint = finished[0] / "results/runs/joint-k6-s1/checkpoints/checkpoint_best.pt"
+    arguments = ["evaluate", checkpoint, "--data", prepared, "--beam", 1]
+    text, scores = tmp_path / "out.txt", tmp_path / "out.json"
+    printed = dsp(*arguments, "--translations", text, "--json", scores).stdout
+    # the model with masks translates as the compact one of the sweep does
+    assert text.read_text() == (finished[0] / "results/runs/joint-k6-s1/translations.txt").read_text()
+    (result,) = json.loads(scores.read_text())
+    assert f"{result['bleu']['score']:6.2f}   {result['bleu']['signature']}" in printed
+    assert (result["sentences"], result["kept"]["kept"], result["heads"]) == (20, 6, 12)
+    done = dsp(*arguments, "--heads-to-keep", 13, check=False)
+    assert done.returncode == 1
+    assert "give a number from 0 to 12" in done.stdout
