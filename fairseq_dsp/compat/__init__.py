@@ -7,6 +7,7 @@ import functools
 from fairseq_dsp.compat import (
     atomic_checkpoints,
     bf16_means_tpu,
+    last_sentences_dropped,
     resume_regroups_sentences,
     safe_loading,
     torchrun_splits_training,
@@ -27,3 +28,4 @@ def apply_all() -> None:
     resume_regroups_sentences.apply()
     torchrun_splits_training.apply()
     bf16_means_tpu.apply()
+    last_sentences_dropped.apply()

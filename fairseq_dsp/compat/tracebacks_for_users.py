@@ -23,6 +23,7 @@ def apply() -> None:
     """Install the hook for uncaught errors, unless this process is somebody's own program."""
     if _is_fairseq_command() and os.environ.get("LOGLEVEL", "").upper() != "DEBUG":
         sys.excepthook = functools.partial(_report, sys.excepthook)
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or hydra prints its own traceback, and the hook sees no error
 
 
 def _report(

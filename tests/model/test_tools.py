@@ -37,7 +37,7 @@ def pruned(train_tiny, tmp_path_factory, stock) -> Path:
 
 def hypotheses(output: str) -> list[str]:
     """The translations that fairseq-generate or fairseq-interactive printed, in the order of the sentences."""
-    found = re.findall(r"^H-(\d+)\t[^\t]*\t(.*)$", output, re.MULTILINE)
+    found = re.findall(r"H-(\d+)\t[^\t]*\t(.*)", output)
     return [text for _, text in sorted((int(number), text) for number, text in found)]
 
 
@@ -51,11 +51,11 @@ def test_generate_interactive_and_the_hub_interface_agree(run_fairseq, tiny_data
     assert hypotheses(done.stdout) == generated
     hub = PrunableTransformer.from_pretrained(str(pruned.parent), pruned.name, data_name_or_path=str(tiny_data))
     assert hub.translate(source.splitlines(), beam=3) == generated
-    assert hub.models[0].pruner.kept().kept == KEPT
+    assert hub.models[0].kept_heads.kept == KEPT
 
 
 def test_validate_is_deterministic(run_fairseq, tiny_data: Path, pruned: Path) -> None:
-    options = ("--user-dir", support.PLUGIN, "--path", pruned, "--valid-subset", "valid", "--max-tokens", 400, "--cpu")
+    options = ("--user-dir", support.PLUGIN, "--path", pruned, "--task", "translation", "--max-tokens", 400, "--cpu")
     losses = {re.search(r"loss [\d.]+", run_fairseq("validate", tiny_data, *options).stdout)[0] for _ in range(2)}
     assert len(losses) == 1
 
