@@ -53,14 +53,16 @@ def test_two_files(small_multi30k: Path, tmp_path: Path) -> None:
 
 
 def test_ready_splits(small_multi30k: Path, tmp_path: Path) -> None:
-    tests = f"{small_multi30k / 'test_2016_flickr'},{small_multi30k / 'test_2017_flickr'}"
-    preparing.prepare(
-        *("custom", tmp_path / "out", "-s", "en", "-t", "de", "--train-pref", small_multi30k / "train"),
-        *("--valid-pref", small_multi30k / "val", "--test-pref", tests, "--vocab-size", 600),
+    from custom import ready_splits
+
+    train, valid, *tests = (
+        str(small_multi30k / name) for name in ("train", "val", "test_2016_flickr", "test_2017_flickr")
     )
-    summary = json.loads((tmp_path / "out" / "prepare.json").read_text())
-    assert summary["test_sets"] == {"test": "test_2016_flickr", "test1": "test_2017_flickr"}
-    assert (tmp_path / "out" / "data-bin" / "test1.en-de.de.bin").is_file()
+    corpus = ready_splits(("en", "de"), train, valid, tests)
+    assert corpus.test_sets == ["test_2016_flickr", "test_2017_flickr"]
+    corpus.write_raw(tmp_path)
+    assert preparing.lines(tmp_path / "test1.de") == preparing.lines(Path(f"{tests[1]}.de"))
+    assert preparing.lines(tmp_path / "valid.en") == preparing.lines(Path(f"{valid}.en"))
 
 
 @pytest.mark.parametrize(

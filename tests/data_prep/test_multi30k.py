@@ -8,13 +8,12 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import preparing
 import pytest
-import support
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +21,8 @@ def prepared(small_multi30k: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A finished preparation with sentencepiece, by the script that users call."""
     out = tmp_path_factory.mktemp("prepared") / "multi30k"
     command = ["scripts/preprocess.sh", "multi30k", out, "--raw-dir", small_multi30k, "--vocab-size", "600"]
-    subprocess.run(
-        command, cwd=preparing.REPOSITORY, env=preparing.environment(), check=True, stdout=subprocess.DEVNULL
-    )
+    environment = preparing.environment(PYTHON=sys.executable)
+    subprocess.run(command, cwd=preparing.REPOSITORY, env=environment, check=True, stdout=subprocess.DEVNULL)
     return out
 
 
@@ -39,7 +37,7 @@ def test_fairseq_reads_back_the_raw_text(prepared: Path, small_multi30k: Path) -
         for language in ("de", "en"):
             dictionary = Dictionary.load(str(data_bin / f"dict.{language}.txt"))
             data = data_utils.load_indexed_dataset(str(data_bin / f"{split}.de-en.{language}"), dictionary)
-            raw = preparing.lines(small_multi30k / f"{name}.{language}")
+            raw = [" ".join(line.split()) for line in preparing.lines(small_multi30k / f"{name}.{language}")]
             assert preparing.lines(prepared / "raw" / f"{split}.{language}") == raw
             read = [dictionary.string(data[i], "sentencepiece") for i in range(len(data))]
             assert len(read) == len(raw)
@@ -48,40 +46,20 @@ def test_fairseq_reads_back_the_raw_text(prepared: Path, small_multi30k: Path) -
             assert len(same) == len(raw) if split == "train" else len(same) > 0.5 * len(raw)
 
 
-def test_fairseq_trains_on_it(prepared: Path, tmp_path: Path) -> None:
-    model = [
-        "--arch",
-        "transformer_iwslt_de_en",
-        "--encoder-layers",
-        1,
-        "--decoder-layers",
-        1,
-        "--share-all-embeddings",
-    ]
-    training = [
-        "--optimizer",
-        "adam",
-        "--criterion",
-        "label_smoothed_cross_entropy",
-        "--max-tokens",
-        500,
-        "--lr",
-        0.001,
-    ]
-    ending = ["--max-update", 1, "--disable-validation", "--no-save", "--cpu"]
-    args = [prepared / "data-bin", "--save-dir", tmp_path, *model, *training, *ending]
-    support.run(support.fairseq_command("train", *args))
+def test_fairseq_trains_on_it(prepared: Path, tmp_path: Path, run_fairseq: Callable[..., object]) -> None:
+    model = "--arch transformer_iwslt_de_en --encoder-layers 1 --decoder-layers 1 --share-all-embeddings"
+    training = "--optimizer adam --lr 0.001 --criterion label_smoothed_cross_entropy --max-tokens 500 --max-update 1"
+    rest = "--disable-validation --no-save --cpu"
+    run_fairseq("train", prepared / "data-bin", "--save-dir", tmp_path, *f"{model} {training} {rest}".split())
 
 
 def test_script_has_help(tmp_path: Path) -> None:
-    for arguments in (["--help"], ["phrases", "--help"]):
-        environment = preparing.environment(PYTHON=sys.executable)
-        command = [preparing.REPOSITORY / "scripts" / "preprocess.sh", *arguments]
-        shown = subprocess.run(
-            command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
-        ).stdout
-        assert "scripts/preprocess.sh" in shown
-        assert "phrases" in shown
+    command = [preparing.REPOSITORY / "scripts" / "preprocess.sh", "--help"]
+    shown = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert "scripts/preprocess.sh CORPUS OUT" in shown
+    for corpus in ("phrases", "multi30k", "iwslt14", "custom"):
+        assert corpus in shown
+        assert "--vocab-size" in preparing.prepare(corpus, "--help").stdout
 
 
 def test_summary_tells_what_evaluation_needs(prepared: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -85,11 +86,8 @@ def test_full_disk(straight: Path, tmp_path: Path, number: int) -> None:
     """No file may grow to the size that the stage's largest one needs."""
     stage, before = STAGES[number], STAGES[:number]
     out = tmp_path / "out"
-    if before:
-        process = start(out)
-        wait_for_stage(process, out, stage)
-        process.kill()
-        process.wait()
+    for name in before:
+        shutil.copytree(straight / name, out / name)  # as a run leaves them that was killed in the stage
     limit = max(path.stat().st_size for path in (straight / stage).iterdir()) * 2 // 3
     done = subprocess.run(
         preparing.command("phrases", out, *SMALL),
