@@ -31,6 +31,7 @@ setup(
         "sacremoses>=0.1",
         "safetensors>=0.4",
         "sentencepiece>=0.2",
+        "submitit>=1.5",  # sweeps on SLURM
         "subword-nmt>=0.3.8",
         "tensorboard>=2.15",  # for fairseq's --tensorboard-logdir
         "tqdm>=4.66",

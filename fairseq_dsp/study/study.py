@@ -41,6 +41,9 @@ _OWN_OPTIONS = {
 }  # fmt: skip
 """Options of fairseq-train that follow from the rest of a study."""
 
+_MICHEL_OPTIONS = {"split", "sentences", "steps", "min-heads-per-module", "max-tokens", "cpu"}
+"""What ``options`` may hold for ``michel``: options of ``fairseq-dsp score-heads``."""
+
 Options = dict[str, Any]
 """Options of fairseq-train without the leading dashes; true stands for a flag without a value."""
 
@@ -61,7 +64,7 @@ class Method:
     :param name: what tables and file names call it.
     :param heads: the numbers of heads K; empty for ``voita``, whose penalties decide.
     :param seeds: a training for each.
-    :param options: further options of fairseq-train, on top of the recipe.
+    :param options: further options of fairseq-train, on top of the recipe; for ``michel``, of score-heads.
     :param recovery: options of a further training with the chosen heads held fixed, or None for no such training.
     :param penalties: the λ of ``voita``.
     :param low: the fewest heads of ``range``.
@@ -169,10 +172,13 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
         local=dict(_mapping(content.get("local") or {}, "local")),
         slurm=dict(_mapping(content.get("slurm") or {}, "slurm")),
     )
-    for options, where in [(base, "base"), *((m.options, m.name) for m in methods)]:
+    for options, where in [(base, "base"), *((m.options, m.name) for m in methods if m.method != "michel")]:
         if "max-update" not in {**recipe, **options}:
             raise ValueError(f"neither recipe nor {where} says max-update: the number of updates is needed for the bar")
         _parse(prepared, {**recipe, **options}, where)
+    for method in methods:
+        if method.method == "michel":
+            _check_keys(method.options, _MICHEL_OPTIONS, f"options of {method.name}")
     return study
 
 

@@ -5,6 +5,22 @@ What several runs need, such as the unpruned model, is trained once. Every run l
 in RESULTS/runs/RUN, with its log. Interrupted at any moment, the same command goes on from there. A run that fails is
 told with the end of its log, and does not stop the others.
 
+the keys of a study (* must be given):
+  name*         letters, digits, - and _          description   a sentence or two, for the report
+  data*         folder made by preprocess.sh      recipe*       options of fairseq-train, without the dashes
+  heads         numbers of heads K                seeds         default [1]
+  base          options for the unpruned model    checkpoint    best (default) or last
+  evaluate      split, beam, lenpen               compact       false: score pruned models with masks
+  local         jobs, cores, gpus                 slurm         partition, minutes, gpus, cpus, memory_gb …
+  methods*      a list; of each method its name, or: method*, name, heads, seeds, options (of fairseq-train),
+                recovery (options of a further training with the heads held fixed), and
+                  joint       weights and importance train together (Li et al. 2021)
+                  ste         the same with a straight-through gradient
+                  pipelined   the importance alone trains, on the frozen base model
+                  voita       penalties: the weights of the L0 penalty, instead of heads (Voita et al. 2019)
+                  michel      options of score-heads: split, sentences, steps (Michel et al. 2019)
+                  range       low, high: one training for every K, drawn anew between the two at every update
+
 examples:
   fairseq-dsp sweep scripts/studies/quickstart.yaml
   fairseq-dsp sweep my-study.yaml --data data/multi30k --results results/mine --jobs 2

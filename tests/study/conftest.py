@@ -6,7 +6,7 @@ import functools
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +70,15 @@ def dsp() -> Callable[..., Any]:
     """``dsp("sweep", STUDY, …, check=False)`` runs ``fairseq-dsp``; see `support.run_command`."""
 
     def dsp(*args: object, **options: Any) -> Any:
-        return support.run_command([sys.executable, "-m", "fairseq_dsp.cli", *map(str, args)], **options)
+        return support.run_command([sys.executable, "-m", "fairseq_dsp.cli", *args], **{"timeout": 900, **options})
 
     return dsp
 
 
 METHODS: list[Any] = [
-    {"method": "joint", "heads": [6, 3]},
+    "joint",
     {"method": "pipelined", "options": {"max-update": 6}, "recovery": {"max-update": 6}},
+    {"method": "michel", "options": {"steps": 2}},
     {"method": "joint", "name": "broken", "options": {"max-tokens": 1}},
 ]
 
@@ -94,12 +95,14 @@ def finished(
 
 
 @pytest.fixture(scope="session")
-def table() -> Callable[[Path], str]:
-    """``table(RESULTS)``: the table of a sweep, and all translations: what must not depend on interruptions."""
+def table() -> Callable[..., str]:
+    """``table(RESULTS, [RUN, …])``: what interruptions must not change: table, heads, translations."""
 
-    def table(results: Path) -> str:
+    def table(results: Path, only: Sequence[str] | None = None) -> str:
         read = read_results(results)
-        texts = [f"{p.parent.name}: {p.read_text()}" for p in sorted(results.glob("runs/*/translations.txt"))]
+        read.runs[:] = [run for run in read.runs if only is None or run["run"] in only]
+        paths = [results / "runs" / run["run"] / "translations.txt" for run in read.runs]
+        texts = sorted(f"{path.parent.name}: {path.read_text()}" for path in paths)
         kept = [json.dumps(run["scores"]["kept"]) for run in read.runs]
         return to_csv(table_lines(read, bootstrap(read)[0])) + "\n".join(kept + texts)
 

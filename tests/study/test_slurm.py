@@ -128,10 +128,10 @@ def test_a_requeued_sweep_ends_as_the_local_one(
     tmp_path: Path,
     write_study_to: Callable[..., Path],
     methods: list[Any],
-    table: Callable[[Path], str],
+    table: Callable[..., str],
 ) -> None:
     options = {"partition": "main", "minutes": 10, "cpus": 1}
-    study = write_study_to(tmp_path, methods=methods[:2], slurm=options)  # four runs, none of them broken
+    study = write_study_to(tmp_path, methods=methods[:3], slurm=options)  # four runs, none of them broken
     results = tmp_path / "results"
     environment = support.environment(**slurm)
     command = [sys.executable, "-m", "fairseq_dsp.cli", "sweep", str(study), "--results", str(results), "--slurm"]
