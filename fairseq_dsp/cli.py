@@ -11,6 +11,7 @@ from .errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "heads": (".compact.heads", "Show which heads a model keeps"),
+    "score-heads": (".importance.command", "Score the heads of a trained model and choose some (Michel et al. 2019)"),
     "compact": (".compact.command", "Remove the heads that a model does not keep, for good"),
     "export-fairseq": (".compact.export_fairseq", "Write a checkpoint for fairseq without this plugin"),
     "export-folder": (".compact.folder", "Write safetensors, dictionaries and subwords into one folder"),

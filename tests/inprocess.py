@@ -31,7 +31,7 @@ def hydra_config(name: str, data: Path, save_dir: Path, *overrides: str, configs
     """What ``fairseq-hydra-train --config-dir CONFIGS --config-name NAME`` makes of its command line."""
     hydra_init(name)
     settings = [f"task.data={data}", f"checkpoint.save_dir={save_dir}", f"common.user_dir={support.PLUGIN}"]
-    with hydra.initialize_config_dir(str(configs), version_base="1.3"):
+    with hydra.initialize_config_dir(str(configs), version_base="1.1"):
         config = hydra.compose(name, [*settings, *overrides])
     add_defaults(config)
     return config

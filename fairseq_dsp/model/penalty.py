@@ -16,7 +16,7 @@ class Multiplier(nn.Module):
 
         log λ ← log λ + rate · (E[open] − K) / N.
 
-    λ is a buffer: checkpoints hold it, and a resumed run goes on with it.
+    λ and the update that it was adapted for are buffers: checkpoints hold them, and a resumed run goes on with them.
 
     :param start: the first λ, above 0.
     :param rate: how fast log λ moves.
@@ -27,15 +27,25 @@ class Multiplier(nn.Module):
     value: Tensor
     """λ, in float32 whatever the model. *Shape:* ()"""
 
+    update: Tensor
+    """The update that λ was last adapted for. *Shape:* ()"""
+
     def __init__(self, start: float, rate: float, wanted: int, heads: int) -> None:
         super().__init__()
         self.rate, self.wanted, self.heads = rate, wanted, heads
         self.register_buffer("value", torch.tensor(start, dtype=torch.float32))
+        self.register_buffer("update", torch.tensor(0))
 
-    def step(self, expected_open: Tensor) -> None:
-        """Move λ once, given the expected number of open heads, a scalar."""
-        excess = (float(expected_open) - self.wanted) / self.heads
-        self.value.mul_(math.exp(self.rate * excess))
+    def adapt(self, update: int, expected_open: Tensor) -> None:
+        """Move λ once for each update, however many forward passes it takes.
+
+        :param update: number of updates made so far; nothing happens before the first one.
+        :param expected_open: the expected number of open heads, a scalar.
+        """
+        if update != int(self.update):
+            excess = (float(expected_open) - self.wanted) / self.heads
+            self.value.mul_(math.exp(self.rate * excess))
+            self.update.fill_(update)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Multiplier:
         exact = self.value

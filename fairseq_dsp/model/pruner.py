@@ -52,29 +52,15 @@ class HeadPruner:
             )
             model.add_module(_MULTIPLIER, self.multiplier)
         model.register_load_state_dict_pre_hook(self._before_loading)
-        self._update = 0
+        self.update = 0
+        """The number of updates made so far: an update that overflowed is none."""
         self._loaded = False
-        self._sampled_since_update = False
         self._penalty_due = False
 
     @property
     def importance(self) -> Tensor:
         """The importance of all heads. *Shape:* (N)"""
         return torch.cat([gate.importance for gate in self.gates])
-
-    @property
-    def update(self) -> int:
-        """The number of updates made so far: an update that overflowed is none."""
-        return self._update
-
-    @update.setter
-    def update(self, update: int) -> None:
-        # a step from one update to the next, and not the jump that loading a checkpoint is
-        if self.multiplier is not None and self._sampled_since_update and update == self._update + 1:
-            with torch.no_grad():
-                self.multiplier.step(self.plan.selection.expected_open(self.importance))
-        self._sampled_since_update = False
-        self._update = update
 
     @property
     def l0_penalty(self) -> float:
@@ -98,9 +84,10 @@ class HeadPruner:
             return
         if training:
             importance = self.importance
+            if self.multiplier is not None:
+                self.multiplier.adapt(self.update, self.plan.selection.expected_open(importance.detach()))
             gates = self.plan.sample(importance, self.update, self.seed)
             self.sampled = gates.detach()
-            self._sampled_since_update = True
             self._penalty_due = self.plan.selection.penalised
             self.monitor.watch(importance, gates)
             self.monitor.report(self.temperature)
@@ -165,8 +152,9 @@ class HeadPruner:
                     f"{name} in the checkpoint holds a NaN or an infinity, but every head needs a finite importance: "
                     "load an earlier checkpoint of that run"
                 )
-        key = f"{prefix}{_MULTIPLIER}.value"
-        if self.multiplier is None:
-            state.pop(key, None)
-        else:
-            state.setdefault(key, self.multiplier.value)
+        for name in ("value", "update"):
+            key = f"{prefix}{_MULTIPLIER}.{name}"
+            if self.multiplier is None:
+                state.pop(key, None)
+            else:
+                state.setdefault(key, getattr(self.multiplier, name))

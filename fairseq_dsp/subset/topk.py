@@ -152,20 +152,21 @@ def _recurrence(perturbed: np.ndarray, budget: Budget, temperature: float) -> tu
             a = r / temperature
             top = int(a.argmax())
             a -= a[top]
-            rest = np.delete(a, top)
-            not_top = np.arange(a.size) != top
-            # log Σ_{k ≠ top} e^{a_k}, finite however far the others lie below
-            below = float(rest.max()) if rest.size else _REMOVED
-            others = np.exp(a - below, where=not_top, out=np.zeros_like(a))
-            total = others.sum()
-            log_rest = below + math.log(total) if rest.size else below
+            b = a.copy()
+            b[top] = -math.inf
+            # log Σ_{k ≠ top} e^{a_k}, finite however far the others lie below, and even where there are none
+            below = max(float(b.max()), _REMOVED)
+            others = np.exp(b - below)
+            total = float(others.sum())
+            log_rest = below + math.log(total) if total else below
             log_all = math.log1p(math.exp(log_rest))
             p = np.exp(a - log_all)
-            log_not_p = np.log1p(-p, where=not_top, out=np.zeros_like(p))
+            # only the top's p can be close to 1: for the others nothing cancels in 1 − p
+            small = p.copy()
+            small[top] = 0.0
+            log_not_p = np.log1p(-small)
             log_not_p[top] = log_rest - log_all
-            odds = p / np.exp(log_not_p, where=not_top, out=np.ones_like(p))
-            odds[top] = 0.0
-            steps.append(_Step(indices, p, top, odds, others / total if rest.size else others))
+            steps.append(_Step(indices, p, top, small / (1 - small), others / (total or 1.0)))
             drawn += p
             r = np.maximum(r + log_not_p, _REMOVED)
         scores[indices] = r

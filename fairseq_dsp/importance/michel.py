@@ -1,0 +1,159 @@
+"""Expected absolute gradients of the head gates (Michel et al. 2019, "Are Sixteen Heads Really Better than One?").
+
+Give every head h a gate ξ_h that multiplies its output A_h, and let L(x) be the loss of sentence x, the negative log
+likelihood of its target. The importance of head h (their equation 2) is
+
+    I_h = E_x |∂L(x) / ∂ξ_h|   at ξ = 1,     and     ∂L(x) / ∂ξ_h = ⟨A_h(x), ∂L(x) / ∂A_h(x)⟩,
+
+the inner product over the tokens of x and the head's width. In evaluation the sentences of a batch do not meet, so one
+backward pass through the sum of their losses gives ∂L(x) / ∂A_h(x) for each of them, exactly. Each attention module's
+importance is divided by its ℓ2 norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fairseq.modules import MultiheadAttention
+from torch import Tensor, nn
+
+from ..model import TYPES, HeadSet, attention_modules
+from ..subset import Budget, hard_gates, shrink
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """The importance of every head of a model.
+
+    :param values: numbered by type, layer and index, not negative. *Shape:* (N)
+    :param shape: for each attention type, the number of heads of each layer.
+    :param sentences: number of sentences over which the expectation was taken.
+    """
+
+    values: Tensor
+    shape: dict[str, list[int]]
+    sentences: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores for each type, layer and head, as plain lists."""
+        modules = iter(self.values.split([heads for kind in TYPES for heads in self.shape[kind]]))
+        return {"sentences": self.sentences} | {
+            kind: [next(modules).tolist() for _ in self.shape[kind]] for kind in TYPES
+        }
+
+
+def score(model: nn.Module, batches: Iterable[dict[str, Any]], *, gates: Tensor | None = None) -> HeadScores:
+    """Return the importance of a model's heads, averaged over the sentences of all batches.
+
+    :param model: an encoder–decoder Transformer; it is put into evaluation mode.
+    :param batches: as fairseq's translation datasets collate them, on the model's device.
+    :param gates: ξ, of 0 for a head that is removed already, which scores 0; all 1 by default. *Shape:* (N).
+    :raises ValueError: if there is no sentence, or the model is compact.
+    """
+    modules = list(attention_modules(model))
+    if not all(isinstance(module.attention, MultiheadAttention) for module in modules):
+        raise ValueError("the model is compact: only the heads of a model that has them all can be scored")
+    sizes = [module.heads for module in modules]
+    shape = {kind: [module.heads for module in modules if module.type == kind] for kind in TYPES}
+    xi = torch.ones(sum(sizes)) if gates is None else gates.float()
+    total = torch.zeros(sum(sizes), dtype=torch.float64)
+    sentences = 0
+    for batch in batches:
+        gradients = gate_gradients(model, batch, xi)
+        total += gradients.abs().sum(0)
+        sentences += len(gradients)
+    if not sentences:
+        raise ValueError("there is no sentence to score the heads on")
+    values = total / sentences * (xi != 0)
+    normalised = [v / v.norm() if v.norm() else v for v in values.split(sizes)]
+    return HeadScores(torch.cat(normalised), shape, sentences)
+
+
+def choose(
+    scoring: Callable[[Tensor], HeadScores], heads_to_keep: int, *, steps: int = 1, floor: int = 0
+) -> tuple[HeadSet, HeadScores]:
+    """Return the heads to keep, and the first scores: at once, or greedily, scoring anew after each step.
+
+    :param scoring: scores the model with given gates, *Shape:* (N) or () for all 1; see :func:`score`.
+    :param heads_to_keep: K, from 0 to N.
+    :param steps: in how many steps of about equal size the N − K lowest heads are removed.
+    :param floor: the least number of heads of an attention module.
+    :raises ValueError: if so many heads cannot be kept, or *steps* is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"the number of steps is {steps}, but it must be 1 or more")
+    first = scores = scoring(torch.tensor(1.0))
+    sizes = [heads for kind in TYPES for heads in first.shape[kind]]
+    n = sum(sizes)
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    modules = [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    Budget.grouped([range(n)], [heads_to_keep], modules=modules, floor=floor)  # raises before the long work
+    gates = torch.ones(n)
+    for step in range(1, steps + 1):
+        budget = Budget.grouped([range(n)], [shrink(step, n, heads_to_keep, steps)], modules=modules, floor=floor)
+        # below all others: a head that was removed stays removed
+        gates = hard_gates(torch.where(gates > 0, scores.values, -1.0), budget).float()
+        if step < steps:
+            scores = scoring(gates)
+    return HeadSet.from_gates(gates, first.shape), first
+
+
+def gate_gradients(model: nn.Module, batch: dict[str, Any], xi: Tensor) -> Tensor:
+    """Return ∂L(x) / ∂ξ_h for each sentence x of a batch and each head h, in float64 on the CPU. *Shape:* (B, N).
+
+    :param xi: the gates. *Shape:* (N) or ().
+    """
+    model.eval()
+    with _gated_heads(model, xi) as gates, torch.enable_grad():
+        target = batch["target"]
+        output, _ = model(**batch["net_input"])
+        padding = model.decoder.dictionary.pad()  # type: ignore[union-attr, operator]
+        loss = F.cross_entropy(output.float().flatten(0, 1), target.flatten(), ignore_index=padding, reduction="sum")
+        loss.backward()
+        return torch.cat([gates[i].grad.double().cpu() for i in range(len(gates))], dim=1)  # type: ignore[union-attr]
+
+
+@contextmanager
+def _gated_heads(model: nn.Module, xi: Tensor) -> Iterator[dict[int, Tensor]]:
+    """Multiply the head outputs by ξ while in the block, and by a gate of 1 for each sentence of the last batch.
+
+    Yields these gates of 1 by the number of the attention module, *Shape:* (B, H): backward leaves gradients in them.
+    """
+    modules = list(attention_modules(model))
+    sizes = [module.heads for module in modules]
+    own: dict[int, Tensor] = {}
+    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def hook(place: int, gate: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
+        def at_heads(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+            heads = inputs[0].unflatten(-1, (len(gate), -1))  # (T, B, C) → (T, B, H, d)
+            # one gate for each sentence and head; autograd takes the inner product of output and gradient
+            own[place] = torch.ones(heads.shape[1:3], device=heads.device, requires_grad=True)
+            return ((heads * (own[place] * gate.to(heads))[..., None]).flatten(-2),)
+
+        return at_heads
+
+    gates = xi.expand(sum(sizes)).split(sizes)
+    handles = [
+        module.attention.out_proj.register_forward_pre_hook(hook(i, gate))  # type: ignore[union-attr]
+        for i, (module, gate) in enumerate(zip(modules, gates, strict=True))
+    ]
+    attentions: list[Any] = [module.attention for module in modules]
+    before = [attention.skip_embed_dim_check for attention in attentions]
+    try:
+        model.requires_grad_(False)
+        for attention in attentions:
+            attention.skip_embed_dim_check = True  # the path of plain operations, which hands out_proj the head outputs
+        yield own
+    finally:
+        for handle in handles:
+            handle.remove()
+        for attention, value in zip(attentions, before, strict=True):
+            attention.skip_embed_dim_check = value
+        for parameter in trained:
+            parameter.requires_grad_(True)

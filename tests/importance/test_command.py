@@ -1,0 +1,92 @@
+"""``fairseq-dsp score-heads`` on checkpoints as fairseq writes them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import inprocess
+import pytest
+
+from fairseq_dsp.cli import main
+from fairseq_dsp.model import TYPES, HeadSet
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of fairseq's own Transformer."""
+    folder = tmp_path_factory.mktemp("trained")
+    inprocess.train(tiny_data, folder, "--cpu", arch="transformer")
+    return folder / "checkpoint_last.pt"
+
+
+def test_the_chosen_heads_can_be_retrained(trained: Path, tiny_data: Path, tmp_path: Path):
+    out, scores = tmp_path / "new" / "heads.json", tmp_path / "scores.json"
+    where = [str(trained), "--data", str(tiny_data), "--cpu"]
+    assert main(["score-heads", *where, "--heads-to-keep", "5", "--out", str(out), "--scores", str(scores)]) == 0
+    heads = HeadSet.read(out)
+    assert (heads.total, heads.kept) == (12, 5)
+    content = json.loads(scores.read_text())
+    assert content["sentences"] == 20
+    values = [value for kind in TYPES for layer in content[kind] for value in layer]
+    assert len(values) == 12
+    least_kept = min(content[kind][i][h] for kind in TYPES for i, layer in enumerate(heads.of(kind)) for h in layer)
+    assert sum(value >= least_kept for value in values) == 5
+    flags = ["--head-selection", "fixed", "--kept-heads", out, "--finetune-from-model", trained, "--max-update", 2]
+    state = inprocess.train(tiny_data, tmp_path / "retrained", "--cpu", *flags)
+    assert state["optimizer_history"][-1]["num_updates"] == 2
+
+
+def test_greedy_on_a_sample_of_train_is_reproducible(trained: Path, tiny_data: Path, capsys: pytest.CaptureFixture):
+    where = ["score-heads", str(trained), "--data", str(tiny_data), "--split", "train", "--sentences", "30", "--cpu"]
+    printed = []
+    for extra in ([], [], ["--seed", "2"]):
+        assert main([*where, "--heads-to-keep", "4", "--steps", "3", *extra]) == 0
+        printed.append(json.loads(capsys.readouterr().out))
+    assert printed[0] == printed[1]
+    assert printed[0]["kept"] == 4
+    assert main(where) == 0
+    assert json.loads(capsys.readouterr().out)["sentences"] == 30
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--split test", "--split test is a test set"),
+        ("--split TEST1", "is a test set"),
+        ("--split nowhere", "has no split nowhere: give train or valid"),
+        ("--heads-to-keep 13", "13 heads are to be kept of 12: give a number from 0 to 12"),
+        ("--heads-to-keep 3 --min-heads-per-module 1", "needs 6 heads, but only 3"),
+        ("--heads-to-keep 3 --steps 0", "--steps is 0, but it must be 1 or more"),
+        ("--sentences 0", "--sentences is 0"),
+        ("--data elsewhere", "the corpus elsewhere is missing"),
+    ],
+)
+def test_bad_input_is_one_sentence(flags: str, sentence: str, trained: Path, tiny_data: Path, tmp_path: Path, capsys):
+    command = ["score-heads", str(trained), "--data", str(tiny_data), "--cpu", *flags.split()]
+    assert main([*command, "--out", str(tmp_path / "heads.json")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert sentence in printed.err
+    assert "Traceback" not in printed.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_checkpoint(tiny_data: Path, capsys: pytest.CaptureFixture):
+    assert main(["score-heads", "nowhere.pt", "--data", str(tiny_data)]) == 1
+    assert "the checkpoint nowhere.pt is missing" in capsys.readouterr().err
+
+
+def test_an_empty_split(trained: Path, tiny_data: Path, tmp_path: Path, run_fairseq, capsys: pytest.CaptureFixture):
+    for language in ("xx", "yy"):
+        (tmp_path / f"valid.{language}").write_text("")
+    dictionaries = ["--srcdict", tiny_data / "dict.xx.txt", "--tgtdict", tiny_data / "dict.yy.txt"]
+    languages = ["--source-lang", "xx", "--target-lang", "yy"]
+    run_fairseq(
+        "preprocess", *languages, *dictionaries, "--validpref", tmp_path / "valid", "--destdir", tmp_path / "bin"
+    )
+    for language in ("xx", "yy"):
+        shutil.copy(tiny_data / f"dict.{language}.txt", tmp_path / "bin")
+    assert main(["score-heads", str(trained), "--data", str(tmp_path / "bin")]) == 1
+    assert "is empty: give a split that holds sentences" in capsys.readouterr().err

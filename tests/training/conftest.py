@@ -1,0 +1,29 @@
+"""Checkpoints from which the training tests start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import inprocess
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def stock(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model of fairseq's own architecture: it knows nothing of importance."""
+    folder = tmp_path_factory.mktemp("stock")
+    inprocess.train(tiny_data, folder, "--cpu", arch="transformer")
+    return folder / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def equal_importance(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint in which each importance variable is 10, far from 0, so that weight decay would show."""
+    folder = tmp_path_factory.mktemp("start")
+    state = inprocess.train(tiny_data, folder, "--cpu", "--heads-to-keep", 6, "--max-update", 1)
+    for name, value in state["model"].items():
+        if name.endswith("out_proj.importance"):
+            value.fill_(10.0)
+    torch.save(state, folder / "start.pt")
+    return folder / "start.pt"

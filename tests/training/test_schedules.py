@@ -1,0 +1,108 @@
+"""What follows from the number of updates alone: resumed, overflowed and accumulated training."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import inprocess
+import pytest
+import torch
+
+from fairseq_dsp.model import HeadPruner
+
+GUMBEL = ["--heads-to-keep", 6, "--cooldown-updates", 15]
+VOITA = [
+    *("--head-selection", "hard_concrete", "--l0-penalty", 0.01, "--l0-penalty-lr", 0.1, "--heads-to-keep", 5),
+    *("--criterion", "label_smoothed_cross_entropy_dsp", "--task", "translation_dsp"),
+]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        GUMBEL,
+        [*GUMBEL, "--update-freq", 2],
+        VOITA,
+        ["--heads-to-keep", 3, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 15],
+        ["--heads-to-keep", 3, "--heads-to-keep-low", 2, "--heads-to-keep-high", 9],
+    ],
+    ids=["gumbel", "update-freq", "hard_concrete", "shrinking", "drawn"],
+)
+def test_a_resumed_run_equals_one_straight_through(flags: list, tiny_data: Path, tmp_path: Path):
+    straight = inprocess.train(tiny_data, tmp_path / "straight", "--cpu", *flags, "--max-update", 16)
+    inprocess.train(tiny_data, tmp_path / "halves", "--cpu", *flags, "--max-update", 7)
+    halves = inprocess.train(tiny_data, tmp_path / "halves", "--cpu", *flags, "--max-update", 16)
+    assert straight["model"].keys() == halves["model"].keys()
+    for name, value in straight["model"].items():
+        assert torch.equal(value, halves["model"][name]), name
+
+
+@pytest.fixture
+def samples(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float, list[float]]]:
+    """Update number, temperature and gates of every training forward pass that follows."""
+    seen: list[tuple[int, float, list[float]]] = []
+    refresh = HeadPruner.refresh
+
+    def watched(self: HeadPruner, training: bool) -> None:
+        refresh(self, training)
+        if training:
+            assert self.sampled is not None
+            seen.append((self.update, self.temperature, self.sampled.tolist()))
+
+    monkeypatch.setattr(HeadPruner, "refresh", watched)
+    return seen
+
+
+def test_one_draw_an_update_in_all_its_micro_batches(tiny_data: Path, tmp_path: Path, samples: list):
+    inprocess.train(tiny_data, tmp_path, "--cpu", *GUMBEL, "--update-freq", 3, "--max-update", 4)
+    assert [update for update, *_ in samples] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    draws = {update: gates for update, _, gates in samples}
+    assert all(gates == draws[update] for update, _, gates in samples)
+    assert len({tuple(gates) for gates in draws.values()}) == 4
+
+
+def test_the_draw_does_not_depend_on_dropout(tiny_data: Path, tmp_path: Path, samples: list):
+    for rate in (0.0, 0.3):
+        flags = [*GUMBEL, "--pruning-lr", 0, "--dropout", rate, "--max-update", 4]
+        inprocess.train(tiny_data, tmp_path / str(rate), "--cpu", *flags)
+    assert samples[:4] == samples[4:]
+
+
+def test_an_overflowed_update_advances_nothing(
+    tiny_data: Path, tmp_path: Path, samples: list, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *_: self)  # fairseq puts the number 0 on the GPU
+    scale = ["--memory-efficient-fp16", "--fp16-init-scale", 2**24, "--fp16-scale-tolerance", 0.0]
+    state = inprocess.train(tiny_data, tmp_path, "--cpu", *VOITA, *scale, "--max-update", 4)
+    updates = [update for update, *_ in samples]
+    overflows = updates.count(0) - 1
+    assert overflows > 0, "nothing overflowed: the test shows nothing"
+    assert updates == [0] * overflows + [0, 1, 2, 3]
+    assert all(sample == samples[0] for sample in samples[: overflows + 1])
+    assert state["optimizer_history"][-1]["num_updates"] == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--heads-to-keep 4 --initial-temperature 1e-5 --final-temperature 1e-6", "hardly learn"),
+        ("--heads-to-keep 11 --initial-temperature 0.003 --final-temperature 0.003", "scaled down to its bound"),
+    ],
+)
+def test_gradients_that_vanish_or_explode_are_logged(
+    flags: str, words: str, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.WARNING):
+        inprocess.train(tiny_data, tmp_path, "--cpu", *flags.split(), "--max-update", 260)
+    said = [record.getMessage() for record in caplog.records if "importance variables" in record.getMessage()]
+    said = [line for line in said if words in line]
+    assert said
+    assert "the temperature is now" in said[0]
+    assert len(said) <= 3, "in five windows it is said at the first, the second and the fourth"
+
+
+def test_gradients_that_flow_are_not_logged(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING):
+        inprocess.train(tiny_data, tmp_path, "--cpu", "--heads-to-keep", 6, "--max-update", 60)
+    assert not [record for record in caplog.records if "importance variables" in record.getMessage()]
