@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from ..errors import UserError
-from .compact import can_be_compact, group_rows, make_compact
+from .compact import CompactAttention, can_be_compact, group_rows, lay_out_for_decoding, make_compact
 from .config import PruningConfig, flatten, model_namespace
 from .heads import HeadSet, attention_modules
 from .pruner import HeadPruner
@@ -47,9 +47,16 @@ class PrunableDecoder(TransformerDecoder):
 
     def reorder_incremental_state_scripting(self, incremental_state: Any, new_order: Tensor) -> None:
         """Put what the attention modules saved into the order *new_order*: no other module saves anything."""
+        groups: Any = None  # the same for the cross-attention of all layers
         for i in range(len(self.layers)):
             for attention in (self.layers[i].self_attn, self.layers[i].encoder_attn):
-                if attention is not None:
+                saved = attention._get_input_buffer(incremental_state) if attention is not None else None
+                if not saved:
+                    continue
+                if isinstance(attention, CompactAttention) and attention.cross:
+                    groups = groups or group_rows(new_order, saved["beams"], saved["kv"].shape[1])
+                    attention.keep_sentences(incremental_state, *groups)
+                else:
                     attention.reorder_incremental_state(incremental_state, new_order)
 
 
@@ -123,6 +130,8 @@ class PrunableTransformer(TransformerModel):
         """Remove the heads that are not kept and the gates, for good; fairseq calls this before it generates."""
         if self.pruner is not None and all(can_be_compact(m.attention) for m in self.pruner.modules):
             self._remove_heads(self.pruner.kept())
+        if self.kept_heads is not None and not self._is_generation_fast:
+            lay_out_for_decoding(self)
         if kwargs.get("need_attn") and self.kept_heads is not None:
             *_, last = attention_modules(self)  # the alignment is the last layer's
             if last.heads == 0:
