@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,17 +38,24 @@ def kill_in_write(train_args: Sequence[object], what: str, folder: Path, *, time
     return marker.read_text()
 
 
-def kill_after(train_args: Sequence[object], seconds: float, folder: Path, *, timeout: float = 120) -> bool:
-    """Train, and kill the training *seconds* after its first update has begun; whether it was still running then."""
+def kill_at(train_args: Sequence[object], update: int, seconds: float, folder: Path, *, timeout: float = 300) -> None:
+    """Train, and kill the training *seconds* after it has logged an update, *update* or a later one.
+
+    Args:
+        train_args: must have fairseq log each update.
+        folder: where the log may be put.
+    """
     log = folder / "killed.log"
     process = support.start_fairseq("train", train_args, log)
-    _wait(lambda: log.exists() and "Start iterating over samples" in log.read_text(), process, log, timeout)
+
+    def arrived() -> bool:
+        logged = re.findall(r"num_updates=(\d+)", log.read_text()) if log.exists() else ()
+        return any(int(number) >= update for number in logged)
+
+    _wait(arrived, process, log, timeout)
     process.join(seconds)
-    running = process.exitcode is None
     process.kill()
     process.join()
-    assert running or process.exitcode == 0, log.read_text()
-    return running
 
 
 def whole_checkpoints(folder: Path) -> list[str]:

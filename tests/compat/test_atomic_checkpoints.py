@@ -13,7 +13,7 @@ from fairseq_dsp.errors import UserError
 
 apply_all()
 
-SAVES = ("--save-interval-updates", 4, "--keep-interval-updates", 2)
+SAVES = ("--save-interval-updates", 4, "--keep-interval-updates", 2, "--log-interval", 1)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_killed_training_resumes_to_the_same_bits(straight, tiny_data, train_tin
     assert "checkpoint_last.pt" in kills.whole_checkpoints(folder)
     assert (folder / "checkpoint_3_12.pt.tmp").exists()
 
-    kills.kill_after(args, 0.1, tmp_path)
+    kills.kill_at(args, 14, 0.02, tmp_path)
     kills.whole_checkpoints(folder)
 
     train_tiny(folder, *SAVES)

@@ -38,7 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gumbel": {"initial_temperature": 1.0, "final_temperature": 0.05},
     "gumbel, the paper's temperatures": {"initial_temperature": 0.1, "final_temperature": 1e-8, "cooldown": 0.25},
     "ste": {"head_selection": "ste"},
-    "hard_concrete, adapted to K": {"head_selection": "hard_concrete", "l0_penalty": 0.003, "l0_penalty_lr": 0.03},
+    "hard_concrete, adapted to K": {"head_selection": "hard_concrete", "l0_penalty": 0.01, "l0_penalty_lr": 0.01},
     "michel, one shot": {},
     "michel, greedy in 6 steps": {},
 }

@@ -16,7 +16,6 @@ import argparse
 import random
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
@@ -50,37 +49,36 @@ def prove(folder: Path, count: int, updates: int, draw: random.Random, arch: str
     """Do what the module says, in *folder*, and return a line of figures. Raises AssertionError where it fails."""
     data = support.make_tiny_data(folder)
     saves = ("--max-update", updates, "--save-interval-updates", SAVE_EVERY, "--keep-interval-updates", 3)
+    saves += ("--log-interval", 1)
 
     def arguments(name: str) -> list[str]:
         return support.tiny_train_args(data, folder / name, *saves, *flags, arch=arch)
 
-    began = time.monotonic()
     support.run_fairseq("train", *arguments("straight"), timeout=3600)
-    length = time.monotonic() - began
 
-    done, where, written = 0, [], 0
+    where, written = [0], 0
     last = folder / "killed" / "checkpoint_last.pt"
-    for turn in tqdm(range(count), desc="kills"):
+    # The moments are spread over the whole training; the last save before the end is left for the writes.
+    moments = sorted(draw.uniform(1, updates - 2 * SAVE_EVERY) for _ in range(count))
+    for turn, moment in enumerate(tqdm(moments, desc="kills")):
+        reached = where[-1]
         if turn % 3 == 2:
-            name = kills.kill_in_write(arguments("killed"), WRITES[turn // 3 % len(WRITES)], folder)
+            kills.kill_in_write(arguments("killed"), WRITES[turn // 3 % len(WRITES)], folder)
             written += 1
         else:
-            # Short enough that the training is not over before the last kill.
-            seconds = draw.uniform(0, 1.5 * length / count)
-            name = f"{seconds:.2f} s"
-            if not kills.kill_after(arguments("killed"), seconds, folder):
-                raise AssertionError(f"the training was over at kill {turn + 1}: give it more --updates")
+            reached = max(reached, int(moment))
+            kills.kill_at(arguments("killed"), int(moment), draw.uniform(0, 0.1), folder)
         kills.whole_checkpoints(folder / "killed")
-        now = updates_in(last)
-        assert now >= done, f"kill {turn + 1} ({name}) threw the training back from update {done} to {now}"
-        done = now
-        where.append(now)
+        where.append(updates_in(last))
+        # At most the updates since the last save are lost; a save in progress at the kill may be the one lost.
+        assert where[-1] > reached - 2 * SAVE_EVERY, f"kill {turn + 1} at update {reached} left {where[-1]}: too few"
+        assert where[-1] >= where[-2], f"kill {turn + 1} threw the training back from {where[-2]} to {where[-1]}"
     support.run_fairseq("train", *arguments("killed"), timeout=3600)
     kills.assert_same_training(last, folder / "straight" / "checkpoint_last.pt")
     assert not list(last.parent.glob("*.tmp")), "temporary files were left behind"
     return (
         f"{arch} {' '.join(flags)}: {count} kills, {written} of them inside a write, after which the last checkpoint "
-        f"held updates {where}; every checkpoint was whole each time; after {updates} updates model, optimiser and "
+        f"held updates {where[1:]}; every checkpoint was whole each time; after {updates} updates model, optimiser and "
         "place in the data are those of a training straight through, bit for bit"
     )
 
