@@ -100,7 +100,9 @@ def table() -> Callable[..., str]:
 
     def table(results: Path, only: Sequence[str] | None = None) -> str:
         read = read_results(results)
-        read.runs[:] = [run for run in read.runs if only is None or run["run"] in only]
+        read.runs[:] = sorted(
+            (run for run in read.runs if only is None or run["run"] in only), key=lambda run: run["run"]
+        )
         paths = [results / "runs" / run["run"] / "translations.txt" for run in read.runs]
         texts = sorted(f"{path.parent.name}: {path.read_text()}" for path in paths)
         kept = [json.dumps(run["scores"]["kept"]) for run in read.runs]
