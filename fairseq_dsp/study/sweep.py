@@ -109,6 +109,7 @@ def _do(runs: list[Run], results: Path, study: Study, local: Local, *, slurm: bo
 
     def tick() -> None:
         bar.n = min(total, sum(progress(run) for run in missing))
+        bar.initial = min(bar.initial, bar.n)  # a resumed training goes back to its last checkpoint
         bar.set_description_str(f"{len(done)}/{len(runs)} runs", refresh=False)
         bar.update(0)
         bar.refresh() if sys.stderr.isatty() else None
