@@ -62,8 +62,12 @@ def execute(run: Run, environment: Mapping[str, str] | None = None) -> None:
         marker = run.folder / f".{step.name}.done"
         if marker.exists():
             continue
-        if not _is_trained(step):
-            _call(step, run, environment)
+        try:
+            if not _is_trained(step):
+                _call(step, run, environment)
+        except OSError as error:
+            where = error.filename or run.folder
+            raise UserError(f"{where} cannot be written ({error.strerror}): mend that and start again") from error
         write_text(marker, "")
     write_json(run.folder / RESULT, _result(run))
 

@@ -88,7 +88,7 @@ def expand(study: Study, results: Path) -> list[Run]:
         run = maker.base(seed)
         runs.setdefault(run.name, run)
     needed = {name for run in runs.values() for name in run.needs}
-    return sorted(runs.values(), key=lambda run: (len(run.needs), run.name not in needed))
+    return sorted(runs.values(), key=lambda run: (len(run.needs), run.method != "base", run.name not in needed))
 
 
 class _Maker:
