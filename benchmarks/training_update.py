@@ -3,7 +3,7 @@
     python benchmarks/training_update.py --json docs/results/training-speed.json
 
 All models are in one process and take turns, update by update, so that a noisy machine harms all alike. The batch is
-random tokens of the given size; what is timed is fairseq's own trainer: forward, backward, clipping, Adam. Peak memory is
+random tokens of the given size; what is timed is fairseq's trainer: forward, backward, clipping, Adam. Peak memory is
 measured in a fresh process for each model (on a GPU: torch's own peak; on the CPU: the process's peak resident set).
 """
 
@@ -39,7 +39,7 @@ RECIPE = (
 
 def make_trainer(kept: int | None, args: argparse.Namespace, folder: Path) -> Trainer:
     """Return a trainer of the stock model (*kept* is None) or of one that keeps so many heads."""
-    flags = [f for f in RECIPE]
+    flags = list(RECIPE)
     arch = f"transformer_dsp_{args.size}"
     if kept is None:
         arch = f"transformer_{args.size}"
