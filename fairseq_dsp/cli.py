@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export-fairseq": (".compact.export_fairseq", "Write a checkpoint for fairseq without this plugin"),
     "export-folder": (".compact.folder", "Write safetensors, dictionaries and subwords into one folder"),
     "export-ctranslate2": (".compact.export_ctranslate2", "Write a model for the engine CTranslate2"),
+    "bench": (".study.bench", "Measure size, memory and speed of models side by side"),
     "evaluate": (".study.evaluate", "Score models: tokenised BLEU, detokenised BLEU, chrF"),
     "sweep": (".study.sweep", "Run a study: many trainings, head counts and methods, ending in one table"),
     "report": (".study.report", "Tables and pictures of a study: Markdown, HTML, CSV, LaTeX"),

@@ -1,0 +1,190 @@
+"""``fairseq-dsp compact``: what it writes, what it computes, where fairseq takes it, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairseq_dsp.cli import main
+from fairseq_dsp.model.compact import CompactAttention
+
+
+def batch(task, size=8):
+    task.load_dataset("test")
+    data = task.dataset("test")
+    return data.collater([data[i] for i in range(size)])
+
+
+def translations(task, models, sample, beam=5):
+    generator = task.build_generator(models, Namespace(beam=beam))
+    found = task.inference_step(generator, models, sample)
+    return [[(h["tokens"].tolist(), h["score"].item()) for h in hypotheses] for hypotheses in found]
+
+
+def same(one, other):
+    assert [[t for t, _ in h] for h in one] == [[t for t, _ in h] for h in other]
+    torch.testing.assert_close(
+        torch.tensor([s for h in one for _, s in h]), torch.tensor([s for h in other for _, s in h])
+    )
+
+
+def test_logits_are_those_of_the_masked_model(pruned, compact, load):
+    masked, task = load(pruned)
+    small, _ = load(compact)
+    sample = batch(task)
+    with torch.no_grad():
+        expected, _ = masked(**sample["net_input"])
+        actual, _ = small(**sample["net_input"])
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("beam", [1, 2, 5])
+def test_beam_search_finds_the_same(pruned, compact, load, beam):
+    masked, task = load(pruned)  # not prepared: stock attention
+    small, _ = load(compact)
+    sample = batch(task, 20)
+    expected = translations(task, [masked], sample, beam)
+    same(translations(task, [small], sample, beam), expected)
+    small.make_generation_fast_(need_attn=False)
+    same(translations(task, [small], sample, beam), expected)
+    masked.make_generation_fast_(need_attn=False)
+    assert isinstance(masked.encoder.layers[0].self_attn, CompactAttention)
+    same(translations(task, [masked], sample, beam), expected)
+
+
+def test_ensemble_of_models_with_different_heads(pruned, compact, load):
+    full, task = load(pruned, heads_to_keep=12)
+    masked, _ = load(pruned)
+    small, _ = load(compact)
+    sample = batch(task)
+    same(translations(task, [full, small], sample), translations(task, [full, masked], sample))
+
+
+def test_parameters_of_removed_heads_are_gone(pruned, compact):
+    full, small = torch.load(pruned)["model"], torch.load(compact)
+    assert small["last_optimizer_state"] is None
+    small = small["model"]
+    assert not [key for key in small if "importance" in key]
+    assert small["encoder.layers.0.self_attn.q_proj.weight"].shape == (8, 16)
+    assert small["encoder.layers.0.self_attn.out_proj.weight"].shape == (16, 8)
+    assert [key for key in small if "encoder.layers.1.self_attn." in key] == [
+        "encoder.layers.1.self_attn.out_proj.bias"
+    ]
+    head = full["encoder.layers.0.self_attn.k_proj.weight"][8:]
+    assert torch.equal(small["encoder.layers.0.self_attn.k_proj.weight"], head)
+
+
+def test_saved_again_and_averaged_it_keeps_the_stock_names(compact, load):
+    model, _ = load(compact)
+    saved = torch.load(compact)["model"]
+    state = model.state_dict()
+    assert set(saved) == set(state)
+    assert all(torch.equal(saved[key], state[key]) for key in saved)
+    model.load_state_dict({key: (value + value) / 2 for key, value in state.items()})
+
+
+def test_half_precision(pruned, compact, load):
+    masked, task = load(pruned)
+    small, _ = load(compact)
+    small.half().make_generation_fast_(need_attn=False)
+    sample = batch(task)
+    found, expected = translations(task, [small], sample), translations(task, [masked], sample)
+    agree = [f[0][0] == e[0][0] for f, e in zip(found, expected, strict=True)]
+    assert sum(agree) >= len(agree) - 1  # halves may tie
+
+
+def test_fairseq_takes_it_with_the_plugin_alone(compact, tiny_data, run_fairseq):
+    common = ("--user-dir", "fairseq_dsp", "--path", compact, "--batch-size", 20)
+    generated = run_fairseq("generate", tiny_data, *common, "--beam", 5, "--print-alignment").stdout
+    assert generated.count("\nH-") == 20
+    assert (
+        "loss" in run_fairseq("validate", tiny_data, *common, "--valid-subset", "valid", "--task", "translation").stdout
+    )
+
+
+def test_training_goes_on_and_resumes(compact, train_tiny, tmp_path, load):
+    flags = ("--kept-heads", compact.with_suffix(".heads.json"), "--compact")
+    first = train_tiny(tmp_path, *flags, "--finetune-from-model", compact, "--max-update", 4, arch="transformer_dsp")
+    assert "num_updates 4" in first.stdout
+    again = train_tiny(tmp_path, *flags, "--max-update", 8, arch="transformer_dsp").stdout
+    assert "num_updates 8" in again
+    assert "Loaded checkpoint" in again
+    model, _ = load(tmp_path / "checkpoint_last.pt")  # needs no file with the heads: they are in the checkpoint
+    assert model.kept_heads.kept == 5
+
+
+def test_mismatch_names_the_module(pruned, compact, train_tiny, tmp_path):
+    heads = json.loads(compact.with_suffix(".heads.json").read_text())
+    heads["decoder_self"] = [[1], [0]]
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps({**heads, "kept": 6}))
+    flags = ("--compact", "--kept-heads", file, "--finetune-from-model", compact)
+    failed = train_tiny(tmp_path / "a", *flags, arch="transformer_dsp", check=False)
+    assert failed.returncode != 0
+    assert "decoder.layers.0.self_attn has 0 heads in the checkpoint, but 1 in this model" in failed.stdout
+
+
+def test_alignment_without_heads_is_refused(pruned, load):
+    model, _ = load(pruned, heads_to_keep=0)
+    with pytest.raises(ValueError, match="no heads left: leave out --print-alignment"):
+        model.make_generation_fast_(need_attn=True)
+
+
+def refusal(capsys, *arguments):
+    assert main(list(map(str, arguments))) == 1
+    text = capsys.readouterr().err.strip().splitlines()[-1]
+    assert text.startswith(f"fairseq-dsp {arguments[0]}: ")
+    return text
+
+
+def test_bad_input(pruned, compact, capsys, train_tiny, tmp_path):
+    before = pruned.read_bytes()
+    out = tmp_path / "out.pt"
+    assert "does not exist" in refusal(capsys, "compact", tmp_path / "none.pt", out)
+    assert "compact already" in refusal(capsys, "compact", compact, out)
+    assert "exists already" in refusal(capsys, "compact", pruned, compact)
+    assert "does not exist" in refusal(capsys, "compact", pruned, tmp_path / "nowhere" / "out.pt")
+    assert "0 to 12" in refusal(capsys, "compact", pruned, out, "--heads-to-keep", 13)
+    state = torch.load(pruned)
+    model = state["cfg"]["model"]
+    model.arch = model._name = "lstm"
+    torch.save(state, tmp_path / "other.pt")
+    assert "is of the architecture lstm" in refusal(capsys, "compact", tmp_path / "other.pt", out)
+    model.arch, model._name, model.heads_to_keep = "transformer_dsp", "transformer_dsp", None
+    torch.save(state, tmp_path / "unpruned.pt")
+    assert "train with --heads-to-keep K" in refusal(capsys, "compact", tmp_path / "unpruned.pt", out)
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    assert "text.pt" in refusal(capsys, "compact", tmp_path / "text.pt", out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.pt", "text.pt", "unpruned.pt"]
+    assert pruned.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["compact", "export-fairseq", "export-folder"])
+def test_full_disk_leaves_nothing(pruned, tiny_data, capsys, tmp_path, command):
+    old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))  # no file may be larger: writing fails midway
+    try:
+        data = ["--data", tiny_data] if command == "export-folder" else []
+        text = refusal(capsys, command, pruned, tmp_path / "out.pt", *data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "could not be written" in text
+    assert os.listdir(tmp_path) == []
+
+
+def test_prints_the_commands(pruned, tmp_path, capsys):
+    assert main(["compact", str(pruned), str(tmp_path / "a.pt"), "--heads-to-keep", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "3 of 12 heads" in said
+    assert "fairseq-generate" in said
+    assert "--encoder-embed-dim 16" in said
+    assert f"--kept-heads {tmp_path / 'a.heads.json'}" in said
+    assert isinstance(torch.load(Path(tmp_path / "a.pt"))["cfg"]["model"], Namespace)

@@ -1,0 +1,97 @@
+"""Exports: stock fairseq, a folder of safetensors, CTranslate2; and the map of the heads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import fairseq_dsp
+from fairseq_dsp.cli import main
+from fairseq_dsp.errors import UserError
+
+from .conftest import HEADS
+
+
+def sentences(tiny_data):
+    return (tiny_data.parent / "test.xx").read_text().splitlines()
+
+
+def generated(run_fairseq, tiny_data, path, results, *flags):
+    # without the plugin's mends, a last batch that is no multiple of 8 is lost
+    batches = ("--batch-size", 20, "--required-batch-size-multiple", 1)
+    run_fairseq("generate", tiny_data, "--path", path, "--beam", 5, *batches, "--results-path", results, *flags)
+    lines = (results / "generate-test.txt").read_text().splitlines()
+    found = dict(line.split("\t")[::2] for line in lines if line.startswith("H-"))
+    return [found[f"H-{i}"] for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def expected(run_fairseq, tiny_data, pruned, tmp_path_factory):
+    return generated(run_fairseq, tiny_data, pruned, tmp_path_factory.mktemp("out"), "--user-dir", "fairseq_dsp")
+
+
+@pytest.mark.parametrize("source", ["pruned", "compact"])
+def test_stock_fairseq_without_the_plugin(source, request, run_fairseq, tiny_data, tmp_path, expected):
+    out = tmp_path / "stock.pt"
+    assert main(["export-fairseq", str(request.getfixturevalue(source)), str(out)]) == 0
+    torch.load(out, weights_only=True)
+    assert generated(run_fairseq, tiny_data, out, tmp_path) == expected
+
+
+@pytest.fixture(scope="module")
+def folder(compact, tiny_data, tmp_path_factory):
+    target = tmp_path_factory.mktemp("folder") / "model"
+    assert main(["export-folder", str(compact), str(target), "--data", str(tiny_data)]) == 0
+    return target
+
+
+def test_folder_translates_the_same(folder, tiny_data, expected):
+    model = fairseq_dsp.from_pretrained(folder)
+    assert model.translate(sentences(tiny_data), batch_size=7) == expected
+    assert not [file for file in folder.iterdir() if file.suffix in (".pt", ".bin", ".pkl")]
+    with pytest.raises(UserError, match="list of sentences"):
+        model.translate("one")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "dict.xx.txt"])
+def test_missing_or_altered_file(folder, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[:-2] + b"?\n")
+    with pytest.raises(UserError, match=f"{name} in .* not as it was written"):
+        fairseq_dsp.from_pretrained(copy)
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        fairseq_dsp.from_pretrained(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not a model's configuration"):
+        fairseq_dsp.from_pretrained(copy)
+    with pytest.raises(UserError, match="export-folder wrote"):
+        fairseq_dsp.from_pretrained(tmp_path / "nowhere")
+
+
+def test_ctranslate2_translates_the_same(compact, tiny_data, tmp_path, expected):
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
+    target = tmp_path / "engine"
+    assert main(["export-ctranslate2", str(compact), str(target), "--data", str(tiny_data)]) == 0
+    engine = ctranslate2.Translator(str(target))
+    found = engine.translate_batch([s.split() for s in sentences(tiny_data)], beam_size=5, max_decoding_length=200)
+    same = [" ".join(result.hypotheses[0]) == text for result, text in zip(found, expected, strict=True)]
+    assert sum(same) >= 16  # a model of 20 updates has many near-ties, which the engine's arithmetic breaks its own way
+
+
+def test_heads_as_text_json_and_picture(pruned, compact, tmp_path, capsys):
+    assert main(["heads", str(pruned)]) == 0
+    text = capsys.readouterr().out
+    assert "5 of 12 heads are kept" in text
+    assert "  layer  0   . #   1 kept     -1.000    1.000" in text
+    assert main(["heads", str(compact), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == HEADS
+    assert main(["heads", str(pruned), "--format", "json", "--heads-to-keep", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["kept"] == 0
+    assert main(["heads", str(pruned), "--format", "png", "--output", str(tmp_path / "heads.png")]) == 0
+    assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
