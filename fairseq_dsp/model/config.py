@@ -70,8 +70,8 @@ class PruningConfig(FairseqDataclass):
     l0_penalty_lr: Optional[float] = field(
         default=None,
         metadata={
-            "help": "adapt the L0 penalty during training, at this rate (such as 0.01), until the expected number of "
-            "open gates is --heads-to-keep; --l0-penalty is then where it starts"
+            "help": "adapt the weight of the L0 penalty in training, at this rate (such as 0.01), until the expected "
+            "number of open gates is --heads-to-keep; --l0-penalty is then the weight for each gate too many"
         },
     )
     freeze_weights: bool = field(
@@ -124,7 +124,7 @@ class PruningConfig(FairseqDataclass):
             if not (self.l0_penalty and self.heads_to_keep is not None):
                 raise ValueError(
                     f"--l0-penalty-lr {self.l0_penalty_lr} adapts the penalty to a number of heads: give "
-                    "--head-selection hard_concrete, an --l0-penalty above 0 to start from, and --heads-to-keep"
+                    "--head-selection hard_concrete, an --l0-penalty above 0, and --heads-to-keep"
                 )
             if not (math.isfinite(self.l0_penalty_lr) and self.l0_penalty_lr > 0):
                 raise ValueError(f"--l0-penalty-lr is {self.l0_penalty_lr}, but it must be a finite number above 0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -10,30 +9,30 @@ from torch import Tensor, nn
 
 
 class Multiplier(nn.Module):
-    """λ as a Lagrange multiplier: it rises while more heads are open than wanted, and falls while fewer are.
+    """The penalty's weight as an augmented Lagrangian makes it, for the constraint E[open] = K.
 
-    Dual ascent on log λ, so that λ stays positive and the rate means the same for any size of the loss:
+    The weight is λ + ρ · (E[open] − K): negative, too, where more heads shall open. After each update
 
-        log λ ← log λ + rate · (E[open] − K) / N.
+        λ ← λ + rate · ρ · (E[open] − K),
 
-    λ and the update that it was adapted for are buffers: checkpoints hold them, and a resumed run goes on with them.
+    so that λ ends where it balances the loss. λ and the update it was adapted for are buffers: checkpoints hold them,
+    and a resumed run goes on with them.
 
-    :param start: the first λ, above 0.
-    :param rate: how fast log λ moves.
+    :param stiffness: ρ, above 0.
+    :param rate: how fast λ moves.
     :param wanted: K, the number of heads that shall be open.
-    :param heads: N, the number of heads there are.
     """
 
     value: Tensor
-    """λ, in float32 whatever the model. *Shape:* ()"""
+    """λ, in float32 whatever the model; 0 at first. *Shape:* ()"""
 
     update: Tensor
     """The update that λ was last adapted for. *Shape:* ()"""
 
-    def __init__(self, start: float, rate: float, wanted: int, heads: int) -> None:
+    def __init__(self, stiffness: float, rate: float, wanted: int) -> None:
         super().__init__()
-        self.rate, self.wanted, self.heads = rate, wanted, heads
-        self.register_buffer("value", torch.tensor(start, dtype=torch.float32))
+        self.stiffness, self.rate, self.wanted = stiffness, rate, wanted
+        self.register_buffer("value", torch.zeros((), dtype=torch.float32))
         self.register_buffer("update", torch.tensor(0))
 
     def adapt(self, update: int, expected_open: Tensor) -> None:
@@ -43,9 +42,12 @@ class Multiplier(nn.Module):
         :param expected_open: the expected number of open heads, a scalar.
         """
         if update != int(self.update):
-            excess = (float(expected_open) - self.wanted) / self.heads
-            self.value.mul_(math.exp(self.rate * excess))
+            self.value += self.rate * self.stiffness * (float(expected_open) - self.wanted)
             self.update.fill_(update)
+
+    def weight(self, expected_open: Tensor) -> float:
+        """Return the weight of the penalty, given the expected number of open heads, a scalar."""
+        return float(self.value) + self.stiffness * (float(expected_open) - self.wanted)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Multiplier:
         exact = self.value

@@ -47,9 +47,7 @@ class HeadPruner:
         self.monitor = GradientMonitor()
         self.multiplier: Multiplier | None = None
         if config.l0_penalty is not None and config.l0_penalty_lr is not None:
-            self.multiplier = Multiplier(
-                config.l0_penalty, config.l0_penalty_lr, self.plan.budget.total, self.plan.heads
-            )
+            self.multiplier = Multiplier(config.l0_penalty, config.l0_penalty_lr, self.plan.budget.total)
             model.add_module(_MULTIPLIER, self.multiplier)
         model.register_load_state_dict_pre_hook(self._before_loading)
         self.update = 0
@@ -64,9 +62,9 @@ class HeadPruner:
 
     @property
     def l0_penalty(self) -> float:
-        """λ, the weight of each head that is expected to be open; 0 without a penalty."""
+        """The weight of each head that is expected to be open; 0 without a penalty."""
         if self.multiplier is not None:
-            return float(self.multiplier.value)
+            return self.multiplier.weight(self.plan.selection.expected_open(self.importance.detach()))
         return self.plan.config.l0_penalty or 0.0
 
     @property

@@ -54,15 +54,16 @@ def test_the_penalty_closes_heads(tiny_data: Path, tmp_path: Path):
     assert kept[0] > kept[1] == 0
 
 
-@pytest.mark.parametrize("wanted", [3, 9])
+@pytest.mark.parametrize("wanted", [3, 8])
 def test_the_adapted_penalty_meets_the_number_of_heads(wanted: int, tiny_data: Path, tmp_path: Path):
-    flags = [*VOITA, "--l0-penalty", 0.01, "--l0-penalty-lr", 0.1, "--heads-to-keep", wanted, "--pruning-lr", 0.05]
-    state = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 400)
+    flags = [*VOITA, "--l0-penalty", 0.05, "--l0-penalty-lr", 0.02, "--heads-to-keep", wanted, "--pruning-lr", 0.1]
+    state = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 150, "--disable-validation")
     model = inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *flags))
     model.load_state_dict(state["model"])
     pruner = model.pruner
     assert abs(float(pruner.expected_open()) - wanted) < 0.75
-    assert pruner.l0_penalty == float(state["model"]["l0_multiplier.value"]) != 0.01
+    assert state["model"]["l0_multiplier.value"] != 0
+    assert state["model"]["l0_multiplier.update"] == 149
     assert pruner.kept().kept == wanted, "exactly, however close the expectation came"
 
 
@@ -90,7 +91,7 @@ def test_a_criterion_that_ignores_the_penalty_is_refused(flags: str, tiny_data: 
         ("--head-selection hard_concrete", "by a penalty, but none is given"),
         ("--head-selection hard_concrete --l0-penalty nan", "must be a finite number"),
         ("--head-selection hard_concrete --l0-penalty 0.1 --l0-penalty-lr 0.1", "and --heads-to-keep"),
-        ("--head-selection gumbel --heads-to-keep 3 --l0-penalty-lr 0.1", "--l0-penalty above 0 to start from"),
+        ("--head-selection gumbel --heads-to-keep 3 --l0-penalty-lr 0.1", "--l0-penalty above 0"),
         ("--head-selection hard_concrete --l0-penalty 0.1 --heads-to-keep 3 --l0-penalty-lr -1", "above 0"),
     ],
 )
