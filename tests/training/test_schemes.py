@@ -36,7 +36,9 @@ def test_frozen_weights_stay_bit_for_bit(flags: str, stock: Path, tiny_data: Pat
     others = inprocess.without_importance(after)
     assert others.keys() == before.keys()
     for name, value in others.items():
-        assert torch.equal(value, before[name].to(value.dtype)), name
+        # in half precision the weights are rounded once, when they are loaded
+        start = before[name].half().float() if "fp16" in flags else before[name]
+        assert torch.equal(value, start), name
     assert (inprocess.importance(after).abs() > 0).all()
 
 
