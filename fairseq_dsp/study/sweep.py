@@ -112,7 +112,8 @@ def _do(runs: list[Run], results: Path, study: Study, local: Local, *, slurm: bo
         bar.initial = min(bar.initial, bar.n)  # a resumed training goes back to its last checkpoint
         bar.set_description_str(f"{len(done)}/{len(runs)} runs", refresh=False)
         bar.update(0)
-        bar.refresh() if sys.stderr.isatty() else None
+        if sys.stderr.isatty():
+            bar.refresh()  # so that the time goes on where nothing else does
 
     def failed(run: Run, reason: str) -> None:
         failures.append(run.name)
