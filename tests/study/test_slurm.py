@@ -52,7 +52,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def wait_for(what: Callable[[], Any], why: Callable[[], object], seconds: float = 120) -> Any:
+def wait_for(what: Callable[[], Any], why: Callable[[], object], seconds: float = 300) -> Any:
     """Wait until *what* gives something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -153,7 +153,7 @@ def test_a_requeued_sweep_ends_as_the_local_one(
             return "Restarts=1" in shown.stdout and "JobState=RUNNING" in shown.stdout
 
         wait_for(again, log.read_text)
-        assert sweep.wait(300) == 0, log.read_text()
+        assert sweep.wait(600) == 0, log.read_text()
     finally:
         if sweep.poll() is None:
             sweep.kill()
