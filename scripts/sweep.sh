@@ -3,11 +3,7 @@
 # `fairseq-dsp sweep`, where all the work and all the help is.
 #   scripts/sweep.sh scripts/studies/quickstart.yaml
 #   scripts/sweep.sh --help
-set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [ -f "$root/scripts/common.sh" ]; then
-    source "$root/scripts/common.sh"
-    find_python
-fi
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m fairseq_dsp.cli sweep "$@"
+source "$(dirname "$0")/common.sh"
+find_python
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+exec "$PYTHON" -m fairseq_dsp.cli sweep "$@"

@@ -44,12 +44,8 @@ fi
 data=$1 save_dir=$2
 shift 2
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [ -f "$root/scripts/common.sh" ]; then
-    source "$root/scripts/common.sh"
-    find_python
-fi
-PYTHON=${PYTHON:-python3}
+source "$(dirname "$0")/common.sh"
+find_python
 if [ ! -f "$data/prepare.json" ]; then
     echo "error: $data holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh" >&2
     exit 1
@@ -61,6 +57,6 @@ print(summary["source_lang"], summary["target_lang"], summary["data_bin"])
 PY
 )
 read -r source_lang target_lang data_bin <<<"$summary"
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m fairseq_cli.train "$data/$data_bin" --user-dir "$root/fairseq_dsp" --save-dir "$save_dir" \
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+exec "$PYTHON" -m fairseq_cli.train "$data/$data_bin" --user-dir "$ROOT/fairseq_dsp" --save-dir "$save_dir" \
     --source-lang "$source_lang" --target-lang "$target_lang" ${recipe[*]} "$@"
