@@ -3,8 +3,8 @@
     python tests/long/ground_truth.py --seeds 20
 
 A small Transformer with random weights is the truth: in each attention module two of eight heads, at random places, are
-loud, and they alone made the targets; all other heads are noise. The student has the same weights and all the heads. Its weights
-are frozen, and each method chooses as many heads as matter (6 of 24). The hit rate is the share of those found.
+loud, and they alone made the targets; all other heads are noise. The student has the same weights and all the heads.
+Its weights are frozen, and each method chooses as many heads as matter (6 of 24). The hit rate is the share found.
 
 With --anywhere the heads that matter lie anywhere, not two in each module.
 """
