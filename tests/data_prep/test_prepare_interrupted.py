@@ -26,9 +26,13 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(out: Path) -> subprocess.Popen[bytes]:
+    def heed_interrupts() -> None:  # a shell starts what it runs in the background with interrupts ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     return subprocess.Popen(
         preparing.command("phrases", out, *SMALL, "--workers", 2),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=preparing.environment(), start_new_session=True,
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
 
 
