@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -223,3 +225,22 @@ def write_files(contents: dict[Path, Any]) -> None:
             f"{path} could not be written ({failure.strerror or failure}), so nothing was: mend that, or give a name "
             "on another disk"
         ) from error
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary name beside *target* for a folder to be made there; on leaving it becomes *target*.
+
+    :raises UserError: if the folder cannot be written; nothing is left of it then.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(
+            f"the folder {target} could not be written ({error.strerror or error}), so nothing was: mend that, or give "
+            "a name on another disk"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

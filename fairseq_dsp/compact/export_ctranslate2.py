@@ -10,8 +10,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..model import attention_modules
 from ..model.compact import keep_heads, restore_heads
-from .checkpoint import TrainedModel, check_target
+from .checkpoint import TrainedModel, check_target, new_folder
 from .data import task_of
 
 QUANTIZATIONS = ["int8", "int8_float32", "int16", "float16", "bfloat16", "float32"]
@@ -45,17 +43,8 @@ def run(args: argparse.Namespace) -> None:
     target = check_target(args.folder)
     model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
     task = task_of(model, args.data)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with new_folder(target) as temporary:
         converter(model, task).convert(str(temporary), quantization=args.quantization)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(
-            f"the folder {target} could not be written ({error.strerror or error}), so nothing was: mend that, or give "
-            "a name on another disk"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     print(f"{target}: for CTranslate2 {ctranslate2.__version__}; {_padding(model)}")
 
 

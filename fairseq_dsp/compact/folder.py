@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
 from argparse import Namespace
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..model import PrunableTransformer, PruningConfig
 from ..model.config import flat_names
-from .checkpoint import TrainedModel, check_target
+from .checkpoint import TrainedModel, check_target, new_folder
 from .data import preparation, task_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -77,18 +76,9 @@ def run(args: argparse.Namespace) -> None:
         "tokenizer": args.tokenizer or str(prepared.get("tokenizer", "none")),
         "lowercase": bool(args.lowercase or prepared.get("lowercase")),
     }
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with new_folder(target) as temporary:
         temporary.mkdir()
         _write(temporary, model, task, text, bpe_model)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(
-            f"the folder {target} could not be written ({error.strerror or error}), so nothing was: mend that, or give "
-            "a name on another disk"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     print(f"{target}: {model.heads.kept} of {model.heads.total} heads; fairseq_dsp.from_pretrained({str(target)!r})")
 
 
