@@ -28,7 +28,7 @@ def outcome(results: Path) -> dict[str, str]:
     read = read_results(results)
     found = {p.parent.name: p.read_text(encoding="utf-8") for p in results.glob("runs/*/translations.txt")}
     found |= {f"heads of {run['run']}": json.dumps(run["scores"]["kept"]) for run in read.runs}
-    return found | {"table": to_csv(table_lines(read, bootstrap(read)[0]))}
+    return found | {"table": to_csv(table_lines(read, bootstrap(read)))}
 
 
 def main() -> int:

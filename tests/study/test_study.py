@@ -54,6 +54,7 @@ def value(command: list[str], option: str) -> str:
         ({"data": "/nowhere"}, "/nowhere holds no prepared corpus"),
         ({"name": "a/b"}, "letters, digits"),
         ({"checkpoint": "first"}, "best or last"),
+        ({"compare": "jiont"}, "compare is 'jiont', but the name of a method is expected: one of joint"),
         ({"evaluate": {"split": "test7"}}, "no text called test7"),
         ({"evaluate": {"beams": 5}}, "unknown key beams, did you mean beam?"),
         ({"recipe": {"arch": "transformer_dsp", "seed": 4}}, "option seed, but a sweep sets it itself"),
