@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,12 +121,15 @@ def test_commands_of_the_methods(write_study: WriteStudy) -> None:
 
 def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]) -> None:
     path = write_study(heads=list(range(2, 12)), seeds=list(range(1, 20)))
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    printed = dsp("sweep", path, "--results", path.parent / "results", "--dry-run").stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert printed.count("\n# ") + printed.startswith("# ") == 19 + 190
-    # the processor's time, which other work on the machine does not lengthen much
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 8, time.monotonic() - start
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=9) > 5:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        printed = dsp("sweep", path, "--results", path.parent / "results", "--dry-run").stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert printed.count("\n# ") + printed.startswith("# ") == 19 + 190
+        # the processor's time, which other work on the machine lengthens less
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 5, seconds
     assert not (path.parent / "results").exists()
 
 
