@@ -27,17 +27,19 @@ METHODS = {
 """The ways to get a model with fewer heads, by the name that a study gives them."""
 
 FROM_BASE = {"pipelined", "voita", "michel"}
-"""Methods that start from the trained, unpruned model."""
+"""Methods that always start from the trained, unpruned model; ``joint`` and ``ste`` do with ``start: base``."""
 
 _STUDY_KEYS = {
     "name", "description", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint", "compact",
     "local", "slurm",
 }  # fmt: skip
-_METHOD_KEYS = {"method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high"}
+_METHOD_KEYS = {
+    "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
+}  # fmt: skip
 _OWN_OPTIONS = {
     "save-dir", "user-dir", "source-lang", "target-lang", "seed", "restore-file", "finetune-from-model", "log-format",
-    "heads-to-keep", "head-selection", "kept-heads", "freeze-weights", "l0-penalty", "heads-to-keep-low",
-    "heads-to-keep-high", "compact",
+    "heads-to-keep", "kept-heads", "freeze-weights", "l0-penalty", "heads-to-keep-low", "heads-to-keep-high", "compact",
+    "distill-from",
 }  # fmt: skip
 """Options of fairseq-train that follow from the rest of a study."""
 
@@ -69,6 +71,8 @@ class Method:
     :param penalties: the λ of ``voita``.
     :param low: the fewest heads of ``range``.
     :param high: the most heads of ``range``.
+    :param from_base: whether its training starts from the trained, unpruned model of the same seed.
+    :param distill: whether its trainings, recovery included, learn from that model's distribution too.
     """
 
     method: str
@@ -80,6 +84,8 @@ class Method:
     penalties: tuple[float, ...] = ()
     low: int | None = None
     high: int | None = None
+    from_base: bool = False
+    distill: bool = False
 
 
 @dataclass(frozen=True)
@@ -198,12 +204,13 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     heads = _numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
     penalties: tuple[float, ...] = ()
     if kind == "voita":
-        if "heads" in content:
-            raise ValueError(f"{name} has the key heads, but its penalties decide how many heads stay")
         penalties = _numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, math.inf)
-        heads = ()
         if not penalties:
             raise ValueError(f"{name} needs penalties, a list of numbers such as [0.0003, 0.001]")
+        if "heads" not in content:
+            heads = ()
+        elif len(penalties) > 1:
+            raise ValueError(f"{name} has heads, to which one penalty is adapted, but {len(penalties)} penalties")
     elif not heads:
         raise ValueError(f"{name} has no head counts: give heads, to it or to the study")
     recovery = content.get("recovery")
@@ -215,16 +222,24 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     low, high = _numbers([low, high], f"low and high of {name}", int, 0, total)
     if low > high:
         raise ValueError(f"low of {name} is {low}, above its high of {high}: swap them")
+    start = content.get("start", "base" if kind in FROM_BASE else "scratch")
+    if start not in ("base", "scratch") or (start == "scratch" and kind in FROM_BASE):
+        raise ValueError(f"start of {name} is {start!r}, but base is expected, or for joint, ste and range scratch")
+    options = _options(content.get("options") or {}, f"options of {name}")
+    if "head-selection" in options and kind not in ("joint", "pipelined", "range"):
+        raise ValueError(f"{name} has the option head-selection, but {kind} has its own: give it to joint or pipelined")
     return Method(
         method=kind,
         name=name,
         heads=heads,
         seeds=_numbers(content["seeds"], f"seeds of {name}", int, 1, 2**31 - 1) if "seeds" in content else seeds,
-        options=_options(content.get("options") or {}, f"options of {name}"),
+        options=options,
         recovery=recovery,
         penalties=penalties,
         low=low if kind == "range" else None,
         high=high if kind == "range" else None,
+        from_base=start == "base",
+        distill=_boolean(content.get("distill", False), f"distill of {name}"),
     )
 
 

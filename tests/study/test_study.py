@@ -42,7 +42,10 @@ def value(command: list[str], option: str) -> str:
         ({"methods": ["jiont"]}, "no method 'jiont', did you mean joint?"),
         ({"methods": [{"method": "joint", "penalties": [1]}]}, "key penalties, which is for voita"),
         ({"methods": [{"method": "voita"}]}, "voita needs penalties"),
-        ({"methods": [{"method": "voita", "penalties": [0.1], "heads": [3]}]}, "penalties decide how many"),
+        ({"methods": [{"method": "voita", "penalties": [0.1, 0.2], "heads": [3]}]}, "but 2 penalties"),
+        ({"methods": [{"method": "joint", "start": "bsae"}]}, "start of joint is 'bsae'"),
+        ({"methods": [{"method": "michel", "start": "scratch"}]}, "but base is expected"),
+        ({"methods": [{"method": "ste", "options": {"head-selection": "simple"}}]}, "ste has its own"),
         ({"methods": [{"method": "joint", "heads": [13]}]}, "13, but numbers from 0 to 12"),
         ({"methods": ["joint", "joint"]}, "two methods are called joint"),
         ({"methods": [{"method": "range", "low": 9, "high": 3}]}, "low of range is 9, above its high of 3"),
@@ -117,6 +120,26 @@ def test_commands_of_the_methods(write_study: WriteStudy) -> None:
     assert value(words(runs["range-k3-s1"], "compact"), "--heads-to-keep") == "3"
     base = words(runs["base-s1"], "train")
     assert not [word for word in base if "heads-to-keep" in word or "finetune" in word]
+
+
+def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy) -> None:
+    methods: list[dict[str, Any]] = [
+        {"method": "joint", "name": "taught", "distill": True, "options": {"head-selection": "simple"}},
+        {"method": "joint", "name": "from-base", "start": "base", "distill": True, "recovery": {"max-update": 5}},
+        {"method": "voita", "heads": [3], "penalties": [0.01], "options": {"l0-penalty-lr": 0.1}},
+    ]
+    runs = runs_of(write_study(methods=methods, heads=[3]))
+    base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
+    taught = words(runs["taught-k3-s1"], "train")
+    assert (value(taught, "--distill-from"), value(taught, "--head-selection")) == (base, "simple")
+    assert "--finetune-from-model" not in taught
+    from_base = words(runs["from-base-k3-s1"], "train")
+    assert value(from_base, "--finetune-from-model") == value(from_base, "--distill-from") == base
+    assert value(words(runs["from-base-k3-s1"], "recover"), "--distill-from") == base
+    assert runs["taught-k3-s1"].needs == runs["from-base-k3-s1"].needs == ("base-s1",)
+    adapted = words(runs["voita-k3-s1"], "train")
+    assert (value(adapted, "--heads-to-keep"), value(adapted, "--l0-penalty")) == ("3", "0.01")
+    assert value(adapted, "--l0-penalty-lr") == "0.1"
 
 
 def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]) -> None:
