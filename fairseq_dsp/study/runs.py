@@ -128,6 +128,8 @@ class _Maker:
                 yield shared
                 for k in method.heads:
                     yield self._run(method, k, seed, None, suffix=f"-k{k}", start=shared)
+            elif method.method == "unpruned":
+                yield self._run(method, method.heads[0], seed, self._options(method.options), suffix="")
             else:
                 for suffix, heads, own in self._trainings(method):
                     options = self._options(method.options, own, anneal=method.method != "voita")
@@ -191,7 +193,7 @@ class _Maker:
             checkpoint, kept = self._checkpoint(recovered), []
         if scored:
             assert checkpoint is not None
-            steps += self._scoring(folder, checkpoint, kept, pruned=method.method != "base")
+            steps += self._scoring(folder, checkpoint, kept, pruned=method.method not in ("base", "unpruned"))
         identity = self.common | {
             "name": name, "method": method.method, "heads": heads, "seed": seed,
             "options": options, "recovery": recovery,

@@ -7,7 +7,7 @@ import difflib
 import io
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ METHODS = {
     "voita": "hard-concrete gates under an L0 penalty, from the base model (Voita et al. 2019)",
     "michel": "the base model's heads scored by the gradient of their gates (Michel et al. 2019)",
     "range": "one training for every K: the number of heads is drawn anew at every update",
+    "unpruned": "another model without pruning, such as a smaller one, for comparison",
 }
 """The ways to get a model with fewer heads, by the name that a study gives them."""
 
@@ -157,6 +158,10 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"methods is {entries!r}, but a list of methods is expected, such as [joint, pipelined]")
     methods = tuple(_method(entry, heads, seeds, total) for entry in entries)
+    methods = tuple(
+        replace(m, heads=(_total_heads(prepared, {**recipe, **m.options}),)) if m.method == "unpruned" else m
+        for m in methods
+    )
     names = [method.name for method in methods]
     for one in names:
         if names.count(one) > 1 or one == "base":
@@ -211,6 +216,9 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
             heads = ()
         elif len(penalties) > 1:
             raise ValueError(f"{name} has heads, to which one penalty is adapted, but {len(penalties)} penalties")
+    elif kind == "unpruned":
+        if "heads" in content:
+            raise ValueError(f"{name} has the key heads, but it keeps all its heads: its options say how many it has")
     elif not heads:
         raise ValueError(f"{name} has no head counts: give heads, to it or to the study")
     recovery = content.get("recovery")

@@ -46,6 +46,7 @@ def value(command: list[str], option: str) -> str:
         ({"methods": [{"method": "joint", "start": "bsae"}]}, "start of joint is 'bsae'"),
         ({"methods": [{"method": "michel", "start": "scratch"}]}, "but base is expected"),
         ({"methods": [{"method": "ste", "options": {"head-selection": "simple"}}]}, "ste has its own"),
+        ({"methods": [{"method": "unpruned", "heads": [3]}]}, "it keeps all its heads"),
         ({"methods": [{"method": "joint", "heads": [13]}]}, "13, but numbers from 0 to 12"),
         ({"methods": ["joint", "joint"]}, "two methods are called joint"),
         ({"methods": [{"method": "range", "low": 9, "high": 3}]}, "low of range is 9, above its high of 3"),
@@ -127,6 +128,7 @@ def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy)
         {"method": "joint", "name": "taught", "distill": True, "options": {"head-selection": "simple"}},
         {"method": "joint", "name": "from-base", "start": "base", "distill": True, "recovery": {"max-update": 5}},
         {"method": "voita", "heads": [3], "penalties": [0.01], "options": {"l0-penalty-lr": 0.1}},
+        {"method": "unpruned", "name": "shallow", "options": {"decoder-layers": 1}},
     ]
     runs = runs_of(write_study(methods=methods, heads=[3]))
     base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
@@ -140,6 +142,9 @@ def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy)
     adapted = words(runs["voita-k3-s1"], "train")
     assert (value(adapted, "--heads-to-keep"), value(adapted, "--l0-penalty")) == ("3", "0.01")
     assert value(adapted, "--l0-penalty-lr") == "0.1"
+    shallow = runs["shallow-s1"]
+    assert (shallow.heads, [step.name for step in shallow.steps]) == (8, ["train", "evaluate"])
+    assert value(words(shallow, "train"), "--decoder-layers") == "1"
 
 
 def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]) -> None:

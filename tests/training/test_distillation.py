@@ -82,7 +82,7 @@ def test_a_training_learns_from_a_teacher_and_resumes(stock: Path, tiny_data: Pa
 
 @pytest.mark.parametrize("weight", [-0.1, 1.5, float("nan")])
 def test_a_weight_out_of_range(weight: float, stock: Path, tiny_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--distill-weight is .*0 to 1"):
+    with pytest.raises(UserError, match=r"--distill-weight is .*0 to 1"):
         build(tiny_data, tmp_path, "--distill-from", stock, f"--distill-weight={weight}")
 
 
