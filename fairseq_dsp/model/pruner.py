@@ -87,8 +87,9 @@ class HeadPruner:
             gates = self.plan.sample(importance, self.update, self.seed)
             self.sampled = gates.detach()
             self._penalty_due = self.plan.selection.penalised
-            self.monitor.watch(importance, gates)
-            self.monitor.report(self.temperature)
+            if self.plan.selection.decides(self.update):
+                self.monitor.watch(importance, gates)
+                self.monitor.report(self.temperature)
         else:
             gates = self.plan.keep(self.importance)
         for gate, values in zip(self.gates, gates.split([m.heads for m in self.modules]), strict=True):

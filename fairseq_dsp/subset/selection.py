@@ -54,6 +54,10 @@ class Selection(ABC):
         self.annealing = annealing
         self.kept = kept
 
+    def decides(self, update: int) -> bool:
+        """Whether the importance still learns at an update, counted from 0; once it does not, the heads are fixed."""
+        return self.learns
+
     @abstractmethod
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         """Return the gates of one training update.

@@ -8,6 +8,9 @@ independent choices conditioned on their number K,
 and goes backward as if the gates had been their expectation μ(θ) = E[z]: the gradient of θ is Cov(z) · ∂loss/∂z, for μ
 is the gradient of the distribution's log partition function and Cov(z) its Hessian.
 
+At the end of the cooldown the heads are decided: from then on the gates are the hard top-K of the importance, which
+learns no more, and the weights go on training with just the heads that stay.
+
 Walking over the heads in order, the chance to choose the next one depends only on how many are still to be chosen. So
 sample, marginals and the product with the covariance are recursions over a table of N × K conditional probabilities,
 in O(N · K), and only the table itself needs the log space.
@@ -25,13 +28,19 @@ from torch.autograd.function import once_differentiable
 
 from .budget import Budget
 from .selection import Selection, register_selection
+from .topk import hard_gates
 
 
 @register_selection("simple")
 class Simple(Selection):
-    """An exact sample of a K-subset forward, the gradient of the exact marginals backward; annealed by temperature."""
+    """An exact sample of a K-subset forward, the gradient of the exact marginals backward; the top-K when cooled."""
+
+    def decides(self, update: int) -> bool:
+        return update < self.annealing.cooldown
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
+        if not self.decides(update):
+            return hard_gates(importance, budget) + 0 * importance  # a gradient, as other processes expect, but of 0
         uniform = torch.rand(len(budget.draws), importance.numel(), generator=generator, dtype=torch.float64)
         gates: Tensor = _SampleSubset.apply(importance.double(), budget, self.annealing(update), uniform)
         return gates.to(importance.dtype)

@@ -62,7 +62,7 @@ def test_any_size_and_any_scores(n: int, data: st.DataObject):
 
 
 def test_the_gradient_is_that_of_the_marginals_at_the_temperature():
-    selection = SELECTIONS["simple"](Annealing(0.5, 0.5, 0))
+    selection = SELECTIONS["simple"](Annealing(0.5, 0.5, 1))
     importance = torch.tensor([0.3, -0.2, 0.9, 0.0, -0.7], dtype=torch.float64, requires_grad=True)
     incoming = torch.tensor([1.0, 2.0, -1.0, 0.5, 0.0], dtype=torch.float64)
     gates = selection.sample(importance, Budget.top(2, 5), 0, torch.Generator().manual_seed(1))
@@ -89,3 +89,18 @@ def test_floors_and_groups_hold_in_every_sample():
         assert all(gates[list(module)].sum() >= 1 for module in modules)
     (gradient,) = torch.autograd.grad(gates, importance, torch.arange(10.0))
     assert gradient.isfinite().all()
+
+
+def test_the_heads_are_decided_when_the_cooldown_ends():
+    selection, budget = SELECTIONS["simple"](Annealing(1.0, 0.1, 10)), Budget.top(3, 8)
+    importance = torch.zeros(8, requires_grad=True)
+    drawn = {
+        tuple(selection.sample(importance, budget, 9, torch.Generator().manual_seed(s)).tolist()) for s in range(9)
+    }
+    assert len(drawn) > 1
+    assert selection.decides(9)
+    assert not selection.decides(10)
+    gates = selection.sample(importance, budget, 10, torch.Generator().manual_seed(1))
+    assert torch.equal(gates, selection.keep(importance, budget))
+    (gradient,) = torch.autograd.grad(gates, importance, torch.arange(8.0))
+    assert torch.equal(gradient, torch.zeros(8)), "a gradient there is, as the other processes expect"
