@@ -4,11 +4,13 @@ Written to RESULTS/report: report.html (one file, opens from the disk), report.m
 table.tex for a paper (booktabs). A sweep that is still at work can be reported too: the page says what is missing.
 
 The table has, for each method and number of heads K, the mean BLEU over the seeds and its standard deviation; the 95%
-confidence interval by bootstrap over the test sentences; and the p-value of the paired bootstrap test against the
-unpruned model of the same seed (both sacrebleu's own, 1,000 resamples; the largest over the seeds).
+confidence interval by bootstrap over the test sentences; and the difference from the unpruned model of the same seed
+with its 95% confidence interval and p-value, by paired bootstrap (all sacrebleu's own, 1,000 resamples; the largest p
+over the seeds). --against NAME compares every method with the method NAME in the same way, at the same number of heads.
 
-example:
+examples:
   fairseq-dsp report results/quickstart
+  fairseq-dsp report results/multi30k --against joint --out docs/results/multi30k
 """
 
 from __future__ import annotations
@@ -46,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("results", metavar="RESULTS", type=Path, help="the folder of a sweep's results")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RESULTS/report)")
+    parser.add_argument(
+        "--against", metavar="NAME", help="also compare with this method (default: the study's key compare, if any)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -57,22 +62,26 @@ def run(args: argparse.Namespace) -> None:
     if not results.runs:
         raise UserError(f"{args.results} has no finished run yet: run fairseq-dsp sweep first")
     out: Path = args.out or args.results / "report"
-    write_report(results, out)
+    write_report(results, out, args.against or results.study.get("compare"))
     print(summary_table(results))
     print(f"\nwritten: {', '.join(str(out / name) for name in ('report.html', 'report.md', 'table.csv', 'table.tex'))}")
 
 
-def write_report(results: Results, out: Path) -> None:
-    """Write all files of a report into the folder *out*."""
-    found, signature = bootstrap(results)
-    lines = tables.table_lines(results, found)
-    parts = _parts(results, lines, signature)
-    pictures = _pictures(results, {name: one.interval for name, one in found.items()})
+def write_report(results: Results, out: Path, against: str | None = None) -> None:
+    """Write all files of a report into the folder *out*.
+
+    :param against: the name of a method that the others are compared with, too.
+    """
+    found = bootstrap(results)
+    lines = tables.table_lines(results, found, against)
+    parts = _parts(results, lines, found.signature, against)
+    pictures = _pictures(results, {name: found.interval(name) for name in found.scores})
     svgs = {name: (title, figures.svg(figure)) for name, (title, figure) in pictures.items()}
     for name, (_, text) in svgs.items():
         write_text(out / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
-    write_text(out / "table.csv", tables.to_csv(lines))
-    write_text(out / "table.tex", tables.to_latex(lines, f"{results.study['name']}: {_setting(results)}."))
+    caption = f"{results.study['name']}: {_setting(results)}."
+    write_text(out / "table.csv", tables.to_csv(lines, against))
+    write_text(out / "table.tex", tables.to_latex(lines, caption, against))
     write_text(out / "report.md", _markdown(results, parts, svgs))
     write_text(out / "report.html", _html(results, parts, svgs))
 
@@ -81,14 +90,15 @@ Table = tuple[str, str, tuple[str, ...], list[list[str]]]
 """Title, explanation, header, body."""
 
 
-def _parts(results: Results, lines: list[tables.Line], signature: str) -> list[Table]:
-    return [
+def _parts(results: Results, lines: list[tables.Line], signature: str, against: str | None) -> list[Table]:
+    parts = [
         (
             "BLEU against heads",
             f"{_setting(results)}. BLEU is of detokenised text: the mean over the seeds, ± its standard deviation; the "
             "95% confidence interval is bootstrapped over the test sentences; Δ is the difference from the unpruned "
-            "model, p its significance by paired bootstrap, the largest over the seeds; * marks p < 0.05 for every "
-            f"seed. Signature: {signature}",
+            "model of the same seed, with the 95% confidence interval of its mean over the seeds and its significance "
+            "p by paired bootstrap, the largest over the seeds; * marks p < 0.05 for every seed. "
+            f"Signature: {signature}",
             tables.HEADER,
             [tables.cells(line) for line in lines],
         ),
@@ -101,6 +111,11 @@ def _parts(results: Results, lines: list[tables.Line], signature: str) -> list[T
             tables.cost_cells(results.rows()),
         ),
     ]
+    if against:
+        title = f"Against {against}, at the same number of heads"
+        note = f"Δ is the difference in BLEU from {against} with as many heads and the same seed; the rest as above."
+        parts.insert(1, (title, note, tables.COMPARISON_HEADER, tables.comparison_cells(lines)))
+    return parts
 
 
 def _pictures(results: Results, intervals: dict[str, float]) -> dict[str, tuple[str, Figure]]:
@@ -157,7 +172,7 @@ def _html(results: Results, parts: list[Table], pictures: dict[str, tuple[str, s
         f"<h2>{html.escape(title)}</h2>\n{tables.to_html(header, rows)}\n<p class='note'>{html.escape(note)}</p>"
         for title, note, header, rows in parts
     ]
-    body += [sections[0], drawings[0], sections[1], *drawings[1:]]
+    body += [sections[0], drawings[0], *sections[1:], *drawings[1:]]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -1,66 +1,118 @@
-"""Confidence intervals and paired significance, both sacrebleu's own bootstrap."""
+"""Confidence intervals and paired significance, by sacrebleu's own bootstrap."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .results import BASE, Results
+from .results import Results
 from .runs import RUNS, TRANSLATIONS
 from .scoring import metrics
 
+if TYPE_CHECKING:
+    import numpy as np
+
 SAMPLES = 1000
+LEVEL = 0.05  # of significance
 
 
 @dataclass(frozen=True)
-class Significance:
-    """The bootstrap of one run.
+class Comparison:
+    """A method against another, by the runs of both that belong together.
 
-    :param interval: half the width of the 95% confidence interval of its BLEU.
-    :param p_value: of the hypothesis that it is as good as the unpruned model of its seed; None for that model itself,
-        and without one.
+    :param difference: of BLEU, the mean over the pairs.
+    :param low: lower end of the 95% confidence interval of that mean, over the test sentences.
+    :param high: its upper end.
+    :param p_values: of the hypothesis that both are as good, one a pair.
     """
 
-    interval: float
-    p_value: float | None
+    difference: float
+    low: float
+    high: float
+    p_values: tuple[float, ...]
+
+    @property
+    def significant(self) -> bool:
+        """Whether every pair differs significantly."""
+        return max(self.p_values) < LEVEL
 
 
-def bootstrap(results: Results) -> tuple[dict[str, Significance], str]:
+@dataclass(frozen=True)
+class Bootstrap:
+    """BLEU of all runs on the same resamples of the test sentences, which is what makes comparisons paired.
+
+    :param scores: for each run by name its BLEU.
+    :param resampled: for each run its BLEU on each resample.
+    :param signature: sacrebleu's, of the test.
+    """
+
+    scores: dict[str, float]
+    resampled: dict[str, np.ndarray[Any, Any]]
+    signature: str
+
+    def interval(self, run: str) -> float:
+        """Half the width of the 95% confidence interval of a run's BLEU."""
+        from sacrebleu.significance import estimate_ci
+
+        return float(estimate_ci(self.resampled[run])[1])
+
+    def compare(self, pairs: Sequence[tuple[str, str]]) -> Comparison | None:
+        """The first run of each pair against its second; None without pairs."""
+        import numpy as np
+
+        if not pairs:
+            return None
+        samples = np.mean([self.resampled[one] - self.resampled[other] for one, other in pairs], axis=0)
+        ordered, cut = np.sort(samples), len(samples) // 40  # the bounds of sacrebleu's estimate_ci
+        difference = statistics.fmean(self.scores[one] - self.scores[other] for one, other in pairs)
+        p_values = tuple(self._p_value(one, other) for one, other in pairs)
+        return Comparison(difference, float(ordered[cut]), float(ordered[-cut - 1]), p_values)
+
+    def _p_value(self, one: str, other: str) -> float:
+        """What sacrebleu's PairedTest gives for the two runs."""
+        import numpy as np
+        from sacrebleu.significance import _compute_p_value
+
+        difference = abs(self.scores[one] - self.scores[other])
+        if not difference:
+            return 1.0  # sacrebleu counts no resample of the same text as larger, and calls it significant
+        samples = np.abs(self.resampled[one] - self.resampled[other])
+        return float(_compute_p_value(samples - samples.mean(), difference))
+
+
+def bootstrap(results: Results) -> Bootstrap:
     """Resample the test sentences of all runs.
 
-    :return: for each run by name its significance; and sacrebleu's signature of the test.
     :raises UserError: if a translation is missing or does not belong to the references.
     """
-    from sacrebleu.significance import PairedTest
+    import numpy as np
+    from sacrebleu.significance import _bootstrap_resample
 
     references = _lines(results, "references.txt")
-    texts = {run["run"]: _lines(results, f"{RUNS}/{run['run']}/{TRANSLATIONS}") for run in results.runs}
-    for name, text in texts.items():
+    metric = metrics(results.data)["bleu"]
+    scores: dict[str, float] = {}
+    resampled = {}
+    seed = ""
+    for run in results.runs:
+        name = run["run"]
+        text = _lines(results, f"{RUNS}/{name}/{TRANSLATIONS}")
         if len(text) != len(references):
             raise UserError(
                 f"{RUNS}/{name}/{TRANSLATIONS} has {len(text)} lines, but there are {len(references)} references: "
                 "remove the folder of that run and start the sweep again"
             )
-    bases = {run["seed"]: run["run"] for run in results.runs if run["label"] == BASE}
-    metric = metrics(results.data)["bleu"]
-    found: dict[str, Significance] = {}
-    signature = ""
-    for first in sorted(set(bases.values())) or [None]:
-        # the unpruned model of the same seed, or else of the first one
-        mine = [r for r in results.runs if (bases.get(r["seed"], min(bases.values(), default=None)) == first)]
-        names = ([first] if first else []) + [r["run"] for r in mine if r["run"] != first]
-        if not names:
-            continue
-        test = PairedTest([(name, texts[name]) for name in names], {"BLEU": metric}, [references], "bs", SAMPLES)
-        signatures, scores = test()
-        signature = str(signatures["BLEU"])
-        for name, score in zip(names, scores["BLEU"], strict=True):
-            p_value = None
-            if first and name != first:
-                # for no difference at all sacrebleu counts no resample as larger, and calls it significant
-                p_value = float(score.p_value) if score.score != scores["BLEU"][0].score else 1.0
-            found[name] = Significance(float(score.ci), p_value)
-    return found, signature
+        counts = metric._extract_corpus_statistics(text, [references])
+        scores[name] = metric._aggregate_and_compute(counts).score
+        # the generator has the same seed each time: every run gets the same resamples
+        seed, samples = _bootstrap_resample(counts, metric, SAMPLES)
+        resampled[name] = np.array([sample.score for sample in samples])
+    signature = metric.get_signature()
+    signature.update("seed", seed)
+    signature.update("bs", SAMPLES)
+    return Bootstrap(scores, resampled, str(signature))
 
 
 def _lines(results: Results, name: str) -> list[str]:

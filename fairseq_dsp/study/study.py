@@ -32,7 +32,7 @@ FROM_BASE = {"pipelined", "voita", "michel"}
 
 _STUDY_KEYS = {
     "name", "description", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint", "compact",
-    "local", "slurm",
+    "compare", "local", "slurm",
 }  # fmt: skip
 _METHOD_KEYS = {
     "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
@@ -100,6 +100,7 @@ class Study:
     :param checkpoint: ``best`` or ``last``: which checkpoint of a training is evaluated.
     :param compact: whether pruned models are evaluated as compact ones.
     :param split: the text that is translated.
+    :param compare: the name of a method that the report compares the others with, if any.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Study:
     split: str = "test"
     beam: int = 5
     lenpen: float = 1.0
+    compare: str | None = None
     local: dict[str, Any] = field(default_factory=dict)
     slurm: dict[str, Any] = field(default_factory=dict)
 
@@ -166,6 +168,9 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
     for one in names:
         if names.count(one) > 1 or one == "base":
             raise ValueError(f"two methods are called {one}: give one of them another name with the key name")
+    compare = content.get("compare")
+    if compare is not None and compare not in names:
+        raise ValueError(f"compare is {compare!r}, but the name of a method is expected: one of {', '.join(names)}")
     study = Study(
         name=name,
         description=str(content.get("description", "")).strip(),
@@ -180,6 +185,7 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
         split=evaluate.get("split", "test"),
         beam=_numbers([evaluate.get("beam", 5)], "beam", int, 1, 1000)[0],
         lenpen=_numbers([evaluate.get("lenpen", 1.0)], "lenpen", float, -100, 100)[0],
+        compare=compare,
         local=dict(_mapping(content.get("local") or {}, "local")),
         slurm=dict(_mapping(content.get("slurm") or {}, "slurm")),
     )

@@ -11,7 +11,8 @@ the keys of a study (* must be given):
   heads         numbers of heads K                seeds         default [1]
   base          options for the unpruned model    checkpoint    best (default) or last
   evaluate      split, beam, lenpen               compact       false: score pruned models with masks
-  local         jobs, cores, gpus                 slurm         partition, minutes, gpus, cpus, memory_gb …
+  compare       a method, for the report          local         jobs, cores, gpus
+  slurm         partition, minutes, gpus, cpus, memory_gb …
   methods*      a list; of each method its name, or: method*, name, heads, seeds, options (of fairseq-train),
                 recovery (options of a further training with the heads held fixed), and
                   joint       weights and importance train together (Li et al. 2021)
@@ -172,6 +173,7 @@ def _write_study(results: Path, study: Study, runs: list[Run]) -> None:
         "beam": study.beam,
         "data": study.data.summary,
         "methods": [{"name": m.name, "method": m.method} for m in study.methods],
+        "compare": study.compare,
         "runs": [run.name for run in runs if run.scored],
     }
     path = results / STUDY

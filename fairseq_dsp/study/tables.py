@@ -9,10 +9,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import UserError
 from .results import BASE, Results, Row
-from .significance import Significance
-
-LEVEL = 0.05  # of significance
+from .significance import Bootstrap, Comparison
 
 
 @dataclass(frozen=True)
@@ -21,35 +20,43 @@ class Line:
 
     :param row: the method and its number of heads.
     :param interval: half the 95% confidence interval of BLEU, the mean over the seeds.
-    :param difference: of the mean BLEU from that of the unpruned model, None for that model or without one.
-    :param p_values: against the unpruned model of the same seed, one a seed.
+    :param to_base: the comparison with the unpruned model of the same seed; None for that model or without one.
+    :param to_other: the comparison with the method that the report compares with, at the same number of heads and with
+        the same seed; None for that method and where it has no such run.
     """
 
     row: Row
     interval: float
-    difference: float | None
-    p_values: tuple[float, ...]
-
-    @property
-    def significant(self) -> bool:
-        """Whether every seed differs significantly from the unpruned model."""
-        return bool(self.p_values) and max(self.p_values) < LEVEL
+    to_base: Comparison | None
+    to_other: Comparison | None
 
 
-def table_lines(results: Results, found: dict[str, Significance]) -> list[Line]:
-    """The lines of a study's table."""
+def table_lines(results: Results, found: Bootstrap, against: str | None = None) -> list[Line]:
+    """The lines of a study's table.
+
+    :param against: the name of a method that the others are compared with, too.
+    :raises UserError: if the study has no such method.
+    """
+    names = [method["name"] for method in results.study["methods"]]
+    if against is not None and against not in names:
+        raise UserError(f"the study has no method {against} to compare with: give one of {', '.join(names)}")
     rows = results.rows()
-    base = next((row.mean("bleu") for row in rows if row.label == BASE), None)
+    bases = {run["seed"]: run["run"] for row in rows if row.label == BASE for run in row.runs}
+    others = {(row.heads, run["seed"]): run["run"] for row in rows if row.label == against for run in row.runs}
     lines = []
     for row in rows:
-        mine = [found[run["run"]] for run in row.runs]
-        difference = None if base is None or row.label == BASE else row.mean("bleu") - base
-        p_values = tuple(one.p_value for one in mine if one.p_value is not None)
-        lines.append(Line(row, statistics.fmean(one.interval for one in mine), difference, p_values))
+        to_base = to_other = None
+        if row.label != BASE and bases:
+            # a method may have seeds of its own
+            to_base = found.compare([(run["run"], bases.get(run["seed"], bases[min(bases)])) for run in row.runs])
+        if row.label not in (BASE, against):
+            pairs = [(run["run"], others.get((row.heads, run["seed"]))) for run in row.runs]
+            to_other = found.compare([(one, other) for one, other in pairs if other])
+        lines.append(Line(row, statistics.fmean(found.interval(run["run"]) for run in row.runs), to_base, to_other))
     return lines
 
 
-HEADER = ("method", "heads", "seeds", "BLEU", "± seeds", "95% CI", "Δ", "p", "chrF", "tokenised BLEU")
+HEADER = ("method", "heads", "seeds", "BLEU", "± seeds", "95% CI", "Δ", "95% CI of Δ", "p", "chrF", "tokenised BLEU")
 
 
 def cells(line: Line) -> list[str]:
@@ -62,11 +69,30 @@ def cells(line: Line) -> list[str]:
         f"{row.mean('bleu'):.2f}",
         "" if spread is None else f"{spread:.2f}",
         f"± {line.interval:.2f}",
-        "" if line.difference is None else f"{line.difference:+.2f}",
-        ("" if not line.p_values else f"{max(line.p_values):.3f}") + ("*" if line.significant else ""),
+        *_comparison_cells(line.to_base),
         f"{row.mean('chrf'):.2f}",
         f"{row.mean('tokenised_bleu'):.2f}",
     ]
+
+
+COMPARISON_HEADER = ("method", "heads", "pairs", "Δ", "95% CI of Δ", "p")
+
+
+def comparison_cells(lines: Sequence[Line]) -> list[list[str]]:
+    """Each line that is compared with another method, under :data:`COMPARISON_HEADER`."""
+    return [
+        [line.row.title, str(line.row.heads), str(len(line.to_other.p_values)), *_comparison_cells(line.to_other)]
+        for line in lines
+        if line.to_other
+    ]
+
+
+def _comparison_cells(found: Comparison | None) -> list[str]:
+    """Difference, its interval, and p with a star if it is significant."""
+    if found is None:
+        return ["", "", ""]
+    star = "*" if found.significant else ""
+    return [f"{found.difference:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", f"{max(found.p_values):.3f}{star}"]
 
 
 COST_HEADER = ("method", "heads", "parameters", "MB in float32", "sentences/s", "speed-up", "training, min", "BLEU")
@@ -110,39 +136,60 @@ def to_html(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table>\n<thead>{line("th", header)}</thead>\n<tbody>\n{rows}\n</tbody></table></div>'
 
 
-def to_csv(lines: Sequence[Line]) -> str:
-    """The table as CSV, with nothing rounded but what the scores are."""
+def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
+    """The table as CSV, with nothing rounded but what the scores are.
+
+    :param against: the method that the others are compared with, if any.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ["method", "heads", "seeds", "bleu", "bleu_sd", "bleu_ci95", "bleu_difference", "p_value_max", "chrf"]
-    writer.writerow([*names, "tokenised_bleu", "parameters"])
+    names = ["method", "heads", "seeds", "bleu", "bleu_sd", "bleu_ci95", *_csv_names("bleu"), "chrf", "tokenised_bleu"]
+    writer.writerow([*names, "parameters", *(_csv_names(f"bleu_to_{against}") if against else [])])
     for line in lines:
         row, spread = line.row, line.row.spread("bleu")
-        numbers = [row.mean("bleu"), spread, line.interval, line.difference, max(line.p_values, default=None)]
+        numbers = [row.mean("bleu"), spread, line.interval, *_csv_numbers(line.to_base)]
         numbers += [row.mean("chrf"), row.mean("tokenised_bleu")]
-        rounded = ["" if number is None else f"{number:.4f}" for number in numbers]
-        writer.writerow([row.title, row.heads, len(row.runs), *rounded, f"{_mean(row, 'parameters'):.0f}"])
+        parameters = f"{_mean(row, 'parameters'):.0f}"
+        more = _rounded(_csv_numbers(line.to_other)) if against else []
+        writer.writerow([row.title, row.heads, len(row.runs), *_rounded(numbers), parameters, *more])
     return out.getvalue()
 
 
-def to_latex(lines: Sequence[Line], caption: str) -> str:
-    """The table for a paper; needs the package booktabs."""
+def _csv_names(start: str) -> list[str]:
+    return [f"{start}_difference", f"{start}_difference_low", f"{start}_difference_high", f"{start}_p_value_max"]
+
+
+def _csv_numbers(found: Comparison | None) -> list[float | None]:
+    return [None] * 4 if found is None else [found.difference, found.low, found.high, max(found.p_values)]
+
+
+def _rounded(numbers: Sequence[float | None]) -> list[str]:
+    return ["" if number is None else f"{number:.4f}" for number in numbers]
+
+
+def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) -> str:
+    """The table for a paper; needs the package booktabs.
+
+    :param against: the method that the others are compared with, if any.
+    """
     body = []
     for line in lines:
         row, spread = line.row, line.row.spread("bleu")
         bleu = f"{row.mean('bleu'):.2f}" + ("" if spread is None else rf" \pm {spread:.2f}")
-        star = "^{*}" if line.significant else ""
-        difference = "" if line.difference is None else f"${line.difference:+.2f}{star}$"
-        words = [_escape(row.title), str(row.heads), f"${bleu}$", rf"$\pm {line.interval:.2f}$", difference]
+        words = [_escape(row.title), str(row.heads), f"${bleu}$", rf"$\pm {line.interval:.2f}$"]
+        words += _latex_words(line.to_base) + (_latex_words(line.to_other) if against else [])
         body.append(" & ".join([*words, f"{row.mean('chrf'):.2f}"]) + r" \\")
+    heading = ["method", "heads", "BLEU", r"95\% CI", r"$\Delta$", r"95\% CI of $\Delta$"]
+    if against:
+        heading += [rf"$\Delta$ to {_escape(against)}", "95\\% CI"]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
-            r"\begin{tabular}{lrrrrr}",
+            rf"\begin{{tabular}}{{l{'r' * len(heading)}}}",
             r"\toprule",
-            r"method & heads & BLEU & 95\% CI & $\Delta$ & chrF \\",
+            " & ".join([*heading, "chrF"]) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -152,6 +199,13 @@ def to_latex(lines: Sequence[Line], caption: str) -> str:
             "",
         ]
     )
+
+
+def _latex_words(found: Comparison | None) -> list[str]:
+    if found is None:
+        return ["", ""]
+    star = "^{*}" if found.significant else ""
+    return [f"${found.difference:+.2f}{star}$", f"$[{found.low:+.2f}, {found.high:+.2f}]$"]
 
 
 def _escape(text: str) -> str:

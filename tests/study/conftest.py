@@ -106,7 +106,7 @@ def table() -> Callable[..., str]:
         paths = [results / "runs" / run["run"] / "translations.txt" for run in read.runs]
         texts = sorted(f"{path.parent.name}: {path.read_text()}" for path in paths)
         kept = [json.dumps(run["scores"]["kept"]) for run in read.runs]
-        return to_csv(table_lines(read, bootstrap(read)[0])) + "\n".join(kept + texts)
+        return to_csv(table_lines(read, bootstrap(read))) + "\n".join(kept + texts)
 
     return table
 

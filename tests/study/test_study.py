@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +57,7 @@ def value(command: list[str], option: str) -> str:
         ({"data": "/nowhere"}, "/nowhere holds no prepared corpus"),
         ({"name": "a/b"}, "letters, digits"),
         ({"checkpoint": "first"}, "best or last"),
+        ({"compare": "jiont"}, "compare is 'jiont', but the name of a method is expected: one of joint"),
         ({"evaluate": {"split": "test7"}}, "no text called test7"),
         ({"evaluate": {"beams": 5}}, "unknown key beams, did you mean beam?"),
         ({"recipe": {"arch": "transformer_dsp", "seed": 4}}, "option seed, but a sweep sets it itself"),
@@ -149,12 +149,15 @@ def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy)
 
 def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]) -> None:
     path = write_study(heads=list(range(2, 12)), seeds=list(range(1, 20)))
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    printed = dsp("sweep", path, "--results", path.parent / "results", "--dry-run").stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert printed.count("\n# ") + printed.startswith("# ") == 19 + 190
-    # the processor's time, which other work on the machine does not lengthen much
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 8, time.monotonic() - start
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=9) > 5:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        printed = dsp("sweep", path, "--results", path.parent / "results", "--dry-run").stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert printed.count("\n# ") + printed.startswith("# ") == 19 + 190
+        # the processor's time, which other work on the machine lengthens less
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 5, seconds
     assert not (path.parent / "results").exists()
 
 
