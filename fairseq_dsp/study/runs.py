@@ -20,6 +20,9 @@ LOG = "log.txt"
 EVALUATION_WORK = 0.05
 """The work of compacting and translating, as a share of the updates of a training; for the progress bar."""
 
+COOLDOWN = {"simple": 0.3}
+"""The cooldown as a share of the training where a study does not say, for the selections with which it is not 0.9."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -229,12 +232,13 @@ class _Maker:
         return Step(name, (*words, *command_line(options)), checkpoints, int(options["max-update"]))
 
     def _options(self, *more: Options, anneal: bool = False) -> Options:
-        """The recipe with further options, which win; the cooldown is by default 90% of the training."""
+        """The recipe with further options, which win; the cooldown is by default a share of the training."""
         options = dict(DEFAULTS)
         for one in (self.study.recipe, *more):
             options |= one
         if anneal and "cooldown-updates" not in options:
-            options["cooldown-updates"] = round(0.9 * int(options["max-update"]))
+            share = COOLDOWN.get(options.get("head-selection"), 0.9)
+            options["cooldown-updates"] = round(share * int(options["max-update"]))
         return options
 
     def _checkpoint(self, folder: Path) -> Path:
