@@ -237,7 +237,7 @@ class _Maker:
         for one in (self.study.recipe, *more):
             options |= one
         if anneal and "cooldown-updates" not in options:
-            share = COOLDOWN.get(options.get("head-selection"), 0.9)
+            share = COOLDOWN.get(str(options.get("head-selection")), 0.9)
             options["cooldown-updates"] = round(share * int(options["max-update"]))
         return options
 

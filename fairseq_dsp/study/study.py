@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -165,9 +166,14 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
         for m in methods
     )
     names = [method.name for method in methods]
-    for one in names:
-        if names.count(one) > 1 or one == "base":
-            raise ValueError(f"two methods are called {one}: give one of them another name with the key name")
+    if "base" in names:
+        raise ValueError("a method is called base, as the unpruned model is: give it another name with the key name")
+    for one, other in itertools.combinations(methods, 2):
+        if one.name == other.name and not _complete_each_other(one, other):
+            raise ValueError(
+                f"two methods are called {one.name}: give one of them another name with the key name, or the same "
+                "options and other heads or seeds"
+            )
     compare = content.get("compare")
     if compare is not None and compare not in names:
         raise ValueError(f"compare is {compare!r}, but the name of a method is expected: one of {', '.join(names)}")
@@ -255,6 +261,12 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         from_base=start == "base",
         distill=_boolean(content.get("distill", False), f"distill of {name}"),
     )
+
+
+def _complete_each_other(one: Method, other: Method) -> bool:
+    """Whether two entries are one method at different numbers of heads, or with different seeds."""
+    overlap = set(one.heads) & set(other.heads) and set(one.seeds) & set(other.seeds)
+    return replace(one, heads=(), seeds=()) == replace(other, heads=(), seeds=()) and not overlap
 
 
 def command_line(options: Options) -> list[str]:

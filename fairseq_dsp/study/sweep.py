@@ -175,7 +175,7 @@ def _write_study(results: Path, study: Study, runs: list[Run]) -> None:
         "split": study.split,
         "beam": study.beam,
         "data": study.data.summary,
-        "methods": [{"name": m.name, "method": m.method} for m in study.methods],
+        "methods": [{"name": name, "method": kind} for name, kind in {m.name: m.method for m in study.methods}.items()],
         "compare": study.compare,
         "runs": [run.name for run in runs if run.scored],
     }

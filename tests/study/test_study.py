@@ -48,6 +48,7 @@ def value(command: list[str], option: str) -> str:
         ({"methods": [{"method": "unpruned", "heads": [3]}]}, "it keeps all its heads"),
         ({"methods": [{"method": "joint", "heads": [13]}]}, "13, but numbers from 0 to 12"),
         ({"methods": ["joint", "joint"]}, "two methods are called joint"),
+        ({"methods": [{"method": "ste", "name": "base"}]}, "a method is called base"),
         ({"methods": [{"method": "range", "low": 9, "high": 3}]}, "low of range is 9, above its high of 3"),
         ({"methods": [{"method": "joint", "recovery": {}}]}, "lacks max-update"),
         ({"heads": [6, 6]}, "holds a number twice"),
@@ -121,6 +122,15 @@ def test_commands_of_the_methods(write_study: WriteStudy) -> None:
     assert value(words(runs["range-k3-s1"], "compact"), "--heads-to-keep") == "3"
     base = words(runs["base-s1"], "train")
     assert not [word for word in base if "heads-to-keep" in word or "finetune" in word]
+
+
+def test_a_method_in_two_entries(write_study: WriteStudy) -> None:
+    entries: list[dict[str, Any]] = [{"method": "ste", "heads": [6, 3]}, {"method": "ste", "heads": [3], "seeds": [2]}]
+    runs = runs_of(write_study(methods=entries, seeds=[1]))
+    assert sorted(runs) == ["base-s1", "ste-k3-s1", "ste-k3-s2", "ste-k6-s1"]
+    entries[1]["options"] = {"pruning-lr": 0.1}
+    with pytest.raises(UserError, match="two methods are called ste"):
+        read_study(write_study(methods=entries, seeds=[1]))
 
 
 def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy) -> None:
