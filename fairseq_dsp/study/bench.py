@@ -198,11 +198,12 @@ class FairseqRunner:
     def __init__(
         self, model: Any, source_words: int, words: int, beam: int, length: int, size: int, *, prepare: bool = True
     ) -> None:
-        self.model, self.source_words = model.requires_grad_(False), source_words
+        self.model, self.source_words = model, source_words
         tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         tied -= {name for name, _ in model.named_parameters()}
         if prepare:
             model.prepare_for_inference_(OmegaConf.create({"generation": {"beam": beam}}))
+        model.requires_grad_(False)
         # a copy made for speed of what was one parameter is none
         self.parameters: int | None = sum(p.numel() for name, p in model.named_parameters() if name not in tied)
         self.bytes = size
@@ -285,7 +286,8 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
         raise
     except Exception as error:  # whatever another architecture lacks
         raise UserError(
-            f"the model in {path} cannot be measured ({error}): give a checkpoint of an encoder–decoder Transformer"
+            f"the model in {path} cannot be built, or its parameters do not fit it: give a checkpoint of an "
+            "encoder–decoder Transformer that fairseq-train or fairseq-dsp wrote"
         ) from error
     model.eval().to(device, PRECISIONS[precision])
     return FairseqRunner(model, words[0], words[1], beam, length, Path(path).stat().st_size)
@@ -335,7 +337,7 @@ def measure(
             )  # fmt: skip
             result.ratio = base / result.median
             if profiled and isinstance(runner, FairseqRunner):
-                result.parts = profile(runner, batches[name], min(runs, 3), clock)
+                result.parts = profile(runner, batches[name], max(1, runs // 4), clock)
             results.append(result)
     progress.close()
     return results
