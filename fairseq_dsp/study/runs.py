@@ -144,15 +144,14 @@ class _Maker:
         """The trainings of a method that has one for each result: suffix of the name, K, and its own options."""
         own: Options = {}
         if method.method == "voita":
-            own = {"head-selection": "hard_concrete", "l0-penalty": method.penalties[0]}
+            own = {"head-selection": "hard_concrete"}
         elif method.method == "ste":
             own = {"head-selection": "ste"}
         elif method.method == "pipelined":
             own = {"freeze-weights": True}
-        if method.heads:
-            for k in method.heads:
-                yield f"-k{k}", k, own | {"heads-to-keep": k}
-        for penalty in () if method.heads else method.penalties:
+        for k in method.heads:
+            yield f"-k{k}", k, own | {"heads-to-keep": k}
+        for penalty in method.penalties:
             yield f"-l{penalty:g}", None, own | {"l0-penalty": penalty}
 
     def _run(

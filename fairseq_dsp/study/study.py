@@ -66,11 +66,11 @@ class Method:
 
     :param method: one of :data:`METHODS`.
     :param name: what tables and file names call it.
-    :param heads: the numbers of heads K; empty for ``voita``, whose penalties decide.
+    :param heads: the numbers of heads K; empty for ``voita`` with penalties, which decide.
     :param seeds: a training for each.
     :param options: further options of fairseq-train, on top of the recipe; for ``michel``, of score-heads.
     :param recovery: options of a further training with the chosen heads held fixed, or None for no such training.
-    :param penalties: the λ of ``voita``.
+    :param penalties: the λ of ``voita``, unless it has heads.
     :param low: the fewest heads of ``range``.
     :param high: the most heads of ``range``.
     :param from_base: whether its training starts from the trained, unpruned model of the same seed.
@@ -222,12 +222,11 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     penalties: tuple[float, ...] = ()
     if kind == "voita":
         penalties = _numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, math.inf)
-        if not penalties:
-            raise ValueError(f"{name} needs penalties, a list of numbers such as [0.0003, 0.001]")
-        if "heads" not in content:
-            heads = ()
-        elif len(penalties) > 1:
-            raise ValueError(f"{name} has heads, to which one penalty is adapted, but {len(penalties)} penalties")
+        if bool(penalties) == ("heads" in content):
+            raise ValueError(
+                f"{name} needs either penalties, a list of numbers such as [0.0003, 0.001], or heads of its own"
+            )
+        heads = () if penalties else heads
     elif kind == "unpruned":
         if "heads" in content:
             raise ValueError(f"{name} has the key heads, but it keeps all its heads: its options say how many it has")

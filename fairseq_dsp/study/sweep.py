@@ -19,8 +19,7 @@ the keys of a study (* must be given):
                   joint       weights and importance train together (Li et al. 2021)
                   ste         the same with a straight-through gradient
                   pipelined   the importance alone trains, on the frozen base model
-                  voita       penalties: the weights of the L0 penalty, instead of heads (Voita et al. 2019); or
-                              heads and one penalty, which the option l0-penalty-lr adapts to them
+                  voita       penalties: the weights of the L0 penalty, or heads of its own (Voita et al. 2019)
                   michel      options of score-heads: split, sentences, steps (Michel et al. 2019)
                   range       low, high: one training for every K, drawn anew between the two at every update
                   unpruned    another model without pruning, such as a smaller one: options

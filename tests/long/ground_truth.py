@@ -33,12 +33,15 @@ HEADS, WIDTH, WORDS = 8, 32, 30
 N, M = 3 * HEADS, 6
 LOUD = 6.0
 """How much more a head that matters says than one that is noise."""
+RATE = 0.2
+"""Of the importance variables."""
 
 METHODS: dict[str, dict[str, Any]] = {
     "gumbel": {"initial_temperature": 1.0, "final_temperature": 0.05},
     "gumbel, the paper's temperatures": {"initial_temperature": 0.1, "final_temperature": 1e-8, "cooldown": 0.25},
     "ste": {"head_selection": "ste"},
-    "hard_concrete, adapted to K": {"head_selection": "hard_concrete", "l0_penalty": 0.01, "l0_penalty_lr": 0.01},
+    "simple": {"head_selection": "simple", "initial_temperature": 1.0, "final_temperature": 0.05},
+    "hard_concrete, λ adapted to K": {"head_selection": "hard_concrete"},
     "michel, one shot": {},
     "michel, greedy in 6 steps": {},
 }
@@ -95,7 +98,7 @@ def batch(teacher: PrunableTransformer, matters: Tensor, draw: torch.Generator, 
 def hit_rate(method: str, seed: int, *, updates: int = 150, anywhere: bool = False) -> float:
     """The share of the heads that matter which *method* finds."""
     options = dict(METHODS[method])
-    cooldown = int(updates * options.pop("cooldown", 0.9))
+    cooldown, rate = int(updates * options.pop("cooldown", 0.9)), options.pop("rate", RATE)
     matters = truth(seed, anywhere)
     teacher = build(seed)
     make_loud(teacher, matters)
@@ -106,18 +109,16 @@ def hit_rate(method: str, seed: int, *, updates: int = 150, anywhere: bool = Fal
         chosen, _ = choose(lambda g: score(teacher, batches, gates=g if g.dim() else torch.ones(N)), M, steps=steps)
         kept = chosen.to_gates({kind: [HEADS] for kind in ("encoder_self", "decoder_self", "cross")})
         return float((kept * matters).sum() / M)
-    model = build(seed, heads_to_keep=M, pruning_lr=0.2, cooldown_updates=cooldown, **options)
+    model = build(seed, heads_to_keep=M, cooldown_updates=cooldown, **options)
     make_loud(model, matters)
     pruner = model.pruner
-    optimizer = torch.optim.Adam([gate.importance for gate in pruner.gates], lr=0.2, betas=(0.9, 0.98), eps=1e-12)
+    optimizer = torch.optim.Adam([gate.importance for gate in pruner.gates], lr=rate, betas=(0.9, 0.98), eps=1e-12)
     for update in range(updates):
         model.set_num_updates(update)
         model.train()
         sample = batch(teacher, matters, draw, 32)
         logits = model(**sample["net_input"])[0]
         loss = F.cross_entropy(logits.flatten(0, 1), sample["target"].flatten())
-        if pruner.plan.selection.penalised:
-            loss = loss + pruner.l0_penalty * pruner.expected_open()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -40,8 +40,8 @@ def value(command: list[str], option: str) -> str:
         ({"metods": ["joint"]}, "unknown key metods, did you mean methods?"),
         ({"methods": ["jiont"]}, "no method 'jiont', did you mean joint?"),
         ({"methods": [{"method": "joint", "penalties": [1]}]}, "key penalties, which is for voita"),
-        ({"methods": [{"method": "voita"}]}, "voita needs penalties"),
-        ({"methods": [{"method": "voita", "penalties": [0.1, 0.2], "heads": [3]}]}, "but 2 penalties"),
+        ({"methods": [{"method": "voita"}]}, "voita needs either penalties"),
+        ({"methods": [{"method": "voita", "penalties": [0.1], "heads": [3]}]}, "voita needs either"),
         ({"methods": [{"method": "joint", "start": "bsae"}]}, "start of joint is 'bsae'"),
         ({"methods": [{"method": "michel", "start": "scratch"}]}, "but base is expected"),
         ({"methods": [{"method": "ste", "options": {"head-selection": "simple"}}]}, "ste has its own"),
@@ -137,7 +137,7 @@ def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy)
     methods: list[dict[str, Any]] = [
         {"method": "joint", "name": "taught", "distill": True, "options": {"head-selection": "simple"}},
         {"method": "joint", "name": "from-base", "start": "base", "distill": True, "recovery": {"max-update": 5}},
-        {"method": "voita", "heads": [3], "penalties": [0.01], "options": {"l0-penalty-lr": 0.1}},
+        {"method": "voita", "heads": [3]},
         {"method": "unpruned", "name": "shallow", "options": {"decoder-layers": 1}},
     ]
     runs = runs_of(write_study(methods=methods, heads=[3]))
@@ -150,8 +150,8 @@ def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy)
     assert value(words(runs["from-base-k3-s1"], "recover"), "--distill-from") == base
     assert runs["taught-k3-s1"].needs == runs["from-base-k3-s1"].needs == ("base-s1",)
     adapted = words(runs["voita-k3-s1"], "train")
-    assert (value(adapted, "--heads-to-keep"), value(adapted, "--l0-penalty")) == ("3", "0.01")
-    assert value(adapted, "--l0-penalty-lr") == "0.1"
+    assert (value(adapted, "--heads-to-keep"), value(adapted, "--head-selection")) == ("3", "hard_concrete")
+    assert "--l0-penalty" not in adapted
     shallow = runs["shallow-s1"]
     assert (shallow.heads, [step.name for step in shallow.steps]) == (8, ["train", "evaluate"])
     assert value(words(shallow, "train"), "--decoder-layers") == "1"
