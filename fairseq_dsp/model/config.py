@@ -47,7 +47,8 @@ class PruningConfig(FairseqDataclass):
         default=None, metadata={"help": "draw the number of heads anew at every training update, at most so many"}
     )
     head_selection: ChoiceEnum(list(SELECTIONS)) = field(  # type: ignore[valid-type]
-        default="gumbel", metadata={"help": "how the heads are chosen in training; gumbel is the paper's"}
+        default="simple",
+        metadata={"help": "how the heads are chosen in training: simple samples exact subsets, gumbel is the paper's"},
     )
     kept_heads: Optional[str] = field(
         default=None, metadata={"help": "JSON file with the set of heads for --head-selection fixed, or for --compact"}
@@ -61,7 +62,11 @@ class PruningConfig(FairseqDataclass):
     initial_temperature: float = field(default=1.0, metadata={"help": "temperature at the first update"})
     final_temperature: float = field(default=0.05, metadata={"help": "temperature after the cooldown"})
     cooldown_updates: int = field(
-        default=10000, metadata={"help": "updates in which the temperature falls geometrically; about 90%% of the run"}
+        default=10000,
+        metadata={
+            "help": "updates in which the temperature falls geometrically, and after which simple fixes the heads; "
+            "about 30%% of the run with simple, 90%% with gumbel or frozen weights"
+        },
     )
     l0_penalty: Optional[float] = field(
         default=None,

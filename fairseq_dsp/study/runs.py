@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..model import PruningConfig
 from .evaluate import PACKAGE
 from .study import DEFAULTS, Method, Options, Study, command_line
 
@@ -19,9 +20,6 @@ LOG = "log.txt"
 
 EVALUATION_WORK = 0.05
 """The work of compacting and translating, as a share of the updates of a training; for the progress bar."""
-
-COOLDOWN = {"simple": 0.3}
-"""The cooldown as a share of the training where a study does not say, for the selections with which it is not 0.9."""
 
 
 @dataclass(frozen=True)
@@ -236,8 +234,10 @@ class _Maker:
         for one in (self.study.recipe, *more):
             options |= one
         if anneal and "cooldown-updates" not in options:
-            share = COOLDOWN.get(str(options.get("head-selection")), 0.9)
-            options["cooldown-updates"] = round(share * int(options["max-update"]))
+            # simple fixes the heads then, and leaves the rest of the run to the weights, if they train
+            selection = options.get("head-selection", PruningConfig.head_selection)
+            early = selection == "simple" and "freeze-weights" not in options
+            options["cooldown-updates"] = round((0.3 if early else 0.9) * int(options["max-update"]))
         return options
 
     def _checkpoint(self, folder: Path) -> Path:

@@ -105,7 +105,7 @@ def test_commands_of_the_methods(write_study: WriteStudy) -> None:
     methods += ["michel", {"method": "voita", "penalties": [0.01]}, "range"]
     runs = runs_of(write_study(methods=methods, heads=[3]))
     joint = words(runs["joint-k3-s1"], "train")
-    assert (value(joint, "--heads-to-keep"), value(joint, "--cooldown-updates")) == ("3", "18")
+    assert (value(joint, "--heads-to-keep"), value(joint, "--cooldown-updates")) == ("3", "6")
     assert value(words(runs["ste-k3-s1"], "train"), "--head-selection") == "ste"
     pipelined = words(runs["pipelined-k3-s1"], "train")
     assert "--freeze-weights" in pipelined
