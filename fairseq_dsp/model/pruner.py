@@ -60,7 +60,7 @@ class HeadPruner:
     @property
     def temperature(self) -> float:
         """The temperature at the current update."""
-        return self.plan.selection.annealing(self.update)
+        return self.plan.selection.temperature(self.update)
 
     def kept(self) -> HeadSet:
         """Return the heads that evaluation keeps."""
@@ -108,7 +108,8 @@ class HeadPruner:
         """Return what to log of the last training forward pass.
 
         The temperature; for each attention type, the number of heads that evaluation would keep; and the softness of
-        the gates, the mean distance of a gate from the nearer of 0 and 1.
+        the gates, the mean distance of a gate from the nearer of 0 and 1. For gates that close at random, how many of
+        them were open.
         """
         kept = self.kept()
         stats = {"temperature": self.temperature}
@@ -116,6 +117,8 @@ class HeadPruner:
         if self.sampled is not None:
             gates = self.sampled.float()
             stats["gate_softness"] = float(torch.minimum(gates.abs(), (1 - gates).abs()).mean())
+            if self.plan.selection.takes_penalty:
+                stats["open_heads"] = float((gates > 0).sum())
         return stats
 
     def _freeze(self, model: nn.Module) -> None:

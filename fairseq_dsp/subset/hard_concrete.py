@@ -50,6 +50,10 @@ class HardConcrete(Selection):
             return (_stretch(torch.sigmoid(importance.detach())) >= 0.5).to(importance.dtype)
         return super().keep(importance, budget)
 
+    def temperature(self, update: int) -> float:
+        """Return β: these gates are not annealed."""
+        return TEMPERATURE
+
     def expected_open(self, importance: Tensor) -> Tensor:
         """Return the expected number of gates that are not 0 (Louizos et al., equation 12); a scalar."""
         return open_probability(importance).sum()

@@ -74,6 +74,10 @@ class Selection(ABC):
         :return: *Shape:* (N), differentiable with respect to *importance* if :attr:`learns`.
         """
 
+    def temperature(self, update: int) -> float:
+        """Return the temperature of the gates at an update."""
+        return self.annealing(update)
+
     def expected_open(self, importance: Tensor) -> Tensor:
         """Return the expected number of gates that are not 0 under a penalty, differentiable; a scalar."""
         raise TypeError(f"{type(self).__name__} gates are limited by a budget, not by a penalty")

@@ -99,6 +99,11 @@ def test_hard_concrete_holds_the_expectation_at_the_budget(k: int, spread: float
     assert gradient.isfinite().all()
 
 
+def test_hard_concrete_is_not_annealed():
+    assert make("hard_concrete").temperature(5) == make("hard_concrete").temperature(99) == 0.33
+    assert make("ste").temperature(5) > make("ste").temperature(99)
+
+
 def test_holding_the_expectation_is_a_penalty_that_balances_the_loss():
     importance, weight = torch.randn(12, generator=generator()).double().requires_grad_(), torch.arange(12.0).double()
     log_alpha = hold(importance, Budget.top(4, 12))
