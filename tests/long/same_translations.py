@@ -3,11 +3,12 @@
     python tests/long/same_translations.py runs/k3/checkpoint_best.pt --data data/multi30k/data-bin
 
 The checkpoint as it was trained, stock attention with gates, in float32, is what the others are compared with: the
-compact checkpoint, that one prepared as fairseq-generate prepares it, fairseq's own Transformer with the exported
-weights, and CTranslate2. A translation that differs is scored by the checkpoint, beside the one it differs from: the
-same score within 1e-5 is a tie, which rounding decides. Apart from ties, those are counted that have no end at the
-longest length: a search that goes on to the limit ends differently in different tools. The largest difference of the
-logits is measured on the references. Prints a table in Markdown; no sentence is printed.
+exported folder, from and to raw text, if that is beside the data; the compact checkpoint; that one prepared as
+fairseq-generate prepares it; fairseq's own Transformer with the exported weights; and CTranslate2. A translation that
+differs is scored by the checkpoint, beside the one it differs from: the same score within 1e-5 is a tie, which rounding
+decides. Apart from ties, those are counted that have no end at the longest length: a search that goes on to the limit
+ends differently in different tools. The largest difference of the logits is measured on the references. Prints a table
+in Markdown; no sentence is printed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import fairseq_dsp
+from fairseq_dsp.cli import main as main_command
 from fairseq_dsp.compact.checkpoint import TrainedModel
 from fairseq_dsp.compact.data import preparation, task_of
 from fairseq_dsp.compact.export_ctranslate2 import converter
@@ -159,6 +162,14 @@ def main() -> None:
         )
 
     row("as trained", expected)
+    raw = Path(args.data).absolute().parent / "raw" / f"{args.split}.{task.cfg.source_lang}"
+    if raw.is_file():
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            main_command(["export-folder", args.checkpoint, f"{folder}/model", "--data", args.data])
+            model = fairseq_dsp.from_pretrained(f"{folder}/model")
+        found = model.translate(raw.read_text(encoding="utf-8").splitlines())
+        agree = sum(one == text(expected[i]) for i, one in enumerate(found))
+        print(f"| folder, from and to raw text | {agree} | {len(expected)} | – | – | – | – |", flush=True)
     for name, make in {"compact": compact, "compact, prepared": prepared, "stock fairseq": stock}.items():
         row(name, translate(task, make(), args.split))
     for kind in ("float32", "int8"):
