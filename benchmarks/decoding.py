@@ -1,12 +1,15 @@
 """Decoding speed at IWSLT'14 sizes: masked, compact and CTranslate2 models against stock fairseq and the ceiling.
 
-    python benchmarks/decoding.py --output docs/results/speed        # all numbers of heads; about half an hour
-    python benchmarks/decoding.py --kept 72 8 --runs 3               # a quick look
+    python benchmarks/decoding.py --threads 2 --runs 10 --output docs/results/speed    # about 10 minutes
+    python benchmarks/decoding.py --kept 72 8 --batch-sizes 1 --runs 3                 # a quick look
 
 The weights are random: the time depends on the sizes and on which heads are left, not on what they learned. All models
 translate the same 25 random subwords into 25, beam 5, prepared as fairseq-generate prepares them, taking turns in one
-process. The ceiling is stock fairseq with every attention module replaced by its bias: what removing all attention
-gives, and nothing else. Models that save elsewhere too can be above it.
+process. "Masked" is stock attention with gates, which computes all heads and throws most results away. The ceiling is
+stock fairseq with every attention module replaced by its bias: what removing all attention gives, and nothing else.
+Models that save elsewhere too can be above it.
+
+Three tables: speed; where the time of each model goes, measured apart; and the time in attention by heads kept.
 
 Which heads are left: as in joint runs on Multi30k (3 + 3 layers, 36 heads), each layer of which stands for two of the
 6 + 6 here: no joint run at IWSLT'14 sizes was at hand. The hard case has one head in each of 8 modules.
@@ -20,6 +23,7 @@ import io
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +33,15 @@ from fairseq.models.transformer import transformer_legacy as stock
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from torch import Tensor, nn
 
-from fairseq_dsp.compact.checkpoint import TrainedModel
+from fairseq_dsp.compact.checkpoint import TrainedModel, check_target
 from fairseq_dsp.compact.export_ctranslate2 import converter
 from fairseq_dsp.model import TYPES, HeadSet, PrunableTransformer, attention_modules
 from fairseq_dsp.study import bench
 
 WORDS = (8848, 6632)  # German and English with 10,000 joint BPE merges
 BEAM, LENGTH, HEADS, LAYERS = 5, 25, 4, 6
+STOCK, CEILING = "stock fairseq", "ceiling: no attention"
+TASK: Any = TranslationTask(TranslationConfig(), *map(bench.dictionary, WORDS))
 
 # Heads kept of the 4 in each of 3 layers: by the run with 18 of 36 heads for 36 and 18 (its best half), by the run with
 # 6 of 36 heads for 8 and 4 (its best four and two).
@@ -80,16 +86,30 @@ def options() -> Namespace:
     return result
 
 
-def build(task: Any, kept: HeadSet | None) -> PrunableTransformer:
-    """Return a model with all heads, or a compact one, with random weights."""
+def stock_model() -> TransformerModel:
+    """Return stock fairseq's model with random weights."""
+    return TransformerModel.build_model(options(), TASK).eval()
+
+
+def bare() -> TransformerModel:
+    """Return stock fairseq's model without attention: the ceiling."""
+    model = stock_model()
+    for module in list(attention_modules(model)):
+        parent, _, name = module.name.rpartition(".")
+        setattr(model.get_submodule(parent), name, Bias(module.attention))
+    return model
+
+
+def compact(kept: HeadSet) -> PrunableTransformer:
+    """Return a compact model with random weights."""
     settings = options()
-    if kept is not None:
-        settings.compact, settings.kept_heads = True, kept.to_json()
-    return PrunableTransformer.build_model(settings, task).eval()
+    settings.compact, settings.kept_heads = True, kept.to_json()
+    return PrunableTransformer.build_model(settings, TASK).eval()
 
 
-def masked(model: PrunableTransformer, kept: HeadSet) -> PrunableTransformer:
-    """Set a model's gates for good: stock attention, all heads computed, the others' results thrown away."""
+def masked(kept: HeadSet) -> PrunableTransformer:
+    """Return a model whose gates are set for good: stock attention, prepared to generate like stock fairseq."""
+    model = PrunableTransformer.build_model(options(), TASK).eval()
     assert model.pruner is not None
     gates = kept.to_gates(model.pruner.plan.shape).split(HEADS)
     for gate, values in zip(model.pruner.gates, gates, strict=True):
@@ -100,22 +120,55 @@ def masked(model: PrunableTransformer, kept: HeadSet) -> PrunableTransformer:
     return model
 
 
-def runner(model: Any, *, prepared: bool = True) -> bench.FairseqRunner:
-    """Return a runner for a model, prepared as fairseq-generate prepares it."""
+def runner(model: Any, device: str, *, prepare: bool = True) -> bench.FairseqRunner:
+    """Return a runner for a model; its bytes are those of its parameters in a checkpoint."""
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
-    if prepared:
-        model.make_generation_fast_(beamable_mm_beam_size=BEAM, need_attn=False)
-    return bench.FairseqRunner(model, *WORDS, BEAM, LENGTH, file.tell())
+    return bench.FairseqRunner(model.to(device), *WORDS, BEAM, LENGTH, file.tell(), prepare=prepare)
 
 
-def engine(model: PrunableTransformer, kept: HeadSet, task: Any, folder: Path, kind: str) -> bench.EngineRunner:
+def engine(model: PrunableTransformer, kept: HeadSet, folder: Path, kind: str, device: str) -> bench.EngineRunner:
     """Return a runner of CTranslate2 for a compact model."""
     shape = {t: [HEADS] * LAYERS for t in TYPES}
     trained = TrainedModel("", {"model": model.state_dict()}, options(), kept, None, shape, True)
     with contextlib.redirect_stdout(io.StringIO()):
-        converter(trained, task).convert(str(folder), quantization=kind, force=True)
-    return bench.EngineRunner(folder, BEAM, LENGTH, "cpu")
+        converter(trained, TASK).convert(str(folder), quantization=kind, force=True)
+    return bench.EngineRunner(folder, BEAM, LENGTH, device)
+
+
+def runners(kept: Sequence[str], device: str, folder: Path, *, engines: bool) -> dict[str, bench.Runner]:
+    """Return the models to measure by name, the one that ratios are to first.
+
+    :param kept: names of sets of heads.
+    :param folder: where the engine's models may be written.
+    :param engines: whether to measure CTranslate2.
+    """
+    found: dict[str, bench.Runner] = {STOCK: runner(stock_model(), device), CEILING: runner(bare(), device)}
+    for name in kept:
+        heads, label = head_set(name), f"K = {name}"
+        found[f"{label}: masked"] = runner(masked(heads), device, prepare=False)
+        model = compact(heads)
+        for kind in ("float32", "int8") if engines else ():
+            found[f"{label}: CTranslate2 {kind}"] = engine(model, heads, folder / f"{len(found)}", kind, device)
+        found[f"{label}: compact"] = runner(model, device)
+    return found
+
+
+def attention_table(results: Sequence[bench.Result], kept: Sequence[str]) -> str:
+    """Return the time in attention by heads kept as a Markdown table, for stock fairseq and the compact models."""
+    sizes = list(dict.fromkeys(r.batch for r in results))
+    titles = [title for size in sizes for title in (f"batch {size}, ms", "ms a head", "of stock's")]
+    lines = [f"| model | heads | {' | '.join(titles)} |", "|---|--:|" + "--:|" * len(titles)]
+    spent = {(r.model, r.batch): r.parts["attention"] for r in results if r.parts is not None}
+    every = LAYERS * HEADS * len(TYPES)
+    for model, heads in [(STOCK, every), *((f"K = {name}: compact", head_set(name).kept) for name in kept)]:
+        cells = [
+            f"{1000 * spent[model, size]:.1f} | {1000 * spent[model, size] / heads:.2f} "
+            f"| {spent[model, size] / spent[STOCK, size]:.1%}"
+            for size in sizes
+        ]
+        lines.append(f"| {model} | {heads} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -124,43 +177,31 @@ def main() -> None:
     every = [*PATTERNS, "8, one a module"]
     parser.add_argument("--kept", nargs="+", choices=every, default=every, help="numbers of heads (default: all)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 64])
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=10, help="of one sentence; half as many of larger batches")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--cpu-time", action="store_true", help="measure processor time: for a machine that is not quiet"
     )
     parser.add_argument("--no-engine", action="store_true", help="leave CTranslate2 out")
-    parser.add_argument("--output", type=Path, help="folder for bench.json, bench.md and bench.png")
+    parser.add_argument("--output", type=Path, help="new folder for bench.json, bench.md and bench.png")
     args = parser.parse_args()
+    target = None if args.output is None else check_target(args.output)
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    task = TranslationTask(TranslationConfig(), *map(bench.dictionary, WORDS))
-    runners: dict[str, bench.Runner] = {}
-    runners["stock fairseq"] = runner(TransformerModel.build_model(options(), task).eval().to(args.device))
-    ceiling = TransformerModel.build_model(options(), task).eval()
-    for module in list(attention_modules(ceiling)):
-        parent, _, name = module.name.rpartition(".")
-        setattr(ceiling.get_submodule(parent), name, Bias(module.attention))
-    runners["ceiling: no attention"] = runner(ceiling.to(args.device))
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    results: list[bench.Result] = []
     with tempfile.TemporaryDirectory() as folder:
-        for kept in args.kept:
-            heads, label = head_set(kept), f"K = {kept}"
-            runners[f"{label}: masked"] = runner(masked(build(task, None), heads).to(args.device), prepared=False)
-            model = build(task, heads)
-            if not args.no_engine:
-                for kind in ("float32", "int8"):
-                    target = Path(folder) / f"{len(runners)}"
-                    runners[f"{label}: CTranslate2 {kind}"] = engine(model, heads, task, target, kind)
-            runners[f"{label}: compact"] = runner(model.to(args.device))
-        clock = time.process_time if args.cpu_time else time.perf_counter
-        results = bench.measure(runners, args.batch_sizes, LENGTH, args.runs, device=args.device, clock=clock)
-    report = bench.table(results)
+        models = runners(args.kept, args.device, Path(folder), engines=not args.no_engine)
+        for size in args.batch_sizes:
+            runs = args.runs if size == 1 else max(1, args.runs // 2)
+            results += bench.measure(models, [size], LENGTH, runs, device=args.device, profiled=True, clock=clock)
+    sets = "\n".join(f"K = {name}: `{head_set(name).to_json()}`  " for name in args.kept)
+    tables = [bench.table(results, CEILING), bench.profile_table(results), attention_table(results, args.kept), sets]
+    report = "\n\n".join(tables)
     print(report)
-    for kept in args.kept:
-        print(f"{kept}: {head_set(kept).to_json()}")
-    if args.output:
-        bench.write_report(args.output, results, report, Namespace(**{k: str(v) for k, v in vars(args).items()}))
+    if target is not None:
+        bench.write_report(target, results, report, {name: str(value) for name, value in vars(args).items()})
 
 
 if __name__ == "__main__":

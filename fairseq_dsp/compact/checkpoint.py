@@ -61,13 +61,14 @@ class TrainedModel:
         :raises UserError: if it is no checkpoint of this package's Transformer, or the heads asked for do not fit it.
         """
         if not os.path.isfile(path):
-            raise UserError(f"the checkpoint {path} does not exist: give a checkpoint_….pt that fairseq-train wrote")
+            raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
         config = state["cfg"]["model"] if state.get("cfg") is not None else state.get("args")
         arch = getattr(config, "_name", None) or getattr(config, "arch", None)
         if ARCH_MODEL_NAME_REGISTRY.get(arch, arch) != MODEL:
+            given = f"is of the architecture {arch}" if arch else "does not say its architecture"
             raise UserError(
-                f"the checkpoint {path} is of the architecture {arch}, but one of {MODEL} or its sizes is expected: "
+                f"the checkpoint {path} {given}, but one of {MODEL} or its sizes is expected: "
                 f"train with --arch {MODEL}…, or go on from this one with --finetune-from-model {path}"
             )
         try:
@@ -193,14 +194,14 @@ def check_target(path: str | Path) -> Path:
         raise UserError(f"{path} exists already, and nothing is overwritten: give another name, or remove it")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise UserError(f"the folder {folder} for {path.name} does not exist: make it, or give another name")
+        raise UserError(f"there is no folder {folder} for {path.name}: make it, or give another name")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"the folder {folder} cannot be written to: give a name in another folder")
     return path
 
 
 def write_files(contents: dict[Path, Any]) -> None:
-    """Write files, all of them or none: text as it is, anything else with ``torch.save``.
+    """Write files, all of them or none: text and bytes as they are, anything else with ``torch.save``.
 
     :raises UserError: if one cannot be written, for example because the disk is full.
     """
@@ -211,6 +212,8 @@ def write_files(contents: dict[Path, Any]) -> None:
         with replacing(str(path)) as temporary:
             if isinstance(content, str):
                 Path(temporary).write_text(content, encoding="utf-8")
+            elif isinstance(content, bytes):
+                Path(temporary).write_bytes(content)
             else:
                 with open(temporary, "wb") as file:
                     torch.save(content, file)

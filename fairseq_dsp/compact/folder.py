@@ -1,6 +1,7 @@
 """A compact model as a folder without pickled objects: safetensors weights, JSON configuration, the dictionaries and
 the subword model. One call in Python reads it, `fairseq_dsp.from_pretrained(FOLDER).translate([...])`, and it can be
-uploaded to a model hub as it is. The configuration has a checksum of each file.
+uploaded to a model hub as it is. The configuration has a checksum of each file that the model is read from. README.md,
+the model card, is yours to complete: its licence is left open.
 
 example:
   fairseq-dsp export-folder checkpoints/checkpoint_best.pt my-model --data data-bin
@@ -34,15 +35,31 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "fairseq_dsp 1"
 BPE_OPTIONS = {"sentencepiece": "sentencepiece_model", "subword_nmt": "bpe_codes"}
 _CARD = """---
-language: [{source}, {target}]
+language: ["{source}", "{target}"]
 library_name: fairseq_dsp
 pipeline_tag: translation
+tags: [fairseq, safetensors, pruning]
+# license: yours to choose, it depends on the text that the model was trained on; a model hub shows it when it is here
 ---
-A translation model, {source} to {target}, with {kept} of {total} attention heads; the others were pruned.
+# Translation, {source} to {target}, with {kept} of {total} attention heads
 
-    import fairseq_dsp
-    model = fairseq_dsp.from_pretrained("this folder")
-    print(model.translate(["a sentence"]))
+An encoder–decoder Transformer with {parameters} parameters, trained with fairseq; the other heads were pruned and are
+gone. This folder is all that it needs:
+
+```python
+import fairseq_dsp
+
+model = fairseq_dsp.from_pretrained("path/to/this/folder")
+print(model.translate(["a sentence as people write it"]))
+```
+
+| file | what it is |
+|---|---|
+| `model.safetensors` | the weights |
+| `config.json` | sizes, heads kept, how text is cut into subwords, checksums of the other files |
+| `dict.{source}.txt`, `dict.{target}.txt` | fairseq's dictionaries |
+{subwords}
+What it was trained on, how good it is and what it must not be used for is for its publisher to say here.
 """
 
 
@@ -95,9 +112,7 @@ def _write(folder: Path, model: TrainedModel, task: Any, text: dict[str, Any], b
         shutil.copyfile(str(bpe_model), folder / text["bpe_model"])
     names = {f.name for f in fields(PruningConfig) if not f.name.startswith("_")} | flat_names()
     options = {name: value for name, value in vars(model.compact_options()).items() if name in names}
-    counts = {"source": source, "target": target, "kept": model.heads.kept, "total": model.heads.total}
-    (folder / "README.md").write_text(_CARD.format(**counts), encoding="utf-8")
-    config = {
+    config: dict[str, Any] = {
         "format": FORMAT,
         "source_lang": source,
         "target_lang": target,
@@ -107,7 +122,18 @@ def _write(folder: Path, model: TrainedModel, task: Any, text: dict[str, Any], b
         "model": {**options, "_name": "transformer_dsp"},
         "sha256": {file.name: _sha256(file) for file in sorted(folder.iterdir())},
     }
+    config["sha256"][CONFIG] = _sha256_of(config)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    bpe = text["bpe_model"]
+    card = _CARD.format(
+        source=source,
+        target=target,
+        kept=model.heads.kept,
+        total=model.heads.total,
+        parameters=f"{sum(weight.numel() for weight in weights.values()):,}",
+        subwords=f"| `{bpe}` | the subword model |\n" if bpe else "",
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")  # without a checksum: it is meant to be edited
 
 
 def _separate(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -124,6 +150,12 @@ def _separate(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sha256_of(config: dict[str, Any]) -> str:
+    """Return the checksum of a configuration, whatever it says its own is."""
+    others = {name: checksum for name, checksum in config["sha256"].items() if name != CONFIG}
+    return hashlib.sha256(json.dumps({**config, "sha256": others}, sort_keys=True).encode()).hexdigest()
 
 
 class Translator:
@@ -224,7 +256,7 @@ def from_pretrained(folder: str | Path) -> Translator:
         for name, checksum in config["sha256"].items():
             if not (folder / name).is_file():
                 raise UserError(f"the file {name} is missing in {folder}: {again}")
-            if _sha256(folder / name) != checksum:
+            if (_sha256_of(config) if name == CONFIG else _sha256(folder / name)) != checksum:
                 raise UserError(f"the file {name} in {folder} is not as it was written (its checksum differs): {again}")
         languages = (config["source_lang"], config["target_lang"])
         dictionaries = [Dictionary.load(str(folder / f"dict.{language}.txt")) for language in languages]
@@ -245,5 +277,5 @@ def from_pretrained(folder: str | Path) -> Translator:
             f"{folder} cannot be read as a model ({error.strerror}: {error.filename}): give a folder that "
             "fairseq-dsp export-folder wrote"
         ) from error
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / CONFIG} is not a model's configuration ({error}): {again}") from error

@@ -14,6 +14,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 from typing import Any
 
@@ -38,23 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show the heads."""
+    if args.format == "png" and args.output is None:
+        raise UserError("a picture needs a file to be written to: give --output FILE.png")
+    target = None if args.output is None else check_target(args.output)
     model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
+    content: str | bytes
     if args.format == "png":
-        if args.output is None:
-            raise UserError("a picture needs a file to be written to: give --output FILE.png")
-        target = check_target(args.output)
-        figure = picture(model)
-        try:
-            figure.savefig(target, format="png", dpi=150)
-        except OSError as error:
-            target.unlink(missing_ok=True)
-            raise UserError(f"{target} could not be written ({error.strerror}): give another name") from error
-        return
-    text = model.heads.to_json() if args.format == "json" else text_map(model)
-    if args.output is None:
-        print(text)
+        image = io.BytesIO()
+        picture(model).savefig(image, format="png", dpi=150)
+        content = image.getvalue()
     else:
-        write_files({check_target(args.output): text + "\n"})
+        content = (model.heads.to_json() if args.format == "json" else text_map(model)) + "\n"
+    if target is None:
+        print(content, end="")
+    else:
+        write_files({target: content})
 
 
 def rows(model: TrainedModel) -> list[tuple[str, int, list[bool], list[float]]]:

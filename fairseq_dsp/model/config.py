@@ -47,7 +47,8 @@ class PruningConfig(FairseqDataclass):
         default=None, metadata={"help": "draw the number of heads anew at every training update, at most so many"}
     )
     head_selection: ChoiceEnum(list(SELECTIONS)) = field(  # type: ignore[valid-type]
-        default="gumbel", metadata={"help": "how the heads are chosen in training; gumbel is the paper's"}
+        default="simple",
+        metadata={"help": "how the heads are chosen in training: simple samples exact subsets, gumbel is the paper's"},
     )
     kept_heads: Optional[str] = field(
         default=None, metadata={"help": "JSON file with the set of heads for --head-selection fixed, or for --compact"}
@@ -61,22 +62,28 @@ class PruningConfig(FairseqDataclass):
     initial_temperature: float = field(default=1.0, metadata={"help": "temperature at the first update"})
     final_temperature: float = field(default=0.05, metadata={"help": "temperature after the cooldown"})
     cooldown_updates: int = field(
-        default=10000, metadata={"help": "updates in which the temperature falls geometrically; about 90%% of the run"}
+        default=10000,
+        metadata={
+            "help": "updates in which the temperature falls geometrically, and after which simple fixes the heads; "
+            "about 30%% of the run with simple, 90%% with gumbel or frozen weights"
+        },
     )
     l0_penalty: Optional[float] = field(
         default=None,
-        metadata={"help": "weight per target token of the expected number of open gates, for hard_concrete"},
-    )
-    l0_penalty_lr: Optional[float] = field(
-        default=None,
         metadata={
-            "help": "adapt the weight of the L0 penalty in training, at this rate (such as 0.01), until the expected "
-            "number of open gates is --heads-to-keep; --l0-penalty is then the weight for each gate too many"
+            "help": "constant weight per target token of the expected number of open gates, for hard_concrete "
+            "(default: the weight that holds this number at --heads-to-keep, found anew at every update)"
         },
     )
     freeze_weights: bool = field(
         default=False, metadata={"help": "train the importance variables only (pipelined pruning of a trained model)"}
     )
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a number of heads to keep is given."""
+        names = ("heads_to_keep", "encoder_heads_to_keep", "cross_heads_to_keep", "decoder_heads_to_keep")
+        return any(getattr(self, name) is not None for name in names)
 
     def check(self) -> None:
         """Raise a ``ValueError`` for options that make no sense together, whatever the model."""
@@ -108,26 +115,19 @@ class PruningConfig(FairseqDataclass):
         if not (math.isfinite(self.pruning_lr) and self.pruning_lr >= 0):
             raise ValueError(f"--pruning-lr is {self.pruning_lr}, but it must be a finite number, 0 or more")
         if self.l0_penalty is not None:
-            if not SELECTIONS[self.head_selection].penalised:
+            if not SELECTIONS[self.head_selection].takes_penalty:
                 raise ValueError(
                     f"--l0-penalty {self.l0_penalty} is for --head-selection hard_concrete, but the selection is "
                     f"{self.head_selection}, which has a budget: give --heads-to-keep instead"
                 )
             if not (math.isfinite(self.l0_penalty) and self.l0_penalty >= 0):
                 raise ValueError(f"--l0-penalty is {self.l0_penalty}, but it must be a finite number, 0 or more")
-        elif SELECTIONS[self.head_selection].penalised:
+        elif SELECTIONS[self.head_selection].takes_penalty and not self.has_budget:
             raise ValueError(
-                f"--head-selection {self.head_selection} removes heads by a penalty, but none is given: "
-                "give --l0-penalty, such as 0.001"
+                f"--head-selection {self.head_selection} removes heads by a penalty, but neither its weight nor a "
+                "number of heads is given: give --l0-penalty, such as 0.001, or --heads-to-keep, to which the weight "
+                "is then adapted"
             )
-        if self.l0_penalty_lr is not None:
-            if not (self.l0_penalty and self.heads_to_keep is not None):
-                raise ValueError(
-                    f"--l0-penalty-lr {self.l0_penalty_lr} adapts the penalty to a number of heads: give "
-                    "--head-selection hard_concrete, an --l0-penalty above 0, and --heads-to-keep"
-                )
-            if not (math.isfinite(self.l0_penalty_lr) and self.l0_penalty_lr > 0):
-                raise ValueError(f"--l0-penalty-lr is {self.l0_penalty_lr}, but it must be a finite number above 0")
         if (self.head_selection == "fixed") != (self.kept_heads is not None):
             raise ValueError(
                 "--head-selection fixed and --kept-heads FILE belong together, but only one of them is given"
@@ -158,7 +158,6 @@ _ABOUT_GATES = (
     "heads_to_keep_low",
     "head_selection",
     "l0_penalty",
-    "l0_penalty_lr",
     "freeze_weights",
 )
 

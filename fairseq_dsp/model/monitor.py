@@ -39,8 +39,11 @@ class GradientMonitor:
             gates.register_hook(self._at_gates)
             importance.register_hook(self._at_importance)
 
-    def report(self, temperature: float) -> None:
-        """Log what the last :data:`WINDOW` backward passes showed, if there were so many since the last report."""
+    def report(self, temperature: float, advice: str) -> None:
+        """Log what the last :data:`WINDOW` backward passes showed, if there were so many since the last report.
+
+        :param advice: what to say when the gradient vanished.
+        """
         if len(self._ratios) < WINDOW:
             return
         ratios = torch.stack(self._ratios)  # a NaN, where half precision overflowed, is neither small nor large
@@ -50,8 +53,7 @@ class GradientMonitor:
         if vanished > WINDOW / 2 and self._is_news("vanished"):
             logger.warning(
                 "the importance variables hardly learn: in %d of the last %d backward passes their gradient vanished; "
-                "the temperature is now %.3g: a higher --final-temperature or a slower cooldown keeps them learning",
-                vanished, WINDOW, temperature,
+                "the temperature is now %.3g: %s", vanished, WINDOW, temperature, advice,
             )  # fmt: skip
         if bounded and self._is_news("bounded"):
             logger.warning(

@@ -44,7 +44,9 @@ class PruningPlan:
             raise ValueError(f"--heads-to-keep-low {low} is above --heads-to-keep-high {high}: swap them")
         kept = HeadSet.read(config.kept_heads).to_gates(self.shape) if config.kept_heads else None
         self.selection = SELECTIONS[config.head_selection](
-            Annealing(config.initial_temperature, config.final_temperature, config.cooldown_updates), kept
+            Annealing(config.initial_temperature, config.final_temperature, config.cooldown_updates),
+            kept,
+            penalised=config.l0_penalty is not None,
         )
 
     @property
@@ -70,9 +72,11 @@ class PruningPlan:
         :raises ValueError: if *total* is not within 0 … N, or an importance is not finite.
         """
         with torch.no_grad():
-            if total is not None:
-                return self.selection.keep(importance, self.budget_of(total))
-            return self.selection.keep(importance, self.budget) if self.prunes else torch.ones_like(importance)
+            budget = self.budget if total is None else self.budget_of(total)
+            asked = total is not None or self.config.has_budget
+            if budget.keeps_all and self.selection.learns and (asked or not self.selection.penalised):
+                return torch.ones_like(importance)
+            return self.selection.keep(importance, budget)
 
     def sample(self, importance: Tensor, update: int, seed: int) -> Tensor:
         """Return the gates of one training update, differentiable. *Shape:* (N).

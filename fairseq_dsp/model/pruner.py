@@ -12,11 +12,7 @@ from .config import PruningConfig
 from .gate import GatedProjection
 from .heads import TYPES, AttentionModule, HeadSet, attention_modules
 from .monitor import GradientMonitor
-from .penalty import Multiplier
 from .plan import PruningPlan
-
-_MULTIPLIER = "l0_multiplier"
-"""Name of the adaptive λ in a model, where there is one."""
 
 
 class HeadPruner:
@@ -45,10 +41,6 @@ class HeadPruner:
         self.seed = torch.initial_seed()  # what fairseq was given with --seed: the same on every process
         self.sampled: Tensor | None = None
         self.monitor = GradientMonitor()
-        self.multiplier: Multiplier | None = None
-        if config.l0_penalty is not None and config.l0_penalty_lr is not None:
-            self.multiplier = Multiplier(config.l0_penalty, config.l0_penalty_lr, self.plan.budget.total)
-            model.add_module(_MULTIPLIER, self.multiplier)
         model.register_load_state_dict_pre_hook(self._before_loading)
         self.update = 0
         """The number of updates made so far: an update that overflowed is none."""
@@ -63,14 +55,12 @@ class HeadPruner:
     @property
     def l0_penalty(self) -> float:
         """The weight of each head that is expected to be open; 0 without a penalty."""
-        if self.multiplier is not None:
-            return self.multiplier.weight(self.plan.selection.expected_open(self.importance.detach()))
         return self.plan.config.l0_penalty or 0.0
 
     @property
     def temperature(self) -> float:
         """The temperature at the current update."""
-        return self.plan.selection.annealing(self.update)
+        return self.plan.selection.temperature(self.update)
 
     def kept(self) -> HeadSet:
         """Return the heads that evaluation keeps."""
@@ -82,13 +72,12 @@ class HeadPruner:
             return
         if training:
             importance = self.importance
-            if self.multiplier is not None:
-                self.multiplier.adapt(self.update, self.plan.selection.expected_open(importance.detach()))
             gates = self.plan.sample(importance, self.update, self.seed)
             self.sampled = gates.detach()
             self._penalty_due = self.plan.selection.penalised
-            self.monitor.watch(importance, gates)
-            self.monitor.report(self.temperature)
+            if self.plan.selection.decides(self.update):
+                self.monitor.watch(importance, gates)
+                self.monitor.report(self.temperature, self.plan.selection.when_vanished)
         else:
             gates = self.plan.keep(self.importance)
         for gate, values in zip(self.gates, gates.split([m.heads for m in self.modules]), strict=True):
@@ -119,7 +108,8 @@ class HeadPruner:
         """Return what to log of the last training forward pass.
 
         The temperature; for each attention type, the number of heads that evaluation would keep; and the softness of
-        the gates, the mean distance of a gate from the nearer of 0 and 1.
+        the gates, the mean distance of a gate from the nearer of 0 and 1. For gates that close at random, how many of
+        them were open.
         """
         kept = self.kept()
         stats = {"temperature": self.temperature}
@@ -127,8 +117,8 @@ class HeadPruner:
         if self.sampled is not None:
             gates = self.sampled.float()
             stats["gate_softness"] = float(torch.minimum(gates.abs(), (1 - gates).abs()).mean())
-        if self.multiplier is not None:
-            stats["l0_penalty"] = self.l0_penalty
+            if self.plan.selection.takes_penalty:
+                stats["open_heads"] = float((gates > 0).sum())
         return stats
 
     def _freeze(self, model: nn.Module) -> None:
@@ -142,7 +132,7 @@ class HeadPruner:
             parameter.requires_grad_(id(parameter) in importance)
 
     def _before_loading(self, model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        """Refuse an importance that orders no heads; fit the adaptive λ to a checkpoint of a run with or without it."""
+        """Refuse an importance that orders no heads."""
         self._loaded = True
         for name, value in state.items():
             if name.startswith(prefix) and name.endswith(".importance") and not torch.isfinite(value).all():
@@ -150,9 +140,3 @@ class HeadPruner:
                     f"{name} in the checkpoint holds a NaN or an infinity, but every head needs a finite importance: "
                     "load an earlier checkpoint of that run"
                 )
-        for name in ("value", "update"):
-            key = f"{prefix}{_MULTIPLIER}.{name}"
-            if self.multiplier is None:
-                state.pop(key, None)
-            else:
-                state.setdefault(key, getattr(self.multiplier, name))

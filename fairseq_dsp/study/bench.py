@@ -2,7 +2,8 @@
 
 Every model translates the same random sentences of --length subwords into as many, prepared as fairseq-generate
 prepares it; a folder of export-ctranslate2 runs in that engine. The models take turns in one process, so that whatever
-disturbs the machine disturbs all of them. No corpus and no dictionary is needed. Ratios are to the first model.
+disturbs the machine disturbs all of them. No corpus and no dictionary is needed. Ratios are to the first model. The
+spread is the range of the middle half of the runs, as a part of their median. FLOPs are those of matrix products.
 
 examples:
   fairseq-dsp bench unpruned.pt pruned.pt compact.pt --batch-sizes 1 64 --output bench
@@ -17,11 +18,10 @@ import json
 import multiprocessing
 import platform
 import random
-import resource
 import statistics
 import time
-from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,13 +32,17 @@ from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
+from ..compact.checkpoint import check_target, new_folder
 from ..errors import UserError
-from .atomic import write_json, write_text
+from ..model import attention_modules
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PARTS = ("attention", "feed-forward", "vocabulary", "layer norms", "the rest")
+"""What the time of a translation is divided into; the rest is embeddings, beam search and Python."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,33 +60,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=5, help="runs of each model, after one to warm up (default: 5)")
     parser.add_argument("--threads", type=int, help="threads on the CPU (default: torch's)")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory: it takes a process for each")
-    parser.add_argument("--output", metavar="FOLDER", help="write bench.json, bench.md and bench.png there")
+    parser.add_argument("--profile", action="store_true", help="show which parts of each model take how much time")
+    parser.add_argument("--output", metavar="FOLDER", help="new folder for bench.json, bench.md and bench.png")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print the table, write the files."""
-    for name in ("beam", "length", "runs"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}, but it must be 1 or more")
-    for device in args.devices:
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--devices {device} is asked for, but torch sees no such device: leave it out")
+    _check(args)
+    target = None if args.output is None else check_target(args.output)
     if args.threads:
         torch.set_num_threads(args.threads)
     results: list[Result] = []
     for device in args.devices:
         for precision in args.precisions:
             runners = {path: load(path, args.beam, args.length, device, precision) for path in args.models}
-            results += measure(runners, args.batch_sizes, args.length, args.runs, device=device, precision=precision)
+            results += measure(
+                runners, args.batch_sizes, args.length, args.runs,
+                device=device, precision=precision, profiled=args.profile,
+            )  # fmt: skip
     if not args.no_memory:
         for result in tqdm(results, desc="memory", disable=None):
             if result.device == "cpu":
                 options = (args.beam, args.length, result.device, result.precision)
                 result.peak_memory = peak_memory(result.model, result.batch, *options)
-    report = table(results)
+    report = "\n\n".join([table(results), *([profile_table(results)] if args.profile else [])])
     print(report)
-    if args.output:
-        write_report(Path(args.output), results, report, args)
+    if target is not None:
+        settings = {name: value for name, value in vars(args).items() if not callable(value)}
+        write_report(target, results, report, settings)
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("beam", "length", "runs", "threads", "batch_sizes"):
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [] if given is None else [given]:
+            if value < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {value}, but it must be 1 or more")
+    for device in args.devices:
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:  # torch raises either, by the kind of device
+            raise UserError(f"torch cannot use the device {device} of --devices here: leave it out") from error
+    for name in ("models", "batch_sizes", "devices", "precisions"):
+        values = getattr(args, name)
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise UserError(f"{twice} is given twice: give each model, batch size, device and precision once")
 
 
 class Runner(Protocol):
@@ -90,6 +113,7 @@ class Runner(Protocol):
 
     parameters: int | None
     bytes: int
+    type: str | None
 
     def batch(self, size: int, length: int) -> Any:
         """Return random sentences, always the same ones."""
@@ -103,11 +127,17 @@ class Result:
     """What was measured of one model at one batch size.
 
     Times are in seconds for a batch; the spread is the range of the middle half of the runs, as a part of the median.
+
+    :param precision: what was asked for; an engine has a *type* of its own.
+    :param parameters: those that the model translates with.
+    :param ratio: tokens a second, as a multiple of those of the first model in the same run.
+    :param parts: seconds in each of :data:`PARTS`, measured apart, with what measuring it adds.
     """
 
     model: str
     device: str
     precision: str
+    type: str
     batch: int
     length: int
     runs: int
@@ -116,6 +146,8 @@ class Result:
     flops: int | None
     peak_memory: int | None
     times: list[float]
+    ratio: float = 1.0
+    parts: dict[str, float] | None = None
 
     @property
     def median(self) -> float:
@@ -154,15 +186,26 @@ class Result:
 class FairseqRunner:
     """Beam search over one model with fairseq's generator.
 
-    :param model: a model prepared for generation.
-    :param words: size of the target dictionary.
+    :param model: a model in evaluation mode.
     :param source_words: size of the source dictionary.
+    :param words: size of the target dictionary.
     :param size: bytes on disk.
+    :param prepare: whether to prepare the model as ``fairseq-generate`` does.
     """
 
-    def __init__(self, model: Any, source_words: int, words: int, beam: int, length: int, size: int) -> None:
-        self.model, self.source_words = model.requires_grad_(False), source_words
-        self.parameters: int | None = sum({p.data_ptr(): p.numel() for p in model.parameters()}.values())
+    type = None
+
+    def __init__(
+        self, model: Any, source_words: int, words: int, beam: int, length: int, size: int, *, prepare: bool = True
+    ) -> None:
+        self.model, self.source_words = model, source_words
+        tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        tied -= {name for name, _ in model.named_parameters()}
+        if prepare:
+            model.prepare_for_inference_(OmegaConf.create({"generation": {"beam": beam}}))
+        model.requires_grad_(False)
+        # a copy made for speed of what was one parameter is none
+        self.parameters: int | None = sum(p.numel() for name, p in model.named_parameters() if name not in tied)
         self.bytes = size
         self._generator = SequenceGenerator(
             [model], dictionary(words), beam_size=beam, max_len_a=0, max_len_b=length, min_len=length
@@ -187,11 +230,15 @@ class EngineRunner:
     """CTranslate2 over one of its folders."""
 
     def __init__(self, folder: Path, beam: int, length: int, device: str) -> None:
-        import ctranslate2
-
+        try:
+            import ctranslate2
+        except ImportError as error:
+            raise UserError("the package ctranslate2 is not installed: pip install fairseq-dsp[ctranslate2]") from error
         kind = device.partition(":")[0]
         self._engine = ctranslate2.Translator(str(folder), device=kind, intra_threads=torch.get_num_threads())
-        self._options = {"beam_size": beam, "min_decoding_length": length, "max_decoding_length": length}
+        self.type: str | None = self._engine.compute_type
+        # as many steps as fairseq takes: it counts the end as one more
+        self._options = {"beam_size": beam, "min_decoding_length": length + 1, "max_decoding_length": length + 1}
         self.parameters: int | None = None
         self.bytes = (folder / "model.bin").stat().st_size
         files = [folder / "source_vocabulary.json", folder / "shared_vocabulary.json"]
@@ -227,14 +274,22 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: give a checkpoint, or a folder of fairseq-dsp export-ctranslate2")
     state = checkpoint_utils.load_checkpoint_to_cpu(path)
-    parameters = state["model"]
-    words = [len(parameters[f"{stack}.embed_tokens.weight"]) for stack in ("encoder", "decoder")]
-    task = TranslationTask(TranslationConfig(), *map(dictionary, words))
-    config = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
-    model = models.build_model(config, task)
-    model.load_state_dict(parameters, strict=True, model_cfg=config)
+    try:
+        parameters = state["model"]
+        words = [len(parameters[f"{stack}.embed_tokens.weight"]) for stack in ("encoder", "decoder")]
+        task = TranslationTask(TranslationConfig(), *map(dictionary, words))
+        config = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
+        model = models.build_model(config, task)
+        model.load_state_dict(parameters, strict=True, model_cfg=config)
+        list(attention_modules(model))
+    except UserError:
+        raise
+    except Exception as error:  # whatever another architecture lacks
+        raise UserError(
+            f"the model in {path} cannot be built, or its parameters do not fit it: give a checkpoint of an "
+            "encoder–decoder Transformer that fairseq-train or fairseq-dsp wrote"
+        ) from error
     model.eval().to(device, PRECISIONS[precision])
-    model.prepare_for_inference_(OmegaConf.create({"generation": {"beam": beam}}))
     return FairseqRunner(model, words[0], words[1], beam, length, Path(path).stat().st_size)
 
 
@@ -246,16 +301,19 @@ def measure(
     *,
     device: str = "cpu",
     precision: str = "float32",
+    profiled: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Result]:
     """Let models take turns at translating, and return what was measured of each at each batch size.
 
-    :param runners: the models by name.
+    :param runners: the models by name; ratios are to the first.
     :param length: subwords of each sentence and translation.
     :param runs: how often each model translates each batch, after once to warm up.
+    :param profiled: whether to measure the parts of each model as well, in runs of their own.
     """
-    results = []
+    results: list[Result] = []
     progress = tqdm(total=len(batch_sizes) * len(runners) * (runs + 1), desc="bench", disable=None)
+    operations = {name: flops(runner, length) for name, runner in runners.items()}
     for size in batch_sizes:
         batches = {name: runner.batch(size, length) for name, runner in runners.items()}
         times: dict[str, list[float]] = {name: [] for name in runners}
@@ -271,11 +329,16 @@ def measure(
                 elif device.startswith("cuda"):
                     memory[name] = torch.cuda.max_memory_allocated()
                 progress.update()
+        base = statistics.median(next(iter(times.values())))
         for name, runner in runners.items():
-            results.append(
-                Result(name, device, precision, size, length, runs, runner.parameters, runner.bytes,
-                       flops(runner, length), memory.get(name), times[name])
+            result = Result(
+                name, device, precision, runner.type or precision, size, length, runs, runner.parameters, runner.bytes,
+                operations[name], memory.get(name), times[name],
             )  # fmt: skip
+            result.ratio = base / result.median
+            if profiled and isinstance(runner, FairseqRunner):
+                result.parts = profile(runner, batches[name], max(1, runs // 4), clock)
+            results.append(result)
     progress.close()
     return results
 
@@ -284,9 +347,59 @@ def flops(runner: Runner, length: int) -> int | None:
     """Return the floating-point operations of translating one sentence; None where torch cannot count them."""
     if not isinstance(runner, FairseqRunner):
         return None
-    with FlopCounterMode(display=False) as counter:
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch counts those of GPUs only
+    mapping = {on_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         runner(runner.batch(1, length))
     return int(counter.get_total_flops())
+
+
+def profile(runner: FairseqRunner, batch: Any, runs: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Return the seconds that a translation spends in each of :data:`PARTS`; the mean of some runs."""
+    spent = dict.fromkeys(PARTS, 0.0)
+    with timed(_parts(runner.model), spent, clock):
+        start = clock()
+        for _ in range(runs):
+            runner(batch)
+        spent["the rest"] = clock() - start - sum(spent.values())
+    return {part: seconds / runs for part, seconds in spent.items()}
+
+
+def _parts(model: Any) -> dict[str, list[nn.Module]]:
+    layers = [*model.encoder.layers, *model.decoder.layers]
+    return {
+        "attention": [module.attention for module in attention_modules(model)],
+        "feed-forward": [linear for layer in layers for linear in (layer.fc1, layer.fc2)],
+        "vocabulary": [model.decoder.output_projection],
+        "layer norms": [module for module in model.modules() if isinstance(module, nn.LayerNorm)],
+    }
+
+
+@contextmanager
+def timed(parts: Mapping[str, list[nn.Module]], spent: dict[str, float], clock: Callable[[], float]) -> Iterator[None]:
+    """Add the time of every forward pass of some modules to *spent*, under the name of their part."""
+    started: dict[nn.Module, float] = {}
+
+    def now(inputs: Any) -> float:
+        if inputs and inputs[0].is_cuda:
+            torch.cuda.synchronize()
+        return clock()
+
+    def hooks(part: str, module: nn.Module) -> list[Any]:
+        def begin(module: nn.Module, inputs: Any) -> None:
+            started[module] = now(inputs)
+
+        def end(module: nn.Module, inputs: Any, _: Any) -> None:
+            spent[part] += now(inputs) - started[module]
+
+        return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+
+    handles = [handle for part, modules in parts.items() for module in modules for handle in hooks(part, module)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def peak_memory(path: str, batch: int, beam: int, length: int, device: str, precision: str) -> int:
@@ -299,27 +412,47 @@ def _peak(path: str, batch: int, beam: int, length: int, device: str, precision:
     torch.set_num_threads(threads)
     runner = load(path, beam, length, device, precision)
     runner(runner.batch(batch, length))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # not ru_maxrss: that starts with what the process had that started this one
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
-def table(results: Sequence[Result]) -> str:
-    """Return the results as a Markdown table; ratios are to the first model of the same setting."""
-    lines = [
-        "| model | device | precision | batch | parameters | MB | GFLOPs/sentence | peak MB | sentences/s | tokens/s "
-        "| ratio | p50 ms | p95 ms | runs | spread |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    first: dict[tuple[str, str, int], float] = {}
+def table(results: Sequence[Result], ceiling: str | None = None) -> str:
+    """Return the results as a Markdown table; ratios are to the first model of the same setting.
+
+    :param ceiling: a model to show the speed of the others as a part of.
+    """
+    heads = ["model", "device", "precision", "batch", "parameters", "MB", "GFLOPs/sentence", "peak MB", "sentences/s",
+             "tokens/s", "ratio", "of the ceiling", "p50 ms", "p95 ms", "runs", "spread"]  # fmt: skip
+    highest = {(r.device, r.precision, r.batch): r.ratio for r in results if r.model == ceiling}
+    rows = []
     for r in results:
-        base = first.setdefault((r.device, r.precision, r.batch), r.tokens_per_second)
-        parameters = "–" if r.parameters is None else f"{r.parameters:,}"
-        operations = "–" if r.flops is None else f"{r.flops / 1e9:.2f}"
-        memory = "–" if r.peak_memory is None else f"{r.peak_memory / 1e6:.0f}"
-        lines.append(
-            f"| {r.model} | {r.device} | {r.precision} | {r.batch} | {parameters} | {r.bytes / 1e6:.1f} | {operations} "
-            f"| {memory} | {r.sentences_per_second:.2f} | {r.tokens_per_second:.0f} | {r.tokens_per_second / base:.2f} "
-            f"| {1000 * r.median:.0f} | {1000 * r.p95:.0f} | {r.runs} | {r.spread:.0%} |"
-        )
+        top = highest.get((r.device, r.precision, r.batch))
+        rows.append([
+            r.model, r.device, r.type, str(r.batch),
+            "–" if r.parameters is None else f"{r.parameters:,}", f"{r.bytes / 1e6:.1f}",
+            "–" if r.flops is None else f"{r.flops / 1e9:.2f}",
+            "–" if r.peak_memory is None else f"{r.peak_memory / 1e6:.0f}",
+            f"{r.sentences_per_second:.2f}", f"{r.tokens_per_second:.0f}", f"{r.ratio:.2f}",
+            "–" if top is None else f"{r.ratio / top:.0%}",
+            f"{1000 * r.median:.0f}", f"{1000 * r.p95:.0f}", str(r.runs), f"{r.spread:.0%}",
+        ])  # fmt: skip
+    shown = [i for i in range(len(heads)) if any(row[i] != "–" for row in rows)]
+    align = ["---" if i < 3 else "--:" for i in shown]
+    lines = [[heads[i] for i in shown], align, *([row[i] for i in shown] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def profile_table(results: Sequence[Result]) -> str:
+    """Return where the time goes as a Markdown table: milliseconds for a batch in each part of a model."""
+    lines = [
+        f"| model | device | precision | batch | {' | '.join(f'{part}, ms' for part in PARTS)} |",
+        "|---|---|---|--:|" + "--:|" * len(PARTS),
+    ]
+    for r in results:
+        if r.parts is not None:
+            spent = " | ".join(f"{1000 * r.parts[part]:.0f}" for part in PARTS)
+            lines.append(f"| {r.model} | {r.device} | {r.type} | {r.batch} | {spent} |")
     return "\n".join(lines)
 
 
@@ -348,27 +481,21 @@ def picture(results: Sequence[Result]) -> Any:
     return figure
 
 
-def write_report(folder: Path, results: Sequence[Result], report: str, args: Namespace | None = None) -> None:
-    """Write ``bench.json``, ``bench.md`` and ``bench.png``.
+def write_report(target: Path, results: Sequence[Result], report: str, settings: Mapping[str, Any]) -> None:
+    """Write a new folder with ``bench.json``, ``bench.md`` and ``bench.png``.
 
-    :raises UserError: if they cannot be written.
+    :raises UserError: if it cannot be written; nothing is left of it then.
     """
-    write_json(
-        folder / "bench.json",
-        {
-            "settings": {k: v for k, v in vars(args or Namespace()).items() if not callable(v)},
-            "machine": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
-            "results": [r.as_dict() for r in results],
-        },
-    )
-    write_text(folder / "bench.md", report + "\n")
-    temporary = folder / ".bench.png.tmp"
-    try:
-        picture(results).savefig(temporary, format="png", dpi=120)
-        temporary.replace(folder / "bench.png")
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{folder / 'bench.png'} cannot be written ({error.strerror}): mend that") from error
+    content = {
+        "settings": dict(settings),
+        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "results": [r.as_dict() for r in results],
+    }
+    with new_folder(target) as folder:
+        folder.mkdir()
+        (folder / "bench.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / "bench.md").write_text(report + "\n", encoding="utf-8")
+        picture(results).savefig(folder / "bench.png", format="png", dpi=120)
 
 
 def processor() -> str:

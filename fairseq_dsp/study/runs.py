@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..model import PruningConfig
 from .evaluate import PACKAGE
-from .study import DEFAULTS, FROM_BASE, Method, Options, Study, command_line
+from .study import DEFAULTS, Method, Options, Study, command_line
 
 RUNS = "runs"
 RESULT = "result.json"
@@ -106,76 +107,73 @@ class _Maker:
 
     def base(self, seed: int) -> Run:
         """The unpruned model."""
-        return self._run("base", "base", self.study.total, seed, self._options(self.study.base), suffix="")
+        method = Method("base", "base", (self.study.total,), (seed,), self.study.base)
+        return self._run(method, self.study.total, seed, self._options(self.study.base), suffix="")
 
     def of(self, method: Method) -> Iterator[Run]:
         """The runs of a method, those first that others of them need."""
         for seed in method.seeds:
             base = self.base(seed)
-            if method.method in FROM_BASE:
+            if method.from_base or method.distill:
                 yield base
-            if method.method == "voita":
-                for penalty in method.penalties:
-                    own = {"head-selection": "hard_concrete", "l0-penalty": penalty}
-                    yield self._pruned(method, None, seed, own, base, suffix=f"-l{penalty:g}")
-            elif method.method == "michel":
+            if method.method == "michel":
                 for k in method.heads:
-                    yield self._scored_heads(method, k, seed, base)
+                    words = command_line(method.options)
+                    yield self._run(method, k, seed, None, suffix=f"-k{k}", start=base, score_heads=words)
             elif method.method == "range":
                 own = {"heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
-                options = self._options(method.options, own, anneal=True)
                 shared = self._run(
-                    method.name, method.method, None, seed, options, suffix="-training", scored=False
+                    method, None, seed, self._options(method.options, own, anneal=True), suffix="-training",
+                    start=base if method.from_base else None, scored=False,
                 )  # fmt: skip
                 yield shared
                 for k in method.heads:
-                    yield self._pruned(method, k, seed, None, shared, suffix=f"-k{k}")
+                    yield self._run(method, k, seed, None, suffix=f"-k{k}", start=shared)
+            elif method.method == "unpruned":
+                yield self._run(method, method.heads[0], seed, self._options(method.options), suffix="")
             else:
-                for k in method.heads:
-                    own = {"heads-to-keep": k}
-                    if method.method == "ste":
-                        own["head-selection"] = "ste"
-                    if method.method == "pipelined":
-                        own["freeze-weights"] = True
-                    start = base if method.method == "pipelined" else None
-                    yield self._pruned(method, k, seed, own, start, suffix=f"-k{k}")
+                for suffix, heads, own in self._trainings(method):
+                    options = self._options(method.options, own, anneal=method.method != "voita")
+                    start = base if method.from_base else None
+                    yield self._run(method, heads, seed, options, suffix=suffix, start=start)
 
-    def _pruned(
-        self, method: Method, heads: int | None, seed: int, own: Options | None, start: Run | None, *, suffix: str
-    ) -> Run:
-        """A run that trains with the options *own*; if None, it takes the model of *start* with K heads."""
-        options = None if own is None else self._options(method.options, own, anneal="l0-penalty" not in own)
-        return self._run(
-            method.name, method.method, heads, seed, options, suffix=suffix, start=start, recovery=method.recovery
-        )
-
-    def _scored_heads(self, method: Method, heads: int, seed: int, base: Run) -> Run:
-        return self._run(
-            method.name, method.method, heads, seed, None, suffix=f"-k{heads}", start=base, recovery=method.recovery,
-            score_heads=command_line(method.options),
-        )  # fmt: skip
+    @staticmethod
+    def _trainings(method: Method) -> Iterator[tuple[str, int | None, Options]]:
+        """The trainings of a method that has one for each result: suffix of the name, K, and its own options."""
+        own: Options = {}
+        if method.method == "voita":
+            own = {"head-selection": "hard_concrete"}
+        elif method.method == "ste":
+            own = {"head-selection": "ste"}
+        elif method.method == "pipelined":
+            own = {"freeze-weights": True}
+        for k in method.heads:
+            yield f"-k{k}", k, own | {"heads-to-keep": k}
+        for penalty in method.penalties:
+            yield f"-l{penalty:g}", None, own | {"l0-penalty": penalty}
 
     def _run(
         self,
-        label: str,
-        method: str,
+        method: Method,
         heads: int | None,
         seed: int,
         options: Options | None,
         *,
         suffix: str,
         start: Run | None = None,
-        recovery: Options | None = None,
         score_heads: Sequence[str] | None = None,
         scored: bool = True,
     ) -> Run:
-        name = f"{label}{suffix}-s{seed}"
+        """A run that trains with *options*; if None, it takes the model of *start*, with K heads or those it scores."""
+        name = f"{method.name}{suffix}-s{seed}"
         folder = self.folder / name
+        recovery = method.recovery if scored else None
+        teacher = self.base(seed) if method.distill else None
         steps: list[Step] = []
         checkpoint = self._checkpoint(start.folder / "checkpoints") if start else None
         kept: list[str] = []  # how the heads are given to what comes after the pruning
         if options is not None:
-            steps.append(self._training("train", options, seed, folder / "checkpoints", checkpoint))
+            steps.append(self._training("train", options, seed, folder / "checkpoints", checkpoint, teacher))
             checkpoint = self._checkpoint(folder / "checkpoints")
         elif score_heads is not None:
             assert checkpoint is not None
@@ -191,18 +189,19 @@ class _Maker:
             fixed = {"head-selection": "fixed", "kept-heads": str(folder / "kept.json")}
             recovered = folder / "recovered"
             more = self._options(recovery, fixed)
-            steps.append(self._training("recover", more, seed, recovered, checkpoint))
+            steps.append(self._training("recover", more, seed, recovered, checkpoint, teacher))
             checkpoint, kept = self._checkpoint(recovered), []
         if scored:
             assert checkpoint is not None
-            steps += self._scoring(folder, checkpoint, kept, pruned=method != "base")
+            steps += self._scoring(folder, checkpoint, kept, pruned=method.method not in ("base", "unpruned"))
         identity = self.common | {
-            "name": name, "method": method, "heads": heads, "seed": seed, "options": options, "recovery": recovery,
-            "start": start.identity if start else None,
+            "name": name, "method": method.method, "heads": heads, "seed": seed,
+            "options": options, "recovery": recovery,
+            "start": start.identity if start else None, "teacher": teacher.identity if teacher else None,
             "score_heads": list(score_heads) if score_heads is not None else None,
         }  # fmt: skip
-        needs = (start.name,) if start else ()
-        return Run(name, label, method, heads, seed, folder, needs, tuple(steps), identity, scored)
+        needs = tuple(dict.fromkeys(run.name for run in (start, teacher) if run))
+        return Run(name, method.name, method.method, heads, seed, folder, needs, tuple(steps), identity, scored)
 
     def _scoring(self, folder: Path, checkpoint: Path, kept: list[str], *, pruned: bool) -> Iterator[Step]:
         study = self.study
@@ -216,22 +215,29 @@ class _Maker:
         words += ["--json", str(folder / SCORES), "--translations", str(folder / TRANSLATIONS)]
         yield Step("evaluate", (*_COMMAND, *words))
 
-    def _training(self, name: str, options: Options, seed: int, checkpoints: Path, start: Path | None) -> Step:
+    def _training(
+        self, name: str, options: Options, seed: int, checkpoints: Path, start: Path | None, teacher: Run | None
+    ) -> Step:
         source, target = self.study.data.languages
         words = [sys.executable, "-m", "fairseq_cli.train", str(self._data_bin), "--user-dir", str(PACKAGE)]
         words += ["--source-lang", source, "--target-lang", target, "--save-dir", str(checkpoints)]
         words += ["--seed", str(seed), "--log-format", "json", "--no-progress-bar", "--no-epoch-checkpoints"]
         if start:
             words += ["--finetune-from-model", str(start)]
+        if teacher:
+            words += ["--distill-from", str(self._checkpoint(teacher.folder / "checkpoints"))]
         return Step(name, (*words, *command_line(options)), checkpoints, int(options["max-update"]))
 
     def _options(self, *more: Options, anneal: bool = False) -> Options:
-        """The recipe with further options, which win; the cooldown is by default 90% of the training."""
+        """The recipe with further options, which win; the cooldown is by default a share of the training."""
         options = dict(DEFAULTS)
         for one in (self.study.recipe, *more):
             options |= one
         if anneal and "cooldown-updates" not in options:
-            options["cooldown-updates"] = round(0.9 * int(options["max-update"]))
+            # simple fixes the heads then, and leaves the rest of the run to the weights, if they train
+            selection = options.get("head-selection", PruningConfig.head_selection)
+            early = selection == "simple" and "freeze-weights" not in options
+            options["cooldown-updates"] = round((0.3 if early else 0.9) * int(options["max-update"]))
         return options
 
     def _checkpoint(self, folder: Path) -> Path:

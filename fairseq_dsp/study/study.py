@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,24 @@ METHODS = {
     "voita": "hard-concrete gates under an L0 penalty, from the base model (Voita et al. 2019)",
     "michel": "the base model's heads scored by the gradient of their gates (Michel et al. 2019)",
     "range": "one training for every K: the number of heads is drawn anew at every update",
+    "unpruned": "another model without pruning, such as a smaller one, for comparison",
 }
 """The ways to get a model with fewer heads, by the name that a study gives them."""
 
 FROM_BASE = {"pipelined", "voita", "michel"}
-"""Methods that start from the trained, unpruned model."""
+"""Methods that always start from the trained, unpruned model; ``joint`` and ``ste`` do with ``start: base``."""
 
 _STUDY_KEYS = {
     "name", "description", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint", "compact",
     "compare", "local", "slurm",
 }  # fmt: skip
-_METHOD_KEYS = {"method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high"}
+_METHOD_KEYS = {
+    "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
+}  # fmt: skip
 _OWN_OPTIONS = {
     "save-dir", "user-dir", "source-lang", "target-lang", "seed", "restore-file", "finetune-from-model", "log-format",
-    "heads-to-keep", "head-selection", "kept-heads", "freeze-weights", "l0-penalty", "heads-to-keep-low",
-    "heads-to-keep-high", "compact",
+    "heads-to-keep", "kept-heads", "freeze-weights", "l0-penalty", "heads-to-keep-low", "heads-to-keep-high", "compact",
+    "distill-from",
 }  # fmt: skip
 """Options of fairseq-train that follow from the rest of a study."""
 
@@ -62,13 +66,15 @@ class Method:
 
     :param method: one of :data:`METHODS`.
     :param name: what tables and file names call it.
-    :param heads: the numbers of heads K; empty for ``voita``, whose penalties decide.
+    :param heads: the numbers of heads K; empty for ``voita`` with penalties, which decide.
     :param seeds: a training for each.
     :param options: further options of fairseq-train, on top of the recipe; for ``michel``, of score-heads.
     :param recovery: options of a further training with the chosen heads held fixed, or None for no such training.
-    :param penalties: the λ of ``voita``.
+    :param penalties: the λ of ``voita``, unless it has heads.
     :param low: the fewest heads of ``range``.
     :param high: the most heads of ``range``.
+    :param from_base: whether its training starts from the trained, unpruned model of the same seed.
+    :param distill: whether its trainings, recovery included, learn from that model's distribution too.
     """
 
     method: str
@@ -80,6 +86,8 @@ class Method:
     penalties: tuple[float, ...] = ()
     low: int | None = None
     high: int | None = None
+    from_base: bool = False
+    distill: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,10 +161,19 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"methods is {entries!r}, but a list of methods is expected, such as [joint, pipelined]")
     methods = tuple(_method(entry, heads, seeds, total) for entry in entries)
+    methods = tuple(
+        replace(m, heads=(_total_heads(prepared, {**recipe, **m.options}),)) if m.method == "unpruned" else m
+        for m in methods
+    )
     names = [method.name for method in methods]
-    for one in names:
-        if names.count(one) > 1 or one == "base":
-            raise ValueError(f"two methods are called {one}: give one of them another name with the key name")
+    if "base" in names:
+        raise ValueError("a method is called base, as the unpruned model is: give it another name with the key name")
+    for one, other in itertools.combinations(methods, 2):
+        if one.name == other.name and not _complete_each_other(one, other):
+            raise ValueError(
+                f"two methods are called {one.name}: give one of them another name with the key name, or the same "
+                "options and other heads or seeds"
+            )
     compare = content.get("compare")
     if compare is not None and compare not in names:
         raise ValueError(f"compare is {compare!r}, but the name of a method is expected: one of {', '.join(names)}")
@@ -204,12 +221,15 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     heads = _numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
     penalties: tuple[float, ...] = ()
     if kind == "voita":
-        if "heads" in content:
-            raise ValueError(f"{name} has the key heads, but its penalties decide how many heads stay")
         penalties = _numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, math.inf)
-        heads = ()
-        if not penalties:
-            raise ValueError(f"{name} needs penalties, a list of numbers such as [0.0003, 0.001]")
+        if bool(penalties) == ("heads" in content):
+            raise ValueError(
+                f"{name} needs either penalties, a list of numbers such as [0.0003, 0.001], or heads of its own"
+            )
+        heads = () if penalties else heads
+    elif kind == "unpruned":
+        if "heads" in content:
+            raise ValueError(f"{name} has the key heads, but it keeps all its heads: its options say how many it has")
     elif not heads:
         raise ValueError(f"{name} has no head counts: give heads, to it or to the study")
     recovery = content.get("recovery")
@@ -221,17 +241,31 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     low, high = _numbers([low, high], f"low and high of {name}", int, 0, total)
     if low > high:
         raise ValueError(f"low of {name} is {low}, above its high of {high}: swap them")
+    start = content.get("start", "base" if kind in FROM_BASE else "scratch")
+    if start not in ("base", "scratch") or (start == "scratch" and kind in FROM_BASE):
+        raise ValueError(f"start of {name} is {start!r}, but base is expected, or for joint, ste and range scratch")
+    options = _options(content.get("options") or {}, f"options of {name}")
+    if "head-selection" in options and kind not in ("joint", "pipelined", "range"):
+        raise ValueError(f"{name} has the option head-selection, but {kind} has its own: give it to joint or pipelined")
     return Method(
         method=kind,
         name=name,
         heads=heads,
         seeds=_numbers(content["seeds"], f"seeds of {name}", int, 1, 2**31 - 1) if "seeds" in content else seeds,
-        options=_options(content.get("options") or {}, f"options of {name}"),
+        options=options,
         recovery=recovery,
         penalties=penalties,
         low=low if kind == "range" else None,
         high=high if kind == "range" else None,
+        from_base=start == "base",
+        distill=_boolean(content.get("distill", False), f"distill of {name}"),
     )
+
+
+def _complete_each_other(one: Method, other: Method) -> bool:
+    """Whether two entries are one method at different numbers of heads, or with different seeds."""
+    overlap = set(one.heads) & set(other.heads) and set(one.seeds) & set(other.seeds)
+    return replace(one, heads=(), seeds=()) == replace(other, heads=(), seeds=()) and not overlap
 
 
 def command_line(options: Options) -> list[str]:

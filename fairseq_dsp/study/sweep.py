@@ -14,13 +14,15 @@ the keys of a study (* must be given):
   compare       a method, for the report          local         jobs, cores, gpus
   slurm         partition, minutes, gpus, cpus, memory_gb …
   methods*      a list; of each method its name, or: method*, name, heads, seeds, options (of fairseq-train),
-                recovery (options of a further training with the heads held fixed), and
+                recovery (options of a further training with the heads held fixed), start (base: go on from the
+                unpruned model), distill (true: learn from the unpruned model's distribution too), and
                   joint       weights and importance train together (Li et al. 2021)
                   ste         the same with a straight-through gradient
                   pipelined   the importance alone trains, on the frozen base model
-                  voita       penalties: the weights of the L0 penalty, instead of heads (Voita et al. 2019)
+                  voita       penalties: the weights of the L0 penalty, or heads of its own (Voita et al. 2019)
                   michel      options of score-heads: split, sentences, steps (Michel et al. 2019)
                   range       low, high: one training for every K, drawn anew between the two at every update
+                  unpruned    another model without pruning, such as a smaller one: options
 
 examples:
   fairseq-dsp sweep scripts/studies/quickstart.yaml
@@ -172,7 +174,7 @@ def _write_study(results: Path, study: Study, runs: list[Run]) -> None:
         "split": study.split,
         "beam": study.beam,
         "data": study.data.summary,
-        "methods": [{"name": m.name, "method": m.method} for m in study.methods],
+        "methods": [{"name": name, "method": kind} for name, kind in {m.name: m.method for m in study.methods}.items()],
         "compare": study.compare,
         "runs": [run.name for run in runs if run.scored],
     }

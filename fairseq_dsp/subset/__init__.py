@@ -6,6 +6,7 @@ from .gumbel import Gumbel
 from .hard_concrete import HardConcrete
 from .schedule import anneal, shrink
 from .selection import SELECTIONS, Annealing, Selection, register_selection
+from .simple import Simple
 from .ste import StraightThrough
 from .topk import GRADIENT_BOUND, hard_gates, hard_top_k, relaxed_gates, relaxed_top_k
 
@@ -19,6 +20,7 @@ __all__ = [
     "Gumbel",
     "HardConcrete",
     "Selection",
+    "Simple",
     "StraightThrough",
     "anneal",
     "hard_gates",

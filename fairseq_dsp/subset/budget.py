@@ -42,6 +42,16 @@ class Budget:
         return sum(draw.count for draw in self.draws)
 
     @property
+    def groups(self) -> tuple[Draw, ...]:
+        """How many heads stay in all of each group; a floor is part of the group that its module lies in."""
+        merged: list[Draw] = []
+        for draw in self.draws:
+            inside = [earlier for earlier in merged if set(earlier.indices) <= set(draw.indices)]
+            merged = [earlier for earlier in merged if earlier not in inside]
+            merged.append(Draw(draw.indices, draw.count + sum(earlier.count for earlier in inside)))
+        return tuple(merged)
+
+    @property
     def keeps_all(self) -> bool:
         """Whether no head is removed."""
         return self.total == self.heads

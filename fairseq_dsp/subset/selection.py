@@ -43,16 +43,25 @@ class Selection(ABC):
     learns = True
     """Whether gradients reach the importance."""
 
-    penalised = False
-    """Whether a penalty on the expected number of open gates, not the budget, decides how many heads stay."""
+    takes_penalty = False
+    """Whether a penalty on the expected number of open gates may take the place of the budget."""
 
-    def __init__(self, annealing: Annealing, kept: Tensor | None = None) -> None:
+    when_vanished = "a higher --final-temperature or a slower cooldown keeps them learning"
+    """What to say to a user whose importance variables get no gradient any more."""
+
+    def __init__(self, annealing: Annealing, kept: Tensor | None = None, penalised: bool = False) -> None:
         """
         :param annealing: the temperature.
         :param kept: 0/1 for each head, for a selection that is told its heads. *Shape:* (N).
+        :param penalised: whether a penalty, not the budget, decides how many gates training opens.
         """
         self.annealing = annealing
         self.kept = kept
+        self.penalised = penalised
+
+    def decides(self, update: int) -> bool:
+        """Whether the importance still learns at an update, counted from 0; once it does not, the heads are fixed."""
+        return self.learns
 
     @abstractmethod
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
@@ -65,8 +74,12 @@ class Selection(ABC):
         :return: *Shape:* (N), differentiable with respect to *importance* if :attr:`learns`.
         """
 
+    def temperature(self, update: int) -> float:
+        """Return the temperature of the gates at an update."""
+        return self.annealing(update)
+
     def expected_open(self, importance: Tensor) -> Tensor:
-        """Return the expected number of gates that are not 0, differentiable; a scalar. Penalised selections only."""
+        """Return the expected number of gates that are not 0 under a penalty, differentiable; a scalar."""
         raise TypeError(f"{type(self).__name__} gates are limited by a budget, not by a penalty")
 
     def keep(self, importance: Tensor, budget: Budget) -> Tensor:

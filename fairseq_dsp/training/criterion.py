@@ -1,8 +1,11 @@
-"""Label-smoothed cross-entropy with the penalty that some head selections need."""
+"""Label-smoothed cross-entropy with what pruning may add: a penalty on open gates, a teacher.
 
-from __future__ import annotations
+fairseq reads the types of the options at run time and knows ``Optional[X]`` only: no postponed annotations here.
+"""
 
-from typing import Any
+import math
+from dataclasses import dataclass, field
+from typing import Any, Optional
 
 from fairseq import metrics
 from fairseq.criterions import register_criterion
@@ -12,14 +15,50 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
 )
 from torch import Tensor
 
+from ..errors import UserError
+from .distillation import Teacher
 
-@register_criterion("label_smoothed_cross_entropy_dsp", dataclass=LabelSmoothedCrossEntropyCriterionConfig)
-class PenalisedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
-    """The stock criterion, plus λ · E[number of open gates] per target token while training (Voita et al. 2019).
 
-    The loss is a sum over target tokens, so the penalty is multiplied by their number: λ means the same for every batch
-    size and ``--update-freq``. Without a penalised head selection this is the stock criterion.
+@dataclass
+class PruningCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    """The stock criterion's options and those of distillation."""
+
+    distill_from: Optional[str] = field(
+        default=None,
+        metadata={"help": "checkpoint of an unpruned model to learn from, beside the references (distillation)"},
+    )
+    distill_weight: float = field(
+        default=0.5,
+        metadata={"help": "share of the model of --distill-from in the loss, the references having the rest"},
+    )
+
+
+@register_criterion("label_smoothed_cross_entropy_dsp", dataclass=PruningCriterionConfig)
+class PruningCriterion(LabelSmoothedCrossEntropyCriterion):
+    """The stock criterion, to which training may add two things; validation never does.
+
+    - With a penalised head selection: λ · E[number of open gates] per target token (Voita et al. 2019). The loss is a
+      sum over target tokens, so the penalty is multiplied by their number: λ means the same for every batch size and
+      ``--update-freq``.
+    - With ``--distill-from``: (1 − β) · loss + β · Σ_tokens H(p_teacher, p), the cross-entropy with the distribution of
+      a trained model, where β is ``--distill-weight``.
     """
+
+    def __init__(
+        self,
+        task: Any,
+        sentence_avg: bool,
+        label_smoothing: float,
+        ignore_prefix_size: int = 0,
+        report_accuracy: bool = False,
+        distill_from: Optional[str] = None,
+        distill_weight: float = 0.5,
+    ) -> None:
+        super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
+        if not (math.isfinite(distill_weight) and 0 <= distill_weight <= 1):
+            raise UserError(f"--distill-weight is {distill_weight}, but a number from 0 to 1 is expected")
+        self.distill_from, self.distill_weight = distill_from, distill_weight
+        self._teacher: Optional[Teacher] = None
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the loss, the sample size and what to log; see the stock criterion."""
@@ -33,6 +72,21 @@ class PenalisedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         log["loss"] = loss.data
         log["expected_heads"] = expected.item() * sample_size
         return loss, sample_size, log
+
+    def compute_loss(
+        self, model: Any, net_output: Any, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss, with the teacher's part in training, and the negative log likelihood of the references."""
+        loss, nll_loss = super().compute_loss(model, net_output, sample, reduce=reduce)
+        if self.distill_from is None or not model.training:
+            return loss, nll_loss
+        if self._teacher is None:  # not at once: validation needs none
+            self._teacher = Teacher(self.distill_from, self.task)
+        ours, target = self.get_lprobs_and_target(model, net_output, sample)
+        theirs = self._teacher.log_probabilities(sample)[:, self.ignore_prefix_size :].reshape(-1, ours.shape[-1])
+        taught = -(theirs.exp() * ours).sum(-1).masked_fill(target == self.padding_idx, 0)
+        taught = taught.sum() if reduce else taught.view_as(loss)
+        return (1 - self.distill_weight) * loss + self.distill_weight * taught, nll_loss
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:

@@ -147,10 +147,10 @@ def refusal(capsys, *arguments):
 def test_bad_input(pruned, compact, capsys, train_tiny, tmp_path):
     before = pruned.read_bytes()
     out = tmp_path / "out.pt"
-    assert "does not exist" in refusal(capsys, "compact", tmp_path / "none.pt", out)
+    assert "there is no checkpoint" in refusal(capsys, "compact", tmp_path / "none.pt", out)
     assert "compact already" in refusal(capsys, "compact", compact, out)
     assert "exists already" in refusal(capsys, "compact", pruned, compact)
-    assert "does not exist" in refusal(capsys, "compact", pruned, tmp_path / "nowhere" / "out.pt")
+    assert "there is no folder" in refusal(capsys, "compact", pruned, tmp_path / "nowhere" / "out.pt")
     assert "0 to 12" in refusal(capsys, "compact", pruned, out, "--heads-to-keep", 13)
     state = torch.load(pruned)
     model = state["cfg"]["model"]

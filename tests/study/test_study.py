@@ -40,10 +40,15 @@ def value(command: list[str], option: str) -> str:
         ({"metods": ["joint"]}, "unknown key metods, did you mean methods?"),
         ({"methods": ["jiont"]}, "no method 'jiont', did you mean joint?"),
         ({"methods": [{"method": "joint", "penalties": [1]}]}, "key penalties, which is for voita"),
-        ({"methods": [{"method": "voita"}]}, "voita needs penalties"),
-        ({"methods": [{"method": "voita", "penalties": [0.1], "heads": [3]}]}, "penalties decide how many"),
+        ({"methods": [{"method": "voita"}]}, "voita needs either penalties"),
+        ({"methods": [{"method": "voita", "penalties": [0.1], "heads": [3]}]}, "voita needs either"),
+        ({"methods": [{"method": "joint", "start": "bsae"}]}, "start of joint is 'bsae'"),
+        ({"methods": [{"method": "michel", "start": "scratch"}]}, "but base is expected"),
+        ({"methods": [{"method": "ste", "options": {"head-selection": "simple"}}]}, "ste has its own"),
+        ({"methods": [{"method": "unpruned", "heads": [3]}]}, "it keeps all its heads"),
         ({"methods": [{"method": "joint", "heads": [13]}]}, "13, but numbers from 0 to 12"),
         ({"methods": ["joint", "joint"]}, "two methods are called joint"),
+        ({"methods": [{"method": "ste", "name": "base"}]}, "a method is called base"),
         ({"methods": [{"method": "range", "low": 9, "high": 3}]}, "low of range is 9, above its high of 3"),
         ({"methods": [{"method": "joint", "recovery": {}}]}, "lacks max-update"),
         ({"heads": [6, 6]}, "holds a number twice"),
@@ -100,7 +105,7 @@ def test_commands_of_the_methods(write_study: WriteStudy) -> None:
     methods += ["michel", {"method": "voita", "penalties": [0.01]}, "range"]
     runs = runs_of(write_study(methods=methods, heads=[3]))
     joint = words(runs["joint-k3-s1"], "train")
-    assert (value(joint, "--heads-to-keep"), value(joint, "--cooldown-updates")) == ("3", "18")
+    assert (value(joint, "--heads-to-keep"), value(joint, "--cooldown-updates")) == ("3", "6")
     assert value(words(runs["ste-k3-s1"], "train"), "--head-selection") == "ste"
     pipelined = words(runs["pipelined-k3-s1"], "train")
     assert "--freeze-weights" in pipelined
@@ -117,6 +122,39 @@ def test_commands_of_the_methods(write_study: WriteStudy) -> None:
     assert value(words(runs["range-k3-s1"], "compact"), "--heads-to-keep") == "3"
     base = words(runs["base-s1"], "train")
     assert not [word for word in base if "heads-to-keep" in word or "finetune" in word]
+
+
+def test_a_method_in_two_entries(write_study: WriteStudy) -> None:
+    entries: list[dict[str, Any]] = [{"method": "ste", "heads": [6, 3]}, {"method": "ste", "heads": [3], "seeds": [2]}]
+    runs = runs_of(write_study(methods=entries, seeds=[1]))
+    assert sorted(runs) == ["base-s1", "ste-k3-s1", "ste-k3-s2", "ste-k6-s1"]
+    entries[1]["options"] = {"pruning-lr": 0.1}
+    with pytest.raises(UserError, match="two methods are called ste"):
+        read_study(write_study(methods=entries, seeds=[1]))
+
+
+def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy) -> None:
+    methods: list[dict[str, Any]] = [
+        {"method": "joint", "name": "taught", "distill": True, "options": {"head-selection": "simple"}},
+        {"method": "joint", "name": "from-base", "start": "base", "distill": True, "recovery": {"max-update": 5}},
+        {"method": "voita", "heads": [3]},
+        {"method": "unpruned", "name": "shallow", "options": {"decoder-layers": 1}},
+    ]
+    runs = runs_of(write_study(methods=methods, heads=[3]))
+    base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
+    taught = words(runs["taught-k3-s1"], "train")
+    assert (value(taught, "--distill-from"), value(taught, "--head-selection")) == (base, "simple")
+    assert "--finetune-from-model" not in taught
+    from_base = words(runs["from-base-k3-s1"], "train")
+    assert value(from_base, "--finetune-from-model") == value(from_base, "--distill-from") == base
+    assert value(words(runs["from-base-k3-s1"], "recover"), "--distill-from") == base
+    assert runs["taught-k3-s1"].needs == runs["from-base-k3-s1"].needs == ("base-s1",)
+    adapted = words(runs["voita-k3-s1"], "train")
+    assert (value(adapted, "--heads-to-keep"), value(adapted, "--head-selection")) == ("3", "hard_concrete")
+    assert "--l0-penalty" not in adapted
+    shallow = runs["shallow-s1"]
+    assert (shallow.heads, [step.name for step in shallow.steps]) == (8, ["train", "evaluate"])
+    assert value(words(shallow, "train"), "--decoder-layers") == "1"
 
 
 def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]) -> None:

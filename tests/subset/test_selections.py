@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from fairseq_dsp.subset import SELECTIONS, Annealing, Budget, HardConcrete, StraightThrough, register_selection
+from fairseq_dsp.subset.hard_concrete import hold, open_probability
 
 ANNEALING = Annealing(1.0, 0.05, 100)
 
 
-def make(name: str, heads: int = 12):
+def make(name: str, heads: int = 12, penalised: bool = False):
     kept = torch.zeros(heads)
     kept[:3] = 1
-    return SELECTIONS[name](ANNEALING, kept if name == "fixed" else None)
+    return SELECTIONS[name](ANNEALING, kept if name == "fixed" else None, penalised)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -67,7 +68,7 @@ def test_gumbel_cools_with_the_update():
 
 
 def test_hard_concrete_gates_are_closed_as_often_as_the_penalty_says():
-    selection = HardConcrete(ANNEALING)
+    selection = HardConcrete(ANNEALING, penalised=True)
     importance = torch.tensor([-2.0, -0.5, 0.0, 1.0, 3.0]).repeat(20_000)
     gates = selection.sample(importance, Budget.top(100_000, 100_000), 0, generator()).view(-1, 5)
     assert gates.min() == 0
@@ -79,9 +80,50 @@ def test_hard_concrete_gates_are_closed_as_often_as_the_penalty_says():
 
 def test_hard_concrete_keeps_open_gates_or_exactly_k():
     importance = torch.tensor([-3.0, 2.0, 0.1, -0.1])
-    assert make("hard_concrete", 4).keep(importance, Budget.top(4, 4)).tolist() == [0, 1, 1, 0]
-    assert make("hard_concrete", 4).keep(importance, Budget.top(1, 4)).tolist() == [0, 1, 0, 0]
-    assert make("hard_concrete", 4).keep(importance, Budget.top(3, 4)).tolist() == [0, 1, 1, 1]
+    penalised, held = make("hard_concrete", 4, penalised=True), make("hard_concrete", 4)
+    assert penalised.keep(importance, Budget.top(4, 4)).tolist() == [0, 1, 1, 0]
+    for selection in (penalised, held):
+        assert selection.keep(importance, Budget.top(1, 4)).tolist() == [0, 1, 0, 0]
+        assert selection.keep(importance, Budget.top(3, 4)).tolist() == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0, 1000.0])
+@pytest.mark.parametrize("k", range(13))
+def test_hard_concrete_holds_the_expectation_at_the_budget(k: int, spread: float):
+    importance = (spread * torch.randn(12, generator=generator()) + 50).requires_grad_()
+    log_alpha = hold(importance, Budget.top(k, 12))
+    assert open_probability(log_alpha).sum().item() == pytest.approx(k, abs=1e-4)
+    gates = make("hard_concrete").sample(importance, Budget.top(k, 12), 0, generator(1))
+    assert gates.isfinite().all()
+    (gradient,) = torch.autograd.grad(gates, importance, torch.randn(12, generator=generator(2)))
+    assert gradient.isfinite().all()
+
+
+def test_hard_concrete_is_not_annealed():
+    assert make("hard_concrete").temperature(5) == make("hard_concrete").temperature(99) == 0.33
+    assert make("ste").temperature(5) > make("ste").temperature(99)
+
+
+def test_holding_the_expectation_is_a_penalty_that_balances_the_loss():
+    importance, weight = torch.randn(12, generator=generator()).double().requires_grad_(), torch.arange(12.0).double()
+    log_alpha = hold(importance, Budget.top(4, 12))
+    (held,) = torch.autograd.grad((weight * log_alpha.sin()).sum(), importance)
+    free = log_alpha.detach().requires_grad_()
+    (loss,) = torch.autograd.grad((weight * free.sin()).sum(), free)
+    (opening,) = torch.autograd.grad(open_probability(free).sum(), free)
+    penalty = -loss.sum() / opening.sum()
+    torch.testing.assert_close(held, loss + penalty * opening)
+    assert held.sum().abs() < 1e-9
+    assert torch.autograd.gradcheck(lambda w: hold(w, Budget.top(4, 12)), importance)
+
+
+def test_hard_concrete_holds_each_type_and_what_a_floor_adds():
+    importance = torch.linspace(-2, 2, 12)
+    modules = [range(2), range(2, 4), range(4, 8), range(8, 12)]
+    budget = Budget.grouped([range(4), range(4, 8), range(8, 12)], [3, 0, 4], modules=modules[:2], floor=1)
+    p = open_probability(hold(importance, budget))
+    assert [p[:4].sum(), p[4:8].sum(), p[8:].sum()] == pytest.approx([3, 0, 4])
+    assert [(group.indices, group.count) for group in budget.groups] == [((0, 1, 2, 3), 3), ((8, 9, 10, 11), 4)]
 
 
 def test_fixed_is_what_it_was_given():

@@ -32,7 +32,7 @@ GROUPS: list[dict[str, Any]] = [
     },
     {"encoder_heads_to_keep": 1, "cross_heads_to_keep": 2, "decoder_heads_to_keep": 3},
     {"heads_to_keep_low": 2, "heads_to_keep_high": 4},
-    {"head_selection": "hard_concrete", "l0_penalty": 0.01, "l0_penalty_lr": 0.02, "heads_to_keep": 5},
+    {"head_selection": "hard_concrete", "l0_penalty": 0.01, "heads_to_keep": 5},
     {"head_selection": "fixed", "kept_heads": "heads.json"},
 ]
 
@@ -118,6 +118,7 @@ CONFIGS = {
     "pipelined_paper": "model.heads_to_keep=5 model.cooldown_updates=5 checkpoint.finetune_from_model=BASE",
     "ste": "model.heads_to_keep=5",
     "voita": "checkpoint.finetune_from_model=BASE",
+    "voita_at_k": "model.heads_to_keep=5 checkpoint.finetune_from_model=BASE",
     "recovery": "model.kept_heads=HEADS checkpoint.finetune_from_model=BASE",
 }
 

@@ -19,8 +19,8 @@ SAME_DATA += ["--max-update", 20, "--dropout", 0, "--cpu"]
 KINDS = {
     "gumbel": "--heads-to-keep 2 --initial-temperature 1 --final-temperature 0.1 --cooldown-updates 18",
     "ste": "--heads-to-keep 6 --head-selection ste",
-    "hard_concrete": "--head-selection hard_concrete --l0-penalty 0.05 --l0-penalty-lr 0.1 --heads-to-keep 6 "
-    "--criterion label_smoothed_cross_entropy_dsp",
+    "hard_concrete": "--head-selection hard_concrete --l0-penalty 0.05 --criterion label_smoothed_cross_entropy_dsp",
+    "hard_concrete at K": "--head-selection hard_concrete --heads-to-keep 6",
 }
 
 

@@ -16,7 +16,7 @@ from fairseq_dsp.subset.topk import gumbel_noise
 
 GUMBEL = ["--heads-to-keep", 6, "--cooldown-updates", 15]
 VOITA = [
-    *("--head-selection", "hard_concrete", "--l0-penalty", 0.01, "--l0-penalty-lr", 0.1, "--heads-to-keep", 5),
+    *("--head-selection", "hard_concrete", "--l0-penalty", 0.01, "--heads-to-keep", 5),
     *("--criterion", "label_smoothed_cross_entropy_dsp", "--task", "translation_dsp"),
 ]
 
@@ -27,10 +27,11 @@ VOITA = [
         GUMBEL,
         [*GUMBEL, "--update-freq", 2],
         VOITA,
+        ["--head-selection", "hard_concrete", "--heads-to-keep", 5],
         ["--heads-to-keep", 3, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 15],
         ["--heads-to-keep", 3, "--heads-to-keep-low", 2, "--heads-to-keep-high", 9],
     ],
-    ids=["gumbel", "update-freq", "hard_concrete", "shrinking", "drawn"],
+    ids=["gumbel", "update-freq", "hard_concrete", "hard_concrete at K", "shrinking", "drawn"],
 )
 def test_a_resumed_run_equals_one_straight_through(flags: list, tiny_data: Path, tmp_path: Path):
     straight = inprocess.train(tiny_data, tmp_path / "straight", "--cpu", *flags, "--max-update", 16)
@@ -109,7 +110,7 @@ def test_gradients_that_vanish_or_explode_are_logged(
             gates = relaxed_top_k(importance, k, temperature, gumbel_noise(72, draw).float())
             monitor.watch(importance, gates)
             gates.backward(torch.randn(72, generator=draw))
-            monitor.report(temperature)
+            monitor.report(temperature, "advice")
     said = [record.getMessage() for record in caplog.records]
     if words is None:
         assert not said
