@@ -43,7 +43,7 @@ def kept_heads(heads: int, seed: int) -> dict[str, object]:
 
 def log(heads: int) -> str:
     """The log of a training."""
-    lines = ["", "$ python -m fairseq_cli.train data --save-dir checkpoints --seed 1"]
+    lines = ["", "$ python -m fairseq_cli.train data --save-dir /run/checkpoints --seed 1"]
     for update in range(10, 101, 10):
         values = {"loss": str(9 - update / 20 + 1 / heads), "num_updates": str(update)}
         values |= {"temperature": str(0.9**update), "gate_softness": str(1 / update)} if heads < 12 else {}

@@ -145,11 +145,11 @@ def _pictures(results: Results, intervals: dict[str, float]) -> dict[str, tuple[
 def _curves_of(results: Results, label: str, seed: int) -> dict[str, dict[str, Curve]]:
     """The learning curves of a method, by what distinguishes its trainings: the number of heads, or the penalty."""
     found = {}
-    for folder in (results.folder / RUNS).glob(f"{label}-*-s{seed}"):
+    for folder in (results.folder / RUNS).glob(f"{label}-*"):
         # the name of another method may begin with this one's
-        if match := re.fullmatch(rf"{label}-(?:k(\d+)|l([\d.e-]+)|training)-s{seed}", folder.name):
+        if match := re.fullmatch(rf"{label}(?:-k(\d+)|-l([\d.e-]+)|-training)?-s{seed}", folder.name):
             heads, penalty = match.groups()
-            name = f"{heads} heads" if heads else f"λ = {penalty}" if penalty else "one training"
+            name = f"{heads} heads" if heads else f"λ = {penalty}" if penalty else label
             if curves := learning_curves(folder / LOG):
                 found[float(heads or penalty or 0)] = name, curves
     return {name: curves for _, (name, curves) in sorted(found.items(), reverse=True)}

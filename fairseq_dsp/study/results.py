@@ -95,6 +95,8 @@ def read_results(folder: str | Path) -> Results:
         raise UserError(f"{folder} holds no results of a sweep ({STUDY}: {error.strerror}): give its folder") from error
     except ValueError as error:
         raise UserError(f"{folder / STUDY} is not JSON ({error}): start the sweep again") from error
+    if not isinstance(study, dict) or not {"name", "methods", "runs", "data"} <= set(study):
+        raise UserError(f"{folder / STUDY} is none of a sweep's: give the folder of a sweep's results")
     runs = []
     for name in study["runs"]:
         path = folder / RUNS / name / RESULT

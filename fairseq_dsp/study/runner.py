@@ -37,8 +37,12 @@ def check_identity(run: Run) -> None:
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): it is none of a sweep's, so give another --results") from error
+        raise UserError(
+            f"{path} is not JSON ({error}): it is none of a sweep's, so give another folder with --results"
+        ) from error
     ours = json.loads(json.dumps(run.identity))
+    if not isinstance(there, dict):
+        raise UserError(f"{path} is none of a sweep's: give another folder with --results")
     if there != ours:
         differing = sorted(key for key in {*there, *ours} if there.get(key) != ours.get(key))
         raise UserError(

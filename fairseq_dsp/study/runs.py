@@ -150,7 +150,7 @@ class _Maker:
         for k in method.heads:
             yield f"-k{k}", k, own | {"heads-to-keep": k}
         for penalty in method.penalties:
-            yield f"-l{penalty:g}", None, own | {"l0-penalty": penalty}
+            yield f"-l{penalty:.12g}", None, own | {"l0-penalty": penalty}
 
     def _run(
         self,

@@ -7,6 +7,7 @@ import difflib
 import io
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -195,10 +196,14 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
         local=dict(_mapping(content.get("local") or {}, "local")),
         slurm=dict(_mapping(content.get("slurm") or {}, "slurm")),
     )
-    for options, where in [(base, "base"), *((m.options, m.name) for m in methods if m.method != "michel")]:
+    trainings = [(base, "base"), *((m.options, m.name) for m in methods if m.method != "michel")]
+    trainings += [(m.recovery, f"the recovery of {m.name}") for m in methods if m.recovery is not None]
+    for options, where in trainings:
         if "max-update" not in {**recipe, **options}:
             raise ValueError(f"neither recipe nor {where} says max-update: the number of updates is needed for the bar")
-        _parse(prepared, {**recipe, **options}, where)
+        updates = _parse(prepared, {**recipe, **options}, where).max_update
+        if updates < 1:
+            raise ValueError(f"max-update of {where} is {updates}, but a number from 1 is expected")
     for method in methods:
         if method.method == "michel":
             _check_keys(method.options, _MICHEL_OPTIONS, f"options of {method.name}")
@@ -209,7 +214,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     content = {"method": entry} if isinstance(entry, str) else _mapping(entry, "a method")
     _check_keys(content, _METHOD_KEYS, "a method", required=("method",))
     kind = content["method"]
-    if kind not in METHODS:
+    if not isinstance(kind, str) or kind not in METHODS:
         raise ValueError(f"there is no method {kind!r}{_closest(str(kind), METHODS)}: give one of {', '.join(METHODS)}")
     name = content.get("name", kind)
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
@@ -300,6 +305,8 @@ def _parse(data: PreparedData, options: Options, where: str) -> Any:
     except SystemExit as error:
         last = said.getvalue().strip().splitlines()[-1:] or ["no reason given"]
         reason = last[0].partition("error: ")[2] or last[0]
+        if match := re.match(r"(.*invalid choice: '(.*?)') \((.{200,})\)$", reason):  # there are many architectures
+            reason = match[1] + _closest(match[2], re.findall("'(.*?)'", match[3]))
         raise ValueError(f"fairseq-train does not take the options of {where}: {reason}") from error
 
 
@@ -338,6 +345,8 @@ def _closest(word: str, known: Iterable[str]) -> str:
 def _numbers(value: Any, where: str, kind: type, low: float, high: float) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise ValueError(f"{where} is {value!r}, but a list of numbers is expected, such as [1, 2]")
+    if not value and where.startswith("seeds"):
+        raise ValueError(f"{where} is an empty list, but one number at least is expected, such as [1]")
     for number in value:
         right = isinstance(number, (int, float) if kind is float else int) and not isinstance(number, bool)
         if not right or not low <= number <= high:

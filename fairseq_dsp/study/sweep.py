@@ -141,7 +141,7 @@ def _local(args: argparse.Namespace, study: Study) -> Local:
     options: dict[str, Any] = dict(study.local)
     options |= {key: getattr(args, key) for key in _LOCAL_KEYS if getattr(args, key) is not None}
     for key in ("jobs", "cores"):
-        if options.get(key) is not None and not isinstance(options[key], int):
+        if options.get(key) is not None and type(options[key]) is not int:  # true is an int, too
             raise UserError(f"local: {key} is {options[key]!r}, but a number is expected")
     gpus = options.get("gpus")
     if gpus is not None:
@@ -159,6 +159,8 @@ def _check_study(results: Path, study: Study) -> None:
                 f"{results} is not empty, and no sweep made it: give another folder with --results"
             ) from None
         return
+    except NotADirectoryError as error:
+        raise UserError(f"{results} is not a folder: give another one with --results") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): give another folder with --results") from error
     if there != study.name:

@@ -66,6 +66,19 @@ def value(command: list[str], option: str) -> str:
         ({"recipe": {"arch": "transformer_dsp", "max-update": 9, "lrate": 1}}, "does not take the options of recipe"),
         ({"recipe": {"arch": "lstm", "max-update": 9}}, "only transformer_dsp"),
         ({"recipe": {"max-update": [9]}}, "a number, a text, true or false"),
+        ({"recipe": {"arch": "transformer_dsp", "max-update": 0}}, "max-update of base is 0, but a number from 1"),
+        ({"recipe": {"arch": "transformer_dps", "max-update": 9}}, "'transformer_dps', did you mean transformer_dsp?"),
+        (
+            {"methods": [{"method": "joint", "recovery": {"max-update": "x"}}]},
+            "recovery of joint: argument --max-update",
+        ),
+        (
+            {"methods": [{"method": "joint", "recovery": {"max-update": 9, "lrr": 1}}]},
+            "unrecognized arguments: --lrr 1",
+        ),
+        ({"methods": [{"method": ["joint"]}]}, "no method ['joint']"),
+        ({"methods": [["joint"]]}, "a method is ['joint'], but keys"),
+        ({"seeds": []}, "seeds is an empty list"),
     ],
 )
 def test_bad_studies(write_study: WriteStudy, changes: dict[str, Any], message: str) -> None:
