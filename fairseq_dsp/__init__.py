@@ -6,6 +6,7 @@ Importing this package registers its architectures, its task and its criterion w
 from __future__ import annotations
 
 import gc
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 # importing fairseq and torch makes many objects and no garbage: looking for some takes a sixth of the time
 _collecting = gc.isenabled()
 gc.disable()
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it asks for tensorboardX at every start
 
 from . import compat  # noqa: E402
 

@@ -69,10 +69,11 @@ def head_maps(results: Results, label: str) -> Figure:
     """Which heads a method keeps: a column a K, a row a type, a cell a head, shaded by its share of the seeds."""
     rows = [row for row in results.rows() if row.label == label and row.runs[0]["scores"]["kept"]]
     heads = {kind: _width(rows, kind) for kind in TYPES}
-    layers = sum(len(rows[0].runs[0]["scores"]["kept"][kind]) for kind in TYPES)
+    layers = [len(rows[0].runs[0]["scores"]["kept"][kind]) for kind in TYPES]
     cell = min(0.26, 6 / (len(rows) * max(heads.values())))
-    figure = Figure(figsize=(7.5, 1.4 + layers * cell), layout="constrained")
-    grid = figure.subplots(len(TYPES), len(rows), squeeze=False)
+    heights = [max(0.8, cell * number) for number in layers]  # the name of a type takes 0.8 inch
+    figure = Figure(figsize=(7.5, 1.4 + sum(heights)), layout="constrained")
+    grid = figure.subplots(len(TYPES), len(rows), squeeze=False, height_ratios=heights)
     for i, (kind, title) in enumerate(TYPES.items()):
         for j, row in enumerate(rows):
             axes = grid[i][j]

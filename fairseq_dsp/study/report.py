@@ -110,8 +110,8 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
         (
             "Size and speed",
             "Parameters without the importance variables. Speed is of the beam search in batches, as the sweep "
-            "measured it, perhaps beside other runs: a hint, not a benchmark. Training includes recovery, not the base "
-            "model that a method starts from.",
+            "measured it, perhaps beside other runs: a hint, not a benchmark. Training includes recovery, not what "
+            "several runs share: the unpruned model that they start from, the one training of a range.",
             tables.COST_HEADER,
             tables.cost_cells(results.rows()),
         ),

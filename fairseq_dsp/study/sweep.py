@@ -108,7 +108,13 @@ def _do(runs: list[Run], results: Path, study: Study, local: Local, *, slurm: bo
     failures: list[str] = []
     total = sum(run.work for run in missing)
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} passed, {remaining} left"
-    bar = tqdm(total=total, bar_format=form, disable=not missing, dynamic_ncols=True, mininterval=1)
+    bar = tqdm(
+        total=total,
+        bar_format=form,
+        disable=not missing,
+        dynamic_ncols=True,
+        mininterval=1 if sys.stderr.isatty() else 10,
+    )
 
     def tick() -> None:
         bar.n = min(total, sum(progress(run) for run in missing))
