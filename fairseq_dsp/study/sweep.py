@@ -221,9 +221,9 @@ def _lock(results: Path) -> Iterator[None]:
                 f"another sweep ({file.read().strip() or 'unknown process'}) is at work in {results}: wait until it "
                 "ends, or give another folder with --results"
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, and the first result that is lost says so
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
         yield
 
 

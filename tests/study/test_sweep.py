@@ -17,6 +17,7 @@ import pytest
 import support
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.study import sweep
 from fairseq_dsp.study.atomic import write_text
 from fairseq_dsp.study.results import read_results
 
@@ -118,10 +119,10 @@ def test_two_sweeps_at_once(finished: tuple[Path, Any], tmp_path: Path, dsp: Cal
     assert f"another sweep (process 1 on elsewhere) is at work in {tmp_path}" in done.stdout
 
 
-def test_a_folder_of_another_study(finished: tuple[Path, Any], write_study: Callable[..., Path]) -> None:
+def test_a_folder_of_another_study(
+    finished: tuple[Path, Any], tmp_path: Path, write_study: Callable[..., Path]
+) -> None:
     from argparse import Namespace
-
-    from fairseq_dsp.study import sweep
 
     results = finished[0] / "results"
     options = {"results": results, "data": None, "jobs": 1, "cores": 1, "gpus": "", "slurm": False, "dry_run": True}
@@ -129,6 +130,18 @@ def test_a_folder_of_another_study(finished: tuple[Path, Any], write_study: Call
         sweep.run(Namespace(study=write_study(name="other"), **options))
     with pytest.raises(UserError, match=r"joint-k6-s1 holds results of another study.*\(other options\)"):
         sweep.run(Namespace(study=write_study(methods=[{"method": "joint", "options": {"lr": 0.1}}]), **options))
+    identity = tmp_path / "results/runs/base-s1/run.json"
+    write_text(identity.parents[2] / "study.json", '{"name": "tiny"}')
+    options["results"] = tmp_path / "results"
+    for content, message in (("[1]", "none of a sweep's"), ("{", "is not JSON"), ('{"seed": 7}', "another study")):
+        write_text(identity, content)
+        with pytest.raises(UserError, match=message):
+            sweep.run(Namespace(study=write_study(), **options))
+    with pytest.raises(UserError, match="none of a sweep's"):
+        read_results(tmp_path / "results")
+    options["results"] = identity
+    with pytest.raises(UserError, match=r"run\.json is not a folder"):
+        sweep.run(Namespace(study=write_study(), **options))
     options["results"] = finished[0]
     with pytest.raises(UserError, match="not empty, and no sweep made it"):
         sweep.run(Namespace(study=write_study(), **options))
@@ -142,9 +155,15 @@ def test_full_disk(tmp_path: Path) -> None:
     try:
         with pytest.raises(UserError, match=r"result\.json cannot be written"):
             write_text(path, "new" * 1000)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        with pytest.raises(UserError, match=r"study\.json cannot be written"), sweep._lock(tmp_path / "results"):
+            write_text(tmp_path / "results/study.json", "{}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+    assert sorted(str(entry.relative_to(tmp_path)) for entry in tmp_path.rglob("*.*")) == [
+        "result.json",
+        "results/.lock",
+    ]
     assert path.read_text() == "old"
 
 
