@@ -143,7 +143,7 @@ def main() -> None:
     references = [text(data[i]["target"].tolist()) for i in range(len(data))]
     expected = translate(task, reference, args.split)
     print(
-        "| form | same | of | differ by a tie | largest difference of score | BLEU | s |\n|---|--:|--:|--:|--:|--:|--:|"
+        "| form | same | of | differ by a tie | differ at the limit | largest difference of score | BLEU |\n|---|--:|--:|--:|--:|--:|--:|"
     )
 
     def row(name: str, found: dict[int, list[int]]) -> None:
