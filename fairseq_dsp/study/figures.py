@@ -8,24 +8,16 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
-from .curves import NAMES, Curve
-from .results import BASE, BASE_TITLE, Results, Row
-
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # importing fairseq turns its debugging on
 
-TYPES = {"encoder_self": "encoder self-attention", "decoder_self": "decoder self-attention", "cross": "cross-attention"}
-COLOURS = [
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-]  # for the colour-blind too
+import matplotlib as mpl  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from .curves import NAMES, Curve  # noqa: E402
+from .results import BASE, BASE_TITLE, Results, Row  # noqa: E402
+
+TYPES = {"encoder_self": "encoder self", "decoder_self": "decoder self", "cross": "cross"}
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # for the colour-blind too
 MARKERS = "osD^vPX"
 GREY = "#555555"
 
@@ -44,7 +36,7 @@ def bleu_curve(results: Results, intervals: dict[str, float]) -> Figure:
 
     :param intervals: for each run, half the 95% confidence interval of its BLEU.
     """
-    figure = Figure(figsize=(7.5, 4.6))
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     rows = results.rows()
     for row in rows:
@@ -62,26 +54,27 @@ def bleu_curve(results: Results, intervals: dict[str, float]) -> Figure:
         if any(len(row.runs) > 1 for row in points):
             low, high = ([pick(row.values("bleu")) for row in points] for pick in (min, max))
             axes.fill_between(heads, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.set_xticks(sorted({row.heads for row in rows}))
+    axes.set_xticks(_apart({row.heads for row in rows}))
     scores = [score for row in rows for score in row.values("bleu")]
     if max(scores) - min(scores) < 0.1:  # nothing to see, so no axis that makes something of it
         axes.set_ylim(min(scores) - 1, max(scores) + 1)
     axes.set_xlabel("heads kept")
     axes.set_ylabel("BLEU")
     _tidy(axes)
-    axes.legend(frameon=False)
+    _legend(figure)
     return figure
 
 
 def head_maps(results: Results, label: str) -> Figure:
-    """Which heads a method keeps at each K: a row of maps a K, a cell a head; shaded by the share of the seeds."""
+    """Which heads a method keeps: a column a K, a row a type, a cell a head, shaded by its share of the seeds."""
     rows = [row for row in results.rows() if row.label == label and row.runs[0]["scores"]["kept"]]
     heads = {kind: _width(rows, kind) for kind in TYPES}
-    layers = len(rows[0].runs[0]["scores"]["kept"]["encoder_self"])
-    figure = Figure(figsize=(7.5, 0.6 + len(rows) * max(0.9, 0.3 * layers)), layout="constrained")
-    grid = figure.subplots(len(rows), len(TYPES), squeeze=False)
-    for i, row in enumerate(rows):
-        for j, kind in enumerate(TYPES):
+    layers = sum(len(rows[0].runs[0]["scores"]["kept"][kind]) for kind in TYPES)
+    cell = min(0.26, 6 / (len(rows) * max(heads.values())))
+    figure = Figure(figsize=(7.5, 1.4 + layers * cell), layout="constrained")
+    grid = figure.subplots(len(TYPES), len(rows), squeeze=False)
+    for i, (kind, title) in enumerate(TYPES.items()):
+        for j, row in enumerate(rows):
             axes = grid[i][j]
             kept = [run["scores"]["kept"][kind] for run in row.runs]
             share = [
@@ -92,46 +85,46 @@ def head_maps(results: Results, label: str) -> Figure:
             axes.invert_yaxis()
             axes.set_aspect("equal")
             axes.set_xticks([])
-            axes.set_yticks([layer + 0.5 for layer in range(len(share))], range(1, len(share) + 1))
-            axes.tick_params(length=0)
+            axes.set_yticks([layer + 0.5 for layer in range(len(share))], range(1, len(share) + 1) if j == 0 else [])
+            axes.tick_params(length=0, labelsize=8)
             count = statistics.fmean(sum(map(len, one)) for one in kept)
-            axes.set_title((TYPES[kind] + "\n" if i == 0 else "") + f"{count:g} kept", fontsize=9)
+            axes.set_title((f"K = {row.heads}\n" if i == 0 else "") + f"{round(count, 1):g} kept", fontsize=9)
             if j == 0:
-                axes.set_ylabel(f"K = {row.heads}\nlayer", fontsize=9)
+                axes.set_ylabel(f"{title}\nlayer", fontsize=9)
     return figure
 
 
 def learning(curves: dict[str, dict[str, Curve]]) -> Figure:
-    """Losses, temperature and softness of the gates against the updates.
+    """Losses, temperature and softness of the gates of a method's trainings against the updates.
 
-    :param curves: for each run the curves of its training.
+    :param curves: for each training, by what the legend calls it, its curves; the unpruned model's in grey.
     """
     names = [name for name in NAMES if any(name in of_run for of_run in curves.values())]
-    figure = Figure(figsize=(7.5, 2.6 * ((len(names) + 1) // 2) + 0.8), layout="constrained")
+    figure = Figure(figsize=(7.5, 2.6 * ((len(names) + 1) // 2) + 0.6), layout="constrained")
     grid = figure.subplots((len(names) + 1) // 2, 2, squeeze=False)
+    pruned = [run for run in curves if run != BASE_TITLE]
+    shades = {run: mpl.colormaps["plasma"](i / max(1, len(pruned)) * 0.9) for i, run in enumerate(pruned)}
     for axes, name in zip(grid.flat, names, strict=False):
-        for i, (run, of_run) in enumerate(curves.items()):
+        for run, of_run in curves.items():
             if name in of_run:
                 updates, values = zip(*of_run[name], strict=True)
-                style = "-" if i < len(COLOURS) else "--"
-                axes.plot(updates, values, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=1.2, label=run)
+                look = {"color": shades[run]} if run in shades else {"color": GREY, "linestyle": "--"}
+                axes.plot(updates, values, linewidth=1.2, label=run, **look)
         axes.set_title(NAMES[name], fontsize=10)
         if name == "temperature":
             axes.set_yscale("log")
         axes.set_xlabel("updates", fontsize=9)
+        axes.tick_params(labelsize=9)
         _tidy(axes)
     for axes in list(grid.flat)[len(names) :]:
         axes.set_axis_off()
-    handles: dict[str, Any] = {}
-    for axes in grid.flat:
-        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    _legend(figure)
     return figure
 
 
 def cost(results: Results) -> Figure:
     """BLEU against parameters and against the speed of translation."""
-    figure = Figure(figsize=(7.5, 3.4), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     grid = figure.subplots(1, 2, sharey=True)
     rows = results.rows()
     keys = (("parameters", "parameters, millions", 1e-6), ("sentences_per_second", "sentences a second", 1.0))
@@ -146,7 +139,7 @@ def cost(results: Results) -> Figure:
         axes.set_xlabel(title)
         _tidy(axes)
     grid[0].set_ylabel("BLEU")
-    grid[0].legend(frameon=False, fontsize=8)
+    _legend(figure)
     return figure
 
 
@@ -162,6 +155,25 @@ def _width(rows: Sequence[Row], kind: str) -> int:
         [len(rows[0].runs[0]["scores"]["kept"][k]) for k in TYPES],
     )
     return max([max(layer, default=-1) + 1 for layer in kept] + [total // sum(layers)])
+
+
+def _apart(numbers: set[int]) -> list[int]:
+    """The numbers, from the highest down, that leave room for their labels on an axis over all of them."""
+    room = 0.035 * (max(numbers) - min(numbers))
+    kept: list[int] = []
+    for number in sorted(numbers, reverse=True):
+        if not kept or kept[-1] - number >= room:
+            kept.append(number)
+    return kept
+
+
+def _legend(figure: Figure) -> None:
+    """One legend for all axes of a figure, below them, where it hides nothing."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
 def _tidy(axes: Any) -> None:

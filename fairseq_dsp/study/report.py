@@ -17,30 +17,35 @@ from __future__ import annotations
 
 import argparse
 import html
+import re
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from . import figures, tables
 from .atomic import write_text
-from .curves import learning_curves
-from .results import BASE, Results, read_results, summary_table
+from .curves import Curve, learning_curves
+from .results import BASE, BASE_TITLE, Results, read_results, summary_table
 from .runs import LOG, RUNS
 from .significance import bootstrap
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 0 auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 66rem; margin: 0 auto;
        padding: 1rem; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
-.wide { overflow-x: auto; } figure { margin: 1rem 0; overflow-x: auto; }
-figure svg { width: 100%; height: auto; max-width: 50rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } p { max-width: 54rem; }
+.wide, figure { overflow-x: auto; } figure { margin: 1rem 0; }
+figure svg { width: 100%; height: auto; min-width: 28rem; max-width: 50rem; }
+table { border-collapse: collapse; font-size: 0.95rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 thead { border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; }
-tbody { border-bottom: 2px solid #1a1a1a; }
-th, td { padding: 0.2rem 0.7rem; text-align: right; } th:first-child, td:first-child { text-align: left; }
+tbody { border-bottom: 2px solid #1a1a1a; } tr.first td { border-top: 1px solid #ccc; }
+th, td { padding: 0.15rem 0.6rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; padding-left: 0; }
 .note { color: #555; font-size: 0.9rem; } .missing { border-left: 4px solid #d55e00; padding-left: 0.8rem; }
+@media (max-width: 40rem) { table { font-size: 0.85rem; } th, td { padding: 0.15rem 0.4rem; } }
 """
 
 
@@ -96,8 +101,8 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
             "BLEU against heads",
             f"{_setting(results)}. BLEU is of detokenised text: the mean over the seeds, ± its standard deviation; the "
             "95% confidence interval is bootstrapped over the test sentences; Δ is the difference from the unpruned "
-            "model of the same seed, with the 95% confidence interval of its mean over the seeds and its significance "
-            "p by paired bootstrap, the largest over the seeds; * marks p < 0.05 for every seed. "
+            "model of the same seed, the mean over the seeds, with its 95% confidence interval by paired bootstrap; p "
+            "is of each seed alone, the largest is shown, and * marks p < 0.05 for every seed. "
             f"Signature: {signature}",
             tables.HEADER,
             [tables.cells(line) for line in lines],
@@ -126,17 +131,28 @@ def _pictures(results: Results, intervals: dict[str, float]) -> dict[str, tuple[
         if any(run["label"] == label and run["scores"]["kept"] for run in results.runs):
             pictures[f"heads-{label}"] = f"Heads kept: {label}", figures.head_maps(results, label)
     seed = results.runs[0]["seed"]
-    curves = {}
-    for label in dict.fromkeys(row.label for row in results.rows()):
-        for folder in sorted(results.folder.glob(f"{RUNS}/{label}-*-s{seed}")) + sorted(
-            results.folder.glob(f"{RUNS}/{label}-s{seed}")
-        ):
-            if of_run := learning_curves(folder / LOG):
-                curves[folder.name] = of_run
-    if curves:
-        pictures["learning"] = f"Learning curves, seed {seed}", figures.learning(curves)
+    unpruned = learning_curves(results.folder / RUNS / f"{BASE}-s{seed}" / LOG)
+    base = {BASE_TITLE: unpruned} if unpruned else {}
+    drawn = {label: of_method for label in labels if (of_method := _curves_of(results, label, seed))}
+    for label, curves in (drawn or {BASE_TITLE: {}}).items():
+        if base or curves:
+            title = f"Learning curves: {label}, seed {seed}"
+            pictures[f"learning-{label}"] = title, figures.learning(base | curves)
     pictures["cost"] = "BLEU against size and speed", figures.cost(results)
     return pictures
+
+
+def _curves_of(results: Results, label: str, seed: int) -> dict[str, dict[str, Curve]]:
+    """The learning curves of a method, by what distinguishes its trainings: the number of heads, or the penalty."""
+    found = {}
+    for folder in (results.folder / RUNS).glob(f"{label}-*-s{seed}"):
+        # the name of another method may begin with this one's
+        if match := re.fullmatch(rf"{label}-(?:k(\d+)|l([\d.e-]+)|training)-s{seed}", folder.name):
+            heads, penalty = match.groups()
+            name = f"{heads} heads" if heads else f"λ = {penalty}" if penalty else "one training"
+            if curves := learning_curves(folder / LOG):
+                found[float(heads or penalty or 0)] = name, curves
+    return {name: curves for _, (name, curves) in sorted(found.items(), reverse=True)}
 
 
 def _setting(results: Results) -> str:

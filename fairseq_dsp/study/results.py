@@ -109,12 +109,14 @@ def read_results(folder: str | Path) -> Results:
 def summary_table(results: Results) -> str:
     """The table for a terminal."""
     total = results.study["total"]
-    lines = [f"{'method':<16} {'heads':>9} {'BLEU':>14} {'chrF':>7} {'parameters':>11}"]
-    for row in results.rows():
+    rows = results.rows()
+    width = max(map(len, ["method", *(row.title for row in rows)]))
+    lines = [f"{'method':<{width}} {'heads':>9} {'BLEU':>14} {'chrF':>7} {'parameters':>11}"]
+    for row in rows:
         spread = row.spread("bleu")
         bleu = f"{row.mean('bleu'):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
         parameters = max(run["scores"]["parameters"] for run in row.runs)
         heads = f"{row.heads} of {total}"
-        lines.append(f"{row.title:<16} {heads:>9} {bleu:>14} {row.mean('chrf'):7.2f} {parameters:11,d}")
+        lines.append(f"{row.title:<{width}} {heads:>9} {bleu:>14} {row.mean('chrf'):7.2f} {parameters:11,d}")
     lines += [f"missing: {', '.join(results.missing)}"] if results.missing else []
     return "\n".join(lines)

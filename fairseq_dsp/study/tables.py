@@ -127,13 +127,16 @@ def to_markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def to_html(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table in HTML."""
+    """A table in HTML; a line above the first row of each method."""
 
-    def line(tag: str, words: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(word)}</{tag}>" for word in words) + "</tr>"
+    def line(tag: str, words: Sequence[str], attribute: str = "") -> str:
+        return f"<tr{attribute}>" + "".join(f"<{tag}>{html.escape(word)}</{tag}>" for word in words) + "</tr>"
 
-    rows = "\n".join(line("td", words) for words in body)
-    return f'<div class="wide"><table>\n<thead>{line("th", header)}</thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+    before = [None, *(words[0] for words in body)]
+    first = [' class="first"' if words[0] != method else "" for words, method in zip(body, before, strict=False)]
+    rows = "\n".join(line("td", words, attribute) for words, attribute in zip(body, first, strict=True))
+    table = f"<table>\n<thead>{line('th', header)}</thead>\n<tbody>\n{rows}\n</tbody></table>"
+    return f'<div class="wide" tabindex="0">{table}</div>'  # tabindex: scrolled by the keyboard, too
 
 
 def to_csv(lines: Sequence[Line], against: str | None = None) -> str:

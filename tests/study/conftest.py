@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import made_up as made
 import pytest
 import support
 import yaml
 
-from fairseq_dsp.study.results import read_results
+from fairseq_dsp.study.results import Results, read_results
 from fairseq_dsp.study.significance import bootstrap
 from fairseq_dsp.study.tables import table_lines, to_csv
 
@@ -115,3 +116,9 @@ def table() -> Callable[..., str]:
 def methods() -> list[Any]:
     """The methods of the sweep `finished`; the last one cannot be trained."""
     return METHODS
+
+
+@pytest.fixture(scope="session")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Results of an unpruned model and two methods that nobody trained."""
+    return made.write(tmp_path_factory.mktemp("made-up"))

@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import REFERENCES, RUNS, name_of, translation
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.study.results import Results, read_results
+from fairseq_dsp.study.results import Results
 from fairseq_dsp.study.significance import bootstrap
 from fairseq_dsp.study.tables import table_lines, to_csv, to_latex
-
-WORDS = "one two three four five six seven eight nine ten".split()
-REFERENCES = [" ".join(random.Random(i).choices(WORDS, k=8)) for i in range(60)]
-RUNS = {  # (method, heads, seed) → how often a word is wrong
-    ("base", 12, 1): 0.1, ("base", 12, 2): 0.1, ("joint", 6, 1): 0.3, ("joint", 6, 2): 0.3, ("paper", 6, 1): 0.15,
-    ("paper", 6, 2): 0.15, ("paper", 3, 1): 0.2, ("joint", 3, 3): 0.2,
-}  # fmt: skip
-
-
-def translation(errors: float, seed: int) -> list[str]:
-    """The references with words replaced."""
-    draw = random.Random(f"{errors} {seed}")
-    return [" ".join("zero" if draw.random() < errors else w for w in line.split()) for line in REFERENCES]
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Results:
-    """Results of an unpruned model and two methods."""
-    data = {"source_lang": "xx", "target_lang": "yy", "lowercase": False, "tokenizer": "none"}
-    names = ["-".join(map(str, run)) for run in RUNS]
-    study = {"name": "made-up", "description": "", "total": 12, "split": "test", "beam": 1, "data": data, "runs": names}
-    study["methods"] = [{"name": name, "method": "joint"} for name in ("joint", "paper")]
-    (tmp_path / "study.json").write_text(json.dumps(study))
-    (tmp_path / "references.txt").write_text("".join(line + "\n" for line in REFERENCES))
-    for name, ((label, heads, seed), errors) in zip(names, RUNS.items(), strict=True):
-        text = translation(errors, seed)
-        score = {"score": BLEU().corpus_score(text, [REFERENCES]).score, "signature": ""}
-        scores = {"bleu": score, "chrf": score, "tokenised_bleu": score, "parameters": 1000, "kept": None}
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        (folder / "translations.txt").write_text("".join(line + "\n" for line in text))
-        result = {"run": name, "label": label, "heads": heads, "seed": seed, "scores": scores, "training_seconds": 1}
-        (folder / "result.json").write_text(json.dumps(result))
-    return read_results(tmp_path)
 
 
 def sacrebleu_says(one: tuple[str, int, int], other: tuple[str, int, int]) -> tuple[float, float, str]:
@@ -59,11 +24,11 @@ def sacrebleu_says(one: tuple[str, int, int], other: tuple[str, int, int]) -> tu
     return scores["BLEU"][1].ci, scores["BLEU"][1].p_value, str(signatures["BLEU"])
 
 
-def test_they_are_those_of_sacrebleu(results: Results) -> None:
-    found = bootstrap(results)
+def test_they_are_those_of_sacrebleu(made_up: Results) -> None:
+    found = bootstrap(made_up)
     for one, other in ((("base", 12, 1), ("joint", 6, 1)), (("paper", 6, 2), ("joint", 6, 2))):
         interval, p_value, signature = sacrebleu_says(one, other)
-        name, against = ("-".join(map(str, run)) for run in (other, one))
+        name, against = name_of(other), name_of(one)
         compared = found.compare([(name, against)])
         assert compared is not None
         assert (found.interval(name), compared.p_values, found.signature) == (interval, (p_value,), signature)
@@ -71,30 +36,30 @@ def test_they_are_those_of_sacrebleu(results: Results) -> None:
         assert compared.significant
 
 
-def test_a_model_does_not_differ_from_itself(results: Results) -> None:
-    compared = bootstrap(results).compare([("base-12-1", "base-12-1")])
+def test_a_model_does_not_differ_from_itself(made_up: Results) -> None:
+    compared = bootstrap(made_up).compare([("base-s1", "base-s1")])
     assert compared is not None
     assert (compared.difference, compared.low, compared.high, compared.p_values) == (0, 0, 0, (1.0,))
     assert not compared.significant
 
 
-def test_the_pairs_of_the_table(results: Results) -> None:
-    found = bootstrap(results)
-    lines = {(line.row.label, line.row.heads): line for line in table_lines(results, found, "paper")}
+def test_the_pairs_of_the_table(made_up: Results) -> None:
+    found = bootstrap(made_up)
+    lines = {(line.row.label, line.row.heads): line for line in table_lines(made_up, found, "paper")}
     assert lines["base", 12].to_base is lines["base", 12].to_other is None
-    assert lines["joint", 6].to_base == found.compare([("joint-6-1", "base-12-1"), ("joint-6-2", "base-12-2")])
-    assert lines["joint", 6].to_other == found.compare([("joint-6-1", "paper-6-1"), ("joint-6-2", "paper-6-2")])
+    assert lines["joint", 6].to_base == found.compare([("joint-k6-s1", "base-s1"), ("joint-k6-s2", "base-s2")])
+    assert lines["joint", 6].to_other == found.compare([("joint-k6-s1", "paper-k6-s1"), ("joint-k6-s2", "paper-k6-s2")])
     assert lines["paper", 6].to_base is not None
     assert lines["paper", 6].to_other is None
-    assert lines["joint", 3].to_base == found.compare([("joint-3-3", "base-12-1")])  # no unpruned model of this seed
+    assert lines["joint", 3].to_base == found.compare([("joint-k3-s3", "base-s1")])  # no unpruned model of this seed
     assert lines["joint", 3].to_other is None  # nor one of the other method
-    assert all(line.to_other is None for line in table_lines(results, found))
+    assert all(line.to_other is None for line in table_lines(made_up, found))
     with pytest.raises(UserError, match="no method papre to compare with: give one of joint, paper"):
-        table_lines(results, found, "papre")
+        table_lines(made_up, found, "papre")
 
 
-def test_the_report_compares(results: Results, dsp: Callable[..., Any]) -> None:
-    lines = table_lines(results, bootstrap(results), "paper")
+def test_the_report_compares(made_up: Results, tmp_path: Path, dsp: Callable[..., Any]) -> None:
+    lines = table_lines(made_up, bootstrap(made_up), "paper")
     header, _, joint, *_ = (line.split(",") for line in to_csv(lines, "paper").splitlines())
     row = dict(zip(header, joint, strict=True))
     compared = lines[1].to_other
@@ -108,9 +73,9 @@ def test_the_report_compares(results: Results, dsp: Callable[..., Any]) -> None:
     table = to_latex(lines, "made up", "paper").splitlines()
     # as many columns in every line as there are letters r in {lrrr…}, beside that of tabular
     assert {line.count("&") for line in table if "&" in line} == {table[3].count("r") - 1}
-    dsp("report", results.folder, "--against", "paper")
-    page = (results.folder / "report/report.md").read_text()
+    dsp("report", made_up.folder, "--against", "paper", "--out", tmp_path)
+    page = (tmp_path / "report.md").read_text()
     assert "## Against paper, at the same number of heads" in page
     assert f"| joint | 6 | 2 | {compared.difference:+.2f} | {compared.low:+.2f} to {compared.high:+.2f} |" in page
-    done = dsp("report", results.folder, "--against", "nothing", check=False)
+    done = dsp("report", made_up.folder, "--against", "nothing", check=False)
     assert (done.returncode, "Traceback" in done.stdout) == (1, False)

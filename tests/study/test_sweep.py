@@ -95,7 +95,7 @@ def test_report(finished: tuple[Path, Any], tmp_path: Path, dsp: Callable[..., A
     assert "unpruned" in printed
     page = (tmp_path / "report.html").read_text()
     assert "Not finished: 1 of 5 runs (broken-k6-s1)" in page
-    assert page.count("<svg") == 6  # the curve, three maps of heads, learning curves, cost
+    assert page.count("<svg") == 7  # BLEU, three maps of heads, learning curves of two methods, cost
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
@@ -103,7 +103,7 @@ def test_report(finished: tuple[Path, Any], tmp_path: Path, dsp: Callable[..., A
     assert [line.split(",")[0] for line in csv] == ["method", "unpruned", "joint", "pipelined", "michel"]
     assert r"\toprule" in (tmp_path / "table.tex").read_text()
     markdown = (tmp_path / "report.md").read_text()
-    for picture in ("bleu-heads", "heads-joint", "heads-pipelined", "heads-michel", "learning", "cost"):
+    for picture in ("bleu-heads", "heads-joint", "heads-pipelined", "heads-michel", "learning-joint", "cost"):
         assert f"({picture}.svg)" in markdown
         assert (tmp_path / f"{picture}.svg").stat().st_size > 1000
 
