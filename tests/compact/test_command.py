@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 from argparse import Namespace
@@ -166,18 +167,57 @@ def test_bad_input(pruned, compact, capsys, train_tiny, tmp_path):
     assert pruned.read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["compact", "export-fairseq", "export-folder"])
-def test_full_disk_leaves_nothing(pruned, tiny_data, capsys, tmp_path, command):
+def writing_commands(pruned, data, out):
+    """Every command that writes a file or folder, asked to write *out*."""
+    quick = ("--batch-sizes", 1, "--runs", 1, "--length", 2, "--beam", 1, "--no-memory")
+    return {
+        "compact": ("compact", pruned, out),
+        "export-fairseq": ("export-fairseq", pruned, out),
+        "export-folder": ("export-folder", pruned, out, "--data", data),
+        "export-ctranslate2": ("export-ctranslate2", pruned, out, "--data", data),
+        "heads, text": ("heads", pruned, "--output", out),
+        "heads, json": ("heads", pruned, "--format", "json", "--output", out),
+        "heads, png": ("heads", pruned, "--format", "png", "--output", out),
+        "bench": ("bench", pruned, *quick, "--output", out),
+    }
+
+
+@pytest.fixture(params=list(writing_commands("", "", "")))
+def writing(request, pruned, tiny_data):
+    """``writing(OUT)`` gives the arguments of a command that writes."""
+    if "ctranslate2" in request.param:
+        pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
+    return lambda out: writing_commands(pruned, tiny_data, out)[request.param]
+
+
+def test_full_disk_leaves_nothing(writing, pruned, capsys, tmp_path):
+    before = pruned.read_bytes()
     old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))  # no file may be larger: writing fails midway
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, old[1]))  # no file may be larger: writing fails midway
     try:
-        data = ["--data", tiny_data] if command == "export-folder" else []
-        text = refusal(capsys, command, pruned, tmp_path / "out.pt", *data)
+        text = refusal(capsys, *writing(tmp_path / "out.pt"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
     assert "could not be written" in text
     assert os.listdir(tmp_path) == []
+    assert pruned.read_bytes() == before
+
+
+def test_unusable_target(writing, pruned, capsys, tmp_path):
+    before = pruned.read_bytes()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nothing")
+    for name in ("file", "folder", "link"):
+        assert "exists already" in refusal(capsys, *writing(tmp_path / name))
+    for name in ("nowhere/out", "file/out"):
+        assert "there is no folder" in refusal(capsys, *writing(tmp_path / name))
+    # not even the superuser can write there
+    assert re.search("could not be written|cannot be written to", refusal(capsys, *writing(Path("/proc/out"))))
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "link"]
+    assert pruned.read_bytes() == before
 
 
 def test_prints_the_commands(pruned, tmp_path, capsys):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 
 import pytest
+import sentencepiece
 import torch
+import yaml
 
 import fairseq_dsp
 from fairseq_dsp.cli import main
@@ -67,11 +70,48 @@ def test_missing_or_altered_file(folder, tmp_path, name):
     (copy / name).unlink()
     with pytest.raises(UserError, match=f"{name} is missing"):
         fairseq_dsp.from_pretrained(copy)
-    (copy / "config.json").write_text("{")
-    with pytest.raises(UserError, match="not a model's configuration"):
-        fairseq_dsp.from_pretrained(copy)
+    for content in ("{", "[]", "\N{DAGGER}".encode("utf-16").decode("latin-1"), '{"format": null}'):
+        (copy / "config.json").write_text(content, encoding="latin-1")
+        with pytest.raises(UserError, match=r"not a model's configuration|is of the format"):
+            fairseq_dsp.from_pretrained(copy)
     with pytest.raises(UserError, match="export-folder wrote"):
         fairseq_dsp.from_pretrained(tmp_path / "nowhere")
+
+
+def test_altered_configuration(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, "lowercase": True}))
+    with pytest.raises(UserError, match=r"config\.json in .* not as it was written"):
+        fairseq_dsp.from_pretrained(tmp_path / "copy")
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))  # another layout of the same
+    fairseq_dsp.from_pretrained(tmp_path / "copy")
+
+
+def test_folder_is_all_that_is_needed(compact, tiny_data, tmp_path, monkeypatch):
+    pieces = {"input": str(tiny_data.parent / "train.xx"), "vocab_size": 40, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(model_prefix=str(tmp_path / "pieces"), **pieces)
+    subwords = ("--bpe", "sentencepiece", "--bpe-model", str(tmp_path / "pieces.model"))
+    out = tmp_path / "made"
+    assert main(["export-folder", str(compact), str(out), "--data", str(tiny_data), *subwords]) == 0
+    expected = fairseq_dsp.from_pretrained(out).translate(sentences(tiny_data)[:3])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copytree(out, elsewhere / "moved")
+    shutil.rmtree(out)
+    (tmp_path / "pieces.model").unlink()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(socket, "socket", None)  # no network
+    assert fairseq_dsp.from_pretrained("moved").translate(sentences(tiny_data)[:3]) == expected
+    # what a model hub reads, and what its publisher completes
+    card = elsewhere / "moved" / "README.md"
+    front, _, text = card.read_text().removeprefix("---\n").partition("---\n")
+    assert yaml.safe_load(front)["language"] == ["xx", "yy"]
+    assert yaml.safe_load(front)["library_name"] == "fairseq_dsp"
+    assert "5 of 12 attention heads" in text
+    assert "pieces.model" in text
+    card.write_text(card.read_text().replace("# license", "license: mit #"))
+    assert fairseq_dsp.from_pretrained("moved").translate(sentences(tiny_data)[:3]) == expected
 
 
 def test_ctranslate2_translates_the_same(compact, tiny_data, tmp_path, expected):

@@ -142,9 +142,8 @@ def main() -> None:
     data = task.dataset(args.split)
     references = [text(data[i]["target"].tolist()) for i in range(len(data))]
     expected = translate(task, reference, args.split)
-    print(
-        "| form | same | of | differ by a tie | largest difference of score | BLEU | s |\n|---|--:|--:|--:|--:|--:|--:|"
-    )
+    print("| form | same | of | differ by a tie | differ at the limit | largest difference of score | BLEU |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
 
     def row(name: str, found: dict[int, list[int]]) -> None:
         different = [i for i in expected if found[i] != expected[i]]

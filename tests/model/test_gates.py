@@ -59,7 +59,7 @@ def test_evaluation_multiplies_each_head_output_by_the_hard_gate(build, batch, k
 
 
 def test_training_multiplies_each_head_output_by_the_sampled_gate_and_backpropagates_to_it(build, batch) -> None:
-    flags = ("--dropout", 0, "--initial-temperature", 0.5, "--final-temperature", 0.5)
+    flags = ("--dropout", 0, "--head-selection", "gumbel", "--initial-temperature", 0.5, "--final-temperature", 0.5)
     pruned, stock = build("--heads-to-keep", 5, *flags).train(), build(*flags[:2], arch="transformer").train()
     randomise(pruned)
     stock.load_state_dict({n: p for n, p in pruned.state_dict().items() if not n.endswith("importance")})
