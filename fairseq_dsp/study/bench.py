@@ -193,7 +193,7 @@ class FairseqRunner:
     :param prepare: whether to prepare the model as ``fairseq-generate`` does.
     """
 
-    type = None
+    type: str | None = None
 
     def __init__(
         self, model: Any, source_words: int, words: int, beam: int, length: int, size: int, *, prepare: bool = True
