@@ -31,7 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gumbel, the paper's temperatures": {"initial_temperature": 0.1, "final_temperature": 1e-8, "cooldown": 0.25},
     "ste": {"head_selection": "ste"},
     "simple": {"head_selection": "simple"},
-    "hard_concrete at K": {"head_selection": "hard_concrete"},
+    "hard_concrete at K": {"head_selection": "hard_concrete", "heads_to_keep_start": N, "shrinking": 0.5},
     "michel, one shot": {"steps": 1},
     "michel, greedy in 6 steps": {"steps": 6},
 }
@@ -146,7 +146,7 @@ def margin(seed: int) -> float:
     return min(swapped) - loss(matters)
 
 
-def hit_rate(method: str, seed: int, *, updates: int = 150) -> float:
+def hit_rate(method: str, seed: int, *, updates: int = 100) -> float:
     """The share of the heads that matter which *method* finds."""
     options = dict(METHODS[method])
     teacher, matters, draw = make_teacher(seed)
@@ -165,9 +165,15 @@ def by_scores(teacher: PrunableTransformer, matters: Tensor, draw: torch.Generat
 
 def by_training(
     teacher: PrunableTransformer, matters: Tensor, draw: torch.Generator,
-    *, seed: int, updates: int, cooldown: float = 0.9, **options: Any,
+    *, seed: int, updates: int, cooldown: float = 0.9, shrinking: float | None = None, **options: Any,
 ) -> Tensor:  # fmt: skip
-    """The heads that training the importance chooses, with this package's defaults where nothing else is given."""
+    """The heads that training the importance chooses, with this package's defaults where nothing else is given.
+
+    :param cooldown: the share of the updates in which the temperature falls.
+    :param shrinking: the share of the updates in which the budget falls.
+    """
+    if shrinking:
+        options["heads_to_keep_updates"] = int(shrinking * updates)
     model = build(seed, heads_to_keep=M, cooldown_updates=int(cooldown * updates), **options)
     model.load_state_dict(teacher.state_dict())
     pruner = model.pruner

@@ -69,9 +69,9 @@ def hold(importance: Tensor, budget: Budget) -> Tensor:
 
     c is a function of w, and with the gradient G_h = ∂loss/∂log α_h that of the loss is
 
-        ∂loss/∂w_h = G_h + λ · ∂(Σ_k P_k)/∂w_h,    λ = − Σ_k G_k / Σ_k P_k (1 − P_k):
+        ∂loss/∂w_h = G_h + λ · P_h (1 − P_h),    λ = − Σ_k G_k / Σ_k P_k (1 − P_k):
 
-    the gradient under the L0 penalty, its λ being the one that leaves Σ_h P_h where it is.
+    the gradient of loss + λ · Σ_k P_k, its λ being the one that leaves Σ_k P_k where it is.
 
     :param importance: w. *Shape:* (N).
     :param budget: a group of which all heads stay, or none, has log α = ±∞.

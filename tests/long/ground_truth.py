@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--updates", type=int, default=150, help="of the methods that train")
+    parser.add_argument("--updates", type=int, default=100, help="of the methods that train (default: 100)")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--margins", action="store_true", help="check that the heads that matter are the best ones")
     parser.add_argument("--json", type=Path, help="where the hit rate of every seed goes")

@@ -118,7 +118,8 @@ CONFIGS = {
     "pipelined_paper": "model.heads_to_keep=5 model.cooldown_updates=5 checkpoint.finetune_from_model=BASE",
     "ste": "model.heads_to_keep=5",
     "voita": "checkpoint.finetune_from_model=BASE",
-    "voita_at_k": "model.heads_to_keep=5 checkpoint.finetune_from_model=BASE",
+    "voita_at_k": "model.heads_to_keep=5 model.heads_to_keep_start=12 model.heads_to_keep_updates=9 "
+    "checkpoint.finetune_from_model=BASE",
     "recovery": "model.kept_heads=HEADS checkpoint.finetune_from_model=BASE",
 }
 

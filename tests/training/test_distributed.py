@@ -18,6 +18,8 @@ SAME_DATA = ["--train-subset", "valid", "--valid-subset", "test", "--required-ba
 SAME_DATA += ["--max-update", 20, "--dropout", 0, "--cpu"]
 KINDS = {
     "gumbel": "--heads-to-keep 2 --initial-temperature 1 --final-temperature 0.1 --cooldown-updates 18",
+    # rounding differences grow with pruning-lr / T: at this T and K, a rate of 0.2 makes 4e-2 of them
+    "gumbel, cold": "--heads-to-keep 6 --initial-temperature 0.1 --final-temperature 0.1 --pruning-lr 0.02",
     "ste": "--heads-to-keep 6 --head-selection ste",
     "hard_concrete": "--head-selection hard_concrete --l0-penalty 0.05 --criterion label_smoothed_cross_entropy_dsp",
     "hard_concrete at K": "--head-selection hard_concrete --heads-to-keep 6",
