@@ -59,6 +59,10 @@ class PruningConfig(FairseqDataclass):
     pruning_lr: float = field(
         default=0.2, metadata={"help": "constant learning rate of the importance variables, without weight decay"}
     )
+    pruning_warmup_updates: int = field(
+        default=0,
+        metadata={"help": "train with all heads for so many updates; cooldown and budget count from there"},
+    )
     initial_temperature: float = field(default=1.0, metadata={"help": "temperature at the first update"})
     final_temperature: float = field(default=0.05, metadata={"help": "temperature after the cooldown"})
     cooldown_updates: int = field(
@@ -112,6 +116,13 @@ class PruningConfig(FairseqDataclass):
             raise ValueError(f"--heads-to-keep-updates is {self.heads_to_keep_updates}, but it must be 1 or more")
         if self.min_heads_per_module < 0:
             raise ValueError(f"--min-heads-per-module is {self.min_heads_per_module}, but it must be 0 or more")
+        if self.pruning_warmup_updates < 0:
+            raise ValueError(f"--pruning-warmup-updates is {self.pruning_warmup_updates}, but it must be 0 or more")
+        if self.pruning_warmup_updates and (self.l0_penalty is not None or not SELECTIONS[self.head_selection].learns):
+            raise ValueError(
+                f"--pruning-warmup-updates {self.pruning_warmup_updates} puts off the choice of the heads, but with "
+                "--l0-penalty or --kept-heads no budget chooses them: leave it out"
+            )
         if not (math.isfinite(self.pruning_lr) and self.pruning_lr >= 0):
             raise ValueError(f"--pruning-lr is {self.pruning_lr}, but it must be a finite number, 0 or more")
         if self.l0_penalty is not None:

@@ -64,6 +64,18 @@ class PruningPlan:
         """Whether training moves the importance."""
         return self.prunes and self.selection.learns
 
+    def elapsed(self, update: int) -> int:
+        """Return the number of updates since pruning began; negative before."""
+        return update - self.config.pruning_warmup_updates
+
+    def temperature(self, update: int) -> float:
+        """Return the temperature at an update."""
+        return self.selection.temperature(max(0, self.elapsed(update)))
+
+    def decides(self, update: int) -> bool:
+        """Whether the importance learns at an update."""
+        return self.elapsed(update) >= 0 and self.selection.decides(self.elapsed(update))
+
     def keep(self, importance: Tensor, total: int | None = None) -> Tensor:
         """Return the 0/1 gates of evaluation. *Shape:* (N).
 
@@ -85,10 +97,11 @@ class PruningPlan:
         and untouched by what else draws random numbers.
         """
         generator = torch.Generator().manual_seed((seed * 1_000_003 + update) % 2**63)
-        budget = self._training_budget(update, generator)
+        elapsed = self.elapsed(update)
+        budget = self._training_budget(elapsed, generator) if elapsed >= 0 else Budget.top(self.heads, self.heads)
         if budget.keeps_all and not self.selection.penalised and self.selection.learns:
             return 1 + 0 * importance  # exactly 1, but every importance has a gradient, as other processes expect
-        return self.selection.sample(importance, budget, update, generator)
+        return self.selection.sample(importance, budget, max(0, elapsed), generator)
 
     def budget_of(self, total: int | None) -> Budget:
         """Return the budget of *total* heads in all, or, if None, the one of the options.

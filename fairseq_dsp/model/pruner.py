@@ -60,7 +60,7 @@ class HeadPruner:
     @property
     def temperature(self) -> float:
         """The temperature at the current update."""
-        return self.plan.selection.temperature(self.update)
+        return self.plan.temperature(self.update)
 
     def kept(self) -> HeadSet:
         """Return the heads that evaluation keeps."""
@@ -75,7 +75,7 @@ class HeadPruner:
             gates = self.plan.sample(importance, self.update, self.seed)
             self.sampled = gates.detach()
             self._penalty_due = self.plan.selection.penalised
-            if self.plan.selection.decides(self.update):
+            if self.plan.decides(self.update):
                 self.monitor.watch(importance, gates)
                 self.monitor.report(self.temperature, self.plan.selection.when_vanished)
         else:

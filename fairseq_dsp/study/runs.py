@@ -123,7 +123,8 @@ class _Maker:
             elif method.method == "range":
                 own = {"heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
                 shared = self._run(
-                    method, None, seed, self._options(method.options, own, anneal=True), suffix="-training",
+                    method, None, seed, self._options(method.options, own, anneal=True, trained=method.from_base),
+                    suffix="-training",
                     start=base if method.from_base else None, scored=False,
                 )  # fmt: skip
                 yield shared
@@ -133,7 +134,8 @@ class _Maker:
                 yield self._run(method, method.heads[0], seed, self._options(method.options), suffix="")
             else:
                 for suffix, heads, own in self._trainings(method):
-                    options = self._options(method.options, own, anneal=method.method != "voita")
+                    anneal = method.method != "voita"
+                    options = self._options(method.options, own, anneal=anneal, trained=method.from_base)
                     start = base if method.from_base else None
                     yield self._run(method, heads, seed, options, suffix=suffix, start=start)
 
@@ -228,16 +230,24 @@ class _Maker:
             words += ["--distill-from", str(self._checkpoint(teacher.folder / "checkpoints"))]
         return Step(name, (*words, *command_line(options)), checkpoints, int(options["max-update"]))
 
-    def _options(self, *more: Options, anneal: bool = False) -> Options:
-        """The recipe with further options, which win; the cooldown is by default a share of the training."""
+    def _options(self, *more: Options, anneal: bool = False, trained: bool = False) -> Options:
+        """The recipe with further options, which win; pruning's schedule is by default a share of the training.
+
+        :param anneal: whether the training chooses heads by a schedule.
+        :param trained: whether it starts from a trained model.
+        """
         options = dict(DEFAULTS)
         for one in (self.study.recipe, *more):
             options |= one
         if anneal and "cooldown-updates" not in options:
-            # simple fixes the heads then, and leaves the rest of the run to the weights, if they train
-            selection = options.get("head-selection", PruningConfig.head_selection)
-            early = selection == "simple" and "freeze-weights" not in options
-            options["cooldown-updates"] = round((0.3 if early else 0.9) * int(options["max-update"]))
+            updates, selection = int(options["max-update"]), options.get("head-selection", PruningConfig.head_selection)
+            if selection == "simple" and "freeze-weights" not in options:
+                # first the heads learn what they are worth, then they are chosen, then the weights get used to it
+                if not trained:
+                    options.setdefault("pruning-warmup-updates", round(0.3 * updates))
+                options["cooldown-updates"] = round(0.15 * updates)
+            else:
+                options["cooldown-updates"] = round(0.9 * updates)
         return options
 
     def _checkpoint(self, folder: Path) -> Path:

@@ -210,6 +210,30 @@ def test_a_model_can_be_copied_and_pickled_after_training_on_a_batch(build, batc
         model.train()
 
 
+@pytest.mark.parametrize("selection", ["simple", "gumbel", "ste", "hard_concrete"])
+def test_schedules_begin_after_the_updates_with_all_heads(build, batch, selection: str) -> None:
+    flags = ("--heads-to-keep", 2, "--head-selection", selection, "--cooldown-updates", 4, "--final-temperature", 0.5)
+    shrinking = ("--heads-to-keep-start", 10, "--heads-to-keep-updates", 4)
+    at_once, later = build(*flags, *shrinking), build(*flags, *shrinking, "--pruning-warmup-updates", 20)
+    for update in (0, 19):
+        later.train().set_num_updates(update)
+        logits(later, batch).sum().backward()
+        assert torch.equal(later.pruner.sampled, torch.ones(12))
+        assert later.pruner.temperature == at_once.pruner.temperature, "the temperature of its first update"
+        assert not any(gate.importance.grad.any() for gate in later.pruner.gates), "nothing is learnt, with a gradient"
+        assert later.pruner.kept().kept == 2, "evaluation keeps K all the same"
+    for update in (0, 2, 4, 30):
+        at_once.train().set_num_updates(update)
+        later.set_num_updates(20 + update)
+        for model in (at_once, later):
+            logits(model, batch)
+        assert later.pruner.temperature == at_once.pruner.temperature
+        assert later.pruner.plan.decides(20 + update) == at_once.pruner.plan.decides(update)
+        if selection != "hard_concrete":  # whose number of open gates is random
+            totals = [float(model.pruner.sampled.sum()) for model in (at_once, later)]
+            assert totals[0] == pytest.approx(totals[1], abs=1e-5)
+
+
 def test_a_larger_budget_at_first_and_a_drawn_budget(build, batch) -> None:
     model = build(
         "--heads-to-keep", 2, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 10, "--initial-temperature", 0.1

@@ -17,6 +17,11 @@ from fairseq_dsp.errors import UserError
         ("--heads-to-keep 5 --min-heads-per-module 1", "a floor of 1 heads in each of 6 .* needs 6 heads, but only 5"),
         ("--cross-heads-to-keep 1 --min-heads-per-module 1", "needs 2 heads, but only 1"),
         ("--heads-to-keep 6 --min-heads-per-module -1", "--min-heads-per-module is -1"),
+        ("--heads-to-keep 6 --pruning-warmup-updates -1", "--pruning-warmup-updates is -1"),
+        (
+            "--head-selection hard_concrete --l0-penalty 1 --pruning-warmup-updates 5",
+            "--pruning-warmup-updates 5 puts off the choice of the heads, but",
+        ),
         ("--heads-to-keep 6 --initial-temperature 0.1 --final-temperature 1", "above the initial temperature"),
         ("--heads-to-keep 6 --final-temperature 0", "positive, finite"),
         ("--heads-to-keep 6 --initial-temperature nan", "positive, finite"),

@@ -17,9 +17,12 @@ import torch
 SAME_DATA = ["--train-subset", "valid", "--valid-subset", "test", "--required-batch-size-multiple", 1]
 SAME_DATA += ["--max-update", 20, "--dropout", 0, "--cpu"]
 KINDS = {
-    "gumbel": "--heads-to-keep 2 --initial-temperature 1 --final-temperature 0.1 --cooldown-updates 18",
+    "simple": "--heads-to-keep 6 --cooldown-updates 12",
+    "simple, cold": "--heads-to-keep 6 --initial-temperature 0.1 --final-temperature 0.1 --cooldown-updates 20",
+    "gumbel": "--head-selection gumbel --heads-to-keep 2 --final-temperature 0.1 --cooldown-updates 18",
     # rounding differences grow with pruning-lr / T: at this T and K, a rate of 0.2 makes 4e-2 of them
-    "gumbel, cold": "--heads-to-keep 6 --initial-temperature 0.1 --final-temperature 0.1 --pruning-lr 0.02",
+    "gumbel, cold": "--head-selection gumbel --heads-to-keep 6 --initial-temperature 0.1 --final-temperature 0.1 "
+    "--pruning-lr 0.02",
     "ste": "--heads-to-keep 6 --head-selection ste",
     "hard_concrete": "--head-selection hard_concrete --l0-penalty 0.05 --criterion label_smoothed_cross_entropy_dsp",
     "hard_concrete at K": "--head-selection hard_concrete --heads-to-keep 6",
@@ -67,8 +70,9 @@ def test_accumulated_batches_equal_one(kind: str, tiny_data: Path, tmp_path: Pat
     assert_same_model(whole, halves)
 
 
-def test_two_processes_equal_one_and_agree_at_every_update(tiny_data: Path, tmp_path: Path):
-    flags = [*SAME_DATA, *KINDS["gumbel"].split()]
+@pytest.mark.parametrize("kind", ["simple, cold", "gumbel"])
+def test_two_processes_equal_one_and_agree_at_every_update(kind: str, tiny_data: Path, tmp_path: Path):
+    flags = [*SAME_DATA, *KINDS[kind].split()]
     whole = inprocess.train(tiny_data, tmp_path / "whole", *flags, "--batch-size", 20)
     pair, records = train_on_two_processes(tiny_data, tmp_path, *flags, "--batch-size", 10)
     assert [update for update, *_ in records[0]] == list(range(20))

@@ -13,8 +13,8 @@ from fairseq import checkpoint_utils
 def test_a_joint_run_at_68_of_72_heads_passes_through_low_temperatures(train_tiny, tmp_path: Path) -> None:
     done = train_tiny(
         tmp_path, "--encoder-layers", 6, "--decoder-layers", 6, "--encoder-attention-heads", 4,
-        "--decoder-attention-heads", 4, "--heads-to-keep", 68, "--initial-temperature", 0.1,
-        "--final-temperature", 0.001, "--cooldown-updates", 40, "--clip-norm", 1, "--max-update", 60,
+        "--decoder-attention-heads", 4, "--heads-to-keep", 68, "--head-selection", "gumbel",
+        "--initial-temperature", 0.1, "--final-temperature", 0.001, "--cooldown-updates", 40, "--clip-norm", 1, "--max-update", 60,
         "--log-interval", 1, arch="transformer_dsp",
     )  # fmt: skip
     norms = [float(norm) for norm in re.findall(r"train_inner.*gnorm=([\w.]+)", done.stdout)]

@@ -14,7 +14,7 @@ from fairseq_dsp.model.monitor import WINDOW, GradientMonitor
 from fairseq_dsp.subset import relaxed_top_k
 from fairseq_dsp.subset.topk import gumbel_noise
 
-GUMBEL = ["--heads-to-keep", 6, "--cooldown-updates", 15]
+GUMBEL = ["--head-selection", "gumbel", "--heads-to-keep", 6, "--cooldown-updates", 15]
 VOITA = [
     *("--head-selection", "hard_concrete", "--l0-penalty", 0.01, "--heads-to-keep", 5),
     *("--criterion", "label_smoothed_cross_entropy_dsp", "--task", "translation_dsp"),
@@ -24,6 +24,7 @@ VOITA = [
 @pytest.mark.parametrize(
     "flags",
     [
+        ["--heads-to-keep", 6, "--cooldown-updates", 10],
         GUMBEL,
         [*GUMBEL, "--update-freq", 2],
         VOITA,
@@ -31,7 +32,7 @@ VOITA = [
         ["--heads-to-keep", 3, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 15],
         ["--heads-to-keep", 3, "--heads-to-keep-low", 2, "--heads-to-keep-high", 9],
     ],
-    ids=["gumbel", "update-freq", "hard_concrete", "hard_concrete at K", "shrinking", "drawn"],
+    ids=["simple", "gumbel", "update-freq", "hard_concrete", "hard_concrete at K", "shrinking", "drawn"],
 )
 def test_a_resumed_run_equals_one_straight_through(flags: list, tiny_data: Path, tmp_path: Path):
     straight = inprocess.train(tiny_data, tmp_path / "straight", "--cpu", *flags, "--max-update", 16)
