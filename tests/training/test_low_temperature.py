@@ -14,7 +14,8 @@ def test_a_joint_run_at_68_of_72_heads_passes_through_low_temperatures(train_tin
     done = train_tiny(
         tmp_path, "--encoder-layers", 6, "--decoder-layers", 6, "--encoder-attention-heads", 4,
         "--decoder-attention-heads", 4, "--heads-to-keep", 68, "--head-selection", "gumbel",
-        "--initial-temperature", 0.1, "--final-temperature", 0.001, "--cooldown-updates", 40, "--clip-norm", 1, "--max-update", 60,
+        "--initial-temperature", 0.1, "--final-temperature", 0.001, "--cooldown-updates", 40, "--clip-norm", 1,
+        "--max-update", 60,
         "--log-interval", 1, arch="transformer_dsp",
     )  # fmt: skip
     norms = [float(norm) for norm in re.findall(r"train_inner.*gnorm=([\w.]+)", done.stdout)]
