@@ -8,7 +8,7 @@ from typing import Any
 import hydra
 import support
 import torch
-from fairseq import metrics, options, tasks
+from fairseq import criterions, metrics, options, tasks
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import hydra_train
@@ -49,6 +49,16 @@ HYDRA_TINY = (
 def build(config: Any) -> Any:
     """Build the model of a training config, as the training does."""
     return tasks.setup_task(config.task).build_model(config.model)
+
+
+def with_criterion(config: Any, *sizes: int) -> tuple[Any, Any, list[dict[str, Any]]]:
+    """A training's model, its criterion, and for each of *sizes* a batch of so many sentences of the validation set."""
+    task = tasks.setup_task(config.task)
+    task.load_dataset("valid")
+    torch.manual_seed(1)
+    model, dataset = task.build_model(config.model), task.dataset("valid")
+    samples = [dataset.collater([dataset[i] for i in range(size)]) for size in sizes]
+    return model, criterions.build_criterion(config.criterion, task), samples
 
 
 def train(data: Path, save_dir: Path, *flags: object, arch: str = "transformer_dsp") -> dict[str, Any]:

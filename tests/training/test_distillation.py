@@ -9,7 +9,7 @@ import inprocess
 import pytest
 import support
 import torch
-from fairseq import criterions, tasks
+from fairseq import checkpoint_utils
 
 from fairseq_dsp.errors import UserError
 
@@ -19,12 +19,8 @@ FLAGS = ["--cpu", "--criterion", "label_smoothed_cross_entropy_dsp", "--heads-to
 def build(tiny_data: Path, tmp_path: Path, *flags: object) -> tuple[Any, Any, dict[str, Any]]:
     """A model without dropout, its criterion, and a batch with padding."""
     config = inprocess.argparse_config(tiny_data, tmp_path, *FLAGS, "--dropout", 0, *flags)
-    task = tasks.setup_task(config.task)
-    task.load_dataset("valid")
-    torch.manual_seed(1)
-    model = task.build_model(config.model)
-    dataset = task.dataset("valid")
-    return model, criterions.build_criterion(config.criterion, task), dataset.collater([dataset[i] for i in range(8)])
+    model, criterion, (sample,) = inprocess.with_criterion(config, 8)
+    return model, criterion, sample
 
 
 def distribution(model: Any, sample: dict[str, Any]) -> torch.Tensor:
@@ -35,7 +31,7 @@ def distribution(model: Any, sample: dict[str, Any]) -> torch.Tensor:
 def test_the_loss_is_the_mixture(stock: Path, tiny_data: Path, tmp_path: Path) -> None:
     model, criterion, sample = build(tiny_data, tmp_path, "--distill-from", stock, "--distill-weight", 0.3)
     _, plain, _ = build(tiny_data, tmp_path)
-    (teacher,), _ = inprocess_load(stock, criterion.task)
+    (teacher,), _ = checkpoint_utils.load_model_ensemble([str(stock)], task=criterion.task)
     model.train()
     loss, _, log = criterion(model, sample)
     alone, _, _ = plain(model, sample)
@@ -52,13 +48,6 @@ def test_the_loss_is_the_mixture(stock: Path, tiny_data: Path, tmp_path: Path) -
     assert criterion(model, sample)[0] == plain(model, sample)[0], "validation measures what it always measures"
     assert not list(criterion.parameters())
     assert not criterion.state_dict()
-
-
-def inprocess_load(path: Path, task: Any) -> Any:
-    """Load a checkpoint as fairseq does."""
-    from fairseq import checkpoint_utils
-
-    return checkpoint_utils.load_model_ensemble([str(path)], task=task)
 
 
 def test_a_training_learns_from_a_teacher_and_resumes(stock: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import inprocess
 import pytest
 import torch
-from fairseq import criterions, tasks
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.subset.hard_concrete import HardConcrete, hold, open_probability
@@ -19,13 +18,7 @@ VOITA = ["--cpu", "--head-selection", "hard_concrete", "--criterion", "label_smo
 def batches(tiny_data: Path, tmp_path: Path, *flags: object) -> tuple[Any, Any, list[dict[str, Any]]]:
     """A model, its criterion and batches of 5, 10 and 20 sentences."""
     config = inprocess.argparse_config(tiny_data, tmp_path, *VOITA, "--dropout", 0, *flags)
-    task = tasks.setup_task(config.task)
-    task.load_dataset("valid")
-    torch.manual_seed(1)
-    model = task.build_model(config.model)
-    dataset = task.dataset("valid")
-    samples = [dataset.collater([dataset[i] for i in range(size)]) for size in (5, 10, 20)]
-    return model, criterions.build_criterion(config.criterion, task), samples
+    return inprocess.with_criterion(config, 5, 10, 20)
 
 
 @pytest.mark.parametrize("average", [(), ("--sentence-avg",)])
