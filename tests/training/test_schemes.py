@@ -28,7 +28,10 @@ def load(path: Path, **overrides: Any) -> Any:
 # --- pipelined ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", ["", "--memory-efficient-fp16", "--head-selection ste", "--clip-norm 0.1"])
+@pytest.mark.parametrize(
+    "flags",
+    ["", "--memory-efficient-fp16", "--head-selection ste", "--clip-norm 0.1", "--cooldown-updates 4 --clip-norm 1"],
+)
 def test_frozen_weights_stay_bit_for_bit(flags: str, stock: Path, tiny_data: Path, tmp_path: Path):
     options = ["--cpu", "--heads-to-keep", 6, "--freeze-weights", "--weight-decay", 0.1, *flags.split()]
     after = inprocess.train(tiny_data, tmp_path, *options, "--finetune-from-model", stock, "--max-update", 8)["model"]
