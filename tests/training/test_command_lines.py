@@ -25,6 +25,7 @@ GROUPS: list[dict[str, Any]] = [
         "heads_to_keep_updates": 4,
         "head_selection": "ste",
         "pruning_lr": 0.03,
+        "pruning_warmup_updates": 3,
         "initial_temperature": 2.5,
         "final_temperature": 0.5,
         "cooldown_updates": 77,
@@ -112,7 +113,7 @@ def test_all_configs_are_tested():
 
 CONFIGS = {
     "base": "",
-    "joint": "model.heads_to_keep=5",
+    "joint": "model.heads_to_keep=5 model.pruning_warmup_updates=5",
     "joint_paper": "model.heads_to_keep=5 model.cooldown_updates=5",
     "pipelined": "model.heads_to_keep=5 checkpoint.finetune_from_model=BASE",
     "pipelined_paper": "model.heads_to_keep=5 model.cooldown_updates=5 checkpoint.finetune_from_model=BASE",
