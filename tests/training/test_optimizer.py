@@ -59,7 +59,8 @@ def test_first_update_in_bf16(tiny_data: Path, equal_importance: Path, tmp_path:
     start = f"checkpoint.finetune_from_model={equal_importance}"
     overrides = [*inprocess.HYDRA_TINY, *["+" * o.startswith("model.") + o for o in overrides], start]
     overrides.append("model.share_decoder_input_output_embed=false")  # as in the checkpoint
-    state = inprocess.train_hydra("joint", tiny_data, tmp_path, "model.heads_to_keep=6", *overrides)
+    overrides += ["model.heads_to_keep=6", "model.pruning_warmup_updates=0"]
+    state = inprocess.train_hydra("joint", tiny_data, tmp_path, *overrides)
     weight = state["model"]["encoder.layers.0.fc1.weight"]
     assert torch.equal(weight, weight.bfloat16().float()), "the model was in bfloat16"
     assert_steps(equal_importance, state["model"])
