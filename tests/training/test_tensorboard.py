@@ -12,7 +12,7 @@ from fairseq_dsp.subset import anneal
 
 def test_tensorboard_shows_temperature_heads_and_softness(train_tiny, tmp_path: Path) -> None:
     train_tiny(
-        tmp_path / "run", "--heads-to-keep", 5, "--initial-temperature", 1, "--final-temperature", 0.01,
+        tmp_path / "run", "--heads-to-keep", 5, "--head-selection", "gumbel", "--final-temperature", 0.01,
         "--cooldown-updates", 15, "--task", "translation_dsp", "--tensorboard-logdir", tmp_path / "board",
         "--log-interval", 1, arch="transformer_dsp",
     )  # fmt: skip
