@@ -98,10 +98,10 @@ class PruningPlan:
         """
         generator = torch.Generator().manual_seed((seed * 1_000_003 + update) % 2**63)
         elapsed = self.elapsed(update)
-        budget = self._training_budget(elapsed, generator) if elapsed >= 0 else Budget.top(self.heads, self.heads)
+        budget = self._training_budget(elapsed, generator)
         if budget.keeps_all and not self.selection.penalised and self.selection.learns:
             return 1 + 0 * importance  # exactly 1, but every importance has a gradient, as other processes expect
-        return self.selection.sample(importance, budget, max(0, elapsed), generator)
+        return self.selection.sample(importance, budget, elapsed, generator)
 
     def budget_of(self, total: int | None) -> Budget:
         """Return the budget of *total* heads in all, or, if None, the one of the options.
@@ -116,10 +116,12 @@ class PruningPlan:
         modules = _ranges([n for kind in TYPES for n in self.shape[kind]])
         return Budget.grouped(groups, counts, modules=modules, floor=self.config.min_heads_per_module)
 
-    def _training_budget(self, update: int, generator: torch.Generator) -> Budget:
+    def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
         c = self.config
+        if elapsed < 0:
+            return Budget.top(self.heads, self.heads)
         if c.heads_to_keep_start is not None and c.heads_to_keep_updates is not None:
-            return self.budget_of(shrink(update, c.heads_to_keep_start, self.budget.total, c.heads_to_keep_updates))
+            return self.budget_of(shrink(elapsed, c.heads_to_keep_start, self.budget.total, c.heads_to_keep_updates))
         if c.heads_to_keep_low is not None and c.heads_to_keep_high is not None:
             span = c.heads_to_keep_high - c.heads_to_keep_low + 1
             return self.budget_of(c.heads_to_keep_low + int(torch.randint(span, (), generator=generator)))
