@@ -12,6 +12,7 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     LabelSmoothedCrossEntropyCriterionConfig,
+    label_smoothed_nll_loss,
 )
 from torch import Tensor
 
@@ -77,12 +78,12 @@ class PruningCriterion(LabelSmoothedCrossEntropyCriterion):
         self, model: Any, net_output: Any, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Return the loss, with the teacher's part in training, and the negative log likelihood of the references."""
-        loss, nll_loss = super().compute_loss(model, net_output, sample, reduce=reduce)
-        if self.distill_from is None or not model.training:
-            return loss, nll_loss
+        if self.distill_from is None or not self.distill_weight or not model.training:
+            return super().compute_loss(model, net_output, sample, reduce=reduce)
         if self._teacher is None:  # not at once: validation needs none
             self._teacher = Teacher(self.distill_from, self.task)
         ours, target = self.get_lprobs_and_target(model, net_output, sample)
+        loss, nll_loss = label_smoothed_nll_loss(ours, target, self.eps, ignore_index=self.padding_idx, reduce=reduce)
         theirs = self._teacher.log_probabilities(sample)[:, self.ignore_prefix_size :].reshape(-1, ours.shape[-1])
         taught = -(theirs.exp() * ours).sum(-1).masked_fill(target == self.padding_idx, 0)
         taught = taught.sum() if reduce else taught.view_as(loss)
