@@ -1,0 +1,229 @@
+"""BLEU against decoding speed: the pruned models of a study beside its smaller ones, and all of them in int8.
+
+    python benchmarks/frontier.py results/multi30k-small --data data/multi30k-2k --methods joint layers-2-2 narrow \\
+        --threads 2 --runs 20 --output docs/results/frontier
+
+BLEU is that of the study's report, the mean over the seeds. Speed is of the first seed's models, compact and prepared
+as fairseq-generate prepares them; for CTranslate2 the models of every seed are converted to int8, translate the test
+set, and are scored anew. All models translate the same random sentences, as long as the average reference, beam 5, and
+take turns in one process. A model is on the frontier of a batch size if no other is at least as fast and better, or at
+least as good and faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.data.data_utils import post_process
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from fairseq_dsp.compact.checkpoint import TrainedModel, check_target, new_folder
+from fairseq_dsp.compact.data import task_of
+from fairseq_dsp.compact.export_ctranslate2 import converter
+from fairseq_dsp.compact.export_fairseq import stock_state
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.study import bench
+from fairseq_dsp.study.evaluate import POST_PROCESS
+from fairseq_dsp.study.figures import COLOURS, MARKERS
+from fairseq_dsp.study.prepared import PreparedData
+from fairseq_dsp.study.results import BASE, Results, Row, read_results
+from fairseq_dsp.study.scoring import score
+
+ENGINE, FAIRSEQ = "CTranslate2 int8", "fairseq"
+STOCK = "unpruned, fairseq's transformer"
+
+
+@dataclass
+class Point:
+    """A model with its quality and its speed.
+
+    :param family: what the picture joins by a line: a method in one engine.
+    :param bleu: of the test set, one a seed.
+    :param speed: sentences a second by batch size.
+    """
+
+    name: str
+    family: str
+    engine: str
+    heads: int
+    parameters: int
+    bleu: list[float]
+    speed: dict[int, float] = field(default_factory=dict)
+    spread: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Mean BLEU."""
+        return statistics.fmean(self.bleu)
+
+
+def subwords(data: PreparedData, split: str, language: str) -> list[list[str]]:
+    """Return the subwords of a text, a list a sentence."""
+    text = (data.folder / "bpe" / f"{split}.{language}").read_text(encoding="utf-8")
+    return [line.split() for line in text.removesuffix("\n").split("\n")]
+
+
+def engine_bleu(folder: Path, data: PreparedData, study: dict[str, Any]) -> float:
+    """Return the BLEU of a folder for CTranslate2, with the study's beam search."""
+    import ctranslate2
+
+    engine = ctranslate2.Translator(str(folder), intra_threads=torch.get_num_threads())
+    # fairseq stops at 200 subwords, too
+    found = engine.translate_batch(
+        subwords(data, study["split"], data.languages[0]), beam_size=study["beam"], max_decoding_length=200,
+        max_batch_size=4096, batch_type="tokens",
+    )  # fmt: skip
+    undo = POST_PROCESS[data.summary["bpe"]]
+    lines = [post_process(" ".join(one.hypotheses[0]), undo) for one in found]
+    return float(score(data, study["split"], lines)["bleu"]["score"])
+
+
+def title(row: Row) -> str:
+    """Return what tables call a row: a smaller model keeps all the heads it has."""
+    return row.title if row.runs[0]["method"] in (BASE, "unpruned") else f"{row.title}, K = {row.heads}"
+
+
+def models(
+    results: Results, methods: Sequence[str], data: PreparedData, folder: Path
+) -> Iterator[tuple[Point, bench.Runner]]:
+    """Yield every model with what runs it: the unpruned one first, in fairseq's own Transformer.
+
+    :param folder: where the models of other engines may be written.
+    """
+    length = average_length(data, results.study["split"])
+    rows = [row for row in results.rows() if row.label in (BASE, *methods)]
+    for row in tqdm(rows, desc="models", disable=None):
+        scores = [run["scores"] for run in row.runs]
+        parameters, bleu = scores[0]["parameters"], row.values("bleu")
+        trained = [TrainedModel.read(one["checkpoint"]) for one in scores]
+        if row.label == BASE:
+            stock = folder / "stock.pt"
+            torch.save(stock_state(trained[0]), stock)
+            point = Point(STOCK, STOCK, FAIRSEQ, row.heads, parameters, bleu)
+            yield point, bench.load(str(stock), results.study["beam"], length, "cpu", "float32")
+        point = Point(title(row), row.title, FAIRSEQ, row.heads, parameters, bleu)
+        yield point, bench.load(scores[0]["checkpoint"], results.study["beam"], length, "cpu", "float32")
+        engines = [folder / f"{run['run']}-int8" for run in row.runs]
+        for model, target in zip(trained, engines, strict=True):
+            with contextlib.redirect_stdout(io.StringIO()):
+                converter(model, task_of(model, str(data.data_bin))).convert(str(target), quantization="int8")
+        point = Point(
+            f"{title(row)}, int8", f"{row.title}, {ENGINE}", ENGINE, row.heads, parameters,
+            [engine_bleu(target, data, results.study) for target in engines],
+        )  # fmt: skip
+        yield point, bench.EngineRunner(engines[0], results.study["beam"], length, "cpu")
+
+
+def average_length(data: PreparedData, split: str) -> int:
+    """Return how many subwords a reference has on average, its end included."""
+    return round(statistics.fmean(len(line) + 1 for line in subwords(data, split, data.languages[1])))
+
+
+def frontier(points: Sequence[Point], batch: int) -> list[Point]:
+    """Return the points that no other one beats, the slowest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.speed[batch], -p.mean)):
+        if not best or point.mean > best[-1].mean:
+            best.append(point)
+    return best[::-1]
+
+
+def table(points: Sequence[Point], batches: Sequence[int]) -> str:
+    """Return the points as a Markdown table; ratios are to the first."""
+    sizes = [f"batch {size}: sentences/s | ratio | frontier" for size in batches]
+    lines = [
+        f"| model | heads | parameters | BLEU | {' | '.join(sizes)} |",
+        "|---|--:|--:|--:|" + "--:|--:|:-:|" * len(batches),
+    ]
+    best = {size: frontier(points, size) for size in batches}
+    for p in points:
+        spread = f" ± {statistics.stdev(p.bleu):.2f}" if len(p.bleu) > 1 else ""
+        cells = [
+            f"{p.speed[b]:.1f} ({p.spread[b]:.0%}) | {p.speed[b] / points[0].speed[b]:.2f} "
+            f"| {'yes' if p in best[b] else ''}"
+            for b in batches
+        ]
+        lines.append(f"| {p.name} | {p.heads} | {p.parameters:,} | {p.mean:.2f}{spread} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def picture(points: Sequence[Point], batches: Sequence[int]) -> Figure:
+    """Return BLEU against sentences a second: a plot for each batch size, a line for each method in an engine."""
+    figure = Figure(figsize=(6 * len(batches), 5), layout="constrained")
+    methods = list(dict.fromkeys(p.family.removesuffix(f", {ENGINE}") for p in points))
+    for axes, size in zip(figure.subplots(1, len(batches), squeeze=False, sharey=True)[0], batches, strict=True):
+        for family in dict.fromkeys(p.family for p in points):
+            own = sorted((p for p in points if p.family == family), key=lambda p: p.heads)
+            i = methods.index(family.removesuffix(f", {ENGINE}"))
+            fill = "none" if own[0].engine == ENGINE else None
+            axes.plot(
+                [p.speed[size] for p in own], [p.mean for p in own], label=family, linestyle=":",
+                color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markerfacecolor=fill,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlabel("sentences a second")
+        axes.set_title(f"batch {size}")
+        axes.grid(alpha=0.25, which="both")
+    figure.axes[0].set_ylabel("BLEU")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def main() -> None:
+    """Measure and print, and write the files with ``--output``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", help="folder of a sweep's results")
+    parser.add_argument("--data", required=True, help="prepared corpus of the study")
+    parser.add_argument("--methods", nargs="+", required=True, metavar="NAME", help="methods beside the unpruned model")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--runs", type=int, default=20, help="of one sentence; a quarter as many of larger batches")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="new folder for frontier.json, frontier.md and frontier.svg")
+    args = parser.parse_args()
+    target = None if args.output is None else check_target(args.output)
+    torch.set_num_threads(args.threads)
+    results, data = read_results(args.results), PreparedData.read(args.data)
+    known = {method["name"] for method in results.study["methods"]}
+    for name in args.methods:
+        if name not in known:
+            raise UserError(f"{args.results} has no method {name}: give some of {', '.join(sorted(known))}")
+    length = average_length(data, results.study["split"])
+    with tempfile.TemporaryDirectory() as folder:
+        found = list(models(results, args.methods, data, Path(folder)))
+        points = [point for point, _ in found]
+        runners = {point.name: runner for point, runner in found}
+        for size in args.batch_sizes:
+            runs = args.runs if size == 1 else max(1, args.runs // 4)
+            measured = {r.model: r for r in bench.measure(runners, [size], length, runs)}
+            for point in points:
+                point.speed[size] = measured[point.name].sentences_per_second
+                point.spread[size] = measured[point.name].spread
+    report = table(points, args.batch_sizes)
+    print(report)
+    if target is not None:
+        content = {
+            "settings": {"length": length, "runs": args.runs, "threads": args.threads, "split": results.study["split"]},
+            "machine": {"processor": bench.processor(), "torch": torch.__version__},
+            "points": [asdict(point) for point in points],
+        }
+        with new_folder(target) as temporary:
+            temporary.mkdir()
+            (temporary / "frontier.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            (temporary / "frontier.md").write_text(report + "\n", encoding="utf-8")
+            picture(points, args.batch_sizes).savefig(temporary / "frontier.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
