@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import io
 import json
+import logging
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,6 @@ from typing import Any
 
 import torch
 from fairseq.data.data_utils import post_process
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from fairseq_dsp.compact.checkpoint import TrainedModel, check_target, new_folder
@@ -33,9 +33,8 @@ from fairseq_dsp.compact.data import task_of
 from fairseq_dsp.compact.export_ctranslate2 import converter
 from fairseq_dsp.compact.export_fairseq import stock_state
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.study import bench
+from fairseq_dsp.study import bench, figures
 from fairseq_dsp.study.evaluate import POST_PROCESS
-from fairseq_dsp.study.figures import COLOURS, MARKERS
 from fairseq_dsp.study.prepared import PreparedData
 from fairseq_dsp.study.results import BASE, Results, Row, read_results
 from fairseq_dsp.study.scoring import score
@@ -158,18 +157,19 @@ def table(points: Sequence[Point], batches: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def picture(points: Sequence[Point], batches: Sequence[int]) -> Figure:
+def picture(points: Sequence[Point], batches: Sequence[int]) -> figures.Figure:
     """Return BLEU against sentences a second: a plot for each batch size, a line for each method in an engine."""
-    figure = Figure(figsize=(6 * len(batches), 5), layout="constrained")
+    figure = figures.Figure(figsize=(6 * len(batches), 5), layout="constrained")
     methods = list(dict.fromkeys(p.family.removesuffix(f", {ENGINE}") for p in points))
     for axes, size in zip(figure.subplots(1, len(batches), squeeze=False, sharey=True)[0], batches, strict=True):
         for family in dict.fromkeys(p.family for p in points):
             own = sorted((p for p in points if p.family == family), key=lambda p: p.heads)
             i = methods.index(family.removesuffix(f", {ENGINE}"))
+            colour, marker = figures.COLOURS[i % len(figures.COLOURS)], figures.MARKERS[i % len(figures.MARKERS)]
             fill = "none" if own[0].engine == ENGINE else None
             axes.plot(
                 [p.speed[size] for p in own], [p.mean for p in own], label=family, linestyle=":",
-                color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markerfacecolor=fill,
+                color=colour, marker=marker, markerfacecolor=fill,
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlabel("sentences a second")
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="new folder for frontier.json, frontier.md and frontier.svg")
     args = parser.parse_args()
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     target = None if args.output is None else check_target(args.output)
     torch.set_num_threads(args.threads)
     results, data = read_results(args.results), PreparedData.read(args.data)
