@@ -5,7 +5,8 @@ learning rate of every group, and ``--fp16`` first copies all parameters into on
 are replaced, once, when the plugin is imported. A parameter marked with ``optim_overrides["importance"]`` (fairseq's
 own attribute, which its copies in float32 keep) lands in a group of its own:
 
-- with a constant learning rate, whatever the scheduler says, and no weight decay;
+- with the learning rate that its mark holds at that update, whatever the scheduler says, and no weight decay: 0 once
+  the heads are fixed, so that momentum moves none of them;
 - left out of the gradient norm, so that ``--clip-norm`` never shrinks the model's gradients because of it.
 
 Everything else, the checkpoints' format and the optimiser's name included, stays stock.
@@ -34,7 +35,7 @@ def install() -> None:
         return
     optim.build_optimizer = _with_importance_group(optim.build_optimizer)
     FP16Optimizer.build_fp32_params = classmethod(_with_marks(FP16Optimizer.build_fp32_params.__func__))
-    FairseqOptimizer.set_lr = _set_lr
+    FairseqOptimizer.step = _with_importance_lr(FairseqOptimizer.step)
     FairseqOptimizer.clip_grad_norm = _clip_grad_norm
 
 
@@ -104,11 +105,15 @@ def _with_marks(build: Callable[..., Any]) -> Callable[..., Any]:
     return build_fp32_params
 
 
-def _set_lr(self: Any, lr: float) -> None:
-    """Set the scheduler's learning rate, and the constant one of the importance variables."""
-    for group in self.param_groups:
-        own = _importance_lr(group["params"][0]) if group["params"] else None
-        group["lr"] = lr if own is None else own
+def _with_importance_lr(step: Callable[..., None]) -> Callable[..., None]:
+    @wraps(step)
+    def with_importance_lr(self: Any, *args: Any, **kwargs: Any) -> None:
+        for group in self.param_groups:
+            own = _importance_lr(group["params"][0]) if group["params"] else None
+            group["lr"] = group["lr"] if own is None else own
+        step(self, *args, **kwargs)
+
+    return with_importance_lr
 
 
 def _clip_grad_norm(self: Any, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fairseq.optim import FairseqOptimizer, FP16Optimizer
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 RATE = 0.2
 needs_cuda = [
@@ -86,12 +87,20 @@ def test_a_frozen_model_trains_with_the_same_steps(tiny_data: Path, equal_import
 
 def test_the_rate_survives_scheduler_and_resume(tiny_data: Path, tmp_path: Path):
     options = ["--cpu", "--heads-to-keep", 6, "--pruning-lr", RATE, "--weight-decay", 0.1]
-    inprocess.train(tiny_data, tmp_path, *options, "--max-update", 3)
-    state = inprocess.train(tiny_data, tmp_path, *options, "--max-update", 6)
-    model, importance = state["last_optimizer_state"]["param_groups"]
-    assert (importance["lr"], importance["weight_decay"]) == (RATE, 0.0)
-    assert model["lr"] < 0.01
-    assert model["weight_decay"] == 0.1
+    groups: list[list[tuple[float, float]]] = []
+
+    def watch(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        groups.append([(group["lr"], group["weight_decay"]) for group in optimizer.param_groups])
+
+    hook = register_optimizer_step_pre_hook(watch)
+    try:
+        inprocess.train(tiny_data, tmp_path, *options, "--max-update", 3)
+        inprocess.train(tiny_data, tmp_path, *options, "--max-update", 6)
+    finally:
+        hook.remove()
+    assert len(groups) == 6
+    assert all(importance == (RATE, 0.0) for _, importance in groups)
+    assert all(rate < 0.01 and decay == 0.1 for (rate, decay), _ in groups)
 
 
 class Marked(nn.Module):

@@ -43,6 +43,15 @@ def test_a_resumed_run_equals_one_straight_through(flags: list, tiny_data: Path,
         assert torch.equal(value, halves["model"][name]), name
 
 
+def test_fixed_heads_stay_fixed(tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", "--heads-to-keep", 6, "--cooldown-updates", 5]
+    decided = inprocess.train(tiny_data, tmp_path / "decided", *flags, "--max-update", 5)
+    later = inprocess.train(tiny_data, tmp_path / "later", *flags, "--max-update", 12)
+    assert torch.equal(*(inprocess.importance(state["model"]) for state in (decided, later)))
+    momentum = later["last_optimizer_state"]["state"]
+    assert any(one["exp_avg"].any() for one in list(momentum.values())[-6:]), "nothing but the rate holds them still"
+
+
 @pytest.fixture
 def samples(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float, list[float]]]:
     """Update number, temperature and gates of every training forward pass that follows."""
