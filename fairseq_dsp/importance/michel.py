@@ -23,7 +23,7 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
 from ..model import TYPES, HeadSet, attention_modules
-from ..subset import Budget, hard_gates, shrink
+from ..subset import Budget, Draw, hard_gates, shrink
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ def choose(
     sizes = [heads for kind in TYPES for heads in first.shape[kind]]
     n = sum(sizes)
     ends = torch.tensor(sizes).cumsum(0).tolist()
-    modules = [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    Budget.grouped([range(n)], [heads_to_keep], modules=modules, floor=floor)  # raises before the long work
+    floors = [Draw(tuple(range(end - size, end)), floor) for end, size in zip(ends, sizes, strict=True)]
+    Budget.grouped([range(n)], [heads_to_keep], floors)  # raises before the long work
     gates = torch.ones(n)
     for step in range(1, steps + 1):
-        budget = Budget.grouped([range(n)], [shrink(step, n, heads_to_keep, steps)], modules=modules, floor=floor)
+        budget = Budget.grouped([range(n)], [shrink(step, n, heads_to_keep, steps)], floors)
         # below all others: a head that was removed stays removed
         gates = hard_gates(torch.where(gates > 0, scores.values, -1.0), budget).float()
         if step < steps:

@@ -34,6 +34,13 @@ class PruningConfig(FairseqDataclass):
         default=None, metadata={"help": "decoder self-attention heads kept, instead of one budget for all types"}
     )
     min_heads_per_module: int = field(default=0, metadata={"help": "keep at least so many heads in every module"})
+    min_cross_heads: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "keep at least so many cross-attention heads, which alone bring the source to the decoder "
+            "(default: 1 with simple, 0 otherwise)"
+        },
+    )
     heads_to_keep_start: Optional[int] = field(
         default=None, metadata={"help": "start with a budget of so many heads and shrink it to --heads-to-keep"}
     )
@@ -119,6 +126,14 @@ class PruningConfig(FairseqDataclass):
             raise ValueError(f"--heads-to-keep-updates is {self.heads_to_keep_updates}, but it must be 1 or more")
         if self.min_heads_per_module < 0:
             raise ValueError(f"--min-heads-per-module is {self.min_heads_per_module}, but it must be 0 or more")
+        if self.min_cross_heads is not None:
+            if self.min_cross_heads < 0:
+                raise ValueError(f"--min-cross-heads is {self.min_cross_heads}, but it must be 0 or more")
+            if any(k is not None for k in per_type):
+                raise ValueError(
+                    f"--min-cross-heads {self.min_cross_heads} is for one budget for all attention types, but a budget "
+                    "for a type is given: give --cross-heads-to-keep instead"
+                )
         if self.pruning_warmup_updates < 0:
             raise ValueError(f"--pruning-warmup-updates is {self.pruning_warmup_updates}, but it must be 0 or more")
         if self.pruning_warmup_updates and (self.l0_penalty is not None or not SELECTIONS[self.head_selection].learns):
@@ -168,6 +183,7 @@ _ABOUT_GATES = (
     "cross_heads_to_keep",
     "decoder_heads_to_keep",
     "min_heads_per_module",
+    "min_cross_heads",
     "heads_to_keep_start",
     "heads_to_keep_low",
     "head_selection",

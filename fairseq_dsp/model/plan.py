@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..subset import SELECTIONS, Annealing, Budget, shrink
+from ..subset import SELECTIONS, Annealing, Budget, Draw, shrink
 from .config import PruningConfig, flag
 from .heads import TYPES, HeadSet
 
@@ -31,9 +31,20 @@ class PruningPlan:
         self.config = config
         self.shape = {kind: list(shape[kind]) for kind in TYPES}
         self.heads = sum(map(sum, self.shape.values()))
+        kept = HeadSet.read(config.kept_heads).to_gates(self.shape) if config.kept_heads else None
+        self.selection = SELECTIONS[config.head_selection](
+            Annealing(config.initial_temperature, config.final_temperature, config.cooldown_updates),
+            kept,
+            penalised=config.l0_penalty is not None,
+        )
         self.budget = self.budget_of(config.heads_to_keep)
         for name in ("heads_to_keep_start", "heads_to_keep_low", "heads_to_keep_high"):
             self._count(name, self.heads)
+        if self._count("min_cross_heads", sum(self.shape["cross"]), config.min_cross_heads or 0) > self.budget.total:
+            raise ValueError(
+                f"--min-cross-heads is {config.min_cross_heads}, but only {self.budget.total} heads are to be kept: "
+                "lower it or raise --heads-to-keep"
+            )
         start, low, high = config.heads_to_keep_start, config.heads_to_keep_low, config.heads_to_keep_high
         if start is not None and start < self.budget.total:
             raise ValueError(
@@ -42,12 +53,6 @@ class PruningPlan:
             )
         if low is not None and high is not None and low > high:
             raise ValueError(f"--heads-to-keep-low {low} is above --heads-to-keep-high {high}: swap them")
-        kept = HeadSet.read(config.kept_heads).to_gates(self.shape) if config.kept_heads else None
-        self.selection = SELECTIONS[config.head_selection](
-            Annealing(config.initial_temperature, config.final_temperature, config.cooldown_updates),
-            kept,
-            penalised=config.l0_penalty is not None,
-        )
 
     @property
     def prunes(self) -> bool:
@@ -109,12 +114,17 @@ class PruningPlan:
         :raises ValueError: if it asks for more heads than there are, or the floor needs more than it allows.
         """
         sizes = [sum(self.shape[kind]) for kind in TYPES]
-        groups: list[Sequence[int]] = list(_ranges(sizes))
+        types = _ranges(sizes)
+        modules = _ranges([n for kind in TYPES for n in self.shape[kind]])
+        floors = [Draw(tuple(module), self.config.min_heads_per_module) for module in modules]
+        groups: list[Sequence[int]] = list(types)
         counts = [self._count(_TYPE_OPTIONS[kind], size) for kind, size in zip(TYPES, sizes, strict=True)]
         if total is not None or all(getattr(self.config, name) is None for name in _TYPE_OPTIONS.values()):
             groups, counts = [range(self.heads)], [self._count("heads_to_keep", self.heads, total)]
-        modules = _ranges([n for kind in TYPES for n in self.shape[kind]])
-        return Budget.grouped(groups, counts, modules=modules, floor=self.config.min_heads_per_module)
+            least = self.config.min_cross_heads
+            least = self.selection.min_cross_heads if least is None else least
+            floors.append(Draw(tuple(types[TYPES.index("cross")]), min(least, counts[0])))
+        return Budget.grouped(groups, counts, floors)
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
         c = self.config

@@ -123,7 +123,7 @@ class _Maker:
             elif method.method == "range":
                 own = {"heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
                 shared = self._run(
-                    method, None, seed, self._options(method.options, own, anneal=True, trained=method.from_base),
+                    method, None, seed, self._options(method.options, own, anneal=True),
                     suffix="-training",
                     start=base if method.from_base else None, scored=False,
                 )  # fmt: skip
@@ -135,7 +135,7 @@ class _Maker:
             else:
                 for suffix, heads, own in self._trainings(method):
                     anneal = method.method != "voita"
-                    options = self._options(method.options, own, anneal=anneal, trained=method.from_base)
+                    options = self._options(method.options, own, anneal=anneal)
                     start = base if method.from_base else None
                     yield self._run(method, heads, seed, options, suffix=suffix, start=start)
 
@@ -230,24 +230,19 @@ class _Maker:
             words += ["--distill-from", str(self._checkpoint(teacher.folder / "checkpoints"))]
         return Step(name, (*words, *command_line(options)), checkpoints, int(options["max-update"]))
 
-    def _options(self, *more: Options, anneal: bool = False, trained: bool = False) -> Options:
+    def _options(self, *more: Options, anneal: bool = False) -> Options:
         """The recipe with further options, which win; pruning's schedule is by default a share of the training.
 
         :param anneal: whether the training chooses heads by a schedule.
-        :param trained: whether it starts from a trained model.
         """
         options = dict(DEFAULTS)
         for one in (self.study.recipe, *more):
             options |= one
         if anneal and "cooldown-updates" not in options:
             updates, selection = int(options["max-update"]), options.get("head-selection", PruningConfig.head_selection)
-            if selection == "simple" and "freeze-weights" not in options:
-                # first the heads learn what they are worth, then they are chosen, then the weights get used to it
-                if not trained:
-                    options.setdefault("pruning-warmup-updates", round(0.3 * updates))
-                options["cooldown-updates"] = round(0.15 * updates)
-            else:
-                options["cooldown-updates"] = round(0.9 * updates)
+            # simple fixes the heads then, and the weights have the rest of the run to get used to them
+            share = 0.3 if selection == "simple" and "freeze-weights" not in options else 0.9
+            options["cooldown-updates"] = round(share * updates)
         return options
 
     def _checkpoint(self, folder: Path) -> Path:

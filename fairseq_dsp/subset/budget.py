@@ -1,8 +1,8 @@
 """How many of which heads may stay.
 
 A budget is a list of *draws*, made one after the other: "k of these heads that are not drawn yet". One global budget is
-one draw; a budget for each attention type is three; a floor for every module is a draw from each module before the rest
-is drawn from all of them. Both the relaxed and the hard top-K follow the same list, so they agree in the limit T → 0.
+one draw; a budget for each attention type is three; a floor for a module or a type is a draw from its heads before the
+rest is drawn from all. Both the relaxed and the hard top-K follow the same list, so they agree in the limit T → 0.
 """
 
 from __future__ import annotations
@@ -62,16 +62,14 @@ class Budget:
         return Budget.grouped([range(heads)], [k])
 
     @staticmethod
-    def grouped(
-        groups: Sequence[Sequence[int]], counts: Sequence[int], *, modules: Sequence[Sequence[int]] = (), floor: int = 0
-    ) -> Budget:
-        """A count for each group of heads, with at least *floor* heads in every module.
+    def grouped(groups: Sequence[Sequence[int]], counts: Sequence[int], floors: Sequence[Draw] = ()) -> Budget:
+        """A count for each group of heads, and for some sets of heads a floor.
 
         :param groups: the heads of each group; together they are 0 … N − 1.
         :param counts: how many heads to keep in each group.
-        :param modules: the heads of each attention module; each lies within one group.
-        :param floor: the least number of heads of a module; a module with fewer heads keeps them all.
-        :raises ValueError: if a count is not within its group, or the floor needs more heads than the count allows.
+        :param floors: the least number of heads of a set, all of them if it has fewer; a floor holds for a set within
+            one group. Sets are disjoint, or a larger one comes after those within it.
+        :raises ValueError: if a count is not within its group, or the floors need more heads than the count allows.
         """
         heads = sum(len(group) for group in groups)
         firsts: list[Draw] = []
@@ -79,15 +77,18 @@ class Budget:
         for group, count in zip(groups, counts, strict=True):
             if not 0 <= count <= len(group):
                 raise ValueError(f"{count} heads are to be kept of {len(group)}: give a number from 0 to {len(group)}")
-            members = set(group)
-            floors = [Draw(tuple(m), min(floor, len(m))) for m in modules if floor and m and members.issuperset(m)]
-            needed = sum(draw.count for draw in floors)
+            drawn: list[Draw] = []
+            for floor in floors:
+                if set(group).issuperset(floor.indices):
+                    inside = sum(draw.count for draw in drawn if set(floor.indices).issuperset(draw.indices))
+                    drawn.append(Draw(floor.indices, max(0, min(floor.count, len(floor.indices)) - inside)))
+            needed = sum(draw.count for draw in drawn)
             if needed > count:
                 raise ValueError(
-                    f"a floor of {floor} heads in each of {len(floors)} attention modules needs {needed} heads, "
-                    f"but only {count} are to be kept: lower the floor or raise the budget"
+                    f"the least numbers of heads for modules or types need {needed} heads in all, but only {count} are "
+                    "to be kept: lower them or raise the budget"
                 )
-            firsts += floors
+            firsts += drawn
             rests.append(Draw(tuple(group), count - needed))
         return Budget(heads, tuple(draw for draw in firsts + rests if draw.count))
 

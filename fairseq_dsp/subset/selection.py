@@ -43,6 +43,9 @@ class Selection(ABC):
     learns = True
     """Whether gradients reach the importance."""
 
+    min_cross_heads = 0
+    """The least number of cross-attention heads of a budget for all types, unless the options say otherwise."""
+
     takes_penalty = False
     """Whether a penalty on the expected number of open gates may take the place of the budget."""
 

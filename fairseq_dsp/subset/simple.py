@@ -35,6 +35,9 @@ from .topk import hard_gates
 class Simple(Selection):
     """An exact sample of a K-subset forward, the gradient of the exact marginals backward; the top-K when cooled."""
 
+    # the decoder learns from its own words before it looks at the source: of few heads, chosen early, none may be cross
+    min_cross_heads = 1
+
     def decides(self, update: int) -> bool:
         return update < self.annealing.cooldown
 

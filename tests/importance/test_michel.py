@@ -148,7 +148,7 @@ def test_exactly_k(k: int, steps: int):
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="from 0 to 6"):
         choose(lambda gates: table([0.3] * 6), 7)
-    with pytest.raises(ValueError, match="needs 3 heads, but only 2"):
+    with pytest.raises(ValueError, match="need 3 heads in all, but only 2"):
         choose(lambda gates: table([0.3] * 6), 2, floor=1)
     with pytest.raises(ValueError, match="number of steps is 0"):
         choose(lambda gates: table([0.3] * 6), 2, steps=0)

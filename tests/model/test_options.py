@@ -14,9 +14,13 @@ from fairseq_dsp.errors import UserError
         ("--heads-to-keep -1", "--heads-to-keep is -1"),
         ("--cross-heads-to-keep 5", "--cross-heads-to-keep is 5, but there are 4"),
         ("--heads-to-keep 6 --cross-heads-to-keep 2", "give either --heads-to-keep or"),
-        ("--heads-to-keep 5 --min-heads-per-module 1", "a floor of 1 heads in each of 6 .* needs 6 heads, but only 5"),
-        ("--cross-heads-to-keep 1 --min-heads-per-module 1", "needs 2 heads, but only 1"),
+        ("--heads-to-keep 5 --min-heads-per-module 1", "need 6 heads in all, but only 5"),
+        ("--cross-heads-to-keep 1 --min-heads-per-module 1", "need 2 heads in all, but only 1"),
         ("--heads-to-keep 6 --min-heads-per-module -1", "--min-heads-per-module is -1"),
+        ("--heads-to-keep 6 --min-cross-heads -1", "--min-cross-heads is -1"),
+        ("--heads-to-keep 6 --min-cross-heads 5", "--min-cross-heads is 5, but there are 4 such heads"),
+        ("--heads-to-keep 2 --min-cross-heads 3", "--min-cross-heads is 3, but only 2 heads are to be kept"),
+        ("--encoder-heads-to-keep 2 --min-cross-heads 1", "give --cross-heads-to-keep instead"),
         ("--heads-to-keep 6 --pruning-warmup-updates -1", "--pruning-warmup-updates is -1"),
         (
             "--head-selection hard_concrete --l0-penalty 1 --pruning-warmup-updates 5",
@@ -47,7 +51,18 @@ def test_bad_options_are_refused_in_one_sentence(build, flags: str, sentence: st
     ("flags", "kept"),
     [
         ("--heads-to-keep 0", {"encoder_self": 0, "decoder_self": 0, "cross": 0}),
-        ("--heads-to-keep 7", {"encoder_self": 4, "decoder_self": 3, "cross": 0}),  # all tie: lower indices first
+        ("--heads-to-keep 7 --head-selection ste", {"encoder_self": 4, "decoder_self": 3, "cross": 0}),  # all tie
+        ("--heads-to-keep 7", {"encoder_self": 4, "decoder_self": 2, "cross": 1}),
+        ("--heads-to-keep 1", {"encoder_self": 0, "decoder_self": 0, "cross": 1}),
+        ("--heads-to-keep 7 --min-cross-heads 0", {"encoder_self": 4, "decoder_self": 3, "cross": 0}),
+        (
+            "--heads-to-keep 7 --head-selection gumbel --min-cross-heads 3",
+            {"encoder_self": 4, "decoder_self": 0, "cross": 3},
+        ),
+        (
+            "--heads-to-keep 8 --min-heads-per-module 1 --min-cross-heads 3",
+            {"encoder_self": 3, "decoder_self": 2, "cross": 3},
+        ),
         ("--encoder-heads-to-keep 1 --cross-heads-to-keep 3", {"encoder_self": 1, "decoder_self": 4, "cross": 3}),
         ("--heads-to-keep 6 --min-heads-per-module 1", {"encoder_self": 2, "decoder_self": 2, "cross": 2}),
         ("--heads-to-keep 8 --min-heads-per-module 1", {"encoder_self": 4, "decoder_self": 2, "cross": 2}),

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fairseq_dsp.subset import SELECTIONS, Annealing, Budget, HardConcrete, StraightThrough, register_selection
+from fairseq_dsp.subset import SELECTIONS, Annealing, Budget, Draw, HardConcrete, StraightThrough, register_selection
 from fairseq_dsp.subset.hard_concrete import hold, open_probability
 
 ANNEALING = Annealing(1.0, 0.05, 100)
@@ -119,8 +119,7 @@ def test_holding_the_expectation_is_a_penalty_that_balances_the_loss():
 
 def test_hard_concrete_holds_each_type_and_what_a_floor_adds():
     importance = torch.linspace(-2, 2, 12)
-    modules = [range(2), range(2, 4), range(4, 8), range(8, 12)]
-    budget = Budget.grouped([range(4), range(4, 8), range(8, 12)], [3, 0, 4], modules=modules[:2], floor=1)
+    budget = Budget.grouped([range(4), range(4, 8), range(8, 12)], [3, 0, 4], [Draw((0, 1), 1), Draw((2, 3), 1)])
     p = open_probability(hold(importance, budget))
     assert [p[:4].sum(), p[4:8].sum(), p[8:].sum()] == pytest.approx([3, 0, 4])
     assert [(group.indices, group.count) for group in budget.groups] == [((0, 1, 2, 3), 3), ((8, 9, 10, 11), 4)]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_dsp.subset import SELECTIONS, Annealing, Budget
+from fairseq_dsp.subset import SELECTIONS, Annealing, Budget, Draw
 from fairseq_dsp.subset.simple import covariance_product, sample_subset, subset_marginals
 
 
@@ -80,7 +80,7 @@ def test_the_gradient_is_that_of_the_marginals_at_the_temperature():
 
 def test_floors_and_groups_hold_in_every_sample():
     modules = [range(3), range(3, 6), range(6, 10)]
-    budget = Budget.grouped([range(6), range(6, 10)], [4, 2], modules=modules, floor=1)
+    budget = Budget.grouped([range(6), range(6, 10)], [4, 2], [Draw(tuple(module), 1) for module in modules])
     selection = SELECTIONS["simple"](Annealing(1.0, 0.1, 10))
     importance = torch.linspace(-3, 3, 10, requires_grad=True)
     for seed in range(50):

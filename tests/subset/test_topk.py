@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fairseq_dsp.subset import GRADIENT_BOUND, Budget, hard_top_k, relaxed_gates, relaxed_top_k
+from fairseq_dsp.subset import GRADIENT_BOUND, Budget, Draw, hard_top_k, relaxed_gates, relaxed_top_k
 from fairseq_dsp.subset.topk import gumbel_noise
 
 TEMPERATURES = [10.0**e for e in range(3, -9, -1)]
@@ -205,7 +205,9 @@ def test_gradcheck(n: int, k: int, temperature: float):
 
 
 def test_gradcheck_under_a_floor():
-    budget = Budget.grouped([range(4), range(4, 9)], [2, 3], modules=[range(2), range(2, 4), range(4, 9)], floor=1)
+    budget = Budget.grouped(
+        [range(4), range(4, 9)], [2, 3], [Draw((0, 1), 1), Draw((2, 3), 1), Draw(tuple(range(4, 9)), 1)]
+    )
     scores, noise = scores_and_noise(9, seed=2)
     scores.requires_grad_()
     assert torch.autograd.gradcheck(lambda w: relaxed_gates(w, budget, 0.6, noise), scores)
@@ -273,9 +275,7 @@ def test_at_low_temperature_samples_follow_plackett_luce(k: int):
 
 
 def test_at_low_temperature_the_relaxed_gates_are_the_hard_ones():
-    budget = Budget.grouped(
-        [range(4), range(4, 12)], [2, 5], modules=[range(i, i + 2) for i in range(0, 12, 2)], floor=1
-    )
+    budget = Budget.grouped([range(4), range(4, 12)], [2, 5], [Draw((i, i + 1), 1) for i in range(0, 12, 2)])
     for seed in range(200):
         scores, noise = scores_and_noise(12, seed)
         gates = relaxed_gates(scores, budget, 1e-8, noise)
