@@ -16,14 +16,14 @@ HELP
     printf '              %s\n' "${recipe[@]}"
     cat <<'HELP'
 
-Options of head pruning: --heads-to-keep K, --pruning-warmup-updates (about 30% of a run from scratch),
---cooldown-updates (about 15%; 90% with --freeze-weights or the selection gumbel), --head-selection simple|gumbel|ste|hard_concrete|fixed, --pruning-lr, --freeze-weights …
+Options of head pruning: --heads-to-keep K, --cooldown-updates (about 30% of the run; 90% with --freeze-weights or the
+selection gumbel), --head-selection simple|gumbel|ste|hard_concrete|fixed, --pruning-lr, --freeze-weights …
 `fairseq-train DATA/data-bin --user-dir fairseq_dsp --arch transformer_dsp --help` explains them all.
 
 examples:
   scripts/train.sh data/multi30k runs/base --arch transformer_dsp_iwslt_de_en --share-all-embeddings --max-epoch 15
   scripts/train.sh data/multi30k runs/k36 --arch transformer_dsp_iwslt_de_en --share-all-embeddings --max-epoch 15 \
-      --heads-to-keep 36 --pruning-warmup-updates 600 --cooldown-updates 300
+      --heads-to-keep 36 --cooldown-updates 600
 HELP
 }
 

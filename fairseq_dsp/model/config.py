@@ -69,8 +69,8 @@ class PruningConfig(FairseqDataclass):
     pruning_warmup_updates: int = field(
         default=0,
         metadata={
-            "help": "train with all heads for so many updates, about 30%% of a run from scratch: what a head is worth "
-            "shows late; cooldown and budget count from there"
+            "help": "train with all heads for so many updates before the choice begins; cooldown and budget count from "
+            "there"
         },
     )
     initial_temperature: float = field(default=1.0, metadata={"help": "temperature at the first update"})
@@ -79,7 +79,7 @@ class PruningConfig(FairseqDataclass):
         default=10000,
         metadata={
             "help": "updates in which the temperature falls geometrically, and after which simple fixes the heads; "
-            "about 15%% of the run with simple, 90%% with gumbel or frozen weights"
+            "about 30%% of the run with simple, 90%% with gumbel or frozen weights"
         },
     )
     l0_penalty: Optional[float] = field(

@@ -49,7 +49,7 @@ class HeadScaler:
 
 @pytest.mark.parametrize("k", [0, 1, 5, 11])
 def test_evaluation_multiplies_each_head_output_by_the_hard_gate(build, batch, k: int) -> None:
-    pruned, stock = build("--heads-to-keep", k).eval(), build(arch="transformer").eval()
+    pruned, stock = build("--heads-to-keep", k, "--min-cross-heads", 0).eval(), build(arch="transformer").eval()
     randomise(pruned)
     stock.load_state_dict({n: p for n, p in pruned.state_dict().items() if not n.endswith("importance")})
     gates = hard_top_k(pruned.pruner.importance, k)
@@ -187,7 +187,7 @@ def test_activation_checkpointing_gives_the_same_gradients(build, batch) -> None
 
 
 def test_importance_stays_exact_in_half_precision(build) -> None:
-    model = build("--heads-to-keep", 1)
+    model = build("--heads-to-keep", 1, "--min-cross-heads", 0)
     with torch.no_grad():
         for gate in model.pruner.gates:
             gate.importance.fill_(20)

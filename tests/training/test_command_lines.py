@@ -114,7 +114,7 @@ def test_all_configs_are_tested():
 
 CONFIGS = {
     "base": "",
-    "joint": "model.heads_to_keep=5 model.pruning_warmup_updates=5",
+    "joint": "model.heads_to_keep=5 model.cooldown_updates=5",
     "joint_paper": "model.heads_to_keep=5 model.cooldown_updates=5",
     "pipelined": "model.heads_to_keep=5 checkpoint.finetune_from_model=BASE",
     "pipelined_paper": "model.heads_to_keep=5 model.cooldown_updates=5 checkpoint.finetune_from_model=BASE",

@@ -60,7 +60,7 @@ def test_first_update_in_bf16(tiny_data: Path, equal_importance: Path, tmp_path:
     start = f"checkpoint.finetune_from_model={equal_importance}"
     overrides = [*inprocess.HYDRA_TINY, *["+" * o.startswith("model.") + o for o in overrides], start]
     overrides.append("model.share_decoder_input_output_embed=false")  # as in the checkpoint
-    overrides += ["model.heads_to_keep=6", "model.pruning_warmup_updates=0"]
+    overrides += ["model.heads_to_keep=6"]
     state = inprocess.train_hydra("joint", tiny_data, tmp_path, *overrides)
     weight = state["model"]["encoder.layers.0.fc1.weight"]
     assert torch.equal(weight, weight.bfloat16().float()), "the model was in bfloat16"
