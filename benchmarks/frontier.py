@@ -172,6 +172,8 @@ def picture(points: Sequence[Point], batches: Sequence[int]) -> figures.Figure:
                 color=colour, marker=marker, markerfacecolor=fill,
             )  # fmt: skip
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel("sentences a second")
         axes.set_title(f"batch {size}")
         axes.grid(alpha=0.25, which="both")
