@@ -164,8 +164,7 @@ def picture(points: Sequence[Point], batches: Sequence[int]) -> figures.Figure:
     for axes, size in zip(figure.subplots(1, len(batches), squeeze=False, sharey=True)[0], batches, strict=True):
         for family in dict.fromkeys(p.family for p in points):
             own = sorted((p for p in points if p.family == family), key=lambda p: p.heads)
-            i = methods.index(family.removesuffix(f", {ENGINE}"))
-            colour, marker = figures.COLOURS[i % len(figures.COLOURS)], figures.MARKERS[i % len(figures.MARKERS)]
+            colour, marker = figures.look(methods.index(family.removesuffix(f", {ENGINE}")))
             fill = "none" if own[0].engine == ENGINE else None
             axes.plot(
                 [p.speed[size] for p in own], [p.mean for p in own], label=family, linestyle=":",

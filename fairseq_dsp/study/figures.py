@@ -31,6 +31,11 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def look(i: int) -> tuple[str, str]:
+    """Colour and marker of the method number *i*: no two of the first 49 have both."""
+    return COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+
+
 def bleu_curve(results: Results, intervals: dict[str, float]) -> Figure:
     """BLEU against the number of heads: each method's mean, and the range over its seeds.
 
@@ -49,7 +54,7 @@ def bleu_curve(results: Results, intervals: dict[str, float]) -> Figure:
     for i, label in enumerate(_methods(rows)):
         points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)
         heads = [row.heads for row in points]
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        colour, marker = look(i)
         axes.plot(heads, [row.mean("bleu") for row in points], color=colour, marker=marker, label=label)
         if any(len(row.runs) > 1 for row in points):
             low, high = ([pick(row.values("bleu")) for row in points] for pick in (min, max))
@@ -133,8 +138,7 @@ def cost(results: Results) -> Figure:
         for i, label in enumerate([BASE, *_methods(rows)]):
             points = [row for row in rows if row.label == label and all(key in run["scores"] for run in row.runs)]
             x = [unit * statistics.fmean(run["scores"][key] for run in row.runs) for row in points]
-            colour = GREY if label == BASE else COLOURS[(i - 1) % len(COLOURS)]
-            marker = "*" if label == BASE else MARKERS[(i - 1) % len(MARKERS)]
+            colour, marker = (GREY, "*") if label == BASE else look(i - 1)
             name = BASE_TITLE if label == BASE else label
             axes.plot(x, [row.mean("bleu") for row in points], color=colour, marker=marker, linestyle=":", label=name)
         axes.set_xlabel(title)

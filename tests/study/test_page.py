@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fairseq_dsp.study.figures import look
 from fairseq_dsp.study.report import write_report
 from fairseq_dsp.study.results import Results
 
@@ -67,3 +68,7 @@ def test_the_page_fits_and_shows_its_pictures(made_up: Results, tmp_path: Path) 
         assert of_page["links"] > 50
         assert not of_page["lost"]
     assert "CONSOLE" not in done.stderr  # where errors of scripts and of loading are told
+
+
+def test_methods_look_different() -> None:
+    assert len({look(i) for i in range(49)}) == 49
