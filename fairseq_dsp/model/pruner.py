@@ -30,13 +30,13 @@ class HeadPruner:
         self.modules: list[AttentionModule] = list(attention_modules(model))
         self.plan = PruningPlan(config, {t: [m.heads for m in self.modules if m.type == t] for t in TYPES})
         self.gates: list[GatedProjection] = []
+        self._rate = {"lr": config.pruning_lr}  # of the importance, at the current update: the optimiser reads it
         for module in self.modules:
             gate = GatedProjection(module.attention.out_proj, module.heads)  # type: ignore[arg-type]
             gate.importance.requires_grad_(self.plan.learns)
-            gate.importance.optim_overrides = {"importance": {}}  # type: ignore[attr-defined]
+            gate.importance.optim_overrides = {"importance": self._rate}  # type: ignore[attr-defined]
             module.attention.out_proj = gate
             self.gates.append(gate)
-        self._set_rate(config.pruning_lr)
         if config.freeze_weights:
             self._freeze(model)
         self.seed = torch.initial_seed()  # what fairseq was given with --seed: the same on every process
@@ -77,7 +77,7 @@ class HeadPruner:
             self.sampled = gates.detach()
             self._penalty_due = self.plan.selection.penalised
             decides = self.plan.decides(self.update)
-            self._set_rate(self.plan.config.pruning_lr if decides else 0.0)
+            self._rate["lr"] = self.plan.config.pruning_lr if decides else 0.0
             if decides:
                 self.monitor.watch(importance, gates)
                 self.monitor.report(self.temperature, self.plan.selection.when_vanished)
@@ -123,11 +123,6 @@ class HeadPruner:
             if self.plan.selection.takes_penalty:
                 stats["open_heads"] = float((gates > 0).sum())
         return stats
-
-    def _set_rate(self, rate: float) -> None:
-        """Set the learning rate of the importance for the coming update; the optimiser reads it at every step."""
-        for gate in self.gates:
-            gate.importance.optim_overrides["importance"]["lr"] = rate  # type: ignore[attr-defined]
 
     def _freeze(self, model: nn.Module) -> None:
         if not self.plan.learns:
