@@ -1,7 +1,7 @@
 """BLEU against decoding speed: the pruned models of a study beside its smaller ones, and all of them in int8.
 
-    python benchmarks/frontier.py results/multi30k-small --data data/multi30k-2k --methods joint layers-2-2 narrow \\
-        --threads 2 --runs 20 --output docs/results/frontier
+    python benchmarks/frontier.py results/multi30k-small --data data/multi30k-2k \\
+        --methods joint layers-2-2 layers-3-1 --threads 2 --runs 20 --output docs/results/frontier
 
 BLEU is that of the study's report, the mean over the seeds. Speed is of the first seed's models, compact and prepared
 as fairseq-generate prepares them; for CTranslate2 the models of every seed are converted to int8, translate the test
@@ -47,13 +47,12 @@ STOCK = "unpruned, fairseq's transformer"
 class Point:
     """A model with its quality and its speed.
 
-    :param family: what the picture joins by a line: a method in one engine.
     :param bleu: of the test set, one a seed.
     :param speed: sentences a second by batch size.
     """
 
     name: str
-    family: str
+    method: str
     engine: str
     heads: int
     parameters: int
@@ -67,12 +66,6 @@ class Point:
         return statistics.fmean(self.bleu)
 
 
-def subwords(data: PreparedData, split: str, language: str) -> list[list[str]]:
-    """Return the subwords of a text, a list a sentence."""
-    text = (data.folder / "bpe" / f"{split}.{language}").read_text(encoding="utf-8")
-    return [line.split() for line in text.removesuffix("\n").split("\n")]
-
-
 def engine_bleu(folder: Path, data: PreparedData, study: dict[str, Any]) -> float:
     """Return the BLEU of a folder for CTranslate2, with the study's beam search."""
     import ctranslate2
@@ -80,7 +73,7 @@ def engine_bleu(folder: Path, data: PreparedData, study: dict[str, Any]) -> floa
     engine = ctranslate2.Translator(str(folder), intra_threads=torch.get_num_threads())
     # fairseq stops at 200 subwords, too
     found = engine.translate_batch(
-        subwords(data, study["split"], data.languages[0]), beam_size=study["beam"], max_decoding_length=200,
+        data.subwords(study["split"], data.languages[0]), beam_size=study["beam"], max_decoding_length=200,
         max_batch_size=4096, batch_type="tokens",
     )  # fmt: skip
     undo = POST_PROCESS[data.summary["bpe"]]
@@ -94,13 +87,13 @@ def title(row: Row) -> str:
 
 
 def models(
-    results: Results, methods: Sequence[str], data: PreparedData, folder: Path
+    results: Results, methods: Sequence[str], data: PreparedData, length: int, folder: Path
 ) -> Iterator[tuple[Point, bench.Runner]]:
     """Yield every model with what runs it: the unpruned one first, in fairseq's own Transformer.
 
+    :param length: subwords of the sentences to translate.
     :param folder: where the models of other engines may be written.
     """
-    length = average_length(data, results.study["split"])
     rows = [row for row in results.rows() if row.label in (BASE, *methods)]
     for row in tqdm(rows, desc="models", disable=None):
         scores = [run["scores"] for run in row.runs]
@@ -118,7 +111,7 @@ def models(
             with contextlib.redirect_stdout(io.StringIO()):
                 converter(model, task_of(model, str(data.data_bin))).convert(str(target), quantization="int8")
         point = Point(
-            f"{title(row)}, int8", f"{row.title}, {ENGINE}", ENGINE, row.heads, parameters,
+            f"{title(row)}, int8", row.title, ENGINE, row.heads, parameters,
             [engine_bleu(target, data, results.study) for target in engines],
         )  # fmt: skip
         yield point, bench.EngineRunner(engines[0], results.study["beam"], length, "cpu")
@@ -126,7 +119,7 @@ def models(
 
 def average_length(data: PreparedData, split: str) -> int:
     """Return how many subwords a reference has on average, its end included."""
-    return round(statistics.fmean(len(line) + 1 for line in subwords(data, split, data.languages[1])))
+    return round(statistics.fmean(len(line) + 1 for line in data.subwords(split, data.languages[1])))
 
 
 def frontier(points: Sequence[Point], batch: int) -> list[Point]:
@@ -160,14 +153,14 @@ def table(points: Sequence[Point], batches: Sequence[int]) -> str:
 def picture(points: Sequence[Point], batches: Sequence[int]) -> figures.Figure:
     """Return BLEU against sentences a second: a plot for each batch size, a line for each method in an engine."""
     figure = figures.Figure(figsize=(6 * len(batches), 5), layout="constrained")
-    methods = list(dict.fromkeys(p.family.removesuffix(f", {ENGINE}") for p in points))
+    methods = list(dict.fromkeys(p.method for p in points))
     for axes, size in zip(figure.subplots(1, len(batches), squeeze=False, sharey=True)[0], batches, strict=True):
-        for family in dict.fromkeys(p.family for p in points):
-            own = sorted((p for p in points if p.family == family), key=lambda p: p.heads)
-            colour, marker = figures.look(methods.index(family.removesuffix(f", {ENGINE}")))
-            fill = "none" if own[0].engine == ENGINE else None
+        for method, engine in dict.fromkeys((p.method, p.engine) for p in points):
+            own = sorted((p for p in points if (p.method, p.engine) == (method, engine)), key=lambda p: p.heads)
+            colour, marker = figures.look(methods.index(method))
+            label, fill = (f"{method}, {engine}", "none") if engine == ENGINE else (method, None)
             axes.plot(
-                [p.speed[size] for p in own], [p.mean for p in own], label=family, linestyle=":",
+                [p.speed[size] for p in own], [p.mean for p in own], label=label, linestyle=":",
                 color=colour, marker=marker, markerfacecolor=fill,
             )  # fmt: skip
         axes.set_xscale("log")
@@ -175,10 +168,9 @@ def picture(points: Sequence[Point], batches: Sequence[int]) -> figures.Figure:
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel("sentences a second")
         axes.set_title(f"batch {size}")
-        axes.grid(alpha=0.25, which="both")
+        figures.tidy(axes)
     figure.axes[0].set_ylabel("BLEU")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figures.legend(figure)
     return figure
 
 
@@ -203,7 +195,7 @@ def main() -> None:
             raise UserError(f"{args.results} has no method {name}: give some of {', '.join(sorted(known))}")
     length = average_length(data, results.study["split"])
     with tempfile.TemporaryDirectory() as folder:
-        found = list(models(results, args.methods, data, Path(folder)))
+        found = list(models(results, args.methods, data, length, Path(folder)))
         points = [point for point, _ in found]
         runners = {point.name: runner for point, runner in found}
         for size in args.batch_sizes:
@@ -224,7 +216,8 @@ def main() -> None:
             temporary.mkdir()
             (temporary / "frontier.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             (temporary / "frontier.md").write_text(report + "\n", encoding="utf-8")
-            picture(points, args.batch_sizes).savefig(temporary / "frontier.svg", metadata={"Date": None})
+            svg = figures.svg(picture(points, args.batch_sizes))
+            (temporary / "frontier.svg").write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -65,8 +65,8 @@ def bleu_curve(results: Results, intervals: dict[str, float]) -> Figure:
         axes.set_ylim(min(scores) - 1, max(scores) + 1)
     axes.set_xlabel("heads kept")
     axes.set_ylabel("BLEU")
-    _tidy(axes)
-    _legend(figure)
+    tidy(axes)
+    legend(figure)
     return figure
 
 
@@ -121,10 +121,10 @@ def learning(curves: dict[str, dict[str, Curve]]) -> Figure:
             axes.set_yscale("log")
         axes.set_xlabel("updates", fontsize=9)
         axes.tick_params(labelsize=9)
-        _tidy(axes)
+        tidy(axes)
     for axes in list(grid.flat)[len(names) :]:
         axes.set_axis_off()
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -142,9 +142,9 @@ def cost(results: Results) -> Figure:
             name = BASE_TITLE if label == BASE else label
             axes.plot(x, [row.mean("bleu") for row in points], color=colour, marker=marker, linestyle=":", label=name)
         axes.set_xlabel(title)
-        _tidy(axes)
+        tidy(axes)
     grid[0].set_ylabel("BLEU")
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -172,7 +172,7 @@ def _apart(numbers: set[int]) -> list[int]:
     return kept
 
 
-def _legend(figure: Figure) -> None:
+def legend(figure: Figure) -> None:
     """One legend for all axes of a figure, below them, where it hides nothing."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
@@ -181,7 +181,7 @@ def _legend(figure: Figure) -> None:
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
-def _tidy(axes: Any) -> None:
+def tidy(axes: Any) -> None:
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

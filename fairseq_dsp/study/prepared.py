@@ -81,6 +81,11 @@ class PreparedData:
         self.check_split(split)
         return self._lines(f"raw/{split}.{self.languages[0]}")
 
+    def subwords(self, split: str, language: str) -> list[list[str]]:
+        """The subwords of a text in one of the languages, a list a sentence, as the models are given them."""
+        self.check_split(split)
+        return [line.split() for line in self._lines(f"bpe/{split}.{language}")]
+
     def tokenised_references(self, split: str) -> list[str] | None:
         """The reference translations as the recipe tokenised them, or None for a recipe without tokenisation."""
         if self.summary["tokenizer"] == "none":

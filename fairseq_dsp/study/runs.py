@@ -123,8 +123,7 @@ class _Maker:
             elif method.method == "range":
                 own = {"heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
                 shared = self._run(
-                    method, None, seed, self._options(method.options, own, anneal=True),
-                    suffix="-training",
+                    method, None, seed, self._options(method.options, own, anneal=True), suffix="-training",
                     start=base if method.from_base else None, scored=False,
                 )  # fmt: skip
                 yield shared
@@ -134,8 +133,7 @@ class _Maker:
                 yield self._run(method, method.heads[0], seed, self._options(method.options), suffix="")
             else:
                 for suffix, heads, own in self._trainings(method):
-                    anneal = method.method != "voita"
-                    options = self._options(method.options, own, anneal=anneal)
+                    options = self._options(method.options, own, anneal=method.method != "voita")
                     start = base if method.from_base else None
                     yield self._run(method, heads, seed, options, suffix=suffix, start=start)
 
@@ -239,10 +237,10 @@ class _Maker:
         for one in (self.study.recipe, *more):
             options |= one
         if anneal and "cooldown-updates" not in options:
-            updates, selection = int(options["max-update"]), options.get("head-selection", PruningConfig.head_selection)
+            selection = options.get("head-selection", PruningConfig.head_selection)
             # simple fixes the heads then, and the weights have the rest of the run to get used to them
             share = 0.3 if selection == "simple" and "freeze-weights" not in options else 0.9
-            options["cooldown-updates"] = round(share * updates)
+            options["cooldown-updates"] = round(share * int(options["max-update"]))
         return options
 
     def _checkpoint(self, folder: Path) -> Path:

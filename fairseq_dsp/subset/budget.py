@@ -77,9 +77,9 @@ class Budget:
         for group, count in zip(groups, counts, strict=True):
             if not 0 <= count <= len(group):
                 raise ValueError(f"{count} heads are to be kept of {len(group)}: give a number from 0 to {len(group)}")
-            drawn: list[Draw] = []
+            members, drawn = set(group), list[Draw]()
             for floor in floors:
-                if set(group).issuperset(floor.indices):
+                if members.issuperset(floor.indices):
                     inside = sum(draw.count for draw in drawn if set(floor.indices).issuperset(draw.indices))
                     drawn.append(Draw(floor.indices, max(0, min(floor.count, len(floor.indices)) - inside)))
             needed = sum(draw.count for draw in drawn)
