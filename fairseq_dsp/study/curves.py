@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+_TRAINING = re.compile(r"fairseq_cli\.train .* --save-dir (.*?) --seed ")
 _LINE = re.compile(r"\| (train_inner|valid) \| (\{.*\})$")
 
 NAMES = {
@@ -21,18 +22,37 @@ Curve = list[tuple[int, float]]
 
 
 def learning_curves(log: Path) -> dict[str, Curve]:
-    """Read the curves of the first training of a run; what an interruption made it do twice counts once.
+    """Read the curves of the first training of a run.
 
     :param log: the run's log.
     :return: for each of :data:`NAMES` that the log has, its curve.
     """
-    found: dict[str, dict[int, float]] = {}
-    training = False
+    return next(iter(_trainings(log).values()), {})
+
+
+def final_valid_loss(log: Path, checkpoint: str) -> float | None:
+    """Read the validation loss of the checkpoint that a run evaluates, in bits per target token; None without one.
+
+    :param log: the run's log.
+    :param checkpoint: ``best`` or ``last``, as the study says.
+    """
+    curves = list(_trainings(log).values())
+    losses = [loss for _, loss in curves[-1].get("valid_loss", [])] if curves else []
+    if not losses:
+        return None
+    return min(losses) if checkpoint == "best" else losses[-1]
+
+
+def _trainings(log: Path) -> dict[str, dict[str, Curve]]:
+    """The curves of each training in a log, by where it saves; what an interruption made it do twice counts once."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    curves = None
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     for line in text.splitlines():
         if line.startswith("$ "):
-            training = "fairseq_cli.train" in line and "/checkpoints " in line
-        elif training and (match := _LINE.search(line)):
+            training = _TRAINING.search(line)
+            curves = found.setdefault(training[1], {}) if training else None
+        elif curves is not None and (match := _LINE.search(line)):
             try:
                 values = json.loads(match[2])
             except ValueError:
@@ -40,5 +60,8 @@ def learning_curves(log: Path) -> dict[str, Curve]:
             update = values.get("num_updates", values.get("valid_num_updates"))
             for name in NAMES:
                 if name in values and update is not None:
-                    found.setdefault(name, {})[int(update)] = float(values[name])
-    return {name: sorted(found[name].items()) for name in NAMES if name in found}
+                    curves.setdefault(name, {})[int(update)] = float(values[name])
+    return {
+        training: {name: sorted(curves[name].items()) for name in NAMES if name in curves}
+        for training, curves in found.items()
+    }

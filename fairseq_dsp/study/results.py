@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .curves import final_valid_loss
 from .prepared import PreparedData
-from .runs import RESULT, RUNS
+from .runs import LOG, RESULT, RUNS
 
 STUDY = "study.json"
 BASE = "base"
@@ -71,6 +72,10 @@ class Results:
     def data(self) -> PreparedData:
         """The corpus; its files may be gone."""
         return PreparedData(self.folder, self.study["data"])
+
+    def valid_loss(self, run: dict[str, Any]) -> float | None:
+        """The validation loss of a run's model, in bits per target token; None if no training of its own had one."""
+        return final_valid_loss(self.folder / RUNS / run["run"] / LOG, self.study.get("checkpoint", "best"))
 
     def rows(self) -> list[Row]:
         """The rows of the table: the unpruned model, then the methods as the study has them, by falling K."""

@@ -179,6 +179,7 @@ def _write_study(results: Path, study: Study, runs: list[Run]) -> None:
         "name": study.name,
         "description": study.description,
         "total": study.total,
+        "checkpoint": study.checkpoint,
         "split": study.split,
         "beam": study.beam,
         "data": study.data.summary,

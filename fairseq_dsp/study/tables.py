@@ -19,6 +19,7 @@ class Line:
     """A line of the table.
 
     :param row: the method and its number of heads.
+    :param valid_loss: the validation loss, the mean over the seeds; None if a run has none.
     :param interval: half the 95% confidence interval of BLEU, the mean over the seeds.
     :param to_base: the comparison with the unpruned model of the same seed; None for that model or without one.
     :param to_other: the comparison with the method that the report compares with, at the same number of heads and with
@@ -26,6 +27,7 @@ class Line:
     """
 
     row: Row
+    valid_loss: float | None
     interval: float
     to_base: Comparison | None
     to_other: Comparison | None
@@ -52,11 +54,17 @@ def table_lines(results: Results, found: Bootstrap, against: str | None = None) 
         if row.label not in (BASE, against):
             pairs = [(run["run"], others.get((row.heads, run["seed"]))) for run in row.runs]
             to_other = found.compare([(one, other) for one, other in pairs if other])
-        lines.append(Line(row, statistics.fmean(found.interval(run["run"]) for run in row.runs), to_base, to_other))
+        losses = [loss for run in row.runs if (loss := results.valid_loss(run)) is not None]
+        valid_loss = statistics.fmean(losses) if len(losses) == len(row.runs) else None
+        interval = statistics.fmean(found.interval(run["run"]) for run in row.runs)
+        lines.append(Line(row, valid_loss, interval, to_base, to_other))
     return lines
 
 
-HEADER = ("method", "heads", "seeds", "BLEU", "± seeds", "95% CI", "Δ", "95% CI of Δ", "p", "chrF", "tokenised BLEU")
+HEADER = (
+    "method", "heads", "seeds", "valid loss", "BLEU", "± seeds", "95% CI", "Δ", "95% CI of Δ", "p", "chrF",
+    "tokenised BLEU",
+)  # fmt: skip
 
 
 def cells(line: Line) -> list[str]:
@@ -66,6 +74,7 @@ def cells(line: Line) -> list[str]:
         row.title,
         str(row.heads),
         str(len(row.runs)),
+        "" if line.valid_loss is None else f"{line.valid_loss:.3f}",
         f"{row.mean('bleu'):.2f}",
         "" if spread is None else f"{spread:.2f}",
         f"± {line.interval:.2f}",
@@ -146,11 +155,12 @@ def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ["method", "heads", "seeds", "bleu", "bleu_sd", "bleu_ci95", *_csv_names("bleu"), "chrf", "tokenised_bleu"]
-    writer.writerow([*names, "parameters", *(_csv_names(f"bleu_to_{against}") if against else [])])
+    names = ["method", "heads", "seeds", "valid_loss", "bleu", "bleu_sd", "bleu_ci95", *_csv_names("bleu")]
+    names += ["chrf", "tokenised_bleu", "parameters"]
+    writer.writerow([*names, *(_csv_names(f"bleu_to_{against}") if against else [])])
     for line in lines:
         row, spread = line.row, line.row.spread("bleu")
-        numbers = [row.mean("bleu"), spread, line.interval, *_csv_numbers(line.to_base)]
+        numbers = [line.valid_loss, row.mean("bleu"), spread, line.interval, *_csv_numbers(line.to_base)]
         numbers += [row.mean("chrf"), row.mean("tokenised_bleu")]
         parameters = f"{_mean(row, 'parameters'):.0f}"
         more = _rounded(_csv_numbers(line.to_other)) if against else []

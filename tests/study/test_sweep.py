@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import support
+import torch
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.study import sweep
@@ -102,6 +103,13 @@ def test_report(finished: tuple[Path, Any], tmp_path: Path, dsp: Callable[..., A
     ).replace("https://matplotlib.org", "")
     csv = (tmp_path / "table.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in csv] == ["method", "unpruned", "joint", "pipelined", "michel"]
+    values = {line.split(",")[0]: line.split(",") for line in csv}
+    for method, training in (("unpruned", "base-s1/checkpoints"), ("joint", "joint-k6-s1/checkpoints"),
+                             ("pipelined", "pipelined-k6-s1/recovered")):  # fmt: skip
+        state = torch.load(finished[0] / "results/runs" / training / "checkpoint_best.pt", weights_only=False)
+        loss = float(values[method][values["method"].index("valid_loss")])
+        assert loss == pytest.approx(state["extra_state"]["best"], abs=5e-4)  # the log has three decimals
+    assert values["michel"][values["method"].index("valid_loss")] == ""  # it was not trained
     assert r"\toprule" in (tmp_path / "table.tex").read_text()
     markdown = (tmp_path / "report.md").read_text()
     for picture in ("bleu-heads", "heads-joint", "heads-pipelined", "heads-michel", "learning-joint", "cost"):
