@@ -33,8 +33,8 @@ FROM_BASE = {"pipelined", "voita", "michel"}
 """Methods that always start from the trained, unpruned model; ``joint`` and ``ste`` do with ``start: base``."""
 
 _STUDY_KEYS = {
-    "name", "description", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint", "compact",
-    "compare", "local", "slurm",
+    "name", "description", "extends", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint",
+    "compact", "compare", "local", "slurm",
 }  # fmt: skip
 _METHOD_KEYS = {
     "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
@@ -129,16 +129,47 @@ def read_study(path: str | Path, *, data: str | None = None) -> Study:
     :param data: another folder with the prepared corpus than the file names.
     :raises UserError: if the file cannot be read, or anything in it does not make sense.
     """
+    content = _read(Path(path))
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return _study(content, data)
+    except ValueError as error:
+        raise UserError(f"the study {path}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key {key} is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a study file and what it extends: mappings are merged, of anything else the file's own value counts."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"the study {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"the study {path} is not YAML: {' '.join(str(error).split())}") from error
-    try:
-        return _study(_mapping(content, "the file"), data)
-    except ValueError as error:
-        raise UserError(f"the study {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"the study {path}: the file is {content!r}, but keys with values are expected")
+    other = content.pop("extends", None)
+    if other is None:
+        return content
+    if not isinstance(other, str):
+        raise UserError(f"the study {path}: extends is {other!r}, but the path of a study is expected")
+    chain = (*extended_by, path.resolve())
+    if (path.parent / other).resolve() in chain:
+        raise UserError(f"the study {path} extends {other}, which extends it in turn: remove one of the keys extends")
+    merged = _read(path.parent / other, chain)
+    for key, value in content.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
 
 
 def _study(content: Mapping[str, Any], data: str | None) -> Study:

@@ -94,6 +94,36 @@ def test_unreadable_studies(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [b", encoding="utf-8")
     with pytest.raises(UserError, match="not YAML"):
         read_study(tmp_path / "bad.yaml")
+    (tmp_path / "twice.yaml").write_text("recipe:\n  lr: 1\n  arch: a\n  lr: 2\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"the key lr is given twice.*line 2"):
+        read_study(tmp_path / "twice.yaml")
+    (tmp_path / "list.yaml").write_text("- joint", encoding="utf-8")
+    with pytest.raises(UserError, match=r"the file is \['joint'\], but keys with values are expected"):
+        read_study(tmp_path / "list.yaml")
+
+
+def test_a_study_extends_another(write_study: WriteStudy, tmp_path: Path) -> None:
+    first = read_study(write_study(heads=[6, 3], seeds=[1, 2], description="the first"))
+    (tmp_path / "below").mkdir()
+    path = tmp_path / "below/more.yaml"
+    content = {"extends": "../study.yaml", "name": "more", "methods": ["ste"], "recipe": {"lr": 0.25}, "seeds": [3]}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    more = read_study(path)
+    assert (more.name, more.description, more.seeds) == ("more", "the first", (3,))
+    assert [(m.name, m.heads, m.seeds) for m in more.methods] == [("ste", (6, 3), (3,))]
+    assert more.recipe == {**first.recipe, "lr": 0.25}
+    (tmp_path / "third.yaml").write_text("extends: below/more.yaml\nheads: [9]\n", encoding="utf-8")
+    assert [m.heads for m in read_study(tmp_path / "third.yaml").methods] == [(9,)]
+    for wrong, message in (
+        ({"extends": "more.yaml"}, "more.yaml extends more.yaml, which extends it in turn"),
+        ({"extends": "../third.yaml"}, "third.yaml extends below/more.yaml, which extends it in turn"),
+        ({"extends": "none.yaml"}, "none.yaml cannot be read"),
+        ({"extends": ["../study.yaml"]}, "but the path of a study is expected"),
+    ):
+        path.write_text(yaml.safe_dump({**content, **wrong}), encoding="utf-8")
+        with pytest.raises(UserError) as error:
+            read_study(path)
+        assert message in str(error.value)
 
 
 def test_methods_share_one_base_model_a_seed(write_study: WriteStudy) -> None:
