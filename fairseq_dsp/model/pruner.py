@@ -54,9 +54,10 @@ class HeadPruner:
         return torch.cat([gate.importance for gate in self.gates])
 
     @property
-    def l0_penalty(self) -> float:
-        """The weight of each head that is expected to be open; 0 without a penalty."""
-        return self.plan.config.l0_penalty or 0.0
+    def penalised(self) -> bool:
+        """Whether the loss of the current training update has a penalty on the gates."""
+        concentrates = self.plan.config.module_penalty > 0 and self.plan.prunes and self.plan.decides(self.update)
+        return concentrates or self.plan.selection.penalised
 
     @property
     def temperature(self) -> float:
@@ -75,7 +76,7 @@ class HeadPruner:
             importance = self.importance
             gates = self.plan.sample(importance, self.update, self.seed)
             self.sampled = gates.detach()
-            self._penalty_due = self.plan.selection.penalised
+            self._penalty_due = self.penalised
             decides = self.plan.decides(self.update)
             self._rate["lr"] = self.plan.config.pruning_lr if decides else 0.0
             if decides:
@@ -88,8 +89,31 @@ class HeadPruner:
 
     def expected_open(self) -> Tensor:
         """Return the expected number of open gates of a penalised selection, differentiable; a scalar."""
-        self._penalty_due = False
         return self.plan.selection.expected_open(self.importance)
+
+    def open_modules(self) -> Tensor:
+        """Return how many attention modules the gates now in force leave open, differentiable; a scalar.
+
+        Σ_m (1 − Π_h (1 − g_h)) over the modules m and their heads h, of gates within 0 and 1: the number of modules
+        with an open gate where all are 0 or 1. So a gate costs nothing beside another one that is open.
+        """
+        gates = [gate.gate.clamp(0, 1) for gate in self.gates if gate.gate is not None]
+        return torch.stack([1 - (1 - of_module).prod() for of_module in gates]).sum()
+
+    def penalty(self) -> Tensor:
+        """Return what the loss of the current training update grows by for each target token; a scalar.
+
+        λ · E[number of open gates] for a penalised selection (Voita et al. 2019, section 5.1), and
+        ``module_penalty`` · :meth:`open_modules`.
+        """
+        self._penalty_due = False
+        config = self.plan.config
+        total = torch.zeros((), device=self.gates[0].importance.device)
+        if self.plan.selection.penalised:
+            total = total + (config.l0_penalty or 0.0) * self.expected_open()
+        if config.module_penalty:
+            total = total + config.module_penalty * self.open_modules()
+        return total
 
     def before_training(self) -> None:
         """Refuse a training that cannot do what its options say; called before every update.
@@ -103,20 +127,21 @@ class HeadPruner:
             )
         if self._penalty_due:
             raise UserError(
-                f"--head-selection {self.plan.config.head_selection} removes heads by a penalty, but this criterion "
-                "does not add it to the loss: use --criterion label_smoothed_cross_entropy_dsp"
+                "--l0-penalty and --module-penalty are parts of the loss, but this criterion does not add them: use "
+                "--criterion label_smoothed_cross_entropy_dsp"
             )
 
     def statistics(self) -> dict[str, float]:
         """Return what to log of the last training forward pass.
 
-        The temperature; for each attention type, the number of heads that evaluation would keep; and the softness of
-        the gates, the mean distance of a gate from the nearer of 0 and 1. For gates that close at random, how many of
-        them were open.
+        The temperature; for each attention type, the number of heads that evaluation would keep, and in how many
+        modules they are; and the softness of the gates, the mean distance of a gate from the nearer of 0 and 1. For
+        gates that close at random, how many of them were open.
         """
         kept = self.kept()
         stats = {"temperature": self.temperature}
         stats |= {f"heads_{kind}": float(sum(map(len, kept.of(kind)))) for kind in TYPES}
+        stats["open_modules"] = float(sum(bool(heads) for kind in TYPES for heads in kept.of(kind)))
         if self.sampled is not None:
             gates = self.sampled.float()
             stats["gate_softness"] = float(torch.minimum(gates.abs(), (1 - gates).abs()).mean())

@@ -1,4 +1,4 @@
-"""Label-smoothed cross-entropy with what pruning may add: a penalty on open gates, a teacher.
+"""Label-smoothed cross-entropy with what pruning may add: penalties on open gates, a teacher.
 
 fairseq reads the types of the options at run time and knows ``Optional[X]`` only: no postponed annotations here.
 """
@@ -38,8 +38,9 @@ class PruningCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
 class PruningCriterion(LabelSmoothedCrossEntropyCriterion):
     """The stock criterion, to which training may add two things; validation never does.
 
-    - With a penalised head selection: λ · E[number of open gates] per target token (Voita et al. 2019). The loss is a
-      sum over target tokens, so the penalty is multiplied by their number: λ means the same for every batch size and
+    - With ``--l0-penalty`` λ · E[number of open gates] per target token (Voita et al. 2019), with ``--module-penalty``
+      the same of the attention modules that are open, while heads are being chosen. The loss is a sum over target
+      tokens, so penalties are multiplied by their number: they mean the same for every batch size and
       ``--update-freq``.
     - With ``--distill-from``: (1 − β) · loss + β · Σ_tokens H(p_teacher, p), the cross-entropy with the distribution of
       a trained model, where β is ``--distill-weight``.
@@ -65,13 +66,13 @@ class PruningCriterion(LabelSmoothedCrossEntropyCriterion):
         """Return the loss, the sample size and what to log; see the stock criterion."""
         loss, sample_size, log = super().forward(model, sample, reduce=reduce)
         pruner = getattr(model, "pruner", None)
-        if pruner is None or not pruner.plan.selection.penalised or not model.training:
+        if pruner is None or not model.training or not pruner.penalised:
             return loss, sample_size, log
-        expected = pruner.expected_open()
         # the sample size is the divisor of the gradient: tokens, or sentences with --sentence-avg
-        loss = loss + pruner.l0_penalty * sample_size * expected.to(loss)
+        loss = loss + sample_size * pruner.penalty().to(loss)
         log["loss"] = loss.data
-        log["expected_heads"] = expected.item() * sample_size
+        if pruner.plan.selection.penalised:
+            log["expected_heads"] = pruner.expected_open().item() * sample_size
         return loss, sample_size, log
 
     def compute_loss(

@@ -9,7 +9,6 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 _PREFIX = "dsp_"
-_FINE = (_PREFIX + "temperature", _PREFIX + "l0_penalty")
 
 
 @register_task("translation_dsp", dataclass=TranslationConfig)
@@ -34,4 +33,4 @@ class PruningTranslationTask(TranslationTask):
         for key in logs[0] if logs else ():
             if key.startswith(_PREFIX) and key != _PREFIX + "count":
                 average = float(sum(log[key] for log in logs) / count)
-                metrics.log_scalar(key.removeprefix(_PREFIX), average, round=6 if key in _FINE else 3)
+                metrics.log_scalar(key.removeprefix(_PREFIX), average, round=6 if key == _PREFIX + "temperature" else 3)
