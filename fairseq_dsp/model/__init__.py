@@ -1,6 +1,6 @@
 """The Transformer with a gate on every attention head."""
 
-from .config import PruningConfig
+from .config import PruningConfig, with_heads
 from .gate import GatedProjection
 from .heads import TYPES, AttentionModule, HeadSet, attention_modules
 from .plan import PruningPlan
@@ -17,4 +17,5 @@ __all__ = [
     "PruningConfig",
     "PruningPlan",
     "attention_modules",
+    "with_heads",
 ]

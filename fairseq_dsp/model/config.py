@@ -93,7 +93,7 @@ class PruningConfig(FairseqDataclass):
         default=0.0,
         metadata={
             "help": "weight per target token of each attention module that keeps a head: gathers the heads in few "
-            "modules, for the others cost no time at all in a compact model; try 0.02"
+            "modules, for a compact model computes no attention in the others; try 0.02"
         },
     )
     freeze_weights: bool = field(
@@ -205,6 +205,13 @@ _ABOUT_GATES = (
     "module_penalty",
     "freeze_weights",
 )
+
+
+def with_heads(file: str) -> dict[str, Any]:
+    """Return the values of options that have a trained model keep the heads of a file, however it chose its own."""
+    fields_ = PruningConfig.__dataclass_fields__
+    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates")
+    return {"head_selection": "fixed", "kept_heads": file} | {name: fields_[name].default for name in reset}
 
 
 def flag(name: str) -> str:

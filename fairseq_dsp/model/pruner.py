@@ -46,7 +46,7 @@ class HeadPruner:
         self.update = 0
         """The number of updates made so far: an update that overflowed is none."""
         self._loaded = False
-        self._penalty_due = False
+        self._penalty_due = self._penalty_taken = False
 
     @property
     def importance(self) -> Tensor:
@@ -55,9 +55,8 @@ class HeadPruner:
 
     @property
     def penalised(self) -> bool:
-        """Whether the loss of the current training update has a penalty on the gates."""
-        concentrates = self.plan.config.module_penalty > 0 and self.plan.prunes and self.plan.decides(self.update)
-        return concentrates or self.plan.selection.penalised
+        """Whether the options put a penalty on the gates into the loss of a training update."""
+        return self.plan.prunes and (self.plan.config.module_penalty > 0 or self.plan.selection.penalised)
 
     @property
     def temperature(self) -> float:
@@ -97,38 +96,44 @@ class HeadPruner:
         Σ_m (1 − Π_h (1 − g_h)) over the modules m and their heads h, of gates within 0 and 1: the number of modules
         with an open gate where all are 0 or 1. So a gate costs nothing beside another one that is open.
         """
-        gates = [gate.gate.clamp(0, 1) for gate in self.gates if gate.gate is not None]
-        return torch.stack([1 - (1 - of_module).prod() for of_module in gates]).sum()
+        total = torch.zeros((), device=self.gates[0].importance.device)
+        for gate in self.gates:
+            assert gate.gate is not None
+            # relaxed gates may exceed 1: they count as 1, but learn
+            closed = 1 - gate.gate - (gate.gate.clamp(0, 1) - gate.gate).detach()
+            total = total + 1 - closed.prod()
+        return total
 
     def penalty(self) -> Tensor:
         """Return what the loss of the current training update grows by for each target token; a scalar.
 
-        λ · E[number of open gates] for a penalised selection (Voita et al. 2019, section 5.1), and
-        ``module_penalty`` · :meth:`open_modules`.
+        λ · E[number of open gates] for a penalised selection (Voita et al. 2019, section 5.1), and, while heads are
+        being chosen, ``module_penalty`` · :meth:`open_modules`.
         """
-        self._penalty_due = False
+        self._penalty_taken = True
         config = self.plan.config
         total = torch.zeros((), device=self.gates[0].importance.device)
-        if self.plan.selection.penalised:
-            total = total + (config.l0_penalty or 0.0) * self.expected_open()
-        if config.module_penalty:
+        if config.l0_penalty is not None:
+            total = total + config.l0_penalty * self.expected_open()
+        if config.module_penalty and self.plan.decides(self.update):
             total = total + config.module_penalty * self.open_modules()
         return total
 
     def before_training(self) -> None:
         """Refuse a training that cannot do what its options say; called before every update.
 
-        :raises UserError: if the frozen weights are random ones, or nobody added the penalty to the last loss.
+        :raises UserError: if the frozen weights are random ones, or the loss goes without its penalty.
         """
         if self.plan.config.freeze_weights and not self._loaded:
             raise UserError(
                 "--freeze-weights trains the importance variables of a trained model, but no checkpoint was loaded to "
                 "start from: give one with --finetune-from-model (hydra: checkpoint.finetune_from_model)"
             )
-        if self._penalty_due:
+        if self._penalty_due and not self._penalty_taken:
+            given = "--l0-penalty" if self.plan.selection.penalised else "--module-penalty"
             raise UserError(
-                "--l0-penalty and --module-penalty are parts of the loss, but this criterion does not add them: use "
-                "--criterion label_smoothed_cross_entropy_dsp"
+                f"{given} is a part of the loss, but this criterion does not add it: use --criterion "
+                "label_smoothed_cross_entropy_dsp"
             )
 
     def statistics(self) -> dict[str, float]:
@@ -141,7 +146,7 @@ class HeadPruner:
         kept = self.kept()
         stats = {"temperature": self.temperature}
         stats |= {f"heads_{kind}": float(sum(map(len, kept.of(kind)))) for kind in TYPES}
-        stats["open_modules"] = float(sum(bool(heads) for kind in TYPES for heads in kept.of(kind)))
+        stats["kept_modules"] = float(sum(bool(heads) for kind in TYPES for heads in kept.of(kind)))
         if self.sampled is not None:
             gates = self.sampled.float()
             stats["gate_softness"] = float(torch.minimum(gates.abs(), (1 - gates).abs()).mean())

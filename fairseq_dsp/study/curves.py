@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
-_TRAINING = re.compile(r"fairseq_cli\.train .* --save-dir (.*?) --seed ")
+_TRAINING = re.compile(r"fairseq_cli\.train .* --save-dir .*?([^/]*?)'? --seed ")
+_OTHER_CHOICE = re.compile(r" --(best-checkpoint-metric|maximize-best|save-interval|validate-interval)")
 _LINE = re.compile(r"\| (train_inner|valid) \| (\{.*\})$")
 
 NAMES = {
@@ -31,20 +33,22 @@ def learning_curves(log: Path) -> dict[str, Curve]:
 
 
 def final_valid_loss(log: Path, checkpoint: str) -> float | None:
-    """Read the validation loss of the checkpoint that a run evaluates, in bits per target token; None without one.
+    """Read fairseq's validation loss of the checkpoint that a run evaluates.
 
     :param log: the run's log.
     :param checkpoint: ``best`` or ``last``, as the study says.
+    :return: None if the run trained nothing, or its options make the checkpoint another than that of the least or last
+        loss in the log.
     """
     curves = list(_trainings(log).values())
-    losses = [loss for _, loss in curves[-1].get("valid_loss", [])] if curves else []
-    if not losses:
+    losses = [loss for _, loss in curves[-1].get("valid_loss", []) if math.isfinite(loss)] if curves else []
+    if not losses or _OTHER_CHOICE.search(log.read_text(encoding="utf-8", errors="replace")):
         return None
     return min(losses) if checkpoint == "best" else losses[-1]
 
 
 def _trainings(log: Path) -> dict[str, dict[str, Curve]]:
-    """The curves of each training in a log, by where it saves; what an interruption made it do twice counts once."""
+    """The curves of a log's trainings, by where they save; what an interruption made one do twice counts once."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     curves = None
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..model import with_heads
 from .atomic import write_json, write_text
 from .prepared import PreparedData
 from .scoring import detokenised, score
@@ -153,7 +154,7 @@ def translate(
     if heads_to_keep is not None:
         overrides = {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)}
     if kept_heads is not None:
-        overrides = {"head_selection": "fixed", "kept_heads": str(kept_heads), "freeze_weights": False}
+        overrides = with_heads(str(kept_heads))
     with tempfile.TemporaryDirectory() as folder:
         arguments = [
             *(str(data.data_bin), "--user-dir", str(PACKAGE), "--path", checkpoint),

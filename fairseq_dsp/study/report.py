@@ -3,11 +3,11 @@
 Written to RESULTS/report: report.html (one file, opens from the disk), report.md with its pictures, table.csv, and
 table.tex for a paper (booktabs). A sweep that is still at work can be reported too: the page says what is missing.
 
-The table has, for each method and number of heads K, the validation loss, by which to choose; the mean BLEU over the
-seeds and its standard deviation; the 95% confidence interval by bootstrap over the test sentences; and the difference
-from the unpruned model of the same seed with its 95% confidence interval and p-value, by paired bootstrap (all
-sacrebleu's own, 1,000 resamples; the largest p over the seeds). --against NAME compares every method with the method
-NAME in the same way, at the same number of heads.
+The table has, for each method and number of heads K, the validation loss, by which to choose (not in table.tex); the
+mean BLEU over the seeds and its standard deviation; the 95% confidence interval by bootstrap over the test sentences;
+and the difference from the unpruned model of the same seed with its 95% confidence interval and p-value, by paired
+bootstrap (all sacrebleu's own, 1,000 resamples; the largest p over the seeds). --against NAME compares every method
+with the method NAME in the same way, at the same number of heads.
 
 examples:
   fairseq-dsp report results/quickstart
@@ -100,12 +100,12 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
     parts = [
         (
             "BLEU against heads",
-            f"{_setting(results)}. The validation loss is in bits per target token, of the checkpoint that is "
-            "evaluated: choose by it, not by the test set. BLEU is of detokenised text: the mean over the seeds, ± its "
-            "standard deviation; the 95% confidence interval is bootstrapped over the test sentences; Δ is the "
-            "difference from the unpruned model of the same seed, the mean over the seeds, with its 95% confidence "
-            "interval by paired bootstrap; p is of each seed alone, the largest is shown, and * marks p < 0.05 for "
-            "every seed. "
+            f"{_setting(results)}. The validation loss is fairseq's, label-smoothed and in bits per target token, of "
+            "the checkpoint that is evaluated, if it was trained at that number of heads: choose by it, not by the "
+            "test set. BLEU is of detokenised text: the mean over the seeds, ± its standard deviation; the 95% "
+            "confidence interval is bootstrapped over the test sentences; Δ is the difference from the unpruned model "
+            "of the same seed, the mean over the seeds, with its 95% confidence interval by paired bootstrap; p is of "
+            "each seed alone, the largest is shown, and * marks p < 0.05 for every seed. "
             f"Signature: {signature}",
             tables.HEADER,
             [tables.cells(line) for line in lines],

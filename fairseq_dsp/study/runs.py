@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..model import PruningConfig
+from ..model import PruningConfig, with_heads
 from .evaluate import PACKAGE
 from .study import DEFAULTS, Method, Options, Study, command_line
 
@@ -186,9 +186,10 @@ class _Maker:
             if score_heads is None:
                 words = ["heads", str(checkpoint), "--format", "json", *kept]
                 steps.append(Step("heads", (*_COMMAND, *words), output=folder / "kept.json"))
-            fixed = {"head-selection": "fixed", "kept-heads": str(folder / "kept.json")}
+            fixed = {name.replace("_", "-"): v for name, v in with_heads(str(folder / "kept.json")).items()}
             recovered = folder / "recovered"
-            more = self._options(recovery, fixed)
+            # an option of the recipe that has a say in the choice is none of this training's
+            more = {name: v for name, v in self._options(recovery, fixed).items() if fixed.get(name, True)}
             steps.append(self._training("recover", more, seed, recovered, checkpoint, teacher))
             checkpoint, kept = self._checkpoint(recovered), []
         if scored:

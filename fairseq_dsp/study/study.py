@@ -139,29 +139,39 @@ def read_study(path: str | Path, *, data: str | None = None) -> Study:
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML would take the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"the key {key} is given twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode | None:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value if node else ():  # before any << is replaced by what it stands for
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                mark = key.start_mark
+                raise UserError(f"the study {mark.name} has the key {key.value} twice, again in line {mark.line + 1}")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
 
 
 def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a study file and what it extends: mappings are merged, of anything else the file's own value counts."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        with path.open(encoding="utf-8") as file:
+            content = yaml.load(file, _Loader)
     except OSError as error:
         raise UserError(f"the study {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"the study {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"the study {path}: the file is {content!r}, but keys with values are expected")
+    try:
+        content = dict(_mapping(content, "the file"))
+        for key in {"recipe", "base"} & {key for key, value in content.items() if value}:
+            content[key] = _options(content[key], key)
+    except ValueError as error:
+        raise UserError(f"the study {path}: {error}") from error
     other = content.pop("extends", None)
     if other is None:
         return content
     if not isinstance(other, str):
         raise UserError(f"the study {path}: extends is {other!r}, but the path of a study is expected")
+    if "name" not in content:
+        raise UserError(f"the study {path} lacks the key name: it needs one of its own beside extends")
     chain = (*extended_by, path.resolve())
     if (path.parent / other).resolve() in chain:
         raise UserError(f"the study {path} extends {other}, which extends it in turn: remove one of the keys extends")
@@ -349,6 +359,8 @@ def _options(value: Any, where: str) -> Options:
             raise ValueError(f"{where} has the option {name}, but a sweep sets it itself: leave it out")
         if isinstance(content, (dict, list)) or content is None:
             raise ValueError(f"{where}: {name} is {content!r}, but a number, a text, true or false is expected")
+        if name in options:
+            raise ValueError(f"{where} has the option {name} twice, with - and with _: leave one out")
         options[name] = content
     return options
 

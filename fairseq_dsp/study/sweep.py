@@ -13,7 +13,8 @@ the keys of a study (* must be given):
   evaluate      split, beam, lenpen               compact       false: score pruned models with masks
   compare       a method, for the report          local         jobs, cores, gpus
   slurm         partition, minutes, gpus, cpus, memory_gb …
-  extends       another study, whose keys count where this one has none; options are merged one by one
+  extends       another study, a path from this file's folder: its keys count where this one has none, and options are
+                merged one by one; the lists of heads, seeds and methods are replaced whole
   methods*      a list; of each method its name, or: method*, name, heads, seeds, options (of fairseq-train),
                 recovery (options of a further training with the heads held fixed), start (base: go on from the
                 unpruned model), distill (true: learn from the unpruned model's distribution too), and

@@ -66,6 +66,7 @@ def value(command: list[str], option: str) -> str:
         ({"recipe": {"arch": "transformer_dsp", "max-update": 9, "lrate": 1}}, "does not take the options of recipe"),
         ({"recipe": {"arch": "lstm", "max-update": 9}}, "only transformer_dsp"),
         ({"recipe": {"max-update": [9]}}, "a number, a text, true or false"),
+        ({"recipe": {"max-update": 9, "max_update": 8}}, "recipe has the option max-update twice"),
         ({"recipe": {"arch": "transformer_dsp", "max-update": 0}}, "max-update of base is 0, but a number from 1"),
         ({"recipe": {"arch": "transformer_dps", "max-update": 9}}, "'transformer_dps', did you mean transformer_dsp?"),
         (
@@ -95,7 +96,7 @@ def test_unreadable_studies(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not YAML"):
         read_study(tmp_path / "bad.yaml")
     (tmp_path / "twice.yaml").write_text("recipe:\n  lr: 1\n  arch: a\n  lr: 2\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"the key lr is given twice.*line 2"):
+    with pytest.raises(UserError, match=r"twice.yaml has the key lr twice, again in line 4"):
         read_study(tmp_path / "twice.yaml")
     (tmp_path / "list.yaml").write_text("- joint", encoding="utf-8")
     with pytest.raises(UserError, match=r"the file is \['joint'\], but keys with values are expected"):
@@ -112,18 +113,43 @@ def test_a_study_extends_another(write_study: WriteStudy, tmp_path: Path) -> Non
     assert (more.name, more.description, more.seeds) == ("more", "the first", (3,))
     assert [(m.name, m.heads, m.seeds) for m in more.methods] == [("ste", (6, 3), (3,))]
     assert more.recipe == {**first.recipe, "lr": 0.25}
-    (tmp_path / "third.yaml").write_text("extends: below/more.yaml\nheads: [9]\n", encoding="utf-8")
+    (tmp_path / "third.yaml").write_text("extends: below/more.yaml\nheads: [9]\nname: third\n", encoding="utf-8")
     assert [m.heads for m in read_study(tmp_path / "third.yaml").methods] == [(9,)]
     for wrong, message in (
         ({"extends": "more.yaml"}, "more.yaml extends more.yaml, which extends it in turn"),
         ({"extends": "../third.yaml"}, "third.yaml extends below/more.yaml, which extends it in turn"),
         ({"extends": "none.yaml"}, "none.yaml cannot be read"),
         ({"extends": ["../study.yaml"]}, "but the path of a study is expected"),
+        ({"name": None}, "lacks the key name: it needs one of its own beside extends"),
     ):
-        path.write_text(yaml.safe_dump({**content, **wrong}), encoding="utf-8")
+        changed = {key: value for key, value in {**content, **wrong}.items() if value is not None}
+        path.write_text(yaml.safe_dump(changed), encoding="utf-8")
         with pytest.raises(UserError) as error:
             read_study(path)
         assert message in str(error.value)
+
+
+def test_merged_keys_are_not_given_twice(write_study: WriteStudy, tmp_path: Path) -> None:
+    text = write_study(methods=None).read_text() + (
+        "methods:\n"
+        "  - {method: joint, name: a, options: &one {dropout: 0.1, lr: 1}}\n"
+        "  - {method: joint, name: b, options: &two {<<: *one, lr: 2}}\n"
+        "base: {<<: *two, lr: 3}\n"
+    )
+    (tmp_path / "merged.yaml").write_text(text, encoding="utf-8")
+    study = read_study(tmp_path / "merged.yaml")
+    assert [m.options for m in study.methods] == [{"dropout": 0.1, "lr": 1}, {"dropout": 0.1, "lr": 2}]
+    assert study.base == {"dropout": 0.1, "lr": 3}
+
+
+def test_a_recovery_takes_no_part_in_the_choice(write_study: WriteStudy) -> None:
+    recipe = {"arch": "transformer_dsp_tiny", "max-update": 9, "dropout": 0, "module-penalty": 0.1}
+    recipe["pruning-warmup-updates"] = 3
+    runs = runs_of(write_study(recipe=recipe, methods=[{"method": "joint", "recovery": {"max-update": 2}}]))
+    train, recover = (words(runs["joint-k6-s1"], step) for step in ("train", "recover"))
+    assert value(train, "--module-penalty") == "0.1"
+    assert not {"--module-penalty", "--pruning-warmup-updates", "--freeze-weights", "--l0-penalty"} & set(recover)
+    assert value(recover, "--dropout") == "0"
 
 
 def test_methods_share_one_base_model_a_seed(write_study: WriteStudy) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.model.config import PruningConfig
+from fairseq_dsp.model.config import PruningConfig, with_heads
 from fairseq_dsp.model.heads import TYPES
 from fairseq_dsp.subset.hard_concrete import HardConcrete, hold, open_probability
 
@@ -152,6 +152,13 @@ def test_the_number_of_open_modules_has_the_gradient_of_its_formula(tiny_data: P
     generator = torch.Generator().manual_seed(1)
     soft = torch.rand(sum(heads), generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(count, soft)
+    relaxed = torch.linspace(0.1, 1.9, sum(heads)).double().requires_grad_()
+    count(relaxed).backward()
+    closed = [1 - of_module.clamp(0, 1) for of_module in relaxed.detach().split(heads)]
+    # a gate above 1 counts as 1, but goes on learning
+    expected = [float(torch.cat([of[:i], of[i + 1 :]]).prod()) for of in closed for i in range(len(of))]
+    assert relaxed.grad is not None
+    torch.testing.assert_close(relaxed.grad, torch.tensor(expected, dtype=torch.float64))
     for _ in range(20):
         hard = (torch.rand(sum(heads), generator=generator) < 0.4).double().requires_grad_()
         count(hard).backward()
@@ -169,7 +176,7 @@ def test_the_penalty_gathers_the_heads_in_few_modules(tiny_data: Path, tmp_path:
         model = inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *flags))
         model.load_state_dict(state["model"])
         kept = model.pruner.kept()
-        modules.append(int(model.pruner.statistics()["open_modules"]))
+        modules.append(int(model.pruner.statistics()["kept_modules"]))
         assert (kept.kept, modules[-1]) == (6, sum(bool(h) for t in TYPES for h in kept.of(t)))
     assert modules[0] > modules[1] == 3  # of 6, which have two heads each
 
@@ -203,3 +210,10 @@ def test_options_that_make_no_sense_are_refused(flags: str, sentence: str, tiny_
 def test_heads_that_are_given_are_not_gathered():
     with pytest.raises(ValueError, match="fixed has them chosen already: leave it out"):
         PruningConfig(head_selection="fixed", kept_heads="heads.json", module_penalty=1.0).check()
+    for options in (
+        {"heads_to_keep": 6, "module_penalty": 1.0, "pruning_warmup_updates": 5},
+        {"head_selection": "hard_concrete", "l0_penalty": 0.1},
+        {"heads_to_keep": 6, "freeze_weights": True},
+    ):
+        PruningConfig(**options).check()
+        PruningConfig(**{**options, **with_heads("heads.json")}).check()  # as evaluation overrides a checkpoint's
