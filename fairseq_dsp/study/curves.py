@@ -29,7 +29,7 @@ def learning_curves(log: Path) -> dict[str, Curve]:
     :param log: the run's log.
     :return: for each of :data:`NAMES` that the log has, its curve.
     """
-    return next(iter(_trainings(log).values()), {})
+    return next(iter(_trainings(_text(log)).values()), {})
 
 
 def final_valid_loss(log: Path, checkpoint: str) -> float | None:
@@ -40,18 +40,22 @@ def final_valid_loss(log: Path, checkpoint: str) -> float | None:
     :return: None if the run trained nothing, or its options make the checkpoint another than that of the least or last
         loss in the log.
     """
-    curves = list(_trainings(log).values())
+    text = _text(log)
+    curves = list(_trainings(text).values())
     losses = [loss for _, loss in curves[-1].get("valid_loss", []) if math.isfinite(loss)] if curves else []
-    if not losses or _OTHER_CHOICE.search(log.read_text(encoding="utf-8", errors="replace")):
+    if not losses or _OTHER_CHOICE.search(text):
         return None
     return min(losses) if checkpoint == "best" else losses[-1]
 
 
-def _trainings(log: Path) -> dict[str, dict[str, Curve]]:
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+
+
+def _trainings(text: str) -> dict[str, dict[str, Curve]]:
     """The curves of a log's trainings, by where they save; what an interruption made one do twice counts once."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     curves = None
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     for line in text.splitlines():
         if line.startswith("$ "):
             training = _TRAINING.search(line)

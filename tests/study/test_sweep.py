@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import support
-import torch
+from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.study import sweep
@@ -106,7 +106,7 @@ def test_report(finished: tuple[Path, Any], tmp_path: Path, dsp: Callable[..., A
     values = {line.split(",")[0]: line.split(",") for line in csv}
     for method, training in (("unpruned", "base-s1/checkpoints"), ("joint", "joint-k6-s1/checkpoints"),
                              ("pipelined", "pipelined-k6-s1/recovered")):  # fmt: skip
-        state = torch.load(finished[0] / "results/runs" / training / "checkpoint_best.pt", weights_only=False)
+        state = load_checkpoint_to_cpu(str(finished[0] / "results/runs" / training / "checkpoint_best.pt"))
         loss = float(values[method][values["method"].index("valid_loss")])
         assert loss == pytest.approx(state["extra_state"]["best"], abs=5e-4)  # the log has three decimals
     assert values["michel"][values["method"].index("valid_loss")] == ""  # it was not trained
