@@ -13,7 +13,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models.transformer import TransformerConfig
 from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
 
-from ..subset import SELECTIONS
+from ..subset import OWN, SELECTIONS
 
 
 @dataclass
@@ -111,6 +111,11 @@ class PruningConfig(FairseqDataclass):
         if self.compact:
             self._check_compact()
             return
+        if self.head_selection not in SELECTIONS:
+            raise ValueError(
+                f"--head-selection is {self.head_selection}, but one of {', '.join(SELECTIONS)} is expected: if it is "
+                f"one of your own, name the file that registers it in the environment variable {OWN}"
+            )
         per_type = [self.encoder_heads_to_keep, self.cross_heads_to_keep, self.decoder_heads_to_keep]
         if self.heads_to_keep is not None and any(k is not None for k in per_type):
             raise ValueError(

@@ -4,14 +4,16 @@ from .budget import Budget, Draw
 from .fixed import Fixed
 from .gumbel import Gumbel
 from .hard_concrete import HardConcrete
+from .own import OWN, load_own
 from .schedule import anneal, shrink
 from .selection import SELECTIONS, Annealing, Selection, register_selection
-from .simple import Simple
+from .simple import Simple, subset_marginals
 from .ste import StraightThrough
-from .topk import GRADIENT_BOUND, hard_gates, hard_top_k, relaxed_gates, relaxed_top_k
+from .topk import GRADIENT_BOUND, gumbel_noise, hard_gates, hard_top_k, relaxed_gates, relaxed_top_k
 
 __all__ = [
     "GRADIENT_BOUND",
+    "OWN",
     "SELECTIONS",
     "Annealing",
     "Budget",
@@ -23,10 +25,14 @@ __all__ = [
     "Simple",
     "StraightThrough",
     "anneal",
+    "gumbel_noise",
     "hard_gates",
     "hard_top_k",
     "register_selection",
     "relaxed_gates",
     "relaxed_top_k",
     "shrink",
+    "subset_marginals",
 ]
+
+load_own()

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import support
 import torch
 
-from fairseq_dsp.subset import SELECTIONS, Annealing, Budget, Draw, HardConcrete, StraightThrough, register_selection
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.subset import (
+    OWN,
+    SELECTIONS,
+    Annealing,
+    Budget,
+    Draw,
+    HardConcrete,
+    StraightThrough,
+    register_selection,
+)
 from fairseq_dsp.subset.hard_concrete import hold, open_probability
+from fairseq_dsp.subset.own import load_own
 
 ANNEALING = Annealing(1.0, 0.05, 100)
 
@@ -23,8 +37,34 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], list[str]]]:
+    """``own(FILE)`` registers the selections of a file, for this test only, and returns their names."""
+    before = set(SELECTIONS)
+
+    def load(file: Path) -> list[str]:
+        monkeypatch.setenv(OWN, str(file))
+        load_own()
+        return sorted(set(SELECTIONS) - before)
+
+    yield load
+    for name in set(SELECTIONS) - before:
+        del SELECTIONS[name]
+
+
 @pytest.mark.parametrize("name", sorted(SELECTIONS))
 def test_every_selection(name: str):
+    check_promises(name)
+
+
+def test_the_candidates_of_the_study_are_selections(own: Callable[[Path], list[str]]):
+    names = own(support.REPOSITORY / "scripts/studies/candidates.py")
+    assert names == ["adaptive", "almost_surely", "common_scale", "gumbel_quiet", "relative"]
+    for name in names:
+        check_promises(name)
+
+
+def check_promises(name: str) -> None:
     selection, budget = make(name), Budget.top(3, 12)
     importance = torch.randn(12, generator=generator(), requires_grad=True)
     gates = selection.sample(importance, budget, 5, generator(1))
@@ -47,6 +87,23 @@ def test_every_selection(name: str):
 def test_a_name_is_taken_once():
     with pytest.raises(ValueError, match="gumbel exists already"):
         register_selection("gumbel")(StraightThrough)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "but the path of a Python file is expected: mend it, or unset it"),
+        ("import no_such_module", r"failed \(ModuleNotFoundError: No module named 'no_such_module'\): mend it"),
+        ("def", r"failed \(SyntaxError: "),
+        ("from fairseq_dsp.subset import *; register_selection('ste')(Gumbel)", "named ste exists already"),
+    ],
+)
+def test_a_bad_file_of_selections(own: Callable, tmp_path: Path, content: str | None, sentence: str):
+    if content is not None:
+        (tmp_path / "mine.py").write_text(content)
+    with pytest.raises(UserError, match=sentence) as caught:
+        own(tmp_path / "mine.py")
+    assert str(tmp_path / "mine.py") in str(caught.value)
 
 
 @pytest.mark.parametrize("k", range(13))

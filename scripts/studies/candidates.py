@@ -1,0 +1,112 @@
+"""Ways to choose heads that were tried as the default, and what docs/results/multi30k-candidates.md says of them.
+
+FAIRSEQ_DSP_SELECTIONS=scripts/studies/candidates.py fairseq-dsp sweep scripts/studies/multi30k-candidates.yaml
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fairseq_dsp.subset import (
+    Annealing,
+    Budget,
+    Gumbel,
+    HardConcrete,
+    Simple,
+    gumbel_noise,
+    hard_gates,
+    register_selection,
+    relaxed_gates,
+    subset_marginals,
+)
+
+
+@register_selection("gumbel_quiet")
+class QuietGumbel(Gumbel):
+    """``gumbel`` whose noise falls to 0, linearly over the cooldown."""
+
+    def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
+        noise = gumbel_noise(importance.numel(), generator) * max(0.0, 1 - update / max(1, self.annealing.cooldown))
+        return relaxed_gates(importance, budget, self.annealing(update), noise)
+
+
+@register_selection("almost_surely")
+class AlmostSurely(HardConcrete):
+    """Independent gates, K of them open in expectation, that end at 0 and 1: log-odds over the temperature, then fixed.
+
+    The idea of PASS (Ding et al. 2024).
+    """
+
+    def decides(self, update: int) -> bool:
+        return update < self.annealing.cooldown
+
+    def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
+        if not self.decides(update):
+            return hard_gates(importance, budget) + 0 * importance
+        return super().sample(importance / self.annealing(update), budget, update, generator)
+
+
+class _SimpleAt(Simple):
+    """``simple`` at a temperature that depends on the importance."""
+
+    def temperature_at(self, importance: Tensor, budget: Budget, update: int) -> float:
+        raise NotImplementedError
+
+    def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
+        t = self.temperature_at(importance.detach().double(), budget, update)
+        return Simple(Annealing(t, t, self.annealing.cooldown)).sample(importance, budget, update, generator)
+
+
+@register_selection("relative")
+class Relative(_SimpleAt):
+    """The temperature in standard deviations of the importance, so that the rate has no say in how long choosing lasts."""
+
+    def temperature_at(self, importance: Tensor, budget: Budget, update: int) -> float:
+        return self.annealing(update) * max(float(importance.std()), 1e-6)
+
+
+@register_selection("adaptive")
+class Adaptive(_SimpleAt):
+    """The temperature that brings Σ_h μ_h (1 − μ_h), μ the gates' marginals, onto a line over the cooldown; 1 at most.
+
+    The line falls from the sum's maximum, with the same chance for every head, to 2% of it.
+    """
+
+    def temperature_at(self, importance: Tensor, budget: Budget, update: int) -> float:
+        chance = budget.total / budget.heads
+        goal = budget.total * (1 - chance) * max(0.02, 1 - update / self.annealing.cooldown)
+        low, high = -7.0, 3.0  # of the temperature's logarithm
+        for _ in range(25):
+            middle = (low + high) / 2
+            marginals = subset_marginals(importance.numpy() / math.exp(middle), budget.total)
+            if float((marginals * (1 - marginals)).sum()) < goal:
+                low = middle
+            else:
+                high = middle
+        return min(1.0, math.exp((low + high) / 2))
+
+
+@register_selection("common_scale")
+class CommonScale(Simple):
+    """The importance of each attention type over its root mean square, times that of all.
+
+    For models in which the types have as many heads each.
+    """
+
+    def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
+        return super().sample(_scaled(importance), budget, update, generator)
+
+    def keep(self, importance: Tensor, budget: Budget) -> Tensor:
+        return super().keep(_scaled(importance), budget)
+
+
+def _scaled(importance: Tensor) -> Tensor:
+    size = _rms(importance)
+    return torch.cat([part * (size / _rms(part)) for part in importance.chunk(3)])
+
+
+def _rms(importance: Tensor) -> Tensor:
+    return importance.detach().pow(2).mean().sqrt() + 1e-3  # the importance starts at 0
