@@ -62,7 +62,7 @@ class _SimpleAt(Simple):
 
 @register_selection("relative")
 class Relative(_SimpleAt):
-    """The temperature in standard deviations of the importance, so that the rate has no say in how long choosing lasts."""
+    """The temperature in standard deviations of the importance: the rate has no say in how long choosing lasts."""
 
     def temperature_at(self, importance: Tensor, budget: Budget, update: int) -> float:
         return self.annealing(update) * max(float(importance.std()), 1e-6)
