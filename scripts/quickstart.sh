@@ -4,7 +4,7 @@
 #   ./scripts/quickstart.sh
 #
 # Makes the virtual environment .venv with this package in it, generates the corpus `phrases` (German-English), trains a
-# small unpruned model and jointly pruned ones at a few head counts, prints the table and five translations. At most 10
+# small unpruned model and jointly pruned ones at a few head counts, prints the table and five translations. About 10
 # minutes on 2 cores. What is there already is used again: data/phrases, results/quickstart.
 
 source "$(dirname "$0")/common.sh"

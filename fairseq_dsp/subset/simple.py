@@ -6,7 +6,8 @@ independent choices conditioned on their number K,
     p(z) ∝ exp(Σ_h θ_h z_h)   over all z in {0, 1}^N with Σ_h z_h = K,   θ = importance / T,
 
 and goes backward as if the gates had been their expectation μ(θ) = E[z]: the gradient of θ is Cov(z) · ∂loss/∂z, for μ
-is the gradient of the distribution's log partition function and Cov(z) its Hessian.
+is the gradient of the distribution's log partition function and Cov(z) its Hessian. It is exact up to a bound on its
+length; see :data:`~.topk.GRADIENT_BOUND`.
 
 At the end of the cooldown the heads are decided: from then on the gates are the hard top-K of the importance, which
 learns no more, and the weights go on training with just the heads that stay.
@@ -28,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from .budget import Budget
 from .selection import Selection, register_selection
-from .topk import hard_gates
+from .topk import bounded, hard_gates
 
 
 @register_selection("simple")
@@ -159,4 +160,5 @@ class _SampleSubset(torch.autograd.Function):
         outgoing = np.zeros_like(incoming)
         for free, chances in ctx.draws:
             outgoing[free] += _product(chances, incoming[free]) / ctx.temperature
+        outgoing = bounded(outgoing, 0.0, incoming)
         return torch.from_numpy(outgoing).to(grad.device), None, None, None

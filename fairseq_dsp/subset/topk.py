@@ -25,9 +25,9 @@ from .budget import Budget
 GRADIENT_BOUND = 1e4
 """The gradient of the scores is at most this many times as long as the gradient of the gates (l2 norms).
 
-At low temperatures the exact gradient of a sample grows without limit (each step's Jacobian carries a factor 1/T, and K
-of them multiply), up to overflow. Where it exceeds the bound it is scaled down to it: its direction stays, and so do
-the forward values. Adam's step depends on the direction far more than on the length.
+At low temperatures the exact gradient of a sample grows without limit (a factor 1/T, of the relaxed top-K one for each
+of its K steps), up to overflow. Where it exceeds the bound it is scaled down to it: its direction stays, and so do the
+forward values. Adam's step depends on the direction far more than on the length.
 """
 
 _REMOVED = -1e200
@@ -135,7 +135,7 @@ class _RelaxedTopK(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         incoming = grad.cpu().numpy()
-        outgoing = _bounded(*_backward(ctx.steps, incoming, ctx.temperature), incoming)
+        outgoing = bounded(*_backward(ctx.steps, incoming, ctx.temperature), incoming)
         return torch.from_numpy(outgoing).to(grad.device), None, None
 
 
@@ -195,7 +195,7 @@ def _backward(steps: list[_Step], grad: np.ndarray, temperature: float) -> tuple
     return adjoint, log_scale
 
 
-def _bounded(vector: np.ndarray, log_scale: float, incoming: np.ndarray) -> np.ndarray:
+def bounded(vector: np.ndarray, log_scale: float, incoming: np.ndarray) -> np.ndarray:
     """Return vector · e^log_scale, shortened to GRADIENT_BOUND · ‖incoming‖ where it is longer."""
     norm = float(np.linalg.norm(vector))
     # a hair below, so that rounding the result to float32 does not pass the bound

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_dsp.subset import SELECTIONS, Annealing, Budget, Draw
+from fairseq_dsp.subset import GRADIENT_BOUND, SELECTIONS, Annealing, Budget, Draw
 from fairseq_dsp.subset.simple import covariance_product, sample_subset, subset_marginals
 
 
@@ -76,6 +76,20 @@ def test_the_gradient_is_that_of_the_marginals_at_the_temperature():
             for sign in (-1, 1)
         )
         assert gradient[i].item() == pytest.approx((high - low) / 2e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("temperature", [1e-2, 1e-5, 1e-8, 1e-40])
+def test_the_gradient_is_bounded_in_its_length_alone(temperature: float):
+    selection = SELECTIONS["simple"](Annealing(temperature, temperature, 1))
+    importance = torch.zeros(36, requires_grad=True)
+    incoming = torch.randn(36, generator=torch.Generator().manual_seed(1))
+    gates = selection.sample(importance, Budget.top(18, 36), 0, torch.Generator().manual_seed(1))
+    (gradient,) = torch.autograd.grad(gates, importance, incoming)
+    exact = covariance_product(np.zeros(36), 18, incoming.double().numpy())
+    length = min(np.linalg.norm(exact) / temperature, GRADIENT_BOUND * float(incoming.norm()))
+    assert gradient.double().norm() <= GRADIENT_BOUND * incoming.double().norm()
+    expected = torch.from_numpy(exact * (length / np.linalg.norm(exact))).float()
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_floors_and_groups_hold_in_every_sample():
