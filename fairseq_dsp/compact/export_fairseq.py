@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+
 from ..model.config import flat_names
 from .checkpoint import TrainedModel, check_target, write_files
 
@@ -39,6 +41,9 @@ def stock_state(model: TrainedModel) -> dict[str, Any]:
         settings = state["cfg"].get(part)
         if settings and settings.get("_name"):
             settings["_name"] = settings["_name"].removesuffix("_dsp")
+    criterion = state["cfg"].get("criterion")
+    if criterion and (stock := CRITERION_DATACLASS_REGISTRY.get(criterion.get("_name"))):
+        state["cfg"]["criterion"] = {k: v for k, v in criterion.items() if k in stock.__dataclass_fields__}
     common = state["cfg"].get("common")
     if common:
         common["user_dir"] = None

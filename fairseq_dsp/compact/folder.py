@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from .data import preparation, task_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "fairseq_dsp 1"
+_FINAL_STOP = re.compile(r"([^\s.])\.$")  # sacremoses leaves it with an abbreviation, the preparation does not
 BPE_OPTIONS = {"sentencepiece": "sentencepiece_model", "subword_nmt": "bpe_codes"}
 _CARD = """---
 language: ["{source}", "{target}"]
@@ -174,7 +176,8 @@ class Translator:
         self._bpe: Any = None
         if config["tokenizer"] == "moses":
             languages = {"source_lang": config["source_lang"], "target_lang": config["target_lang"]}
-            self._tokenizer = encoders.build_tokenizer(Namespace(tokenizer="moses", **languages))
+            moses = Namespace(tokenizer="moses", moses_no_dash_splits=True, **languages)
+            self._tokenizer = encoders.build_tokenizer(moses)
         if config["bpe"]:
             option = {BPE_OPTIONS[config["bpe"]]: str(folder / config["bpe_model"])}
             self._bpe = encoders.build_bpe(Namespace(bpe=config["bpe"], **option))
@@ -229,12 +232,15 @@ class Translator:
         return results
 
     def _encode(self, sentence: str) -> Tensor:
-        text = sentence.strip()
-        if self._tokenizer:
-            text = self._tokenizer.encode(text)
-        text = text.lower() if self._lowercase else text
+        text = self._tokenised(sentence.strip())
         text = self._bpe.encode(text) if self._bpe else text
         return self.task.source_dictionary.encode_line(text, add_if_not_exist=False).long()
+
+    def _tokenised(self, sentence: str) -> str:
+        """Return a sentence as the preparation of the training text would have tokenised it."""
+        if self._tokenizer:
+            sentence = _FINAL_STOP.sub(r"\1 .", self._tokenizer.encode(sentence))
+        return sentence.lower() if self._lowercase else sentence
 
     def _decode(self, tokens: Tensor) -> str:
         text = self.task.target_dictionary.string(tokens.int().cpu())

@@ -36,8 +36,13 @@ def _report(
 
 
 def _is_fairseq_command() -> bool:
-    """Whether ``fairseq-train`` and the like, or ``python -m fairseq_cli.train``, is the program of this process."""
+    """Whether ``fairseq-train`` and the like, or ``python -m fairseq_cli.train``, is the program of this process.
+
+    So is ``fairseq-dsp``, whose own errors are printed by itself, but not those of importing this package.
+    """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None:
         return spec.name.startswith("fairseq_cli.")
+    if sys.argv[0] == "-m":  # python -m imports the package of its module first
+        return "fairseq_dsp.cli" in sys.orig_argv
     return os.path.basename(sys.argv[0]).startswith("fairseq-")

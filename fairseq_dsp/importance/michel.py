@@ -53,12 +53,18 @@ def score(model: nn.Module, batches: Iterable[dict[str, Any]], *, gates: Tensor 
     :param model: an encoder–decoder Transformer; it is put into evaluation mode.
     :param batches: as fairseq's translation datasets collate them, on the model's device.
     :param gates: ξ, of 0 for a head that is removed already, which scores 0; all 1 by default. *Shape:* (N).
-    :raises ValueError: if there is no sentence, or the model is compact.
+    :raises ValueError: if there is no sentence, or the model is compact or keeps some of its heads only.
     """
     modules = list(attention_modules(model))
     if not all(isinstance(module.attention, MultiheadAttention) for module in modules):
         raise ValueError("the model is compact: only the heads of a model that has them all can be scored")
     sizes = [module.heads for module in modules]
+    pruner = getattr(model, "pruner", None)
+    if pruner is not None and (kept := pruner.kept().kept) < sum(sizes):
+        raise ValueError(
+            f"the model keeps {kept} of its {sum(sizes)} heads, and nothing tells what the others would be worth: give "
+            "an unpruned checkpoint"
+        )
     shape = {kind: [module.heads for module in modules if module.type == kind] for kind in TYPES}
     xi = torch.ones(sum(sizes)) if gates is None else gates.float()
     total = torch.zeros(sum(sizes), dtype=torch.float64)

@@ -111,11 +111,7 @@ class PruningConfig(FairseqDataclass):
         if self.compact:
             self._check_compact()
             return
-        if self.head_selection not in SELECTIONS:
-            raise ValueError(
-                f"--head-selection is {self.head_selection}, but one of {', '.join(SELECTIONS)} is expected: if it is "
-                f"one of your own, name the file that registers it in the environment variable {OWN}"
-            )
+        _check_selection(self.head_selection)
         per_type = [self.encoder_heads_to_keep, self.cross_heads_to_keep, self.decoder_heads_to_keep]
         if self.heads_to_keep is not None and any(k is not None for k in per_type):
             raise ValueError(
@@ -196,6 +192,14 @@ class PruningConfig(FairseqDataclass):
                 )
 
 
+def _check_selection(name: str) -> None:
+    if name not in SELECTIONS:
+        raise ValueError(
+            f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: if it is one of your own, "
+            f"name the file that registers it in the environment variable {OWN}"
+        )
+
+
 _ABOUT_GATES = (
     "heads_to_keep",
     "encoder_heads_to_keep",
@@ -271,5 +275,7 @@ def model_namespace(config: Union[Namespace, DictConfig]) -> Namespace:
             try:
                 pruning[key] = value
             except ValidationError as error:
+                if key == "head_selection":
+                    _check_selection(str(value))
                 raise ValueError(f"the model config's {key} cannot be used: {str(error).splitlines()[0]}") from error
     return Namespace(**{**options, **OmegaConf.to_container(pruning, enum_to_str=True), "_name": options.get("_name")})  # type: ignore[dict-item]

@@ -53,6 +53,8 @@ class PruningPlan:
             )
         if low is not None and high is not None and low > high:
             raise ValueError(f"--heads-to-keep-low {low} is above --heads-to-keep-high {high}: swap them")
+        if low is not None:
+            self.budget_of(low)  # raises if the floors need more heads
 
     @property
     def prunes(self) -> bool:
@@ -86,8 +88,15 @@ class PruningPlan:
 
         :param importance: of all heads, numbered by type, layer and index. *Shape:* (N).
         :param total: another global budget than the one of the options.
-        :raises ValueError: if *total* is not within 0 … N, or an importance is not finite.
+        :raises ValueError: if *total* is not within 0 … N, or not the number of given heads, or an importance is not
+            finite.
         """
+        given = self.selection.kept
+        if total is not None and given is not None and total != int(given.sum()):
+            raise ValueError(
+                f"{total} heads are asked for, but they were given to this model, which keeps {int(given.sum())}: ask "
+                "for no number, or give the checkpoint that they were chosen from"
+            )
         with torch.no_grad():
             budget = self.budget if total is None else self.budget_of(total)
             asked = total is not None or self.config.has_budget

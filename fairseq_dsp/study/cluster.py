@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..subset import OWN
 from .atomic import write_json
 from .runner import execute, is_done
 from .runs import LOG, Run
@@ -132,6 +134,7 @@ def _submit(runs: Sequence[Run], options: Mapping[str, Any], folder: Path) -> di
     executor.update_parameters(name="fairseq-dsp", **({"timeout_min": 24 * 60, "cpus_per_task": 1} | keys))
     threads = str(options.get("cpus", 1))
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    environment |= {OWN: os.environ[OWN]} if OWN in os.environ else {}
     try:
         with executor.batch():
             jobs = [executor.submit(Job(run, environment)) for run in runs]

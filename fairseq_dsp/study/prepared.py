@@ -64,7 +64,8 @@ class PreparedData:
     @property
     def splits(self) -> list[str]:
         """The texts that can be translated and scored."""
-        return ["valid", *self.summary["references"]]
+        valid = ["valid"] if (self.folder / f"raw/valid.{self.languages[1]}").is_file() else []  # IWSLT'14 has none
+        return [*valid, *self.summary["references"]]
 
     def check_split(self, split: str) -> None:
         """Raise a `UserError` unless *split* is one of :attr:`splits`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from ..errors import UserError
@@ -24,7 +25,10 @@ def load_own() -> None:
     spec = importlib.util.spec_from_file_location("fairseq_dsp_selections", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UserError(f"{OWN} is {path}, but the path of a Python file is expected: mend it, or unset it")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and pickle look for a class's module
     try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise UserError(f"{path}, which {OWN} names, failed ({type(error).__name__}: {error}): mend it") from error

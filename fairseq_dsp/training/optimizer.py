@@ -59,7 +59,9 @@ def _with_importance_group(build: Callable[..., Any]) -> Callable[..., Any]:
                 )
             (group,) = optimizer.param_groups
             group["params"] = [p for p in group["params"] if _importance_lr(p) is None]
-            own = {"params": importance, "lr": _importance_lr(importance[0]), "weight_decay": 0.0, "eps": EPSILON}
+            own = {"params": importance, "lr": _importance_lr(importance[0]), "weight_decay": 0.0}
+            if isinstance(group.get("eps"), float):  # Adafactor has two, of another meaning
+                own["eps"] = EPSILON
             optimizer.optimizer.add_param_group({**group, **{k: v for k, v in own.items() if k in group}})
         return optimizer
 

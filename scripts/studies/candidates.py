@@ -50,13 +50,15 @@ class AlmostSurely(HardConcrete):
 
 
 class _SimpleAt(Simple):
-    """``simple`` at a temperature that depends on the importance."""
+    """``simple`` at a temperature that depends on the importance; the log's is the schedule's."""
 
     def temperature_at(self, importance: Tensor, budget: Budget, update: int) -> float:
         raise NotImplementedError
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
-        t = self.temperature_at(importance.detach().double(), budget, update)
+        if not self.decides(update):
+            return super().sample(importance, budget, update, generator)
+        t = self.temperature_at(importance.detach().double().cpu(), budget, update)
         return Simple(Annealing(t, t, self.annealing.cooldown)).sample(importance, budget, update, generator)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import socket
 
 import pytest
 import sentencepiece
+import support
 import torch
 import yaml
 
 import fairseq_dsp
 from fairseq_dsp.cli import main
+from fairseq_dsp.compact.folder import _sha256_of
 from fairseq_dsp.errors import UserError
 
 from .conftest import HEADS
@@ -44,6 +47,14 @@ def test_stock_fairseq_without_the_plugin(source, request, run_fairseq, tiny_dat
     assert generated(run_fairseq, tiny_data, out, tmp_path) == expected
 
 
+def test_an_exported_model_can_be_validated_without_the_plugin(train_tiny, run_fairseq, tiny_data, tmp_path):
+    criterion = ("--criterion", "label_smoothed_cross_entropy_dsp", "--heads-to-keep", 5, "--max-update", 2)
+    train_tiny(tmp_path / "run", *criterion, arch="transformer_dsp")
+    assert main(["export-fairseq", str(tmp_path / "run/checkpoint_last.pt"), str(tmp_path / "stock.pt")]) == 0
+    flags = ("--path", tmp_path / "stock.pt", "--task", "translation", "--cpu", "--max-tokens", 400)
+    assert "valid on 'valid' subset | loss" in run_fairseq("validate", tiny_data, *flags).stdout
+
+
 @pytest.fixture(scope="module")
 def folder(compact, tiny_data, tmp_path_factory):
     target = tmp_path_factory.mktemp("folder") / "model"
@@ -57,6 +68,21 @@ def test_folder_translates_the_same(folder, tiny_data, expected):
     assert not [file for file in folder.iterdir() if file.suffix in (".pt", ".bin", ".pkl")]
     with pytest.raises(UserError, match="list of sentences"):
         model.translate("one")
+
+
+def test_text_is_tokenised_as_for_training(folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(support.REPOSITORY / "data-prep")
+    prepared = importlib.import_module("text").tokenise
+    text = ["Ein well-known Fall z. B. in den U.S.", 'Er sagte: "Ja, bald." Und 5-6 Dr. Schmidts ...', "a-b c--d e.g."]
+    shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text()) | {"tokenizer": "moses", "lowercase": True}
+    config["sha256"]["config.json"] = _sha256_of(config)
+    (tmp_path / "copy/config.json").write_text(json.dumps(config))
+    model = fairseq_dsp.from_pretrained(tmp_path / "copy")
+    tokenised = [model._tokenised(sentence) for sentence in text]
+    assert tokenised == prepared(text, "xx", lowercase=True)
+    assert tokenised[0].endswith("in den u.s .")
+    assert " well-known " in tokenised[0]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "dict.xx.txt"])

@@ -38,6 +38,23 @@ def test_the_chosen_heads_can_be_retrained(trained: Path, tiny_data: Path, tmp_p
     assert state["optimizer_history"][-1]["num_updates"] == 2
 
 
+def test_given_heads_are_neither_scored_anew_nor_of_another_number(
+    trained: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    heads, retrained = tmp_path / "heads.json", str(tmp_path / "retrained/checkpoint_last.pt")
+    main(["score-heads", str(trained), "--data", str(tiny_data), "--cpu", "--heads-to-keep", "5", "--out", str(heads)])
+    flags = ["--cpu", "--head-selection", "fixed", "--kept-heads", heads, "--max-update", 2]
+    inprocess.train(tiny_data, tmp_path / "retrained", *flags)
+    capsys.readouterr()
+    assert main(["score-heads", retrained, "--data", str(tiny_data), "--cpu", "--heads-to-keep", "8"]) == 1
+    assert "the model keeps 5 of its 12 heads" in capsys.readouterr().err
+    for command in (["heads", retrained], ["compact", retrained, str(tmp_path / "small.pt")]):
+        assert main([*command, "--heads-to-keep", "8"]) == 1
+        assert "8 heads are asked for, but they were given to this model, which keeps 5" in capsys.readouterr().err
+    assert not (tmp_path / "small.pt").exists()
+    assert main(["heads", retrained, "--heads-to-keep", "5"]) == 0
+
+
 def test_greedy_on_a_sample_of_train_is_reproducible(trained: Path, tiny_data: Path, capsys: pytest.CaptureFixture):
     where = ["score-heads", str(trained), "--data", str(tiny_data), "--split", "train", "--sentences", "30", "--cpu"]
     printed = []

@@ -33,6 +33,7 @@ from fairseq_dsp.errors import UserError
         ("--heads-to-keep 6 --heads-to-keep-start 12", "--heads-to-keep-updates belong together"),
         ("--heads-to-keep 6 --heads-to-keep-start 3 --heads-to-keep-updates 9", "below the budget of 6 heads"),
         ("--heads-to-keep 6 --heads-to-keep-low 8 --heads-to-keep-high 7", "low 8 is above"),
+        ("--heads-to-keep-low 5 --heads-to-keep-high 9 --min-heads-per-module 1", "need 6 heads in all, but only 5"),
         ("--heads-to-keep 6 --heads-to-keep-low 1 --heads-to-keep-high 13", "--heads-to-keep-high is 13"),
         ("--heads-to-keep 6 --pruning-lr -1", "--pruning-lr is -1"),
         ("--heads-to-keep 6 --l0-penalty 0.1", "is for --head-selection hard_concrete"),

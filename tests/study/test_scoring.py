@@ -8,6 +8,7 @@ import pytest
 import sacrebleu
 from sacremoses import MosesTokenizer
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.study.prepared import PreparedData
 from fairseq_dsp.study.scoring import detokenised, score
 
@@ -34,6 +35,15 @@ def test_raw_text(tmp_path: Path) -> None:
     assert "case:mixed" in scores["bleu"]["signature"]
     assert "tok:none" in scores["tokenised_bleu"]["signature"]
     assert scores["tokenised_bleu"]["score"] < 100
+
+
+def test_a_split_without_references_is_none(tmp_path: Path) -> None:
+    data = corpus(tmp_path, tokenizer="none", lowercase=False)
+    assert data.splits == ["test"]
+    with pytest.raises(UserError, match="valid"):
+        data.check_split("valid")
+    (tmp_path / "raw/valid.en").write_text("A line.\n")
+    assert data.splits == ["valid", "test"]
 
 
 def test_tokenised_lower_cased_text(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import support
 import yaml
 from support import REPOSITORY
 
@@ -15,6 +17,7 @@ from fairseq_dsp.errors import UserError
 from fairseq_dsp.study.prepared import PreparedData
 from fairseq_dsp.study.runs import Run, expand
 from fairseq_dsp.study.study import read_study
+from fairseq_dsp.subset import OWN
 
 WriteStudy = Callable[..., Path]
 
@@ -244,6 +247,13 @@ def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "scripts/studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path) -> None:
+    if OWN in path.read_text(encoding="utf-8"):  # it has selections that are not the package's
+        with pytest.raises(UserError, match=f"own, name the file that registers it in the environment variable {OWN}"):
+            read_study(path, data=str(prepared))
+        command = [sys.executable, "-m", "fairseq_dsp.cli", "sweep", path, "--data", prepared, "--dry-run"]
+        variables = {OWN: "scripts/studies/candidates.py"}
+        assert "# relative-k3-s1" in support.run_command([*command, "--results", tmp_path], **variables).stdout
+        return
     study = read_study(path, data=str(prepared))
     runs = expand(study, tmp_path)
     assert study.name == path.stem

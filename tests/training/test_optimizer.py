@@ -77,6 +77,15 @@ def test_first_update_of_other_selections(selection: str, tiny_data: Path, equal
     assert_steps(equal_importance, state["model"])
 
 
+def test_adafactor(tiny_data: Path, equal_importance: Path, tmp_path: Path):
+    """Its eps is a pair, of another meaning than Adam's."""
+    options = ["--cpu", "--optimizer", "adafactor", "--adafactor-eps", "(1e-30,1e-3)", "--lr", 1e-3]
+    budget = ["--heads-to-keep", 6, "--pruning-lr", RATE, "--max-update", 5]
+    state = inprocess.train(tiny_data, tmp_path, *options, *budget, "--finetune-from-model", equal_importance)
+    start = torch.load(equal_importance, weights_only=True)["model"]
+    assert (inprocess.importance(state["model"]) - inprocess.importance(start)).abs().min() > 0
+
+
 def test_a_frozen_model_trains_with_the_same_steps(tiny_data: Path, equal_importance: Path, tmp_path: Path):
     options = ["--cpu", "--heads-to-keep", 6, "--pruning-lr", RATE, "--freeze-weights", "--max-update", 1]
     state = inprocess.train(tiny_data, tmp_path, *options, "--finetune-from-model", equal_importance)["model"]

@@ -13,7 +13,15 @@ import support
 from fairseq_dsp.model import HeadSet
 
 LOWEST = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 from fairseq_dsp.subset import Gumbel, hard_gates, register_selection
+
+@dataclass
+class Note:
+    text: str
 
 @register_selection("lowest")
 class Lowest(Gumbel):
@@ -64,3 +72,8 @@ def test_a_missing_file_is_told_in_one_sentence(train_tiny: Callable, tmp_path: 
     assert done.returncode == 1
     assert "absent.py, but the path of a Python file is expected" in done.stdout
     assert "Traceback" not in done.stdout
+    command = [sys.executable, "-m", "fairseq_dsp.cli", "heads", "any.pt"]
+    done = support.run_command(command, check=False, FAIRSEQ_DSP_SELECTIONS="absent.py")
+    assert done.returncode == 1
+    assert done.stdout.startswith("error: FAIRSEQ_DSP_SELECTIONS is ")
+    assert done.stdout.count("\n") == 1
