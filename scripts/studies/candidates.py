@@ -22,6 +22,7 @@ from fairseq_dsp.subset import (
     relaxed_gates,
     subset_marginals,
 )
+from fairseq_dsp.subset.simple import sample_subset
 
 
 @register_selection("gumbel_quiet")
@@ -89,6 +90,45 @@ class Adaptive(_SimpleAt):
             else:
                 high = middle
         return min(1.0, math.exp((low + high) / 2))
+
+
+@register_selection("conditioned")
+class Conditioned(Simple):
+    """Subsets by ``simple``'s law, given that they hold the floor for cross-attention, with the marginals of just that.
+
+    ``simple`` itself draws the heads of a floor first and then the rest.
+    """
+
+    def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
+        if not self.decides(update) or len(budget.draws) == 1:
+            return super().sample(importance, budget, update, generator)
+        floor, rest = budget.draws
+        inside = list(floor.indices)
+        outside = sorted(set(rest.indices) - set(inside))
+        theta = importance.double().cpu() / self.annealing(update)
+        if not theta.requires_grad:
+            theta.requires_grad_()
+        total = budget.total
+        least, most = max(floor.count, total - len(outside)), min(len(inside), total)
+        # log of the weight of all subsets with c heads of the floor's, for each c
+        logs = _log_sums(theta[inside], most)[least:]
+        logs = logs + _log_sums(theta[outside], total - least)[total - most :].flip(0)
+        (marginals,) = torch.autograd.grad(torch.logsumexp(logs, 0), theta, create_graph=True)
+        uniform = torch.rand(1 + budget.heads, generator=generator, dtype=torch.float64)
+        count = least + int((logs.softmax(0).cumsum(0) < uniform[0]).sum().clamp(max=most - least))
+        gates = torch.zeros_like(theta)
+        for part, k in ((inside, count), (outside, total - count)):
+            drawn = sample_subset(theta[part].detach().numpy(), k, uniform[1:][part].numpy())
+            gates[part] = torch.from_numpy(drawn)
+        return (gates.detach() + marginals - marginals.detach()).to(importance)
+
+
+def _log_sums(theta: Tensor, k: int) -> Tensor:
+    """Return the logs of the elementary symmetric polynomials of degree 0 … k ≤ N in exp(θ). *Shape:* (k + 1)."""
+    logs = theta.new_zeros(1)
+    for t in theta:
+        logs = torch.cat([logs[:1], torch.logaddexp(logs[1:], logs[:-1] + t), logs[-1:] + t])[: k + 1]
+    return logs
 
 
 @register_selection("common_scale")

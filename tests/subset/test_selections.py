@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,9 +60,30 @@ def test_every_selection(name: str):
 
 def test_the_candidates_of_the_study_are_selections(own: Callable[[Path], list[str]]):
     names = own(support.REPOSITORY / "scripts/studies/candidates.py")
-    assert names == ["adaptive", "almost_surely", "common_scale", "gumbel_quiet", "relative"]
+    assert names == ["adaptive", "almost_surely", "common_scale", "conditioned", "gumbel_quiet", "relative"]
     for name in names:
         check_promises(name)
+
+
+@pytest.mark.parametrize(("k", "least"), [(3, 1), (3, 2), (1, 1), (6, 1), (7, 2)])
+def test_conditioned_is_the_law_of_subsets_that_hold_the_floor(own: Callable, k: int, least: int):
+    own(support.REPOSITORY / "scripts/studies/candidates.py")
+    selection = SELECTIONS["conditioned"](Annealing(0.5, 0.5, 1))
+    budget = Budget.grouped([range(8)], [k], [Draw((5, 6, 7), least)])
+    importance = torch.randn(8, generator=generator(), dtype=torch.float64, requires_grad=True)
+    subsets = [z for z in itertools.product((0.0, 1.0), repeat=8) if sum(z) == k and sum(z[5:]) >= least]
+    z = torch.tensor(subsets, dtype=torch.float64)
+    p = (z @ importance.detach() / 0.5).softmax(0)
+    mean = p @ z
+    covariance = (z - mean).T @ (p[:, None] * (z - mean))
+    incoming = torch.arange(8.0, dtype=torch.float64)
+    draw, counts = generator(1), torch.zeros(len(subsets))
+    for _ in range(400):
+        gates = selection.sample(importance, budget, 0, draw)
+        counts[subsets.index(tuple(gates.detach().round().tolist()))] += 1
+    (gradient,) = torch.autograd.grad(gates, importance, incoming)
+    torch.testing.assert_close(gradient, covariance @ incoming / 0.5)
+    assert ((counts / 400 - p).abs() < 4 * (p * (1 - p) / 400).sqrt() + 0.005).all()
 
 
 def check_promises(name: str) -> None:
