@@ -9,6 +9,10 @@ and goes backward as if the gates had been their expectation μ(θ) = E[z]: the 
 is the gradient of the distribution's log partition function and Cov(z) its Hessian. It is exact up to a bound on its
 length; see :data:`~.topk.GRADIENT_BOUND`.
 
+A budget of several draws, as a floor makes it, is drawn one after the other: the floor's heads by this law among them,
+then the rest by this law among all that are left. The gradient is that of each draw's marginals, given the draws before
+it. So with a floor the law is not that of all K-subsets which hold the floor, nor the gradient that of their marginals.
+
 At the end of the cooldown the heads are decided: from then on the gates are the hard top-K of the importance, which
 learns no more, and the weights go on training with just the heads that stay.
 
@@ -34,7 +38,7 @@ from .topk import bounded, hard_gates
 
 @register_selection("simple")
 class Simple(Selection):
-    """An exact sample of a K-subset forward, the gradient of the exact marginals backward; the top-K when cooled."""
+    """Exact samples of subsets forward, the gradient of the exact marginals backward; the top-K when cooled."""
 
     # the decoder learns from its own words before it looks at the source: of few heads, chosen early, none may be cross
     min_cross_heads = 1
