@@ -6,6 +6,7 @@ FAIRSEQ_DSP_SELECTIONS=scripts/studies/candidates.py fairseq-dsp sweep scripts/s
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -53,8 +54,9 @@ class AlmostSurely(HardConcrete):
 class _SimpleAt(Simple):
     """``simple`` at a temperature that depends on the importance; the log's is the schedule's."""
 
+    @abstractmethod
     def temperature_at(self, importance: Tensor, budget: Budget, update: int) -> float:
-        raise NotImplementedError
+        """Return the temperature; the importance is in float64 on the CPU. *Shape:* (N)."""
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         if not self.decides(update):
