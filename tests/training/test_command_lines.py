@@ -99,7 +99,7 @@ def test_a_size_that_follows_from_a_nested_one_follows_it(tiny_data: Path, tmp_p
         ("+model.encoder.layerz=2", "unknown key encoder_layerz: did you mean encoder_layers?"),
         ("+model.whatever=2", "unknown key whatever: remove it"),
         ("+model.min_heads_per_module=two", "min_heads_per_module cannot be used: Value 'two'"),
-        ("+model.head_selection=best", "head_selection cannot be used: Invalid value 'best'"),
+        ("+model.head_selection=best", "--head-selection is best, but one of fixed, gumbel"),
     ],
 )
 def test_unknown_keys_and_values_are_errors(override: str, sentence: str, tiny_data: Path, tmp_path: Path):
