@@ -13,7 +13,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models.transformer import TransformerConfig
 from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
 
-from ..subset import OWN, SELECTIONS
+from ..subset import HINT, SELECTIONS
 
 
 @dataclass
@@ -194,10 +194,7 @@ class PruningConfig(FairseqDataclass):
 
 def _check_selection(name: str) -> None:
     if name not in SELECTIONS:
-        raise ValueError(
-            f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: if it is one of your own, "
-            f"name the file that registers it in the environment variable {OWN}"
-        )
+        raise ValueError(f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: {HINT}")
 
 
 _ABOUT_GATES = (

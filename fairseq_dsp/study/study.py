@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from ..subset import OWN
+from ..subset import HINT
 from .prepared import PreparedData
 
 METHODS = {
@@ -350,7 +350,7 @@ def _parse(data: PreparedData, options: Options, where: str) -> Any:
         if match := re.match(r"(.*invalid choice: '(.*?)') \((.{200,})\)$", reason):  # there are many architectures
             reason = match[1] + _closest(match[2], re.findall("'(.*?)'", match[3]))
         if "argument --head-selection" in reason:
-            reason += f"; if it is one of your own, name the file that registers it in the environment variable {OWN}"
+            reason += f"; {HINT}"
         raise ValueError(f"fairseq-train does not take the options of {where}: {reason}") from error
 
 

@@ -4,7 +4,7 @@ from .budget import Budget, Draw
 from .fixed import Fixed
 from .gumbel import Gumbel
 from .hard_concrete import HardConcrete
-from .own import OWN, load_own
+from .own import HINT, OWN, load_own
 from .schedule import anneal, shrink
 from .selection import SELECTIONS, Annealing, Selection, register_selection
 from .simple import Simple, subset_marginals
@@ -13,6 +13,7 @@ from .topk import GRADIENT_BOUND, gumbel_noise, hard_gates, hard_top_k, relaxed_
 
 __all__ = [
     "GRADIENT_BOUND",
+    "HINT",
     "OWN",
     "SELECTIONS",
     "Annealing",

@@ -13,6 +13,10 @@ OWN = "FAIRSEQ_DSP_SELECTIONS"
 """The environment variable with the path of a Python file that calls :func:`~.selection.register_selection`."""
 
 
+HINT = f"if it is one of your own, name the file that registers it in the environment variable {OWN}"
+"""What to say to a user of a selection that is not registered."""
+
+
 def load_own() -> None:
     """Run the file that :data:`OWN` names, if any: before ``--head-selection`` gets its list of names.
 
