@@ -118,29 +118,44 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
         PrepareError: the input is bad, or ``out`` holds a finished preparation with other settings.
     """
     settings = settings_of(corpus, options)
+    keys = _stage_keys(settings, tokenised=bool(corpus.write_tokenised))
     with Workspace(out) as space:
-        if _is_done(space, settings, force):
+        if _is_done(space, settings, keys, force):
             say(f"{out / 'data-bin'} is ready: nothing to do")
             return
-        steps = [{k: settings[k] for k in ("corpus", "source-lang", "target-lang", "input")}]
-        raw = space.stage("raw", settings_key(steps), corpus.write_raw)
-        plain = raw
-        steps.append({k: settings[k] for k in ("tokenizer", "lowercase")})
-        if corpus.write_tokenised or options.tokenizer != "none" or options.lowercase:
-            plain = space.stage(
-                "tokenised", settings_key(steps), lambda folder: _tokenise(corpus, options, raw, folder)
-            )
-        steps.append({k: settings[k] for k in ("bpe", "vocab-size", "character-coverage")})
-        bpe = space.stage("bpe", settings_key(steps), lambda folder: _encode(corpus, options, plain, folder))
-        steps.append({"joined-dictionary": settings["joined-dictionary"]})
-        key = settings_key(steps)
-        data_bin = space.stage("data-bin", key, lambda folder: _binarise(corpus, options, bpe, folder))
-        write_json(out / SUMMARY, _summary(corpus, options, settings, key, plain, data_bin))
+        raw = plain = space.stage("raw", keys["raw"], corpus.write_raw)
+        if "tokenised" in keys:
+            plain = space.stage("tokenised", keys["tokenised"], lambda folder: _tokenise(corpus, options, raw, folder))
+        bpe = space.stage("bpe", keys["bpe"], lambda folder: _encode(corpus, options, plain, folder))
+        data_bin = space.stage("data-bin", keys["data-bin"], lambda folder: _binarise(corpus, options, bpe, folder))
+        write_json(out / SUMMARY, _summary(corpus, options, settings, keys["data-bin"], plain, data_bin))
     say(f"{data_bin} is ready for fairseq-train; settings and names of the test sets are in {out / SUMMARY}")
 
 
-def _is_done(space: Workspace, settings: dict[str, Any], force: bool) -> bool:
-    """Whether all is there; a finished preparation with other settings is not silently replaced."""
+def _stage_keys(settings: dict[str, Any], *, tokenised: bool) -> dict[str, str]:
+    """The key of each stage of this recipe, in their order: of all settings that its result depends on.
+
+    Args:
+        settings: those of `settings_of`.
+        tokenised: the corpus comes tokenised, so there is a stage for that whatever the settings.
+    """
+    of_stage = {
+        "raw": ["corpus", "source-lang", "target-lang", "input"],
+        "tokenised": ["tokenizer", "lowercase"],
+        "bpe": ["bpe", "vocab-size", "character-coverage"],
+        "data-bin": ["joined-dictionary"],
+    }
+    keys, steps = {}, []
+    for stage, names in of_stage.items():
+        steps.append({name: settings[name] for name in names})
+        keys[stage] = settings_key(steps)
+    if not tokenised and settings["tokenizer"] == "none" and not settings["lowercase"]:
+        del keys["tokenised"]
+    return keys
+
+
+def _is_done(space: Workspace, settings: dict[str, Any], keys: dict[str, str], force: bool) -> bool:
+    """Whether all is there, the text that scoring reads too; other settings never silently replace a finished one."""
     path = space.out / SUMMARY
     there = read_json(path)
     if path.exists() and (not isinstance(there, dict) or "settings" not in there):
@@ -155,7 +170,7 @@ def _is_done(space: Workspace, settings: dict[str, Any], force: bool) -> bool:
             )
         path.unlink()  # from here on it is not finished any more
         return False
-    return space.finished("data-bin", there["key"]) and (space.out / there["bpe_model"]).is_file()
+    return all(space.finished(stage, key) for stage, key in keys.items())
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:

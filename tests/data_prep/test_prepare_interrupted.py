@@ -65,6 +65,18 @@ def test_killed_in_every_stage(straight: Path, tmp_path: Path) -> None:
     assert not list(out.glob(".*"))
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_was_lost_is_made_again(straight: Path, tmp_path: Path, stage: str) -> None:
+    """Scoring reads more than data-bin, and sends those who lost some of it here."""
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    shutil.rmtree(out / stage)
+    done = preparing.prepare("phrases", out, *SMALL)
+    assert "nothing to do" not in done.stdout
+    assert done.stdout.count("already there") == len(STAGES) - 1
+    assert preparing.contents(out) == preparing.contents(straight)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out"
