@@ -41,6 +41,13 @@ class PruningConfig(FairseqDataclass):
             "(default: 1 with simple, 0 otherwise)"
         },
     )
+    min_encoder_heads: int = field(
+        default=0,
+        metadata={
+            "help": "keep at least so many encoder self-attention heads: an early choice may remove them all, and a "
+            "long training miss them"
+        },
+    )
     heads_to_keep_start: Optional[int] = field(
         default=None, metadata={"help": "start with a budget of so many heads and shrink it to --heads-to-keep"}
     )
@@ -134,13 +141,13 @@ class PruningConfig(FairseqDataclass):
             raise ValueError(f"--heads-to-keep-updates is {self.heads_to_keep_updates}, but it must be 1 or more")
         if self.min_heads_per_module < 0:
             raise ValueError(f"--min-heads-per-module is {self.min_heads_per_module}, but it must be 0 or more")
-        if self.min_cross_heads is not None:
-            if self.min_cross_heads < 0:
-                raise ValueError(f"--min-cross-heads is {self.min_cross_heads}, but it must be 0 or more")
-            if any(k is not None for k in per_type):
+        for kind, least in (("encoder", self.min_encoder_heads), ("cross", self.min_cross_heads)):
+            if least is not None and least < 0:
+                raise ValueError(f"--min-{kind}-heads is {least}, but it must be 0 or more")
+            if least and any(k is not None for k in per_type):
                 raise ValueError(
-                    f"--min-cross-heads {self.min_cross_heads} is for one budget for all attention types, but a budget "
-                    "for a type is given: give --cross-heads-to-keep instead"
+                    f"--min-{kind}-heads {least} is for one budget for all attention types, but a budget for a type is "
+                    f"given: give --{kind}-heads-to-keep instead"
                 )
         if self.pruning_warmup_updates < 0:
             raise ValueError(f"--pruning-warmup-updates is {self.pruning_warmup_updates}, but it must be 0 or more")
@@ -203,6 +210,7 @@ _ABOUT_GATES = (
     "cross_heads_to_keep",
     "decoder_heads_to_keep",
     "min_heads_per_module",
+    "min_encoder_heads",
     "min_cross_heads",
     "heads_to_keep_start",
     "heads_to_keep_low",

@@ -16,6 +16,7 @@ _TYPE_OPTIONS = {
     "decoder_self": "decoder_heads_to_keep",
     "cross": "cross_heads_to_keep",
 }
+_FLOORS = {"cross": "min_cross_heads", "encoder_self": "min_encoder_heads"}  # the first has its heads first
 
 
 class PruningPlan:
@@ -40,10 +41,13 @@ class PruningPlan:
         self.budget = self.budget_of(config.heads_to_keep)
         for name in ("heads_to_keep_start", "heads_to_keep_low", "heads_to_keep_high"):
             self._count(name, self.heads)
-        if self._count("min_cross_heads", sum(self.shape["cross"]), config.min_cross_heads or 0) > self.budget.total:
+        floors = {name: self._floor(name) for name in _FLOORS.values()}
+        for kind, name in _FLOORS.items():
+            self._count(name, sum(self.shape[kind]), floors[name])
+        if sum(floors.values()) > self.budget.total and any(getattr(config, name) for name in floors):
+            given = " and ".join(f"{flag(name)} is {least}" for name, least in floors.items() if least)
             raise ValueError(
-                f"--min-cross-heads is {config.min_cross_heads}, but only {self.budget.total} heads are to be kept: "
-                "lower it or raise --heads-to-keep"
+                f"{given}, but only {self.budget.total} heads are to be kept: lower it or raise --heads-to-keep"
             )
         start, low, high = config.heads_to_keep_start, config.heads_to_keep_low, config.heads_to_keep_high
         if start is not None and start < self.budget.total:
@@ -130,10 +134,17 @@ class PruningPlan:
         counts = [self._count(_TYPE_OPTIONS[kind], size) for kind, size in zip(TYPES, sizes, strict=True)]
         if total is not None or all(getattr(self.config, name) is None for name in _TYPE_OPTIONS.values()):
             groups, counts = [range(self.heads)], [self._count("heads_to_keep", self.heads, total)]
-            least = self.config.min_cross_heads
-            least = self.selection.min_cross_heads if least is None else least
-            floors.append(Draw(tuple(types[TYPES.index("cross")]), min(least, counts[0])))
+            left = counts[0]
+            for kind, name in _FLOORS.items():
+                least = min(self._floor(name), left)
+                left -= least
+                floors.append(Draw(tuple(types[TYPES.index(kind)]), least))
         return Budget.grouped(groups, counts, floors)
+
+    def _floor(self, name: str) -> int:
+        """Return the least number of heads of a type."""
+        given: int | None = getattr(self.config, name)
+        return self.selection.min_cross_heads if given is None else given
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
         c = self.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from fairseq_dsp.errors import UserError
 
@@ -20,7 +21,13 @@ from fairseq_dsp.errors import UserError
         ("--heads-to-keep 6 --min-cross-heads -1", "--min-cross-heads is -1"),
         ("--heads-to-keep 6 --min-cross-heads 5", "--min-cross-heads is 5, but there are 4 such heads"),
         ("--heads-to-keep 2 --min-cross-heads 3", "--min-cross-heads is 3, but only 2 heads are to be kept"),
+        ("--heads-to-keep 6 --min-encoder-heads 5", "--min-encoder-heads is 5, but there are 4 such heads"),
+        (
+            "--heads-to-keep 3 --min-encoder-heads 3",
+            "--min-cross-heads is 1 and --min-encoder-heads is 3, but only 3 heads are to be kept",
+        ),
         ("--encoder-heads-to-keep 2 --min-cross-heads 1", "give --cross-heads-to-keep instead"),
+        ("--cross-heads-to-keep 2 --min-encoder-heads 1", "give --encoder-heads-to-keep instead"),
         ("--heads-to-keep 6 --pruning-warmup-updates -1", "--pruning-warmup-updates is -1"),
         (
             "--head-selection hard_concrete --l0-penalty 1 --pruning-warmup-updates 5",
@@ -72,3 +79,31 @@ def test_bad_options_are_refused_in_one_sentence(build, flags: str, sentence: st
 def test_budgets_and_floors(build, flags: str, kept: dict[str, int]) -> None:
     heads = build(*flags.split()).pruner.kept()
     assert {kind: sum(map(len, heads.of(kind))) for kind in kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ("--heads-to-keep 5 --min-cross-heads 0", (0, 4, 1)),
+        ("--heads-to-keep 5 --min-encoder-heads 2", (2, 2, 1)),
+        ("--heads-to-keep 7 --min-encoder-heads 3 --min-heads-per-module 1", (3, 2, 2)),
+        ("--heads-to-keep 6 --heads-to-keep-low 1 --heads-to-keep-high 6 --min-encoder-heads 1", (1, 4, 1)),
+    ],
+)
+def test_a_floor_keeps_heads_that_importance_would_remove(build, flags: str, kept: tuple[int, int, int]) -> None:
+    pruner = build(*flags.split()).pruner
+    importance = torch.tensor([0.0] * 4 + [2.0] * 4 + [1.0] * 4)  # encoder self, decoder self, cross
+    counts = [int(n) for n in pruner.plan.keep(importance).reshape(3, 4).sum(1)]
+    assert tuple(counts) == kept
+    if "low" in flags:  # of a single head, cross-attention has its floor
+        assert [int(n) for n in pruner.plan.keep(importance, 1).reshape(3, 4).sum(1)] == [0, 0, 1]
+
+
+def test_every_sample_has_the_floors(build) -> None:
+    plan = build("--heads-to-keep", 4, "--min-encoder-heads", 2, "--min-cross-heads", 1).pruner.plan
+    importance = torch.tensor([-3.0] * 4 + [3.0] * 4 + [-1.0] * 4)
+    for update in range(0, 12_000, 100):
+        encoder, decoder, cross = plan.sample(importance, update, seed=1).reshape(3, 4).sum(1)
+        assert encoder >= 2
+        assert cross >= 1
+        assert encoder + decoder + cross == 4

@@ -21,6 +21,7 @@ GROUPS: list[dict[str, Any]] = [
     {
         "heads_to_keep": 7,
         "min_heads_per_module": 1,
+        "min_encoder_heads": 1,
         "min_cross_heads": 2,
         "heads_to_keep_start": 9,
         "heads_to_keep_updates": 4,
