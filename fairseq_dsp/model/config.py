@@ -41,11 +41,11 @@ class PruningConfig(FairseqDataclass):
             "(default: 1 with simple, 0 otherwise)"
         },
     )
-    min_encoder_heads: int = field(
-        default=0,
+    min_encoder_heads: Optional[int] = field(
+        default=None,
         metadata={
-            "help": "keep at least so many encoder self-attention heads: an early choice may remove them all, and a "
-            "long training miss them"
+            "help": "keep at least so many encoder self-attention heads, whose worth shows late "
+            "(default: one of nine heads with simple, 0 otherwise)"
         },
     )
     heads_to_keep_start: Optional[int] = field(

@@ -41,7 +41,7 @@ class PruningPlan:
         self.budget = self.budget_of(config.heads_to_keep)
         for name in ("heads_to_keep_start", "heads_to_keep_low", "heads_to_keep_high"):
             self._count(name, self.heads)
-        floors = {name: self._floor(name) for name in _FLOORS.values()}
+        floors = {name: self._floor(kind, self.budget.total) for kind, name in _FLOORS.items()}
         for kind, name in _FLOORS.items():
             self._count(name, sum(self.shape[kind]), floors[name])
         if sum(floors.values()) > self.budget.total and any(getattr(config, name) for name in floors):
@@ -135,16 +135,16 @@ class PruningPlan:
         if total is not None or all(getattr(self.config, name) is None for name in _TYPE_OPTIONS.values()):
             groups, counts = [range(self.heads)], [self._count("heads_to_keep", self.heads, total)]
             left = counts[0]
-            for kind, name in _FLOORS.items():
-                least = min(self._floor(name), left)
+            for kind in _FLOORS:
+                least = min(self._floor(kind, counts[0]), left)
                 left -= least
                 floors.append(Draw(tuple(types[TYPES.index(kind)]), least))
         return Budget.grouped(groups, counts, floors)
 
-    def _floor(self, name: str) -> int:
-        """Return the least number of heads of a type."""
-        given: int | None = getattr(self.config, name)
-        return self.selection.min_cross_heads if given is None else given
+    def _floor(self, kind: str, total: int) -> int:
+        """Return the least number of heads of a type, of *total* in all."""
+        given: int | None = getattr(self.config, _FLOORS[kind])
+        return min(self.selection.floor(kind, total), sum(self.shape[kind])) if given is None else given
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
         c = self.config

@@ -43,9 +43,6 @@ class Selection(ABC):
     learns = True
     """Whether gradients reach the importance."""
 
-    min_cross_heads = 0
-    """The least number of cross-attention heads of a budget for all types, unless the options say otherwise."""
-
     takes_penalty = False
     """Whether a penalty on the expected number of open gates may take the place of the budget."""
 
@@ -61,6 +58,14 @@ class Selection(ABC):
         self.annealing = annealing
         self.kept = kept
         self.penalised = penalised
+
+    def floor(self, kind: str, total: int) -> int:
+        """The least number of heads of an attention type in a budget for all types, unless the options say otherwise.
+
+        :param kind: ``"encoder_self"``, ``"decoder_self"`` or ``"cross"``.
+        :param total: K, the number of heads kept in all.
+        """
+        return 0
 
     def decides(self, update: int) -> bool:
         """Whether the importance still learns at an update, counted from 0; once it does not, the heads are fixed."""

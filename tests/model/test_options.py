@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.model import PruningConfig
+from fairseq_dsp.model.plan import PruningPlan
 
 
 @pytest.mark.parametrize(
@@ -107,3 +109,30 @@ def test_every_sample_has_the_floors(build) -> None:
         assert encoder >= 2
         assert cross >= 1
         assert encoder + decoder + cross == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"heads_to_keep": 18}, (2, 15, 1)),
+        ({"heads_to_keep": 17}, (1, 15, 1)),
+        ({"heads_to_keep": 8}, (0, 7, 1)),
+        ({"heads_to_keep": 0}, (0, 0, 0)),
+        ({"heads_to_keep": 18, "min_encoder_heads": 0}, (0, 15, 3)),
+        ({"heads_to_keep": 18, "min_encoder_heads": 0, "min_cross_heads": 0}, (0, 15, 3)),
+        ({"heads_to_keep": 18, "head_selection": "gumbel"}, (0, 15, 3)),
+        ({"encoder_heads_to_keep": 0, "decoder_heads_to_keep": 15}, (0, 15, 12)),
+    ],
+)
+def test_simple_keeps_one_of_nine_heads_in_the_encoder(options: dict[str, object], kept: tuple[int, int, int]) -> None:
+    shape = {"encoder_self": [4] * 3, "decoder_self": [5] * 3, "cross": [4] * 3}
+    plan = PruningPlan(PruningConfig(**options), shape)
+    importance = torch.tensor([0.0] * 12 + [2.0] * 15 + [1.0] * 12)
+    assert tuple(int(gates.sum()) for gates in plan.keep(importance).split([12, 15, 12])) == kept
+
+
+def test_the_encoders_floor_is_no_more_than_the_heads_there_are() -> None:
+    shape = {"encoder_self": [1], "decoder_self": [20], "cross": [20]}
+    kept = PruningPlan(PruningConfig(heads_to_keep=27), shape).keep(torch.arange(41.0))
+    assert kept[0] == 1
+    assert kept.sum() == 27
