@@ -101,6 +101,9 @@ class Conditioned(Simple):
     ``simple`` itself draws the heads of a floor first and then the rest.
     """
 
+    def floor(self, kind: str, total: int) -> int:
+        return 1 if kind == "cross" else 0  # this law is of one floor
+
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         if not self.decides(update) or len(budget.draws) == 1:
             return super().sample(importance, budget, update, generator)

@@ -12,6 +12,8 @@ import support
 import torch
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.model import PruningConfig
+from fairseq_dsp.model.plan import PruningPlan
 from fairseq_dsp.subset import (
     OWN,
     SELECTIONS,
@@ -63,6 +65,15 @@ def test_the_candidates_of_the_study_are_selections(own: Callable[[Path], list[s
     assert names == ["adaptive", "almost_surely", "common_scale", "conditioned", "gumbel_quiet", "relative"]
     for name in names:
         check_promises(name)
+
+
+def test_the_candidates_take_the_floors_of_many_heads(own: Callable[[Path], list[str]]):
+    shape = {"encoder_self": [4] * 3, "decoder_self": [4] * 3, "cross": [4] * 3}
+    importance = torch.randn(36, generator=generator())
+    for name in own(support.REPOSITORY / "scripts/studies/candidates.py"):
+        plan = PruningPlan(PruningConfig(heads_to_keep=18, head_selection=name), shape)
+        assert plan.sample(importance, update=5, seed=1).isfinite().all(), name
+        assert plan.keep(importance).sum() == 18, name
 
 
 @pytest.mark.parametrize(("k", "least"), [(3, 1), (3, 2), (1, 1), (6, 1), (7, 2)])
