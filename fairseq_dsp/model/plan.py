@@ -41,9 +41,9 @@ class PruningPlan:
         self.budget = self.budget_of(config.heads_to_keep)
         for name in ("heads_to_keep_start", "heads_to_keep_low", "heads_to_keep_high"):
             self._count(name, self.heads)
-        floors = {name: self._floor(kind, self.budget.total) for kind, name in _FLOORS.items()}
         for kind, name in _FLOORS.items():
-            self._count(name, sum(self.shape[kind]), floors[name])
+            self._count(name, sum(self.shape[kind]))
+        floors = {name: self._floor(kind, self.budget.total) for kind, name in _FLOORS.items()}
         if sum(floors.values()) > self.budget.total and any(getattr(config, name) for name in floors):
             given = " and ".join(f"{flag(name)} is {least}" for name, least in floors.items() if least)
             raise ValueError(

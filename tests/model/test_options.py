@@ -9,6 +9,8 @@ from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import PruningConfig
 from fairseq_dsp.model.plan import PruningPlan
 
+DECODER_FIRST = torch.tensor([0.0] * 4 + [2.0] * 4 + [1.0] * 4)  # encoder self, decoder self, cross
+
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
@@ -93,12 +95,14 @@ def test_budgets_and_floors(build, flags: str, kept: dict[str, int]) -> None:
     ],
 )
 def test_a_floor_keeps_heads_that_importance_would_remove(build, flags: str, kept: tuple[int, int, int]) -> None:
-    pruner = build(*flags.split()).pruner
-    importance = torch.tensor([0.0] * 4 + [2.0] * 4 + [1.0] * 4)  # encoder self, decoder self, cross
-    counts = [int(n) for n in pruner.plan.keep(importance).reshape(3, 4).sum(1)]
-    assert tuple(counts) == kept
-    if "low" in flags:  # of a single head, cross-attention has its floor
-        assert [int(n) for n in pruner.plan.keep(importance, 1).reshape(3, 4).sum(1)] == [0, 0, 1]
+    plan = build(*flags.split()).pruner.plan
+    assert tuple(int(n) for n in plan.keep(DECODER_FIRST).reshape(3, 4).sum(1)) == kept
+
+
+def test_of_a_single_head_cross_attention_has_its_floor(build) -> None:
+    flags = "--heads-to-keep 6 --heads-to-keep-low 1 --heads-to-keep-high 6 --min-encoder-heads 1"
+    plan = build(*flags.split()).pruner.plan
+    assert plan.keep(DECODER_FIRST, 1).reshape(3, 4).sum(1).tolist() == [0, 0, 1]
 
 
 def test_every_sample_has_the_floors(build) -> None:
