@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class GatedProjection(nn.Linear):
@@ -47,16 +48,10 @@ class GatedProjection(nn.Linear):
         if name != "weight" or self._gate is None:
             return value
         if torch.is_grad_enabled():
-            return self._scale(value, self._gate)
+            return _ScaledColumns.apply(value, self._gate)
         if self._scaled is None:  # decoding reads it at every step
-            self._scaled = self._scale(value, self._gate)
+            self._scaled = _scaled_columns(value, self._gate)
         return self._scaled
-
-    @staticmethod
-    def _scale(weight: Tensor, gate: Tensor) -> Tensor:
-        columns = gate.to(weight.device).repeat_interleave(weight.shape[1] // gate.numel())
-        # in float32: the gradient of a gate sums over a whole block of the matrix, which half precision may overflow
-        return (weight.float() * columns.float()).to(weight.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GatedProjection:
         exact = self.importance.data
@@ -69,3 +64,30 @@ class GatedProjection(nn.Linear):
     def __getstate__(self) -> dict[str, Any]:
         # gates belong to one forward pass; a sampled one carries a graph, which can be neither copied nor pickled
         return {**self.__dict__, "_gate": None, "_scaled": None}
+
+
+class _ScaledColumns(torch.autograd.Function):
+    """:func:`_scaled_columns`, in few operations: a GPU launches each of them in every module at every update."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, gate)
+        return _scaled_columns(weight, gate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        weight, gate = ctx.saved_tensors
+        to_weight = _scaled_columns(grad, gate) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return to_weight, None
+        # in float32: it sums over a whole block of the matrix, which half precision may overflow
+        columns = (grad.float() * weight).sum(0)
+        return to_weight, columns.view(gate.numel(), -1).sum(1).to(gate)
+
+
+def _scaled_columns(matrix: Tensor, gate: Tensor) -> Tensor:
+    """Return the matrix with the columns of head h times g_h, rounded once to its own precision."""
+    heads = matrix.unflatten(1, (gate.numel(), -1))
+    factors = gate.to(matrix.device).unsqueeze(1)
+    return torch.mul(heads, factors, out=torch.empty_like(heads)).flatten(1)

@@ -41,6 +41,7 @@ class HeadPruner:
             self._freeze(model)
         self.seed = torch.initial_seed()  # what fairseq was given with --seed: the same on every process
         self.sampled: Tensor | None = None
+        self._seen: Tensor | None = None  # the importance that it was sampled from
         self.monitor = GradientMonitor()
         model.register_load_state_dict_pre_hook(self._before_loading)
         self.update = 0
@@ -71,20 +72,24 @@ class HeadPruner:
         """Set the gates of the coming forward pass."""
         if not self.plan.prunes:
             return
+        device = self.gates[0].importance.device
+        # all that chooses is on the CPU: the gates and their gradient travel, and nothing waits for a GPU in between
+        importance = self.importance.cpu()
+        decides = training and self.plan.decides(self.update)
         if training:
-            importance = self.importance
             gates = self.plan.sample(importance, self.update, self.seed)
-            self.sampled = gates.detach()
+            self.sampled, self._seen = gates.detach(), importance.detach()
             self._penalty_due = self.penalised
-            decides = self.plan.decides(self.update)
             self._rate["lr"] = self.plan.config.pruning_lr if decides else 0.0
             if decides:
                 self.monitor.watch(importance, gates)
                 self.monitor.report(self.temperature, self.plan.selection.when_vanished)
         else:
-            gates = self.plan.keep(self.importance)
-        for gate, values in zip(self.gates, gates.split([m.heads for m in self.modules]), strict=True):
-            gate.gate = values
+            gates = self.plan.keep(importance)
+        parts = gates.to(device).split([m.heads for m in self.modules])
+        for i, (gate, values) in enumerate(zip(self.gates, parts, strict=True)):
+            # of fixed heads, the gates of one module suffice to give every importance its gradient, which is 0
+            gate.gate = values if decides or i == 0 else values.detach()
 
     def expected_open(self) -> Tensor:
         """Return the expected number of open gates of a penalised selection, differentiable; a scalar."""
@@ -143,7 +148,8 @@ class HeadPruner:
         modules they are; and the softness of the gates, the mean distance of a gate from the nearer of 0 and 1. For
         gates that close at random, how many of them were open.
         """
-        kept = self.kept()
+        importance = self.importance if self._seen is None else self._seen
+        kept = HeadSet.from_gates(self.plan.keep(importance), self.plan.shape)
         stats = {"temperature": self.temperature}
         stats |= {f"heads_{kind}": float(sum(map(len, kept.of(kind)))) for kind in TYPES}
         stats["kept_modules"] = float(sum(bool(heads) for kind in TYPES for heads in kept.of(kind)))

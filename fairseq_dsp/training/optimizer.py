@@ -1,7 +1,7 @@
 """A learning rate of their own for the importance variables, under any of fairseq's optimisers.
 
 fairseq has no hook for this: its trainer hands the optimiser one flat list of parameters, its scheduler overwrites the
-learning rate of every group, and ``--fp16`` first copies all parameters into one flat tensor. So four of its functions
+learning rate of every group, and ``--fp16`` first copies all parameters into one flat tensor. So five of its functions
 are replaced, once, when the plugin is imported. A parameter marked with ``optim_overrides["importance"]`` (fairseq's
 own attribute, which its copies in float32 keep) lands in a group of its own:
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,7 +33,8 @@ def install() -> None:
     if hasattr(optim.build_optimizer, "__wrapped__"):
         return
     optim.build_optimizer = _with_importance_group(optim.build_optimizer)
-    FP16Optimizer.build_fp32_params = classmethod(_with_marks(FP16Optimizer.build_fp32_params.__func__))
+    FP16Optimizer.build_optimizer = classmethod(_importance_last(FP16Optimizer.build_optimizer.__func__))
+    FP16Optimizer.build_fp32_params = classmethod(_with_mark(FP16Optimizer.build_fp32_params.__func__))
     FairseqOptimizer.step = _with_importance_lr(FairseqOptimizer.step)
     FairseqOptimizer.clip_grad_norm = _clip_grad_norm
 
@@ -71,37 +71,41 @@ def _with_importance_group(build: Callable[..., Any]) -> Callable[..., Any]:
 def _pieces(entry: Any) -> Iterator[Tensor]:
     """Yield the parameters of one entry of the list that fairseq hands to an optimiser.
 
-    ``--fp16`` hands over a dict of flat tensors; each is cut into views at the borders of the importance variables,
-    which share its memory and its gradient's.
+    ``--fp16`` hands over a dict of flat tensors; one that ends with the importance is cut in two views there, which
+    share its memory and its gradient's.
     """
     for parameter in entry.values() if isinstance(entry, dict) else [entry]:
-        marks = getattr(parameter, "importance_slices", None)
-        if not marks:
+        mark = getattr(parameter, "importance_mark", None)
+        if mark is None:
             yield parameter
             continue
-        borders = sorted({0, parameter.numel(), *(b for start, end, _ in marks for b in (start, end))})
-        overrides = {start: overrides for start, _, overrides in marks}
-        for start, end in pairwise(borders):
-            piece = nn.Parameter(parameter.data[start:end])
-            piece.grad = parameter.grad[start:end]
-            if start in overrides:
-                piece.optim_overrides = overrides[start]  # type: ignore[attr-defined]
+        start, overrides = mark
+        for part in [slice(start), slice(start, None)][start == 0 :]:  # of frozen weights the importance is all
+            piece = nn.Parameter(parameter.data[part])
+            piece.grad = parameter.grad[part]
+            if part.start is not None:
+                piece.optim_overrides = overrides  # type: ignore[attr-defined]
             yield piece
 
 
-def _with_marks(build: Callable[..., Any]) -> Callable[..., Any]:
+def _importance_last(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Put the importance variables at the end of the flat tensor: a GPU has two pieces to update, not two a module."""
+
+    @wraps(build)
+    def build_optimizer(cls: Any, cfg: Any, params: Iterable[Any], **kwargs: Any) -> Any:
+        return build(cls, cfg, sorted(params, key=lambda p: _importance_lr(p) is not None), **kwargs)
+
+    return build_optimizer
+
+
+def _with_mark(build: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(build)
     def build_fp32_params(cls: Any, args: Any, params: Any, flatten: bool = True) -> Any:
-        params = list(params)
         fp32_params = build(cls, args, params, flatten=flatten)
-        if flatten and len(fp32_params) == 1:
-            marks, offset = [], 0
-            for p in params:
-                if _importance_lr(p) is not None:
-                    marks.append((offset, offset + p.numel(), p.optim_overrides))
-                offset += p.numel()
+        importance = [p for p in params if _importance_lr(p) is not None]
+        if flatten and len(fp32_params) == 1 and importance:
             (flat,) = fp32_params.values()
-            flat.importance_slices = marks
+            flat.importance_mark = flat.numel() - sum(p.numel() for p in importance), importance[0].optim_overrides
         return fp32_params
 
     return build_fp32_params

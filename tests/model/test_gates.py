@@ -11,7 +11,7 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
-from fairseq_dsp.model import attention_modules
+from fairseq_dsp.model import GatedProjection, attention_modules
 from fairseq_dsp.subset import hard_top_k
 
 
@@ -252,3 +252,26 @@ def test_a_larger_budget_at_first_and_a_drawn_budget(build, batch) -> None:
         drawn.add(round(float(model.pruner.sampled.sum()), 3))
     assert drawn == {2, 3, 4, 5, 6}
     assert model.pruner.kept().kept == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gates_in_half_precision(dtype: torch.dtype) -> None:
+    """Against float64: the scaled matrix rounded once, and no overflow where a gradient sums over a block of it."""
+    draw = torch.Generator().manual_seed(5)
+    weight = torch.randn(64, 32, generator=draw).to(dtype)
+    grad = (500 * torch.rand(64, 32, generator=draw)).to(dtype)
+    gates = torch.rand(4, generator=draw)
+    projection = torch.nn.Linear(32, 64, bias=False, dtype=dtype)
+    projection.weight.data = weight.abs()
+    gated = GatedProjection(projection, 4)
+    gated.gate = gates.requires_grad_()
+    scaled = gated.weight
+    scaled.backward(grad)
+    matrix = weight.abs().double().view(64, 4, 8)
+    exact = matrix * gates.detach().double()[:, None]
+    assert torch.equal(scaled, exact.flatten(1).to(dtype))
+    to_gates = (matrix * grad.double().view(64, 4, 8)).sum((0, 2))
+    assert to_gates.min() > torch.finfo(torch.float16).max
+    torch.testing.assert_close(gates.grad.double(), to_gates, rtol=1e-6, atol=0)
+    to_weight = (grad.double().view(64, 4, 8) * gates.detach().double()[:, None]).flatten(1)
+    assert torch.equal(projection.weight.grad, to_weight.to(dtype))

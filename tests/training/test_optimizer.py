@@ -148,9 +148,23 @@ def test_flattened_half_precision(tiny_data: Path, tmp_path: Path, monkeypatch: 
         decay = 0.0 if i in (1, 3) else 2 * 0.1 * 1e-3 * old.float()
         torch.testing.assert_close(new.float(), old.float() - 2 * rate - decay, atol=2e-3, rtol=2e-3)
     # the pieces share the flat tensor's memory: what is saved and copied back is what was trained
-    torch.testing.assert_close(flat.data[6:10], model.parts[1].data)
+    torch.testing.assert_close(flat.data[14:], torch.cat([model.parts[1].data, model.parts[3].data]))
+    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1], "a GPU launches a step for each"
     state = optimizer.state_dict()
     assert [group["lr"] for group in state["param_groups"]] == [1e-3, RATE]
+
+
+def test_flattened_half_precision_of_frozen_weights(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    config = inprocess.argparse_config(tiny_data, tmp_path, "--fp16", "--fp16-init-scale", 4)
+    model = Marked()
+    optimizer = FP16Optimizer.build_optimizer(config, [model.parts[1], model.parts[3]])
+    optimizer.set_lr(1e-3)
+    before = [p.detach().clone() for p in model.parts]
+    optimizer.backward(sum(p.float().sum() for p in model.parts))
+    optimizer.step()
+    steps = [(old - new).abs().max().item() for old, new in zip(before, model.parts, strict=True)]
+    assert steps == pytest.approx([0, RATE, 0, RATE, 0], rel=1e-3)
 
 
 def parameters(*gradients: list[float]) -> list[nn.Parameter]:
