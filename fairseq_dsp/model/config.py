@@ -45,7 +45,7 @@ class PruningConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "keep at least so many encoder self-attention heads, whose worth shows late "
-            "(default: one of nine heads with simple, 0 otherwise)"
+            "(default: a ninth of the heads, rounded, with simple, 0 otherwise)"
         },
     )
     heads_to_keep_start: Optional[int] = field(

@@ -88,7 +88,8 @@ def test_budgets_and_floors(build, flags: str, kept: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("flags", "kept"),
     [
-        ("--heads-to-keep 5 --min-cross-heads 0", (0, 4, 1)),
+        ("--heads-to-keep 5 --min-cross-heads 0", (1, 4, 0)),
+        ("--heads-to-keep 4", (0, 3, 1)),
         ("--heads-to-keep 5 --min-encoder-heads 2", (2, 2, 1)),
         ("--heads-to-keep 7 --min-encoder-heads 3 --min-heads-per-module 1", (3, 2, 2)),
         ("--heads-to-keep 6 --heads-to-keep-low 1 --heads-to-keep-high 6 --min-encoder-heads 1", (1, 4, 1)),
@@ -119,8 +120,9 @@ def test_every_sample_has_the_floors(build) -> None:
     ("options", "kept"),
     [
         ({"heads_to_keep": 18}, (2, 15, 1)),
-        ({"heads_to_keep": 17}, (1, 15, 1)),
-        ({"heads_to_keep": 8}, (0, 7, 1)),
+        ({"heads_to_keep": 13}, (1, 11, 1)),
+        ({"heads_to_keep": 5}, (1, 3, 1)),
+        ({"heads_to_keep": 4}, (0, 3, 1)),
         ({"heads_to_keep": 0}, (0, 0, 0)),
         ({"heads_to_keep": 18, "min_encoder_heads": 0}, (0, 15, 3)),
         ({"heads_to_keep": 18, "min_encoder_heads": 0, "min_cross_heads": 0}, (0, 15, 3)),
@@ -128,7 +130,7 @@ def test_every_sample_has_the_floors(build) -> None:
         ({"encoder_heads_to_keep": 0, "decoder_heads_to_keep": 15}, (0, 15, 12)),
     ],
 )
-def test_simple_keeps_one_of_nine_heads_in_the_encoder(options: dict[str, object], kept: tuple[int, int, int]) -> None:
+def test_simple_keeps_a_ninth_of_the_heads_in_the_encoder(options: dict[str, object], kept: tuple[int, int, int]) -> None:
     shape = {"encoder_self": [4] * 3, "decoder_self": [5] * 3, "cross": [4] * 3}
     plan = PruningPlan(PruningConfig(**options), shape)
     importance = torch.tensor([0.0] * 12 + [2.0] * 15 + [1.0] * 12)
