@@ -130,7 +130,7 @@ def test_every_sample_has_the_floors(build) -> None:
         ({"encoder_heads_to_keep": 0, "decoder_heads_to_keep": 15}, (0, 15, 12)),
     ],
 )
-def test_simple_keeps_a_ninth_of_the_heads_in_the_encoder(options: dict[str, object], kept: tuple[int, int, int]) -> None:
+def test_simple_keeps_a_ninth_in_the_encoder(options: dict[str, object], kept: tuple[int, int, int]) -> None:
     shape = {"encoder_self": [4] * 3, "decoder_self": [5] * 3, "cross": [4] * 3}
     plan = PruningPlan(PruningConfig(**options), shape)
     importance = torch.tensor([0.0] * 12 + [2.0] * 15 + [1.0] * 12)
