@@ -66,7 +66,7 @@ class HeadPruner:
 
     def kept(self) -> HeadSet:
         """Return the heads that evaluation keeps."""
-        return HeadSet.from_gates(self.plan.keep(self.importance), self.plan.shape)
+        return self._kept_by(self.importance)
 
     def refresh(self, training: bool) -> None:
         """Set the gates of the coming forward pass."""
@@ -148,8 +148,7 @@ class HeadPruner:
         modules they are; and the softness of the gates, the mean distance of a gate from the nearer of 0 and 1. For
         gates that close at random, how many of them were open.
         """
-        importance = self.importance if self._seen is None else self._seen
-        kept = HeadSet.from_gates(self.plan.keep(importance), self.plan.shape)
+        kept = self.kept() if self._seen is None else self._kept_by(self._seen)
         stats = {"temperature": self.temperature}
         stats |= {f"heads_{kind}": float(sum(map(len, kept.of(kind)))) for kind in TYPES}
         stats["kept_modules"] = float(sum(bool(heads) for kind in TYPES for heads in kept.of(kind)))
@@ -159,6 +158,9 @@ class HeadPruner:
             if self.plan.selection.takes_penalty:
                 stats["open_heads"] = float((gates > 0).sum())
         return stats
+
+    def _kept_by(self, importance: Tensor) -> HeadSet:
+        return HeadSet.from_gates(self.plan.keep(importance), self.plan.shape)
 
     def _freeze(self, model: nn.Module) -> None:
         if not self.plan.learns:

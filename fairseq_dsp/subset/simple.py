@@ -42,7 +42,8 @@ class Simple(Selection):
 
     def floor(self, kind: str, total: int) -> int:
         # The decoder learns from its own words before it looks at the source: of few heads, chosen early, none may be
-        # cross. And what the encoder's heads are worth shows last; of many heads, a choice without any is much worse.
+        # cross. And what the encoder's heads are worth shows last: chosen early, five heads or more may have none
+        # there.
         return {"cross": 1, "encoder_self": round(total / 9)}.get(kind, 0)
 
     def decides(self, update: int) -> bool:
