@@ -51,6 +51,8 @@ def _learn_sentencepiece(sides: tuple[Sequence[str], Sequence[str]], vocab_size:
             model_type="bpe",
             vocab_size=vocab_size,
             character_coverage=coverage,
+            # the library's own default rewrites text (，becomes , and ½ becomes 1⁄2): no translation could match then
+            normalization_rule_name="identity",
             minloglevel=2,
         )
     except RuntimeError as error:
