@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from fairseq_dsp.compact.checkpoint import TrainedModel, check_target
 from fairseq_dsp.compact.export_ctranslate2 import converter
-from fairseq_dsp.model import TYPES, HeadSet, PrunableTransformer, attention_modules
+from fairseq_dsp.model import TYPES, HeadSet, PrunableTransformer, modules_of
 from fairseq_dsp.study import bench
 
 WORDS = (8848, 6632)  # German and English with 10,000 joint BPE merges
@@ -94,9 +94,9 @@ def stock_model() -> TransformerModel:
 def bare() -> TransformerModel:
     """Return stock fairseq's model without attention: the ceiling."""
     model = stock_model()
-    for module in list(attention_modules(model)):
+    for module in list(modules_of(model)):
         parent, _, name = module.name.rpartition(".")
-        setattr(model.get_submodule(parent), name, Bias(module.attention))
+        setattr(model.get_submodule(parent), name, Bias(module.module))
     return model
 
 
@@ -112,8 +112,8 @@ def masked(kept: HeadSet) -> PrunableTransformer:
     model = PrunableTransformer.build_model(options(), TASK).eval()
     assert model.pruner is not None
     gates = kept.to_gates(model.pruner.plan.shape).split(HEADS)
-    for gate, values in zip(model.pruner.gates, gates, strict=True):
-        gate.gate = values
+    for attention, values in zip(model.pruner.attentions, gates, strict=True):
+        attention.gate = values
     model.encoder.pruner = None
     for layer in model.decoder.layers:
         layer.make_generation_fast_(need_attn=False)

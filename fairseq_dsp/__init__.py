@@ -18,6 +18,7 @@ gc.disable()
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it asks for tensorboardX at every start
 
 from . import compat  # noqa: E402
+from .version import __version__  # noqa: E402
 
 compat.apply_all()
 
@@ -38,4 +39,4 @@ def from_pretrained(folder: str) -> Translator:
     return pretrained.from_pretrained(folder)
 
 
-__all__ = ["compat", "from_pretrained", "model", "training"]
+__all__ = ["__version__", "compat", "from_pretrained", "model", "training"]

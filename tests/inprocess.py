@@ -81,13 +81,13 @@ def checkpoint(save_dir: Path, name: str = "checkpoint_last.pt") -> dict[str, An
 
 
 def importance(model: dict[str, torch.Tensor]) -> torch.Tensor:
-    """All importance variables of a state dict, in the order of its keys."""
-    return torch.cat([value for name, value in model.items() if name.endswith("out_proj.importance")])
+    """The importance of all heads of a state dict, numbered by type, layer and index."""
+    return model["heads.importance"]
 
 
 def without_importance(model: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The other entries of a state dict."""
-    return {name: value for name, value in model.items() if not name.endswith("out_proj.importance")}
+    """The entries of a state dict that the stock model has too."""
+    return {name: value for name, value in model.items() if not name.startswith("heads.")}
 
 
 def plain(config: Any) -> Any:

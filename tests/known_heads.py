@@ -58,7 +58,7 @@ def build(seed: int, **options: Any) -> PrunableTransformer:
     with torch.no_grad():
         model.decoder.output_projection.weight.mul_(3)  # targets that can be told apart
         for module in model.pruner.modules:
-            module.attention.q_proj.weight.mul_(6)  # heads that look at different words, and so differ in what they say
+            module.module.q_proj.weight.mul_(6)  # heads that look at different words, and so differ in what they say
     return model
 
 
@@ -71,12 +71,13 @@ def truth(seed: int) -> Tensor:
 def make_loud(model: PrunableTransformer, matters: Tensor) -> None:
     """Have all heads that matter say equally much, and all that are noise; module by module, the first ones first."""
     inputs = sentences(torch.Generator().manual_seed(0), 64)
-    for gate, values in zip(model.pruner.gates, matters.split(HEADS), strict=True):
+    for attention, values in zip(model.pruner.attentions, matters.split(HEADS), strict=True):
         heard: list[Tensor] = []
+        gate = attention.out_proj
         handle = gate.register_forward_pre_hook(lambda _, args, heard=heard: heard.append(args[0]))
         with torch.no_grad(), plain_attention(model):
             model.eval()(**inputs)
-            weight = gate._parameters["weight"]
+            weight = gate.weight
             for h, matter in enumerate(values.tolist()):
                 columns = slice(h * WIDTH // HEADS, (h + 1) * WIDTH // HEADS)
                 size = F.linear(heard[0][..., columns], weight[:, columns]).square().mean().sqrt()
@@ -88,7 +89,7 @@ class plain_attention:  # noqa: N801 — a context manager
     """While in the block, the attention modules hand their head outputs to the output projection, where hooks see."""
 
     def __init__(self, model: PrunableTransformer) -> None:
-        self.attentions = [module.attention for module in model.pruner.modules]
+        self.attentions = model.pruner.attentions
 
     def __enter__(self) -> None:
         for attention in self.attentions:
@@ -115,11 +116,11 @@ def batch(teacher: PrunableTransformer, matters: Tensor, draw: torch.Generator, 
 def logits(teacher: PrunableTransformer, net_input: dict[str, Any], gates: Tensor) -> Tensor:
     """What a model without a budget answers with the given gates."""
     with torch.no_grad():
-        for gate, values in zip(teacher.pruner.gates, gates.split(HEADS), strict=True):
-            gate.gate = values
+        for attention, values in zip(teacher.pruner.attentions, gates.split(HEADS), strict=True):
+            attention.gate = values
         answer: Tensor = teacher(**net_input)[0]
-        for gate in teacher.pruner.gates:
-            gate.gate = None
+        for attention in teacher.pruner.attentions:
+            attention.gate = None
     return answer
 
 
@@ -178,7 +179,7 @@ def by_training(
     model.load_state_dict(teacher.state_dict())
     pruner = model.pruner
     rate = pruner.plan.config.pruning_lr
-    optimizer = torch.optim.Adam([gate.importance for gate in pruner.gates], lr=rate, betas=(0.9, 0.98), eps=1e-12)
+    optimizer = torch.optim.Adam([pruner.importance], lr=rate, betas=(0.9, 0.98), eps=1e-12)
     for update in range(updates):
         model.set_num_updates(update)
         model.train()

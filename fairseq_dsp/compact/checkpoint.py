@@ -19,16 +19,11 @@ from torch import Tensor
 
 from ..compat.atomic_checkpoints import replacing
 from ..errors import UserError, find_in_chain
-from ..model import TYPES, HeadSet, PruningConfig, PruningPlan
-from ..model.compact import keep_heads, restore_heads
-from ..model.config import model_namespace
+from ..model import HEADS, HeadSet, PruningConfig, PruningPlan, UnitModule
+from ..model.config import IN_FORCE, model_namespace
+from ..model.units import modules_in, shape_of
 
 MODEL = "transformer_dsp"
-_PLACES = {
-    "encoder_self": ("encoder", "self_attn"),
-    "decoder_self": ("decoder", "self_attn"),
-    "cross": ("decoder", "encoder_attn"),
-}
 
 
 @dataclass
@@ -39,8 +34,8 @@ class TrainedModel:
     :param state: what fairseq loaded.
     :param options: the model's options.
     :param heads: the heads to keep.
+    :param modules: the attention modules, in the order in which heads are numbered.
     :param importance: of all heads, numbered by type, layer and index, or None for a compact model. *Shape:* (N)
-    :param shape: for each attention type, the number of heads of each layer of the unpruned model.
     :param chosen: whether anything, in training or now, chose some heads over others.
     """
 
@@ -48,8 +43,8 @@ class TrainedModel:
     state: dict[str, Any]
     options: Namespace
     heads: HeadSet
+    modules: list[UnitModule]
     importance: Tensor | None
-    shape: dict[str, list[int]]
     chosen: bool
 
     @staticmethod
@@ -75,7 +70,8 @@ class TrainedModel:
             options = model_namespace(config)
             pruning = PruningConfig.from_namespace(options)
             parameters = state["model"]
-            shape = _shape(options, parameters)
+            modules = modules_in(parameters, options)
+            shape = shape_of(modules)
             if pruning.compact:
                 if heads_to_keep is not None or kept_heads is not None:
                     raise ValueError(
@@ -83,26 +79,36 @@ class TrainedModel:
                     )
                 heads = HeadSet.read(str(pruning.kept_heads))
                 heads.to_gates(shape)
-                return TrainedModel(path, state, options, heads, None, shape, True)
-            importance = torch.cat([parameters[f"{name}.out_proj.importance"] for _, _, name in modules(shape)]).float()
+                return TrainedModel(path, state, options, heads, modules, None, True)
+            importance = _importance(parameters, modules)
+            plan = PruningPlan(pruning, shape)
+            said = parameters.get(f"{HEADS.name}.kept")
             if kept_heads is not None:
                 heads = HeadSet.read(kept_heads)
                 heads.to_gates(shape)
-                return TrainedModel(path, state, options, heads, importance, shape, True)
-            plan = PruningPlan(pruning, shape)
-            heads = HeadSet.from_gates(plan.keep(importance, heads_to_keep), shape)
+                return TrainedModel(path, state, options, heads, modules, importance, True)
+            if heads_to_keep is None and said is not None and plan.allows(said):
+                heads = HeadSet.from_gates(said, shape)  # whatever rule would choose them today
+            else:
+                heads = HeadSet.from_gates(plan.keep(importance, heads_to_keep), shape)
+            chosen = plan.prunes or heads_to_keep is not None
+            return TrainedModel(path, state, options, heads, modules, importance, chosen)
         except KeyError as error:
             raise UserError(
                 f"the checkpoint {path} has no {error.args[0]}: give one that fairseq-train wrote"
             ) from error
         except ValueError as error:
             raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
-        return TrainedModel(path, state, options, heads, importance, shape, plan.prunes or heads_to_keep is not None)
 
     @property
     def is_compact(self) -> bool:
         """Whether the other heads are gone already."""
         return self.importance is None
+
+    @property
+    def shape(self) -> dict[str, list[int]]:
+        """For each attention type, the number of heads of each layer of the unpruned model."""
+        return shape_of(self.modules)
 
     @property
     def architecture(self) -> str:
@@ -113,18 +119,15 @@ class TrainedModel:
         """Return the state dict of the compact model."""
         if self.is_compact:
             return dict(self.state["model"])
-        return self._with_attention(lambda part, kept, heads, dim, key_width: keep_heads(part, kept, dim))
+        return self._with_units(lambda module, part, kept: module.remove(part, kept))
 
     def full_parameters(self) -> dict[str, Tensor]:
         """Return the state dict of a stock Transformer that computes the same: the other heads are zeros."""
 
-        def full(
-            part: dict[str, Tensor], kept: tuple[int, ...], heads: int, dim: int, key_width: int
-        ) -> dict[str, Tensor]:
-            small = part if self.is_compact else keep_heads(part, kept, dim)
-            return restore_heads(small, kept, heads, dim, key_width)
+        def full(module: UnitModule, part: dict[str, Tensor], kept: tuple[int, ...]) -> dict[str, Tensor]:
+            return module.restore(part if self.is_compact else module.remove(part, kept), kept)
 
-        return self._with_attention(full)
+        return self._with_units(full)
 
     def compact_options(self) -> Namespace:
         """Return the options of the compact model: the heads in, everything about choosing them out."""
@@ -134,6 +137,7 @@ class TrainedModel:
             if not field.name.startswith("_"):
                 setattr(options, field.name, getattr(defaults, field.name))
         options.compact, options.kept_heads = True, self.heads.to_json()
+        vars(options).pop(IN_FORCE, None)
         return options
 
     def state_with(self, parameters: dict[str, Tensor], options: Namespace | dict[str, Any]) -> dict[str, Any]:
@@ -153,35 +157,27 @@ class TrainedModel:
             "last_optimizer_state": None,
         }
 
-    def _with_attention(self, change: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
-        parameters: dict[str, Tensor] = dict(self.state["model"])
-        for kind, layer, name in modules(self.shape):
-            prefix, heads = f"{name}.", self.shape[kind][layer]
+    def _with_units(self, change: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the state dict with each module's parameters changed, and without the choice."""
+        parameters = {k: v for k, v in self.state["model"].items() if not k.startswith(f"{HEADS.name}.")}
+        for module, kept in self.kept_by_module():
+            prefix = f"{module.name}."
             part = {k.removeprefix(prefix): parameters.pop(k) for k in list(parameters) if k.startswith(prefix)}
-            width = len(part["out_proj.bias"])
-            key_width = self.options.encoder_embed_dim if kind == "cross" else width
-            changed = change(part, self.heads.of(kind)[layer], heads, width // heads, key_width)
-            parameters |= {prefix + key: value for key, value in changed.items()}
+            part.pop("out_proj.importance", None)  # of version 0.1
+            parameters |= {prefix + key: value for key, value in change(module, part, kept).items()}
         return parameters
 
-
-def modules(shape: dict[str, list[int]]) -> list[tuple[str, int, str]]:
-    """Return type, layer and state-dict name of each attention module, in the order in which heads are numbered."""
-    return [
-        (kind, layer, f"{_PLACES[kind][0]}.layers.{layer}.{_PLACES[kind][1]}")
-        for kind in TYPES
-        for layer in range(len(shape[kind]))
-    ]
+    def kept_by_module(self) -> Iterator[tuple[UnitModule, tuple[int, ...]]]:
+        """Yield each attention module with the heads that it keeps."""
+        yield from zip(self.modules, (k for kind in HEADS.types for k in self.heads.of(kind)), strict=True)
 
 
-def _shape(options: Namespace, parameters: dict[str, Tensor]) -> dict[str, list[int]]:
-    shape = {}
-    for kind, (stack, attribute) in _PLACES.items():
-        count = 0
-        while f"{stack}.layers.{count}.{attribute}.out_proj.bias" in parameters:
-            count += 1
-        shape[kind] = [getattr(options, f"{stack}_attention_heads")] * count
-    return shape
+def _importance(parameters: dict[str, Tensor], modules: list[UnitModule]) -> Tensor:
+    """Return the importance of all heads, numbered by type, layer and index. *Shape:* (N)"""
+    name = f"{HEADS.name}.importance"
+    if name not in parameters and modules and f"{modules[0].name}.out_proj.importance" in parameters:  # version 0.1
+        return torch.cat([parameters[f"{module.name}.out_proj.importance"] for module in modules]).float()
+    return parameters[name].float()
 
 
 def check_target(path: str | Path) -> Path:

@@ -17,8 +17,8 @@ from fairseq.models.transformer import TransformerModel
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..model import attention_modules
-from ..model.compact import keep_heads, restore_heads
+from ..model import modules_of
+from ..model.units import attention_module
 from .checkpoint import TrainedModel, check_target, new_folder
 from .data import task_of
 
@@ -115,14 +115,12 @@ def stock_model(model: TrainedModel, task: Any) -> Any:
     network.load_state_dict(model.full_parameters())
     network.float()
     sizes = largest(model)
-    counts = {"encoder_self": 0, "decoder_self": 0, "cross": 0}
-    for module in list(attention_modules(network)):
-        attention: Any = module.attention
-        kept = model.heads.of(module.type)[counts[module.type]]
-        counts[module.type] += 1
-        small = keep_heads(attention.state_dict(), kept, attention.head_dim)
+    for module, (_, kept) in zip(list(modules_of(network)), model.kept_by_module(), strict=True):
+        attention: Any = module.module
+        small = module.remove(attention.state_dict(), kept)
         size = sizes["encoder" if module.type == "encoder_self" else "decoder"]
-        padded = restore_heads(small, range(len(kept)), size, attention.head_dim, attention.kdim)
+        other = attention_module(module.type, module.layer, size, module.width, attention.embed_dim, attention.kdim)
+        padded = other.restore(small, range(len(kept)))
         parent, _, name = module.name.rpartition(".")
         setattr(network.get_submodule(parent), name, _projections(padded))
     return network

@@ -19,14 +19,8 @@ import logging
 from typing import Any
 
 from ..errors import UserError
-from ..model import TYPES
+from ..model import HEADS
 from .checkpoint import TrainedModel, check_target, write_files
-
-TITLES = {
-    "encoder_self": "encoder self-attention",
-    "decoder_self": "decoder self-attention",
-    "cross": "cross-attention",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +60,7 @@ def rows(model: TrainedModel) -> list[tuple[str, int, list[bool], list[float]]]:
             [h in model.heads.of(kind)[layer] for h in range(heads)],
             [next(importance) for _ in range(heads if model.importance is not None else 0)],
         )
-        for kind in TYPES
+        for kind in HEADS.types
         for layer, heads in enumerate(model.shape[kind])
     ]
 
@@ -78,10 +72,10 @@ def text_map(model: TrainedModel) -> str:
         lines[0] += "; the others, and the importances, are gone: this model is compact"
     elif not model.chosen:
         lines[0] += ": this model was not pruned"
-    for kind in TYPES:
+    for kind in HEADS.types:
         table = [row for row in rows(model) if row[0] == kind]
         kept = sum(sum(row[2]) for row in table)
-        lines += ["", f"{TITLES[kind]}: {kept} of {sum(len(row[2]) for row in table)}"]
+        lines += ["", f"{HEADS.titles[kind]}: {kept} of {sum(len(row[2]) for row in table)}"]
         for _, layer, keeps, importance in table:
             marks = " ".join("#" if keep else "." for keep in keeps)
             numbers = " ".join(f"{value:8.3f}" for value in importance)
@@ -102,7 +96,7 @@ def picture(model: TrainedModel) -> Any:
     figure.suptitle(f"{model.heads.kept} of {model.heads.total} heads kept")
     values = [v for row in table for v in row[3]] or [0.0, 1.0]
     limits = (min(values), max(values) if max(values) > min(values) else min(values) + 1)
-    for axes, kind in zip(figure.subplots(1, 3, squeeze=False)[0], TYPES, strict=True):
+    for axes, kind in zip(figure.subplots(1, 3, squeeze=False)[0], HEADS.types, strict=True):
         own = [row for row in table if row[0] == kind]
         if own:
             numbers = [row[3] or [float(keep) for keep in row[2]] for row in own]
@@ -116,7 +110,7 @@ def picture(model: TrainedModel) -> Any:
                 if keep:
                     frame = Rectangle((head - 0.46, layer - 0.46), 0.92, 0.92, fill=False, edgecolor="C1", linewidth=3)
                     axes.add_patch(frame)
-        axes.set_title(f"{TITLES[kind]}: {sum(sum(row[2]) for row in own)}", size=10)
+        axes.set_title(f"{HEADS.titles[kind]}: {sum(sum(row[2]) for row in own)}", size=10)
         axes.set_xticks(range(max((len(row[2]) for row in own), default=0)))
         axes.set_yticks(range(len(own)))
         axes.set_xlabel("head (framed: kept)")

@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
-from ..model import TYPES, HeadSet, attention_modules
+from ..model import TYPES, HeadSet, modules_of
 from ..subset import Budget, Draw, hard_gates, shrink
 
 
@@ -55,17 +54,17 @@ def score(model: nn.Module, batches: Iterable[dict[str, Any]], *, gates: Tensor 
     :param gates: ξ, of 0 for a head that is removed already, which scores 0; all 1 by default. *Shape:* (N).
     :raises ValueError: if there is no sentence, or the model is compact or keeps some of its heads only.
     """
-    modules = list(attention_modules(model))
-    if not all(isinstance(module.attention, MultiheadAttention) for module in modules):
+    modules = list(modules_of(model))
+    if any(getattr(module.module, "removed", False) for module in modules):
         raise ValueError("the model is compact: only the heads of a model that has them all can be scored")
-    sizes = [module.heads for module in modules]
+    sizes = [module.units for module in modules]
     pruner = getattr(model, "pruner", None)
     if pruner is not None and (kept := pruner.kept().kept) < sum(sizes):
         raise ValueError(
             f"the model keeps {kept} of its {sum(sizes)} heads, and nothing tells what the others would be worth: give "
             "an unpruned checkpoint"
         )
-    shape = {kind: [module.heads for module in modules if module.type == kind] for kind in TYPES}
+    shape = {kind: [module.units for module in modules if module.type == kind] for kind in TYPES}
     xi = torch.ones(sum(sizes)) if gates is None else gates.float()
     total = torch.zeros(sum(sizes), dtype=torch.float64)
     sentences = 0
@@ -130,8 +129,8 @@ def _gated_heads(model: nn.Module, xi: Tensor) -> Iterator[dict[int, Tensor]]:
 
     Yields these gates of 1 by the number of the attention module, *Shape:* (B, H): backward leaves gradients in them.
     """
-    modules = list(attention_modules(model))
-    sizes = [module.heads for module in modules]
+    modules = list(modules_of(model))
+    sizes = [module.units for module in modules]
     own: dict[int, Tensor] = {}
     trained = [p for p in model.parameters() if p.requires_grad]
 
@@ -146,10 +145,10 @@ def _gated_heads(model: nn.Module, xi: Tensor) -> Iterator[dict[int, Tensor]]:
 
     gates = xi.expand(sum(sizes)).split(sizes)
     handles = [
-        module.attention.out_proj.register_forward_pre_hook(hook(i, gate))  # type: ignore[union-attr]
+        module.module.out_proj.register_forward_pre_hook(hook(i, gate))
         for i, (module, gate) in enumerate(zip(modules, gates, strict=True))
     ]
-    attentions: list[Any] = [module.attention for module in modules]
+    attentions: list[Any] = [module.module for module in modules]
     before = [attention.skip_embed_dim_check for attention in attentions]
     try:
         model.requires_grad_(False)

@@ -1,21 +1,23 @@
 """The Transformer with a gate on every attention head."""
 
+from .attention import PrunableAttention
 from .config import PruningConfig, with_heads
-from .gate import GatedProjection
-from .heads import TYPES, AttentionModule, HeadSet, attention_modules
 from .plan import PruningPlan
 from .pruner import HeadPruner
+from .sets import HeadSet
 from .transformer import PrunableTransformer
+from .units import HEADS, TYPES, UnitModule, modules_of
 
 __all__ = [
+    "HEADS",
     "TYPES",
-    "AttentionModule",
-    "GatedProjection",
     "HeadPruner",
     "HeadSet",
+    "PrunableAttention",
     "PrunableTransformer",
     "PruningConfig",
     "PruningPlan",
-    "attention_modules",
+    "UnitModule",
+    "modules_of",
     "with_heads",
 ]

@@ -15,6 +15,9 @@ from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
 
 from ..subset import HINT, SELECTIONS
 
+IN_FORCE = "fairseq_dsp"
+"""Where a checkpoint's options say, as JSON, the version that trained it and the defaults that were in force."""
+
 
 @dataclass
 class PruningConfig(FairseqDataclass):
@@ -270,7 +273,7 @@ def model_namespace(config: Union[Namespace, DictConfig]) -> Namespace:
     flatten(config)
     options = {str(name): value for name, value in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]
     pruning = OmegaConf.structured(PruningConfig)
-    known = flat_names() | set(pruning) | {"_name", "arch"}
+    known = flat_names() | set(pruning) | {"_name", "arch", IN_FORCE}
     for key, value in options.items():
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)

@@ -9,28 +9,23 @@ from torch import Tensor
 
 from ..subset import SELECTIONS, Annealing, Budget, Draw, shrink
 from .config import PruningConfig, flag
-from .heads import TYPES, HeadSet
-
-_TYPE_OPTIONS = {
-    "encoder_self": "encoder_heads_to_keep",
-    "decoder_self": "decoder_heads_to_keep",
-    "cross": "cross_heads_to_keep",
-}
-_FLOORS = {"cross": "min_cross_heads", "encoder_self": "min_encoder_heads"}  # the first has its heads first
+from .gates import ALL, CHOOSING, FIXED
+from .sets import HeadSet
+from .units import HEADS
 
 
 class PruningPlan:
     """How the heads of a model of a given shape are chosen, in training and after it; knows no model.
 
     :param config: the pruning options.
-    :param shape: for each attention type, the number of heads of each layer; see :data:`~.heads.TYPES`.
+    :param shape: for each attention type, the number of heads of each layer; in the order of :data:`~.units.TYPES`.
     :raises ValueError: if the options do not fit each other or the shape.
     """
 
     def __init__(self, config: PruningConfig, shape: Mapping[str, Sequence[int]]) -> None:
         config.check()
         self.config = config
-        self.shape = {kind: list(shape[kind]) for kind in TYPES}
+        self.shape = {kind: list(shape[kind]) for kind in HEADS.types}
         self.heads = sum(map(sum, self.shape.values()))
         kept = HeadSet.read(config.kept_heads).to_gates(self.shape) if config.kept_heads else None
         self.selection = SELECTIONS[config.head_selection](
@@ -41,9 +36,9 @@ class PruningPlan:
         self.budget = self.budget_of(config.heads_to_keep)
         for name in ("heads_to_keep_start", "heads_to_keep_low", "heads_to_keep_high"):
             self._count(name, self.heads)
-        for kind, name in _FLOORS.items():
+        for kind, name in HEADS.floors.items():
             self._count(name, sum(self.shape[kind]))
-        floors = {name: self._floor(kind, self.budget.total) for kind, name in _FLOORS.items()}
+        floors = {name: self._floor(kind, self.budget.total) for kind, name in HEADS.floors.items()}
         if sum(floors.values()) > self.budget.total and any(getattr(config, name) for name in floors):
             given = " and ".join(f"{flag(name)} is {least}" for name, least in floors.items() if least)
             raise ValueError(
@@ -83,9 +78,37 @@ class PruningPlan:
         """Return the temperature at an update."""
         return self.selection.temperature(max(0, self.elapsed(update)))
 
-    def decides(self, update: int) -> bool:
-        """Whether the importance learns at an update."""
-        return self.elapsed(update) >= 0 and self.selection.decides(self.elapsed(update))
+    def phase(self, update: int) -> int:
+        """Return what an update does to the choice: :data:`~.gates.ALL`, :data:`CHOOSING` or :data:`FIXED`.
+
+        Before pruning begins, and while a shrinking budget still holds all heads, every gate is 1 and nothing is learnt
+        of the importance. From the update on in which no head can come back the heads are fixed.
+        """
+        elapsed = self.elapsed(update)
+        if not self.prunes or elapsed < 0 or (self._shrinks and self._keeps_all_at(elapsed)):
+            return ALL
+        return CHOOSING if self.selection.decides(elapsed) else FIXED
+
+    @property
+    def _shrinks(self) -> bool:
+        return self.config.heads_to_keep_start is not None
+
+    def _keeps_all_at(self, elapsed: int) -> bool:
+        c = self.config
+        assert c.heads_to_keep_start is not None
+        assert c.heads_to_keep_updates is not None
+        return shrink(elapsed, c.heads_to_keep_start, self.budget.total, c.heads_to_keep_updates) == self.heads
+
+    def resolved(self) -> dict[str, int]:
+        """Return the options whose default follows from others, as they are in force."""
+        if not self.prunes or self.budget_is_by_type or not self.selection.learns:
+            return {}
+        return {name: self._floor(kind, self.budget.total) for kind, name in HEADS.floors.items()}
+
+    @property
+    def budget_is_by_type(self) -> bool:
+        """Whether the types have budgets of their own."""
+        return any(getattr(self.config, name) is not None for name in HEADS.budgets.values())
 
     def keep(self, importance: Tensor, total: int | None = None) -> Tensor:
         """Return the 0/1 gates of evaluation. *Shape:* (N).
@@ -108,6 +131,13 @@ class PruningPlan:
                 return torch.ones_like(importance)
             return self.selection.keep(importance, budget)
 
+    def allows(self, kept: Tensor) -> bool:
+        """Whether evaluation may keep these heads: as many of each type, and above the floors, as the options say.
+
+        :param kept: 1 for each head that is kept, 0 otherwise. *Shape:* (N).
+        """
+        return torch.equal(self.keep(2.0 * kept - 1).bool(), kept.bool())
+
     def sample(self, importance: Tensor, update: int, seed: int) -> Tensor:
         """Return the gates of one training update, differentiable. *Shape:* (N).
 
@@ -126,30 +156,28 @@ class PruningPlan:
 
         :raises ValueError: if it asks for more heads than there are, or the floor needs more than it allows.
         """
-        sizes = [sum(self.shape[kind]) for kind in TYPES]
+        sizes = [sum(self.shape[kind]) for kind in HEADS.types]
         types = _ranges(sizes)
-        modules = _ranges([n for kind in TYPES for n in self.shape[kind]])
+        modules = _ranges([n for kind in HEADS.types for n in self.shape[kind]])
         floors = [Draw(tuple(module), self.config.min_heads_per_module) for module in modules]
         groups: list[Sequence[int]] = list(types)
-        counts = [self._count(_TYPE_OPTIONS[kind], size) for kind, size in zip(TYPES, sizes, strict=True)]
-        if total is not None or all(getattr(self.config, name) is None for name in _TYPE_OPTIONS.values()):
+        counts = [self._count(HEADS.budgets[kind], size) for kind, size in zip(HEADS.types, sizes, strict=True)]
+        if total is not None or not self.budget_is_by_type:
             groups, counts = [range(self.heads)], [self._count("heads_to_keep", self.heads, total)]
             left = counts[0]
-            for kind in _FLOORS:
+            for kind in HEADS.floors:
                 least = min(self._floor(kind, counts[0]), left)
                 left -= least
-                floors.append(Draw(tuple(types[TYPES.index(kind)]), least))
+                floors.append(Draw(tuple(types[HEADS.types.index(kind)]), least))
         return Budget.grouped(groups, counts, floors)
 
     def _floor(self, kind: str, total: int) -> int:
         """Return the least number of heads of a type, of *total* in all."""
-        given: int | None = getattr(self.config, _FLOORS[kind])
+        given: int | None = getattr(self.config, HEADS.floors[kind])
         return min(self.selection.floor(kind, total), sum(self.shape[kind])) if given is None else given
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
         c = self.config
-        if elapsed < 0:
-            return Budget.top(self.heads, self.heads)
         if c.heads_to_keep_start is not None and c.heads_to_keep_updates is not None:
             return self.budget_of(shrink(elapsed, c.heads_to_keep_start, self.budget.total, c.heads_to_keep_updates))
         if c.heads_to_keep_low is not None and c.heads_to_keep_high is not None:

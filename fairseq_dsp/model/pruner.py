@@ -8,51 +8,57 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .attention import PrunableAttention
 from .config import PruningConfig
-from .gate import GatedProjection
-from .heads import TYPES, AttentionModule, HeadSet, attention_modules
+from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_gates
 from .monitor import GradientMonitor
 from .plan import PruningPlan
+from .sets import HeadSet
+from .units import HEADS, UnitModule, modules_of, shape_of
 
 
 class HeadPruner:
-    """Sets the gates of a model before each forward pass.
+    """Sets the gates of a model at the begin of each forward pass.
 
-    In training they are a sample of the selection at the current update; in evaluation the hard choice of exactly K
-    heads, without noise. It is no module and owns no parameter: the importance is the attention modules'.
+    In training they are a sample of the selection at the current update, or, once no head can come back, only the kept
+    heads are computed; in evaluation the hard choice of exactly K heads, without noise. It is no module and owns no
+    parameter: the importance is the model's.
 
-    :param model: an encoder–decoder Transformer; its attention modules' output projections become gated.
+    :param model: an encoder–decoder Transformer with `PrunableAttention`; gets a :class:`~.gates.UnitChoice`.
     :param config: the pruning options.
     :raises ValueError: if the options do not fit each other or the model.
     """
 
     def __init__(self, model: nn.Module, config: PruningConfig) -> None:
-        self.modules: list[AttentionModule] = list(attention_modules(model))
-        self.plan = PruningPlan(config, {t: [m.heads for m in self.modules if m.type == t] for t in TYPES})
-        self.gates: list[GatedProjection] = []
-        self._rate = {"lr": config.pruning_lr}  # of the importance, at the current update: the optimiser reads it
-        for module in self.modules:
-            gate = GatedProjection(module.attention.out_proj, module.heads)  # type: ignore[arg-type]
-            gate.importance.requires_grad_(self.plan.learns)
-            gate.importance.optim_overrides = {"importance": self._rate}  # type: ignore[attr-defined]
-            module.attention.out_proj = gate
-            self.gates.append(gate)
+        self.modules: list[UnitModule] = list(modules_of(model))
+        self.attentions: list[PrunableAttention] = [module.module for module in self.modules]
+        self.plan = PruningPlan(config, shape_of(self.modules))
+        self.choice = UnitChoice(self.plan.heads)
+        model.add_module(HEADS.name, self.choice)
+        self._optimiser = {"lr": config.pruning_lr, "active": self.plan.learns}  # what the optimiser reads
+        self.importance.requires_grad_(self.plan.learns)
+        self.importance.optim_overrides = {"importance": self._optimiser}  # type: ignore[attr-defined]
         if config.freeze_weights:
             self._freeze(model)
         self.seed = torch.initial_seed()  # what fairseq was given with --seed: the same on every process
         self.sampled: Tensor | None = None
-        self._seen: Tensor | None = None  # the importance that it was sampled from
+        """The gates of the last training forward pass. *Shape:* (N)"""
+        self._gates: Tensor | None = None  # the same with their graph, for a penalty in the loss
         self.monitor = GradientMonitor()
-        model.register_load_state_dict_pre_hook(self._before_loading)
         self.update = 0
         """The number of updates made so far: an update that overflowed is none."""
+        # the heads that a checkpoint said, until training goes on, or that no update can change any more
+        self._fixed: HeadSet | None = None
         self._loaded = False
-        self._penalty_due = self._penalty_taken = False
+        self._penalty_taken = False
+        model.register_load_state_dict_pre_hook(self._before_loading)
+        model.register_load_state_dict_post_hook(self._after_loading)
+        model.register_state_dict_pre_hook(self._before_saving)
 
     @property
-    def importance(self) -> Tensor:
+    def importance(self) -> nn.Parameter:
         """The importance of all heads. *Shape:* (N)"""
-        return torch.cat([gate.importance for gate in self.gates])
+        return self.choice.importance
 
     @property
     def penalised(self) -> bool:
@@ -66,48 +72,98 @@ class HeadPruner:
 
     def kept(self) -> HeadSet:
         """Return the heads that evaluation keeps."""
-        return self._kept_by(self.importance)
+        return self._fixed or HeadSet.from_gates(self.plan.keep(self.importance), self.plan.shape)
 
-    def refresh(self, training: bool) -> None:
-        """Set the gates of the coming forward pass."""
+    def begin(self, x: Tensor, training: bool) -> Tensor:
+        """Begin a forward pass: set the gates of all modules.
+
+        :param x: what the first layer will read; returned unchanged.
+        :raises UserError: if training cannot do what the options say.
+        """
         if not self.plan.prunes:
-            return
-        device = self.gates[0].importance.device
-        # all that chooses is on the CPU: the gates and their gradient travel, and nothing waits for a GPU in between
-        importance = self.importance.cpu()
-        decides = training and self.plan.decides(self.update)
-        if training:
-            gates = self.plan.sample(importance, self.update, self.seed)
-            self.sampled, self._seen = gates.detach(), importance.detach()
-            self._penalty_due = self.penalised
-            self._rate["lr"] = self.plan.config.pruning_lr if decides else 0.0
-            if decides:
-                self.monitor.watch(importance, gates)
-                self.monitor.report(self.temperature, self.plan.selection.when_vanished)
+            return x
+        if not training:
+            if self._fixed is None:
+                return self._set_gates(x, self.plan.keep(self.importance))
+            self._set_fixed()
+            return x
+        self._check_training()
+        phase = self.plan.phase(self.update)
+        if phase != FIXED:
+            self._fixed = None
+        elif self._fixed is None:
+            self._fixed = self.kept()
+        self._optimiser["active"] = phase == CHOOSING
+        if phase == CHOOSING:
+            importance = self.importance.view(-1)  # no leaf: what watches its gradient goes with this pass
+            self._gates = gates = self.plan.sample(importance, self.update, self.seed)
+            self.sampled = gates.detach()
+            self.monitor.watch(importance, gates)
+            self.monitor.report(self.temperature, self.plan.selection.when_vanished)
+            return self._set_gates(x, gates)
+        self._gates = None
+        if phase == ALL:
+            self.sampled = torch.ones_like(self.importance)
+            self._set(None, None)
         else:
-            gates = self.plan.keep(importance)
-        parts = gates.to(device).split([m.heads for m in self.modules])
-        for i, (gate, values) in enumerate(zip(self.gates, parts, strict=True)):
-            # of fixed heads, the gates of one module suffice to give every importance its gradient, which is 0
-            gate.gate = values if decides or i == 0 else values.detach()
+            self.sampled = self._fixed.to_gates(self.plan.shape).to(self.importance)  # type: ignore[union-attr]
+            self._set_fixed()
+        if self.importance.requires_grad:  # a gradient, as other processes expect, but of 0
+            x, _ = enter_gates(x, 0 * self.importance, [self.plan.heads])
+        return x
+
+    def end_update(self, updates: int) -> None:
+        """End a training update: *updates* have been made in all.
+
+        :raises UserError: if the loss went without its penalty.
+        """
+        if self._gates is not None and self.penalised and not self._penalty_taken:
+            given = "--l0-penalty" if self.plan.selection.penalised else "--module-penalty"
+            raise UserError(
+                f"{given} is a part of the loss, but this criterion does not add it: use --criterion "
+                "label_smoothed_cross_entropy_dsp"
+            )
+        self._penalty_taken, self._gates, self.update = False, None, updates
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_gates": None}  # it carries a graph, which can be neither copied nor pickled
+
+    def _set_gates(self, x: Tensor, gates: Tensor) -> Tensor:
+        x, parts = enter_gates(x, gates, [module.units for module in self.modules])
+        for attention, part in zip(self.attentions, parts, strict=True):
+            attention.gate, attention.kept = part, None
+        return x
+
+    def _set_fixed(self) -> None:
+        """Have each module compute its fixed heads only or, where an option needs them all, gate the others with 0."""
+        assert self._fixed is not None
+        layers = (layer for kind in HEADS.types for layer in self._fixed.of(kind))
+        for attention, kept in zip(self.attentions, layers, strict=True):
+            if attention.can_skip_heads and not (attention.is_noisy and attention.training):
+                attention.gate, attention.kept = None, kept
+            else:
+                gate = torch.zeros(attention.num_heads, device=self.importance.device)
+                gate[list(kept)] = 1.0
+                attention.gate, attention.kept = gate, None
+
+    def _set(self, gate: Tensor | None, kept: tuple[int, ...] | None) -> None:
+        for attention in self.attentions:
+            attention.gate, attention.kept = gate, kept
 
     def expected_open(self) -> Tensor:
         """Return the expected number of open gates of a penalised selection, differentiable; a scalar."""
         return self.plan.selection.expected_open(self.importance)
 
-    def open_modules(self) -> Tensor:
-        """Return how many attention modules the gates now in force leave open, differentiable; a scalar.
+    def open_modules(self, gates: Tensor) -> Tensor:
+        """Return how many attention modules some gates leave open, differentiable; a scalar.
 
         Σ_m (1 − Π_h (1 − g_h)) over the modules m and their heads h, of gates within 0 and 1: the number of modules
         with an open gate where all are 0 or 1. So a gate costs nothing beside another one that is open.
         """
-        total = torch.zeros((), device=self.gates[0].importance.device)
-        for gate in self.gates:
-            assert gate.gate is not None
-            # relaxed gates may exceed 1: they count as 1, but learn
-            closed = 1 - gate.gate - (gate.gate.clamp(0, 1) - gate.gate).detach()
-            total = total + 1 - closed.prod()
-        return total
+        # relaxed gates may exceed 1: they count as 1, but learn
+        closed = 1 - gates - (gates.clamp(0, 1) - gates).detach()
+        parts = closed.split([module.units for module in self.modules])
+        return len(parts) - torch.stack([part.prod() for part in parts]).sum()
 
     def penalty(self) -> Tensor:
         """Return what the loss of the current training update grows by for each target token; a scalar.
@@ -117,50 +173,40 @@ class HeadPruner:
         """
         self._penalty_taken = True
         config = self.plan.config
-        total = torch.zeros((), device=self.gates[0].importance.device)
+        total = torch.zeros((), device=self.importance.device)
         if config.l0_penalty is not None:
             total = total + config.l0_penalty * self.expected_open()
-        if config.module_penalty and self.plan.decides(self.update):
-            total = total + config.module_penalty * self.open_modules()
+        if config.module_penalty and self._gates is not None:
+            total = total + config.module_penalty * self.open_modules(self._gates)
         return total
 
-    def before_training(self) -> None:
-        """Refuse a training that cannot do what its options say; called before every update.
-
-        :raises UserError: if the frozen weights are random ones, or the loss goes without its penalty.
-        """
-        if self.plan.config.freeze_weights and not self._loaded:
-            raise UserError(
-                "--freeze-weights trains the importance variables of a trained model, but no checkpoint was loaded to "
-                "start from: give one with --finetune-from-model (hydra: checkpoint.finetune_from_model)"
-            )
-        if self._penalty_due and not self._penalty_taken:
-            given = "--l0-penalty" if self.plan.selection.penalised else "--module-penalty"
-            raise UserError(
-                f"{given} is a part of the loss, but this criterion does not add it: use --criterion "
-                "label_smoothed_cross_entropy_dsp"
-            )
-
-    def statistics(self) -> dict[str, float]:
-        """Return what to log of the last training forward pass.
+    def statistics(self) -> dict[str, Any]:
+        """Return what to log of the last training forward pass; nothing in it waits for a GPU.
 
         The temperature; for each attention type, the number of heads that evaluation would keep, and in how many
         modules they are; and the softness of the gates, the mean distance of a gate from the nearer of 0 and 1. For
         gates that close at random, how many of them were open.
         """
-        kept = self.kept() if self._seen is None else self._kept_by(self._seen)
-        stats = {"temperature": self.temperature}
-        stats |= {f"heads_{kind}": float(sum(map(len, kept.of(kind)))) for kind in TYPES}
-        stats["kept_modules"] = float(sum(bool(heads) for kind in TYPES for heads in kept.of(kind)))
+        stats: dict[str, Any] = {"temperature": self.temperature}
+        kept = self.plan.keep(self.importance) if self._fixed is None else self._fixed.to_gates(self.plan.shape)
+        counts = [part.sum() for part in kept.split([module.units for module in self.modules])]
+        for kind in HEADS.types:
+            of_type = [n for n, module in zip(counts, self.modules, strict=True) if module.type == kind]
+            stats[f"heads_{kind}"] = sum(of_type, torch.zeros((), device=kept.device))
+        stats["kept_modules"] = (torch.stack(counts) > 0).sum()
         if self.sampled is not None:
             gates = self.sampled.float()
-            stats["gate_softness"] = float(torch.minimum(gates.abs(), (1 - gates).abs()).mean())
+            stats["gate_softness"] = torch.minimum(gates.abs(), (1 - gates).abs()).mean()
             if self.plan.selection.takes_penalty:
-                stats["open_heads"] = float((gates > 0).sum())
+                stats["open_heads"] = (gates > 0).sum()
         return stats
 
-    def _kept_by(self, importance: Tensor) -> HeadSet:
-        return HeadSet.from_gates(self.plan.keep(importance), self.plan.shape)
+    def _check_training(self) -> None:
+        if self.plan.config.freeze_weights and not self._loaded:
+            raise UserError(
+                "--freeze-weights trains the importance variables of a trained model, but no checkpoint was loaded to "
+                "start from: give one with --finetune-from-model (hydra: checkpoint.finetune_from_model)"
+            )
 
     def _freeze(self, model: nn.Module) -> None:
         if not self.plan.learns:
@@ -168,16 +214,40 @@ class HeadPruner:
                 "--freeze-weights trains the importance variables only, but with these options there are none to "
                 "train: give --heads-to-keep, and a --head-selection that learns"
             )
-        importance = {id(gate.importance) for gate in self.gates}
         for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in importance)
+            parameter.requires_grad_(parameter is self.importance)
+
+    def complete(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Add what a state dict of the stock model, or of version 0.1, lacks of the choice of heads."""
+        importance = f"{prefix}{HEADS.name}.importance"
+        if importance not in state:
+            names = [f"{prefix}{module.name}.out_proj.importance" for module in self.modules]  # version 0.1
+            parts = [state.pop(name, None) for name in names]
+            if all(part is not None for part in parts):
+                state[importance] = torch.cat(parts).float()  # type: ignore[arg-type]
+        for name, value in self.choice.state_dict().items():
+            if f"{prefix}{HEADS.name}.{name}" not in state:
+                value = self.plan.keep(state[importance]) if name == "kept" and importance in state else value
+                state[f"{prefix}{HEADS.name}.{name}"] = value.detach().clone()
 
     def _before_loading(self, model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         """Refuse an importance that orders no heads."""
-        self._loaded = True
-        for name, value in state.items():
-            if name.startswith(prefix) and name.endswith(".importance") and not torch.isfinite(value).all():
-                raise UserError(
-                    f"{name} in the checkpoint holds a NaN or an infinity, but every head needs a finite importance: "
-                    "load an earlier checkpoint of that run"
-                )
+        self._loaded, self._fixed = True, None
+        name = f"{prefix}{HEADS.name}.importance"
+        if name in state and not torch.isfinite(state[name]).all():
+            raise UserError(
+                f"{name} in the checkpoint holds a NaN or an infinity, but every head needs a finite importance: "
+                "load an earlier checkpoint of that run"
+            )
+
+    def _after_loading(self, *_: Any) -> None:
+        """Keep the heads that a checkpoint says, whatever rule would choose them today, unless others are asked for."""
+        if self.plan.prunes and self.plan.allows(self.choice.kept):
+            self._fixed = HeadSet.from_gates(self.choice.kept, self.plan.shape)
+
+    def _before_saving(self, *_: Any) -> None:
+        """Bring what a checkpoint says of the choice up to date."""
+        with torch.no_grad():
+            gates = self.plan.keep(self.importance) if self._fixed is None else self._fixed.to_gates(self.plan.shape)
+            self.choice.kept.copy_(gates)
+            self.choice.phase.fill_(self.plan.phase(self.update))

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.distributed import fsdp_wrap
 from fairseq.models import register_model, register_model_architecture
-from fairseq.models.transformer import TransformerDecoder, TransformerEncoder, TransformerModel
+from fairseq.models.transformer import TransformerConfig, TransformerDecoder, TransformerEncoder, TransformerModel
 from fairseq.models.transformer import transformer_legacy as stock
+from fairseq.modules.checkpoint_activations import checkpoint_wrapper
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from ..errors import UserError
-from .compact import CompactAttention, can_be_compact, group_rows, lay_out_for_decoding, make_compact
-from .config import PruningConfig, flatten, model_namespace
-from .heads import HeadSet, attention_modules
+from ..version import __version__
+from .attention import SAVED, PrunableAttention, group_rows, lay_out_for_decoding
+from .config import IN_FORCE, PruningConfig, flatten, model_namespace
 from .pruner import HeadPruner
+from .sets import HeadSet
+from .units import HEADS, modules_of, shape_of
+
+
+class _EncoderLayer(TransformerEncoderLayerBase):
+    """The stock layer with `PrunableAttention`."""
+
+    def build_self_attention(self, *args: Any, **kwargs: Any) -> PrunableAttention:
+        return PrunableAttention.of(super().build_self_attention(*args, **kwargs))
+
+
+class _DecoderLayer(TransformerDecoderLayerBase):
+    """The stock layer with `PrunableAttention`."""
+
+    def build_self_attention(self, *args: Any, **kwargs: Any) -> PrunableAttention:
+        return PrunableAttention.of(super().build_self_attention(*args, **kwargs))
+
+    def build_encoder_attention(self, *args: Any, **kwargs: Any) -> PrunableAttention:
+        return PrunableAttention.of(super().build_encoder_attention(*args, **kwargs))
 
 
 class PrunableEncoder(TransformerEncoder):
@@ -25,11 +48,16 @@ class PrunableEncoder(TransformerEncoder):
     pruner: HeadPruner | None = None
     compact = False
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, list[Tensor]]:
-        """Set the gates, then encode; arguments and result are the stock encoder's."""
+    def build_encoder_layer(self, args: Any) -> Any:
+        """Build a layer with prunable attention, wrapped as the stock one is."""
+        return _wrapped(_EncoderLayer(TransformerConfig.from_namespace(args), return_fc=self.return_fc), args)
+
+    def forward_embedding(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Set the gates and embed; arguments and results are the stock encoder's."""
+        x, embedded = super().forward_embedding(*args, **kwargs)
         if self.pruner is not None:
-            self.pruner.refresh(self.training)
-        return super().forward(*args, **kwargs)
+            x = self.pruner.begin(x, self.training)
+        return x, embedded
 
     def reorder_encoder_out(self, encoder_out: dict[str, list[Any]], new_order: Tensor) -> dict[str, list[Any]]:
         """Return the encoder's output for the rows *new_order*: with compact attention once a sentence, not a beam."""
@@ -45,19 +73,29 @@ class PrunableEncoder(TransformerEncoder):
 class PrunableDecoder(TransformerDecoder):
     """The stock decoder; it reorders the beams without asking every module whether it has something to reorder."""
 
+    def build_decoder_layer(self, args: Any, no_encoder_attn: bool = False) -> Any:
+        """Build a layer with prunable attention, wrapped as the stock one is."""
+        return _wrapped(_DecoderLayer(TransformerConfig.from_namespace(args), no_encoder_attn), args)
+
     def reorder_incremental_state_scripting(self, incremental_state: Any, new_order: Tensor) -> None:
         """Put what the attention modules saved into the order *new_order*: no other module saves anything."""
         groups: Any = None  # the same for the cross-attention of all layers
         for i in range(len(self.layers)):
             for attention in (self.layers[i].self_attn, self.layers[i].encoder_attn):
-                saved = attention._get_input_buffer(incremental_state) if attention is not None else None
-                if not saved:
-                    continue
-                if isinstance(attention, CompactAttention) and attention.cross:
-                    groups = groups or group_rows(new_order, saved["beams"], saved["kv"].shape[1])
+                saved = {} if attention is None else attention.saved(incremental_state)
+                if saved and attention.encoder_decoder_attention:
+                    groups = groups or group_rows(new_order, saved["beams"], saved[SAVED].shape[1])
                     attention.keep_sentences(incremental_state, *groups)
-                else:
+                elif attention is not None:
                     attention.reorder_incremental_state(incremental_state, new_order)
+
+
+def _wrapped(layer: Any, args: Any) -> Any:
+    """Wrap a layer for activation checkpointing and FSDP, as the options say."""
+    cfg = TransformerConfig.from_namespace(args)
+    if cfg.checkpoint_activations:
+        layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
+    return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
 
 
 @register_model("transformer_dsp")
@@ -92,10 +130,8 @@ class PrunableTransformer(TransformerModel):
             options = PruningConfig.from_namespace(args)
             if options.kept_heads:
                 # the set itself goes into the checkpoints, not the name of a file that others do not have
-                args.kept_heads = options.kept_heads = HeadSet.read(options.kept_heads).to_json()
-                if isinstance(config, DictConfig):
-                    with open_dict(config):
-                        config.kept_heads = options.kept_heads
+                _set(config, args, kept_heads=HeadSet.read(options.kept_heads).to_json())
+                options.kept_heads = args.kept_heads
             options.check()
         except ValueError as error:
             raise UserError(str(error)) from error
@@ -105,14 +141,25 @@ class PrunableTransformer(TransformerModel):
                 model._remove_heads(HeadSet.read(str(options.kept_heads)))
             else:
                 model.pruner = model.encoder.pruner = HeadPruner(model, options)
+                in_force = {"version": __version__, **model.pruner.plan.resolved()}
+                _set(config, args, **{IN_FORCE: json.dumps(in_force)})
         except ValueError as error:
             raise UserError(str(error)) from error
         return model
 
     def _remove_heads(self, kept: HeadSet) -> None:
-        make_compact(self, kept)
+        """Replace each attention module by one of the kept heads only, in place.
+
+        :raises ValueError: if the heads are not the model's, or an attention module needs all its heads.
+        """
+        modules = list(modules_of(self))
+        kept.to_gates(shape_of(modules))  # raises if they do not fit
+        layers = (layer for kind in HEADS.types for layer in kept.of(kind))
+        for module, heads in zip(modules, layers, strict=True):
+            module.module.remove(module, heads)
         self.kept_heads = kept
         self.pruner = self.encoder.pruner = None
+        self._modules.pop(HEADS.name, None)
         self.encoder.compact = True
 
     @classmethod
@@ -128,62 +175,59 @@ class PrunableTransformer(TransformerModel):
 
     def make_generation_fast_(self, **kwargs: Any) -> None:
         """Remove the heads that are not kept and the gates, for good; fairseq calls this before it generates."""
-        if self.pruner is not None and all(can_be_compact(m.attention) for m in self.pruner.modules):
+        if self.pruner is not None and all(attention.can_skip_heads for attention in self.pruner.attentions):
             self._remove_heads(self.pruner.kept())
         if self.kept_heads is not None and not self._is_generation_fast:
             lay_out_for_decoding(self)
         if kwargs.get("need_attn") and self.kept_heads is not None:
-            *_, last = attention_modules(self)  # the alignment is the last layer's
-            if last.heads == 0:
+            *_, last = modules_of(self)  # the alignment is the last layer's
+            if last.units == 0:
                 raise UserError(
                     "an alignment is asked for, but the last layer's cross-attention, which it is read from, has no "
                     "heads left: leave out --print-alignment, or train with --min-heads-per-module 1"
                 )
         super().make_generation_fast_(**kwargs)
 
-    def train(self, mode: bool = True) -> PrunableTransformer:
-        """Enter training or evaluation mode; fairseq's trainer enters training mode before every update.
-
-        :raises UserError: if training cannot do what the pruning options say.
-        """
-        if mode and self.pruner is not None:
-            self.pruner.before_training()
-        return super().train(mode)
-
     def set_num_updates(self, num_updates: int) -> None:
         """Take the number of updates made so far from the trainer: the schedules are functions of it."""
         super().set_num_updates(num_updates)
         if self.pruner is not None:
-            self.pruner.update = num_updates
+            self.pruner.end_update(num_updates)
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
-        """Complete the state dict of a stock Transformer, which has no importance, with the model's own."""
+        """Complete the state dict of a stock Transformer, or of an earlier version, with the choice of heads."""
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
         self._check_heads(state_dict, prefix)
         if self.pruner is not None:
-            for module, gate in zip(self.pruner.modules, self.pruner.gates, strict=True):
-                state_dict.setdefault(f"{prefix}{module.name}.out_proj.importance", gate.importance.detach())
+            self.pruner.complete(state_dict, prefix)
 
     def _check_heads(self, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Raise a `UserError` that names the first attention module with another number of heads than this model's."""
-        for module in attention_modules(self):
-            attention: Any = module.attention
+        for module in modules_of(self):
             weight = state_dict.get(f"{prefix}{module.name}.out_proj.weight")
             bias = state_dict.get(f"{prefix}{module.name}.out_proj.bias")
-            if bias is None or bias.shape != (attention.embed_dim,):
+            if bias is None or bias.shape != (module.module.embed_dim,):
                 continue  # another kind of model: fairseq says what differs
             width = 0 if weight is None else weight.shape[1]
-            if width == module.heads * attention.head_dim:
+            if width == module.units * module.width:
                 continue
             if self.kept_heads is None:
                 advice = "it is compact: give --compact --kept-heads FILE with the heads that it has"
             else:
                 advice = "give --kept-heads FILE with its heads, or make it compact with fairseq-dsp compact"
             raise UserError(
-                f"{module.name} has {width / attention.head_dim:g} heads in the checkpoint, but {module.heads} in this "
+                f"{module.name} has {width / module.width:g} heads in the checkpoint, but {module.units} in this "
                 f"model: if the checkpoint is the one you mean, {advice}"
             )
+
+
+def _set(config: Any, args: Namespace, **values: Any) -> None:
+    """Set options both in the namespace that the model reads and in the config that goes into its checkpoints."""
+    vars(args).update(values)
+    if isinstance(config, DictConfig):
+        with open_dict(config):
+            config.update(values)
 
 
 def _architecture(name: str, sizes: Any) -> None:

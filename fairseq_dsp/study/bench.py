@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from ..compact.checkpoint import check_target, new_folder
 from ..errors import UserError
-from ..model import attention_modules
+from ..model import modules_of
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PARTS = ("attention", "feed-forward", "vocabulary", "layer norms", "the rest")
@@ -281,7 +281,7 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
         config = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
         model = models.build_model(config, task)
         model.load_state_dict(parameters, strict=True, model_cfg=config)
-        list(attention_modules(model))
+        list(modules_of(model))
     except UserError:
         raise
     except Exception as error:  # whatever another architecture lacks
@@ -368,7 +368,7 @@ def profile(runner: FairseqRunner, batch: Any, runs: int, clock: Callable[[], fl
 def _parts(model: Any) -> dict[str, list[nn.Module]]:
     layers = [*model.encoder.layers, *model.decoder.layers]
     return {
-        "attention": [module.attention for module in attention_modules(model)],
+        "attention": [module.module for module in modules_of(model)],
         "feed-forward": [linear for layer in layers for linear in (layer.fc1, layer.fc2)],
         "vocabulary": [model.decoder.output_projection],
         "layer norms": [module for module in model.modules() if isinstance(module, nn.LayerNorm)],

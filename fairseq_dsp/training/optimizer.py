@@ -5,8 +5,9 @@ learning rate of every group, and ``--fp16`` first copies all parameters into on
 are replaced, once, when the plugin is imported. A parameter marked with ``optim_overrides["importance"]`` (fairseq's
 own attribute, which its copies in float32 keep) lands in a group of its own:
 
-- with the learning rate that its mark holds at that update, whatever the scheduler says, and no weight decay: 0 once
-  the heads are fixed, so that momentum moves none of them;
+- with the learning rate that its mark holds, whatever the scheduler says, and no weight decay;
+- left as it is, optimiser state included, while its mark says that it is not active: before pruning begins, so that the
+  first steps are no larger than later ones, and once the units are fixed, so that momentum moves none of them;
 - left out of the gradient norm, so that ``--clip-norm`` never shrinks the model's gradients because of it.
 
 Everything else, the checkpoints' format and the optimiser's name included, stays stock.
@@ -39,10 +40,9 @@ def install() -> None:
     FairseqOptimizer.clip_grad_norm = _clip_grad_norm
 
 
-def _importance_lr(parameter: Tensor) -> float | None:
-    """Return the learning rate of an importance variable, None for any other parameter."""
-    overrides = getattr(parameter, "optim_overrides", None) or {}
-    return overrides["importance"]["lr"] if "importance" in overrides else None
+def _mark(parameter: Tensor) -> dict[str, Any] | None:
+    """Return ``lr`` and ``active`` of an importance variable, None for any other parameter."""
+    return (getattr(parameter, "optim_overrides", None) or {}).get("importance")
 
 
 def _with_importance_group(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +50,7 @@ def _with_importance_group(build: Callable[..., Any]) -> Callable[..., Any]:
     def build_optimizer(cfg: Any, params: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
         params = [piece for entry in params for piece in _pieces(entry)]
         optimizer = build(cfg, params, *args, **kwargs)
-        importance = [p for p in optimizer.params if _importance_lr(p) is not None]
+        importance = [p for p in optimizer.params if _mark(p) is not None]
         if importance:
             if len(optimizer.param_groups) != 1:
                 raise ValueError(
@@ -58,8 +58,8 @@ def _with_importance_group(build: Callable[..., Any]) -> Callable[..., Any]:
                     "variables need one: use an optimiser with a single group, such as --optimizer adam"
                 )
             (group,) = optimizer.param_groups
-            group["params"] = [p for p in group["params"] if _importance_lr(p) is None]
-            own = {"params": importance, "lr": _importance_lr(importance[0]), "weight_decay": 0.0}
+            group["params"] = [p for p in group["params"] if _mark(p) is None]
+            own = {"params": importance, "lr": importance[0].optim_overrides["importance"]["lr"], "weight_decay": 0.0}
             if isinstance(group.get("eps"), float):  # Adafactor has two, of another meaning
                 own["eps"] = EPSILON
             optimizer.optimizer.add_param_group({**group, **{k: v for k, v in own.items() if k in group}})
@@ -93,7 +93,7 @@ def _importance_last(build: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(build)
     def build_optimizer(cls: Any, cfg: Any, params: Iterable[Any], **kwargs: Any) -> Any:
-        return build(cls, cfg, sorted(params, key=lambda p: _importance_lr(p) is not None), **kwargs)
+        return build(cls, cfg, sorted(params, key=lambda p: _mark(p) is not None), **kwargs)
 
     return build_optimizer
 
@@ -102,7 +102,7 @@ def _with_mark(build: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(build)
     def build_fp32_params(cls: Any, args: Any, params: Any, flatten: bool = True) -> Any:
         fp32_params = build(cls, args, params, flatten=flatten)
-        importance = [p for p in params if _importance_lr(p) is not None]
+        importance = [p for p in params if _mark(p) is not None]
         if flatten and len(fp32_params) == 1 and importance:
             (flat,) = fp32_params.values()
             flat.importance_mark = flat.numel() - sum(p.numel() for p in importance), importance[0].optim_overrides
@@ -114,10 +114,17 @@ def _with_mark(build: Callable[..., Any]) -> Callable[..., Any]:
 def _with_importance_lr(step: Callable[..., None]) -> Callable[..., None]:
     @wraps(step)
     def with_importance_lr(self: Any, *args: Any, **kwargs: Any) -> None:
+        resting: list[tuple[Tensor, Tensor | None]] = []
         for group in self.param_groups:
-            own = _importance_lr(group["params"][0]) if group["params"] else None
-            group["lr"] = group["lr"] if own is None else own
+            mark = _mark(group["params"][0]) if group["params"] else None
+            if mark is not None:
+                group["lr"] = mark["lr"]
+                resting += [(p, p.grad) for p in group["params"]] if not mark.get("active", True) else []
+        for parameter, _ in resting:
+            parameter.grad = None  # every optimiser of torch and fairseq passes over such a parameter
         step(self, *args, **kwargs)
+        for parameter, gradient in resting:
+            parameter.grad = gradient
 
     return with_importance_lr
 
@@ -127,7 +134,7 @@ def _clip_grad_norm(self: Any, max_norm: float, aggregate_norm_fn: Any = None) -
     model: list[Tensor] = []
     importance: list[Tensor] = []
     for p in self.params:
-        (model if _importance_lr(p) is None else importance).append(p)
+        (model if _mark(p) is None else importance).append(p)
     norm = utils.clip_grad_norm_(model, max_norm, aggregate_norm_fn)
     grads = [p.grad.detach() for p in importance if p.grad is not None]
     if grads:

@@ -32,5 +32,5 @@ class PruningTranslationTask(TranslationTask):
         count = sum(log[_PREFIX + "count"] for log in logs)
         for key in logs[0] if logs else ():
             if key.startswith(_PREFIX) and key != _PREFIX + "count":
-                average = float(sum(log[key] for log in logs) / count)
+                average = sum(log[key] for log in logs) / count  # a number, or a tensor on the device: nothing waits
                 metrics.log_scalar(key.removeprefix(_PREFIX), average, round=6 if key == _PREFIX + "temperature" else 3)

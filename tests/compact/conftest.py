@@ -12,9 +12,11 @@ import torch
 from fairseq import checkpoint_utils
 
 from fairseq_dsp.cli import main
+from fairseq_dsp.model import TYPES
 
 # Modules with 2, 1 and 0 heads in every stack.
 HEADS = {
+    "version": 2,
     "total": 12,
     "kept": 5,
     "encoder_self": [[1], []],
@@ -30,12 +32,9 @@ def pruned(train_tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFact
     train_tiny(folder, "--heads-to-keep", 5, arch="transformer_dsp")
     path = folder / "checkpoint_last.pt"
     state = torch.load(path)
-    places = {"encoder_self": ("encoder", "self_attn"), "decoder_self": ("decoder", "self_attn"),
-              "cross": ("decoder", "encoder_attn")}  # fmt: skip
-    for kind, (stack, name) in places.items():
-        for layer, kept in enumerate(HEADS[kind]):
-            importance = state["model"][f"{stack}.layers.{layer}.{name}.out_proj.importance"]
-            importance.copy_(torch.tensor([1.0 if h in kept else -1.0 for h in range(2)]) + 0.01 * layer)
+    kept = [float(h in heads) for kind in TYPES for heads in HEADS[kind] for h in range(2)]
+    state["model"]["heads.importance"].copy_(2 * torch.tensor(kept) - 1 + 0.01 * torch.arange(12) / 12)
+    state["model"]["heads.kept"].copy_(torch.tensor(kept))
     torch.save(state, path)
     return path
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import pytest
 import torch
 from fairseq.modules import MultiheadAttention
 
-from fairseq_dsp.model.compact import CompactAttention
+from fairseq_dsp.model.attention import PrunableAttention
+from fairseq_dsp.model.units import attention_module
 
 WIDTH, HEADS, STEPS, SOURCE = 24, 4, 9, 6
 
@@ -22,7 +24,9 @@ def pair(kept, *, cross):
     size = WIDTH // HEADS
     for head in set(range(HEADS)) - set(kept):
         stock.out_proj.weight[:, head * size : (head + 1) * size] = 0
-    return stock, CompactAttention.of(stock, kept)
+    small = PrunableAttention.of(copy.deepcopy(stock))
+    small.remove(attention_module("cross" if cross else "encoder_self", 0, HEADS, size, WIDTH, WIDTH), kept)
+    return stock, small
 
 
 def orders(sentences, beams, draw):

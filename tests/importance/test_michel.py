@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairseq_dsp.importance import HeadScores, choose, score
 from fairseq_dsp.importance.michel import gate_gradients
-from fairseq_dsp.model import TYPES, attention_modules
+from fairseq_dsp.model import TYPES, modules_of
 
 Batches = tuple[Any, list[dict[str, Any]]]
 
@@ -37,9 +37,9 @@ def setting(request: pytest.FixtureRequest, tiny_data: Path, tmp_path: Path) -> 
 
 def loss_with_gates(model: Any, sample: dict[str, Any], xi: Tensor) -> Tensor:
     """The loss of a batch when every head output is multiplied by its gate through the output projection's columns."""
-    modules = list(attention_modules(model))
+    modules = list(modules_of(model))
     state = {name: value.detach() for name, value in model.state_dict().items()}
-    for module, gate in zip(modules, xi.split([m.heads for m in modules]), strict=True):
+    for module, gate in zip(modules, xi.split([m.units for m in modules]), strict=True):
         name = f"{module.name}.out_proj.weight"
         state[name] = state[name] * gate.repeat_interleave(state[name].shape[1] // module.heads)
     output, _ = torch.func.functional_call(model, state, (), sample["net_input"])
@@ -100,7 +100,7 @@ def test_scoring_leaves_the_model_as_it_was(setting: Batches):
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(model(**batches[1]["net_input"])[0], output)
-    assert not any(module.attention.out_proj._forward_pre_hooks for module in attention_modules(model))
+    assert not any(module.module.out_proj._forward_pre_hooks for module in modules_of(model))
 
 
 def test_a_removed_head_scores_nothing_and_changes_the_others(setting: Batches):

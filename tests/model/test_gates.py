@@ -11,7 +11,8 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
-from fairseq_dsp.model import GatedProjection, attention_modules
+from fairseq_dsp.model import modules_of
+from fairseq_dsp.model.gates import scale_columns
 from fairseq_dsp.subset import hard_top_k
 
 
@@ -33,10 +34,10 @@ class HeadScaler:
 
     def __init__(self, model: Any, gates: Tensor) -> None:
         self.handles = []
-        values = iter(gates.split([m.heads for m in attention_modules(model)]))
-        for module in attention_modules(model):
-            module.attention.onnx_trace = True  # the path of plain operations, where out_proj is called with its input
-            self.handles.append(module.attention.out_proj.register_forward_pre_hook(self.hook(next(values))))
+        values = iter(gates.split([m.units for m in modules_of(model)]))
+        for module in modules_of(model):
+            module.module.onnx_trace = True  # the path of plain operations, where out_proj is called with its input
+            self.handles.append(module.module.out_proj.register_forward_pre_hook(self.hook(next(values))))
 
     @staticmethod
     def hook(gate: Tensor) -> Any:
@@ -51,7 +52,7 @@ class HeadScaler:
 def test_evaluation_multiplies_each_head_output_by_the_hard_gate(build, batch, k: int) -> None:
     pruned, stock = build("--heads-to-keep", k, "--min-cross-heads", 0).eval(), build(arch="transformer").eval()
     randomise(pruned)
-    stock.load_state_dict({n: p for n, p in pruned.state_dict().items() if not n.endswith("importance")})
+    stock.load_state_dict({n: p for n, p in pruned.state_dict().items() if not n.startswith("heads.")})
     gates = hard_top_k(pruned.pruner.importance, k)
     assert gates.sum() == k
     HeadScaler(stock, gates)
@@ -62,7 +63,7 @@ def test_training_multiplies_each_head_output_by_the_sampled_gate_and_backpropag
     flags = ("--dropout", 0, "--head-selection", "gumbel", "--initial-temperature", 0.5, "--final-temperature", 0.5)
     pruned, stock = build("--heads-to-keep", 5, *flags).train(), build(*flags[:2], arch="transformer").train()
     randomise(pruned)
-    stock.load_state_dict({n: p for n, p in pruned.state_dict().items() if not n.endswith("importance")})
+    stock.load_state_dict({n: p for n, p in pruned.state_dict().items() if not n.startswith("heads.")})
     logits(pruned, batch).square().sum().backward()
     gates = pruned.pruner.sampled.clone().requires_grad_()
     assert gates.sum().item() == pytest.approx(5, abs=1e-5)
@@ -73,26 +74,25 @@ def test_training_multiplies_each_head_output_by_the_sampled_gate_and_backpropag
     torch.testing.assert_close(logits(pruned, batch), out, atol=1e-5, rtol=1e-5)
     stock_grads = dict(stock.named_parameters())
     for name, parameter in pruned.named_parameters():
-        if not name.endswith("importance"):
+        if not name.startswith("heads."):
             torch.testing.assert_close(parameter.grad, stock_grads[name].grad, atol=1e-3, rtol=1e-4, msg=name)
     # the importance's gradient is the gates' gradient, taken through the sample of the same update
     importance = pruned.pruner.importance.detach().requires_grad_()
     pruned.pruner.plan.sample(importance, 0, pruned.pruner.seed).backward(gates.grad)
-    got = torch.cat([gate.importance.grad for gate in pruned.pruner.gates])
-    torch.testing.assert_close(got, importance.grad, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(pruned.pruner.importance.grad, importance.grad, atol=1e-3, rtol=1e-3)
 
 
 def test_keeping_all_heads_is_the_stock_model_in_training_too(build, batch) -> None:
     for flags in ((), ("--heads-to-keep", 12), ("--encoder-heads-to-keep", 4, "--min-heads-per-module", 2)):
         pruned, stock = build(*flags).train(), build(arch="transformer").train()
         randomise(pruned)
-        stock.load_state_dict({n: p for n, p in pruned.state_dict().items() if not n.endswith("importance")})
+        stock.load_state_dict({n: p for n, p in pruned.state_dict().items() if not n.startswith("heads.")})
         outputs = []
         for model in (pruned, stock):
             torch.manual_seed(9)  # dropout
             outputs.append(logits(model, batch))
         assert torch.equal(*outputs), flags
-        assert not any(g.importance.requires_grad for g in pruned.pruner.gates)
+        assert not pruned.pruner.importance.requires_grad
 
 
 def test_the_same_seed_initialises_the_stock_parameters_alike(build) -> None:
@@ -126,7 +126,7 @@ def test_the_sample_depends_on_seed_and_update_alone(build, batch) -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    model.pruner.refresh(training=True)
+    model.pruner.begin(torch.zeros(1), training=True)
     assert torch.equal(torch.rand(3), expected), "sampling gates must not consume the generator that dropout uses"
 
 
@@ -135,8 +135,7 @@ def test_changed_importance_is_seen_by_the_next_batch_without_leaving_evaluation
     randomise(model)
     with torch.no_grad():
         before = logits(model, batch)
-        for gate in model.pruner.gates:
-            gate.importance.data.neg_()
+        model.pruner.importance.data.neg_()
         assert not torch.equal(logits(model, batch), before)
 
 
@@ -144,8 +143,8 @@ def test_beam_search_is_that_of_a_model_whose_removed_heads_are_zeroed(build, ba
     """The incremental path reads the same gates as the fused one."""
     pruned, zeroed = build("--heads-to-keep", 4).eval(), build(arch="transformer").eval()
     randomise(pruned)
-    state = {n: p.clone() for n, p in pruned.state_dict().items() if not n.endswith("importance")}
-    gates = iter(hard_top_k(pruned.pruner.importance, 4).split([m.heads for m in pruned.pruner.modules]))
+    state = {n: p.clone() for n, p in pruned.state_dict().items() if not n.startswith("heads.")}
+    gates = iter(hard_top_k(pruned.pruner.importance, 4).split([m.units for m in pruned.pruner.modules]))
     for module in pruned.pruner.modules:
         state[f"{module.name}.out_proj.weight"] *= next(gates).repeat_interleave(8)
     zeroed.load_state_dict(state)
@@ -173,7 +172,9 @@ def test_layerdrop_does_not_shift_the_gates(build, batch) -> None:
     for update in range(8):
         model.train().set_num_updates(update)
         logits(model, batch)
-        assert torch.equal(torch.cat([gate.gate for gate in model.pruner.gates]).detach(), model.pruner.sampled)
+        assert torch.equal(
+            torch.cat([attention.gate for attention in model.pruner.attentions]).detach(), model.pruner.sampled
+        )
 
 
 def test_activation_checkpointing_gives_the_same_gradients(build, batch) -> None:
@@ -182,21 +183,20 @@ def test_activation_checkpointing_gives_the_same_gradients(build, batch) -> None
         model = build("--heads-to-keep", 5, "--dropout", 0, *flags).train()
         randomise(model)
         logits(model, batch).square().sum().backward()
-        grads.append(torch.cat([gate.importance.grad for gate in model.pruner.gates]))
+        grads.append(model.pruner.importance.grad)
     torch.testing.assert_close(*grads)
 
 
 def test_importance_stays_exact_in_half_precision(build) -> None:
     model = build("--heads-to-keep", 1, "--min-cross-heads", 0)
     with torch.no_grad():
-        for gate in model.pruner.gates:
-            gate.importance.fill_(20)
-        model.pruner.gates[3].importance[1] = 20.0001  # equal to the others in half precision
+        model.pruner.importance.fill_(20)
+        model.pruner.importance[7] = 20.0001  # equal to the others in half precision
     before = model.pruner.kept()
     for convert in (torch.nn.Module.half, torch.nn.Module.bfloat16):
         half = convert(copy.deepcopy(model))
         assert half.encoder.layers[0].fc1.weight.dtype != torch.float32
-        assert half.pruner.gates[3].importance.dtype == torch.float32
+        assert half.pruner.importance.dtype == torch.float32
         assert half.pruner.kept() == before
     assert before.of("decoder_self")[1] == (1,)
 
@@ -205,7 +205,7 @@ def test_a_model_can_be_copied_and_pickled_after_training_on_a_batch(build, batc
     model = build("--heads-to-keep", 5, "--dropout", 0).train()
     logits(model, batch)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert other.pruner.gates[0] is other.encoder.layers[0].self_attn.out_proj
+        assert other.pruner.attentions[0] is other.encoder.layers[0].self_attn
         assert torch.equal(logits(other.eval(), batch), logits(model.eval(), batch))
         assert torch.equal(logits(other.train(), batch), logits(model.train(), batch))
 
@@ -220,7 +220,7 @@ def test_schedules_begin_after_the_updates_with_all_heads(build, batch, selectio
         logits(later, batch).sum().backward()
         assert torch.equal(later.pruner.sampled, torch.ones(12))
         assert later.pruner.temperature == at_once.pruner.temperature, "the temperature of its first update"
-        assert not any(gate.importance.grad.any() for gate in later.pruner.gates), "nothing is learnt, with a gradient"
+        assert not later.pruner.importance.grad.any(), "nothing is learnt, with a gradient"
         assert later.pruner.kept().kept == 2, "evaluation keeps K all the same"
     for update in (0, 2, 4, 30):
         at_once.train().set_num_updates(update)
@@ -228,7 +228,7 @@ def test_schedules_begin_after_the_updates_with_all_heads(build, batch, selectio
         for model in (at_once, later):
             logits(model, batch)
         assert later.pruner.temperature == at_once.pruner.temperature
-        assert later.pruner.plan.decides(20 + update) == at_once.pruner.plan.decides(update)
+        assert later.pruner.plan.phase(20 + update) == at_once.pruner.plan.phase(update)
         if selection != "hard_concrete":  # whose number of open gates is random
             totals = [float(model.pruner.sampled.sum()) for model in (at_once, later)]
             assert totals[0] == pytest.approx(totals[1], abs=1e-5)
@@ -261,11 +261,8 @@ def test_gates_in_half_precision(dtype: torch.dtype) -> None:
     weight = torch.randn(64, 32, generator=draw).to(dtype)
     grad = (500 * torch.rand(64, 32, generator=draw)).to(dtype)
     gates = torch.rand(4, generator=draw)
-    projection = torch.nn.Linear(32, 64, bias=False, dtype=dtype)
-    projection.weight.data = weight.abs()
-    gated = GatedProjection(projection, 4)
-    gated.gate = gates.requires_grad_()
-    scaled = gated.weight
+    parameter = torch.nn.Parameter(weight.abs())
+    scaled = scale_columns(parameter, gates.requires_grad_())
     scaled.backward(grad)
     matrix = weight.abs().double().view(64, 4, 8)
     exact = matrix * gates.detach().double()[:, None]
@@ -274,4 +271,4 @@ def test_gates_in_half_precision(dtype: torch.dtype) -> None:
     assert to_gates.min() > torch.finfo(torch.float16).max
     torch.testing.assert_close(gates.grad.double(), to_gates, rtol=1e-6, atol=0)
     to_weight = (grad.double().view(64, 4, 8) * gates.detach().double()[:, None]).flatten(1)
-    assert torch.equal(projection.weight.grad, to_weight.to(dtype))
+    assert torch.equal(parameter.grad, to_weight.to(dtype))

@@ -44,13 +44,7 @@ def test_from_training_to_the_compact_model(train_tiny: Callable, run_fairseq: C
     assert not small.exists()
     support.run_command(command, FAIRSEQ_DSP_SELECTIONS=str(mine))
     model = inprocess.checkpoint(run, "checkpoint_best.pt")["model"]
-    places = [("encoder", "self_attn"), ("decoder", "self_attn"), ("decoder", "encoder_attn")]
-    importance = [
-        float(value)
-        for stack, name in places
-        for layer in (0, 1)
-        for value in model[f"{stack}.layers.{layer}.{name}.out_proj.importance"]
-    ]
+    importance = inprocess.importance(model).tolist()
     heads = HeadSet.read(str(small.with_suffix(".heads.json")))
     kept = [
         head in layer

@@ -72,9 +72,7 @@ def test_without_a_weight_the_expected_number_of_open_gates_is_the_budget(
     monkeypatch.setattr(HardConcrete, "sample", watched)
     flags = ["--cpu", "--head-selection", "hard_concrete", "--heads-to-keep", wanted]
     state = inprocess.train(tiny_data, tmp_path / "start", *flags, "--max-update", 1)
-    for name, value in state["model"].items():
-        if name.endswith("out_proj.importance"):
-            value.fill_(start)
+    inprocess.importance(state["model"]).fill_(start)
     torch.save(state, tmp_path / "start.pt")
     sampled.clear()
     state = inprocess.train(
@@ -127,7 +125,7 @@ def test_every_open_module_costs_the_same(selection: str, average: tuple, tiny_d
         sample = samples[update]
         ours, size, _ = criterion(model.train(), sample)
         theirs, _, _ = criterion(plain.train(), sample)
-        gates = model.pruner.sampled.clamp(0, 1).split([module.heads for module in model.pruner.modules])
+        gates = model.pruner.sampled.clamp(0, 1).split([module.units for module in model.pruner.modules])
         expected = sum(1 - float(torch.prod(1 - of_module)) for of_module in gates)
         if selection != "gumbel":
             assert expected == sum(bool(of_module.any()) for of_module in gates)
@@ -142,12 +140,10 @@ def test_every_open_module_costs_the_same(selection: str, average: tuple, tiny_d
 def test_the_number_of_open_modules_has_the_gradient_of_its_formula(tiny_data: Path, tmp_path: Path):
     model = inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, "--cpu", *CONCENTRATED))
     pruner = model.pruner
-    heads = [module.heads for module in pruner.modules]
+    heads = [module.units for module in pruner.modules]
 
     def count(gates: torch.Tensor) -> torch.Tensor:
-        for gate, values in zip(pruner.gates, gates.split(heads), strict=True):
-            gate.gate = values
-        return pruner.open_modules()
+        return pruner.open_modules(gates)
 
     generator = torch.Generator().manual_seed(1)
     soft = torch.rand(sum(heads), generator=generator, dtype=torch.float64, requires_grad=True)

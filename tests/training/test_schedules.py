@@ -49,22 +49,23 @@ def test_fixed_heads_stay_fixed(tiny_data: Path, tmp_path: Path):
     later = inprocess.train(tiny_data, tmp_path / "later", *flags, "--max-update", 12)
     assert torch.equal(*(inprocess.importance(state["model"]) for state in (decided, later)))
     momentum = later["last_optimizer_state"]["state"]
-    assert any(one["exp_avg"].any() for one in list(momentum.values())[-6:]), "nothing but the rate holds them still"
+    assert list(momentum.values())[-1]["exp_avg"].any(), "nothing but the rate holds them still"
 
 
 @pytest.fixture
 def samples(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float, list[float]]]:
     """Update number, temperature and gates of every training forward pass that follows."""
     seen: list[tuple[int, float, list[float]]] = []
-    refresh = HeadPruner.refresh
+    begin = HeadPruner.begin
 
-    def watched(self: HeadPruner, training: bool) -> None:
-        refresh(self, training)
+    def watched(self: HeadPruner, x: torch.Tensor, training: bool) -> torch.Tensor:
+        x = begin(self, x, training)
         if training:
             assert self.sampled is not None
             seen.append((self.update, self.temperature, self.sampled.tolist()))
+        return x
 
-    monkeypatch.setattr(HeadPruner, "refresh", watched)
+    monkeypatch.setattr(HeadPruner, "begin", watched)
     return seen
 
 

@@ -1,57 +1,20 @@
-"""Which attention heads a model has, and sets of them."""
+"""Sets of heads: which ones of an unpruned model are kept."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-TYPES = ("encoder_self", "decoder_self", "cross")
-"""The attention types, in the order in which heads are numbered."""
+from .units import TYPES
 
-
-@dataclass(frozen=True)
-class AttentionModule:
-    """One attention module of a model.
-
-    :param type: one of :data:`TYPES`.
-    :param layer: index of its layer in the encoder or decoder, counted from 0.
-    :param name: its name in the state dict, such as ``encoder.layers.0.self_attn``.
-    :param attention: the module.
-    """
-
-    type: str
-    layer: int
-    name: str
-    attention: nn.Module
-
-    @property
-    def heads(self) -> int:
-        """Number of heads of the module."""
-        return int(self.attention.num_heads)  # type: ignore[arg-type]
-
-
-def attention_modules(model: nn.Module) -> Iterator[AttentionModule]:
-    """Yield the attention modules of an encoder–decoder Transformer in the order in which heads are numbered."""
-    places = {
-        "encoder_self": ("encoder", "self_attn"),
-        "decoder_self": ("decoder", "self_attn"),
-        "cross": ("decoder", "encoder_attn"),
-    }
-    for kind in TYPES:
-        stack, attribute = places[kind]
-        layers = getattr(model, stack).layers
-        # by index: iterating a stack with LayerDrop skips layers at random
-        for i in range(len(layers)):
-            attention = getattr(layers[i], attribute)
-            if attention is not None:
-                yield AttentionModule(kind, i, f"{stack}.layers.{i}.{attribute}", attention)
-
+VERSION = 2
+"""Of the JSON form; files without a version are of version 1, which has the same keys otherwise."""
 
 Layers = tuple[tuple[int, ...], ...]
 
@@ -118,7 +81,7 @@ class HeadSet:
     def to_json(self) -> str:
         """Return the set as one JSON object on one line."""
         lists = {kind: [list(layer) for layer in self.of(kind)] for kind in TYPES}
-        return json.dumps({"total": self.total, "kept": self.kept, **lists})
+        return json.dumps({"version": VERSION, "total": self.total, "kept": self.kept, **lists})
 
     @staticmethod
     def read(path: str | Path) -> HeadSet:
@@ -143,9 +106,15 @@ class HeadSet:
     def from_json(content: Any) -> HeadSet:
         """Return the set that a parsed JSON object describes.
 
-        :raises ValueError: if it lacks a key, lists a head twice, or its counts disagree with its lists.
+        :raises ValueError: if it lacks a key, is of a later version, lists a head twice, or its counts disagree with
+            its lists.
         """
-        if not isinstance(content, dict) or set(content) != {"total", "kept", *TYPES}:
+        if isinstance(content, dict) and content.get("version", 1) not in (1, VERSION):
+            raise ValueError(
+                f"it is of version {content['version']}, but this package reads versions 1 to {VERSION}: write it with "
+                "this version of the package, or use a later one"
+            )
+        if not isinstance(content, dict) or set(content) - {"version"} != {"total", "kept", *TYPES}:
             raise ValueError(f"an object with exactly the keys total, kept, {', '.join(TYPES)} is expected")
         layers: dict[str, Layers] = {}
         for kind in TYPES:

@@ -1,0 +1,115 @@
+"""The gates of a kind of units: importance, the way from it into the modules, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+ALL, CHOOSING, FIXED = range(3)
+"""The phases of a training: all units stay, as pruning has not begun; units are being chosen; they are fixed."""
+
+
+class UnitChoice(nn.Module):
+    """The importance of all units of one kind, and which of them stay; a part of the model's state dict.
+
+    Averaging checkpoints keeps it meaningful: :attr:`kept` then holds the units that all of them keep.
+
+    :param units: N.
+    """
+
+    importance: nn.Parameter
+    """One number a unit, in float32 whatever the model: half precision would make ties. *Shape:* (N)"""
+
+    kept: Tensor
+    """1 for each unit that evaluation keeps, as of the last save or load. *Shape:* (N)"""
+
+    phase: Tensor
+    """:data:`ALL`, :data:`CHOOSING` or :data:`FIXED`, likewise. *Shape:* ()"""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.importance = nn.Parameter(torch.zeros(units))
+        self.register_buffer("kept", torch.ones(units, dtype=torch.int64))
+        self.register_buffer("phase", torch.tensor(ALL))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UnitChoice:
+        exact = self.importance.data
+        super()._apply(fn, recurse)
+        if self.importance.dtype != exact.dtype:
+            self.importance.data = exact.to(self.importance.device)
+        return self
+
+
+def enter_gates(x: Tensor, gates: Tensor, sizes: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Cut the gates into one leaf for each module, whose gradients reach *gates* once in each backward pass.
+
+    Modules use their leaves anywhere in the forward pass after this call, activation checkpointing included, which goes
+    backward through each layer by itself. autograd works through its nodes from the last made to the first: so the
+    gradient of *x*, where the forward pass begins, is computed when all modules have left theirs in the leaves.
+
+    :param x: what the forward pass begins with; returned unchanged.
+    :param gates: *Shape:* (N), float32.
+    :param sizes: number of units of each module.
+    """
+    leaves = tuple(part.requires_grad_(gates.requires_grad) for part in gates.detach().split(list(sizes)))
+    if gates.requires_grad and torch.is_grad_enabled():
+        x = _Enter.apply(x, gates, leaves)
+    return x, leaves
+
+
+class _Enter(torch.autograd.Function):
+    """The identity of its first argument; backward, the gradient of the second is the one left in the leaves."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gates: Tensor, leaves: tuple[Tensor, ...]) -> Tensor:
+        ctx.leaves = leaves
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        parts = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in ctx.leaves]
+        for leaf in ctx.leaves:
+            leaf.grad = None
+        return grad if ctx.needs_input_grad[0] else None, torch.cat(parts), None
+
+
+def scale_columns(weight: Tensor, gate: Tensor) -> Tensor:
+    """Return a matrix whose columns that read unit h are scaled by g_h, rounded once to its own precision.
+
+    :param weight: *Shape:* (C, H · width).
+    :param gate: float32. *Shape:* (H)
+    """
+    if torch.is_grad_enabled() and (weight.requires_grad or gate.requires_grad):
+        scaled: Tensor = _ScaleColumns.apply(weight, gate)
+        return scaled
+    return _scaled(weight, gate)
+
+
+class _ScaleColumns(torch.autograd.Function):
+    """In few operations: a GPU launches each of them in every module at every update."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, gate)
+        return _scaled(weight, gate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        weight, gate = ctx.saved_tensors
+        to_weight = _scaled(grad, gate) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return to_weight, None
+        # in float32: it sums over a whole block of the matrix, which half precision may overflow
+        columns = (grad.float() * weight).sum(0)
+        return to_weight, columns.view(gate.numel(), -1).sum(1).to(gate)
+
+
+def _scaled(matrix: Tensor, gate: Tensor) -> Tensor:
+    units = matrix.unflatten(1, (gate.numel(), -1))
+    return torch.mul(units, gate.unsqueeze(1), out=torch.empty_like(units)).flatten(1)

@@ -1,0 +1,169 @@
+"""Prunable units: what they are, which parameters belong to them, and removing them.
+
+A *unit* is what a gate switches on or off: an attention head, for example. Units of one *kind* share an importance
+vector, a budget and a selection; a *module* holds several of them, side by side along one dimension of its parameters.
+Gating a unit is scaling the columns of the module's last projection that read it. So a kind is described by its types
+of modules and by the dimension along which each parameter holds the units, and everything else (budgets, sets of units,
+compact models, exports, reports) follows from that. Another kind is another :class:`Kind`; another architecture
+says where the modules of each type are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of prunable units.
+
+    :param name: what options, logs and checkpoints call its units, such as ``heads``.
+    :param titles: for each type of modules, in the order in which units are numbered, what people call it.
+    :param budgets: for each type, the option that gives it a budget of its own.
+    :param floors: for some types, the option that gives the least number of units of all its modules together. The
+        first has its units first.
+    """
+
+    name: str
+    titles: Mapping[str, str]
+    budgets: Mapping[str, str]
+    floors: Mapping[str, str]
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of modules, in the order in which units are numbered."""
+        return tuple(self.titles)
+
+    def default_floor(self, kind: str, total: int) -> int:
+        """The least number of units of a type in a budget of *total*, for a selection that chooses early.
+
+        The decoder learns from its own words before it looks at the source, so an early choice of few heads may leave
+        none in cross-attention; and the worth of the encoder's heads shows last.
+        """
+        return {"cross": 1, "encoder_self": round(total / 9)}.get(kind, 0)
+
+
+HEADS = Kind(
+    name="heads",
+    titles={
+        "encoder_self": "encoder self-attention",
+        "decoder_self": "decoder self-attention",
+        "cross": "cross-attention",
+    },
+    budgets={
+        "encoder_self": "encoder_heads_to_keep",
+        "decoder_self": "decoder_heads_to_keep",
+        "cross": "cross_heads_to_keep",
+    },
+    floors={"cross": "min_cross_heads", "encoder_self": "min_encoder_heads"},
+)
+
+TYPES = HEADS.types
+"""The attention types, in the order in which heads are numbered."""
+
+PLACES = {
+    "encoder_self": ("encoder.layers", "self_attn"),
+    "decoder_self": ("decoder.layers", "self_attn"),
+    "cross": ("decoder.layers", "encoder_attn"),
+}
+"""Where an encoder–decoder Transformer has its modules of each type: list of layers, attribute of a layer."""
+
+
+@dataclass(frozen=True)
+class UnitModule:
+    """A module whose units are pruned.
+
+    :param type: one of its kind's types.
+    :param layer: index of its layer in the encoder or decoder, counted from 0.
+    :param name: its name in the state dict, such as ``encoder.layers.0.self_attn``.
+    :param units: number of units of the unpruned module.
+    :param width: rows or columns of each unit.
+    :param parameters: each parameter that belongs to units → the dimension along which they lie, and its shape in the
+        unpruned module. All other parameters of the module stay, even without any unit.
+    :param module: the module, if it was found in a model.
+    """
+
+    type: str
+    layer: int
+    name: str
+    units: int
+    width: int
+    parameters: Mapping[str, tuple[int, tuple[int, ...]]]
+    module: Any = field(default=None, compare=False, repr=False)
+
+    def rows(self, kept: Sequence[int]) -> Tensor:
+        """Return the rows or columns of the *kept* units. *Shape:* (len(kept) · width)"""
+        return torch.tensor([unit * self.width + i for unit in kept for i in range(self.width)], dtype=torch.long)
+
+    def remove(self, parameters: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Tensor]:
+        """Return the module's parameters without those of units that are not *kept*; without units, what is left."""
+        others = {name: value for name, value in parameters.items() if name not in self.parameters}
+        if not kept:
+            return others
+        rows = self.rows(kept)
+        return others | {
+            name: parameters[name].index_select(dim, rows.to(parameters[name].device))
+            for name, (dim, _) in self.parameters.items()
+        }
+
+    def restore(self, parameters: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Tensor]:
+        """Return parameters of the unpruned shape that compute the same: `remove` turned round, with zeros."""
+        full = {name: value for name, value in parameters.items() if name not in self.parameters}
+        like, rows = next(iter(full.values())), self.rows(kept)
+        for name, (dim, shape) in self.parameters.items():
+            full[name] = like.new_zeros(shape)
+            if kept:
+                full[name].index_copy_(dim, rows.to(like.device), parameters[name])
+        return full
+
+
+def modules_of(model: nn.Module) -> Iterator[UnitModule]:
+    """Yield the attention modules of an encoder–decoder Transformer in the order in which heads are numbered."""
+    for kind, (stack, attribute) in PLACES.items():
+        layers: Any = model.get_submodule(stack)
+        for i in range(len(layers)):  # by index: iterating a stack with LayerDrop skips layers at random
+            attention = getattr(layers[i], attribute)
+            if attention is not None:
+                sizes = attention.num_heads, attention.head_dim, attention.embed_dim, attention.kdim
+                yield attention_module(kind, i, *sizes, module=attention)
+
+
+def modules_in(names: Collection[str], options: Any) -> list[UnitModule]:
+    """Return the attention modules of a checkpoint in the order in which heads are numbered.
+
+    :param names: of its parameters.
+    :param options: the model's, with ``encoder_attention_heads``, ``decoder_embed_dim`` and the like.
+    """
+    found = []
+    for kind, (stack, attribute) in PLACES.items():
+        side = stack.partition(".")[0]
+        heads, width = getattr(options, f"{side}_attention_heads"), getattr(options, f"{side}_embed_dim")
+        key_width = options.encoder_embed_dim if kind == "cross" else width
+        i = 0
+        while f"{stack}.{i}.{attribute}.out_proj.bias" in names:
+            found.append(attention_module(kind, i, heads, width // heads, width, key_width))
+            i += 1
+    return found
+
+
+def attention_module(
+    kind: str, layer: int, heads: int, head_dim: int, width: int, key_width: int, *, module: Any = None
+) -> UnitModule:
+    """Return the description of an attention module: the rows of its projections and the columns of the last."""
+    stack, attribute = PLACES[kind]
+    inner = heads * head_dim
+    parameters: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for part, read in (("q", width), ("k", key_width), ("v", key_width)):
+        parameters |= {f"{part}_proj.weight": (0, (inner, read)), f"{part}_proj.bias": (0, (inner,))}
+    parameters["out_proj.weight"] = (1, (width, inner))
+    return UnitModule(kind, layer, f"{stack}.{layer}.{attribute}", heads, head_dim, parameters, module)
+
+
+def shape_of(modules: Sequence[UnitModule], kind: Kind = HEADS) -> dict[str, list[int]]:
+    """Return for each type the number of units of each of its modules, by layer."""
+    return {name: [m.units for m in modules if m.type == name] for name in kind.types}
