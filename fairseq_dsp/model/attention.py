@@ -121,16 +121,14 @@ class PrunableAttention(MultiheadAttention):
             )
         left = description.remove(self.state_dict(), kept)
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            layer = getattr(self, name)
-            if not kept and name != "out_proj":
-                delattr(self, name)
-                continue
-            for part, parameter in list(layer.named_parameters()):
-                value = left.get(f"{name}.{part}")
-                new = None if value is None else nn.Parameter(value, requires_grad=parameter.requires_grad)
-                setattr(layer, part, new)
-            if isinstance(layer, nn.Linear) and kept:
+            trained = next(getattr(self, name).parameters()).requires_grad
+            own = {part: left.get(f"{name}.{part}") for part in ("weight", "bias")}
+            layer = getattr(self, name) if kept else nn.Module()  # without heads, nothing is multiplied any more
+            for part, value in own.items():
+                setattr(layer, part, None if value is None else nn.Parameter(value, requires_grad=trained))
+            if kept:
                 layer.out_features, layer.in_features = layer.weight.shape
+            setattr(self, name, layer)
         self.gate, self.kept = None, None
         self.num_heads, self.removed = len(kept), True
 

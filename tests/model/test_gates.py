@@ -50,7 +50,8 @@ class HeadScaler:
 
 @pytest.mark.parametrize("k", [0, 1, 5, 11])
 def test_evaluation_multiplies_each_head_output_by_the_hard_gate(build, batch, k: int) -> None:
-    pruned, stock = build("--heads-to-keep", k, "--min-cross-heads", 0).eval(), build(arch="transformer").eval()
+    free = ("--min-cross-heads", 0, "--min-encoder-heads", 0)
+    pruned, stock = build("--heads-to-keep", k, *free).eval(), build(arch="transformer").eval()
     randomise(pruned)
     stock.load_state_dict({n: p for n, p in pruned.state_dict().items() if not n.startswith("heads.")})
     gates = hard_top_k(pruned.pruner.importance, k)

@@ -18,6 +18,7 @@ def test_gates_and_json_describe_the_same_set(tmp_path: Path) -> None:
     heads = HeadSet.from_gates(GATES, SHAPE)
     assert heads.kept == 4
     assert json.loads(heads.to_json()) == {
+        "version": 2,
         "total": 11,
         "kept": 4,
         "encoder_self": [[1], []],
@@ -25,14 +26,17 @@ def test_gates_and_json_describe_the_same_set(tmp_path: Path) -> None:
         "cross": [[1, 3]],
     }
     file = tmp_path / "heads.json"
-    file.write_text(heads.to_json())
-    assert HeadSet.read(file) == heads
+    first = {key: value for key, value in json.loads(heads.to_json()).items() if key != "version"}  # of version 1
+    for content in (heads.to_json(), json.dumps(first)):
+        file.write_text(content)
+        assert HeadSet.read(file) == heads
     assert torch.equal(HeadSet.read(file).to_gates(SHAPE), GATES)
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"version": 3}, "it is of version 3, but this package reads versions 1 to 2"),
         ({"total": 12}, "for a model of 12 heads, but this model has 11"),
         ({"kept": 3}, "says that 3 heads are kept, but lists 4"),
         ({"cross": [[1, 1, 3]]}, "lists a head twice"),
