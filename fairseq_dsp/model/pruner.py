@@ -34,8 +34,16 @@ class HeadPruner:
         self.attentions: list[PrunableAttention] = [module.module for module in self.modules]
         self.plan = PruningPlan(config, shape_of(self.modules))
         self.choice = UnitChoice(self.plan.heads)
+        layers = [name for name, module in model.named_modules() if isinstance(module, PrunableAttention)]
+        of_layers = torch.arange(self.plan.heads).split(
+            [module.units for module in sorted(self.modules, key=lambda module: layers.index(module.name))]
+        )
+        self._order_of_0_1 = torch.cat([of_layers[layers.index(module.name)] for module in self.modules])
         model.add_module(HEADS.name, self.choice)
-        self._optimiser = {"lr": config.pruning_lr, "active": self.plan.learns}  # what the optimiser reads
+        self._optimiser: dict[str, Any] = {
+            "lr": config.pruning_lr,
+            "active": self.plan.learns,
+        }  # what the optimiser reads
         self.importance.requires_grad_(self.plan.learns)
         self.importance.optim_overrides = {"importance": self._optimiser}  # type: ignore[attr-defined]
         if config.freeze_weights:
@@ -225,6 +233,7 @@ class HeadPruner:
             parts = [state.pop(name, None) for name in names]
             if all(part is not None for part in parts):
                 state[importance] = torch.cat(parts).float()  # type: ignore[arg-type]
+                self._optimiser["order_of_0_1"] = self._order_of_0_1
         for name, value in self.choice.state_dict().items():
             if f"{prefix}{HEADS.name}.{name}" not in state:
                 value = self.plan.keep(state[importance]) if name == "kept" and importance in state else value

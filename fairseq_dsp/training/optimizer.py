@@ -36,6 +36,7 @@ def install() -> None:
     optim.build_optimizer = _with_importance_group(optim.build_optimizer)
     FP16Optimizer.build_optimizer = classmethod(_importance_last(FP16Optimizer.build_optimizer.__func__))
     FP16Optimizer.build_fp32_params = classmethod(_with_mark(FP16Optimizer.build_fp32_params.__func__))
+    FairseqOptimizer.load_state_dict = _with_importance_of_0_1(FairseqOptimizer.load_state_dict)
     FairseqOptimizer.step = _with_importance_lr(FairseqOptimizer.step)
     FairseqOptimizer.clip_grad_norm = _clip_grad_norm
 
@@ -109,6 +110,34 @@ def _with_mark(build: Callable[..., Any]) -> Callable[..., Any]:
         return fp32_params
 
     return build_fp32_params
+
+
+def _with_importance_of_0_1(load: Callable[..., None]) -> Callable[..., None]:
+    """Read the optimiser's state of version 0.1 too, which had an importance variable in every attention module."""
+
+    @wraps(load)
+    def load_state_dict(self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        for parameter in self.params:
+            order = (_mark(parameter) or {}).pop("order_of_0_1", None)
+            if order is not None:
+                state_dict = _in_one(state_dict, order)
+        load(self, state_dict, *args, **kwargs)
+
+    return load_state_dict
+
+
+def _in_one(state_dict: dict[str, Any], order: Tensor) -> dict[str, Any]:
+    """Return a state dict whose last group has one parameter, the elements *order* of its parameters joined."""
+    *groups, last = state_dict["param_groups"]
+    first, *_ = members = last["params"]
+    state = {i: values for i, values in state_dict["state"].items() if i not in members}
+    parts = [state_dict["state"][i] for i in members if i in state_dict["state"]]
+    if parts:
+        state[first] = {
+            name: torch.cat([part[name] for part in parts])[order] if torch.is_tensor(value) and value.dim() else value
+            for name, value in parts[0].items()
+        }
+    return {**state_dict, "state": state, "param_groups": [*groups, {**last, "params": [first]}]}
 
 
 def _with_importance_lr(step: Callable[..., None]) -> Callable[..., None]:
