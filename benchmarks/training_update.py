@@ -2,7 +2,7 @@
 
     python benchmarks/training_update.py --json docs/results/training-speed.json
 
-All models are in one process and take turns, update by update, so that a noisy machine harms all alike. The batch is
+Each number of heads is measured twice: while the heads are chosen, and once they are fixed. All models are in one process and take turns, update by update, so that a noisy machine harms all alike. The batch is
 random tokens of the given size; what is timed is fairseq's trainer: forward, backward, clipping, Adam. Peak memory is
 measured in a fresh process for each model (on a GPU: torch's own peak; on the CPU: the process's peak resident set).
 """
@@ -37,15 +37,20 @@ RECIPE = (
 ).split()
 
 
-def make_trainer(kept: int | None, args: argparse.Namespace, folder: Path) -> Trainer:
-    """Return a trainer of the stock model (*kept* is None) or of one that keeps so many heads."""
+Model = tuple[int, bool] | None
+"""The heads that a model keeps, and whether they are fixed already; None for the stock model."""
+
+
+def make_trainer(model: Model, args: argparse.Namespace, folder: Path) -> Trainer:
+    """Return a trainer of a model."""
     flags = list(RECIPE)
     arch = f"transformer_dsp_{args.size}"
-    if kept is None:
+    if model is None:
         arch = f"transformer_{args.size}"
         flags = flags[: flags.index("--initial-temperature")]
     else:
-        flags += ["--heads-to-keep", str(kept)]
+        kept, fixed = model
+        flags += ["--heads-to-keep", str(kept), "--cooldown-updates", "0" if fixed else "10000"]
     flags += ["--cpu"] if args.device == "cpu" else ["--fp16"] if args.fp16 else []
     parser = options.get_training_parser()
     parsed = options.parse_args_and_arch(parser, [str(folder), "--arch", arch, "-s", "x", "-t", "y", *flags])
@@ -88,14 +93,14 @@ def update(trainer: Trainer, batch: dict[str, Any]) -> float:
     return time.perf_counter() - start
 
 
-def name_of(kept: int | None) -> str:
+def name_of(model: Model) -> str:
     """Return how a model is called in the table."""
-    return "stock" if kept is None else f"K = {kept}"
+    return "stock" if model is None else f"K = {model[0]}, {'fixed' if model[1] else 'choosing'}"
 
 
-def measure_memory(kept: int | None, args: argparse.Namespace, folder: Path) -> float:
+def measure_memory(model: Model, args: argparse.Namespace, folder: Path) -> float:
     """Return the peak memory in MiB of a few updates in this process."""
-    trainer, batch = make_trainer(kept, args, folder), make_batch(args)
+    trainer, batch = make_trainer(model, args, folder), make_batch(args)
     for _ in range(4):
         update(trainer, batch)
     if trainer.cuda:
@@ -107,7 +112,7 @@ def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="iwslt_de_en", help="architecture: transformer_dsp_SIZE and transformer_SIZE")
-    parser.add_argument("--heads", type=int, nargs="+", default=[4, 36, 68], help="numbers of heads to keep")
+    parser.add_argument("--heads", type=int, nargs="+", default=[36, 12, 6], help="numbers of heads to keep")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--fp16", action="store_true", help="train in half precision (GPU)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -121,7 +126,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory_of:
-        print("MEMORY", measure_memory(json.loads(args.memory_of), args, args.folder))
+        print("MEMORY", measure_memory(tuple(json.loads(args.memory_of) or ()) or None, args, args.folder))
         return
 
     import tempfile
@@ -130,14 +135,14 @@ def main() -> None:
         folder = Path(name)
         make_dictionaries(args, folder)
         batch = make_batch(args)
-        models: list[int | None] = [None, *args.heads]
+        models: list[Model] = [None, *((kept, fixed) for kept in args.heads for fixed in (False, True))]
         memory = {}
         for kept in tqdm(models, desc="memory"):
             command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", json.dumps(kept), "--folder", name]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             memory[kept] = float(output.rsplit("MEMORY", 1)[1])
         trainers = {kept: make_trainer(kept, args, folder) for kept in models}
-        times: dict[int | None, list[float]] = {kept: [] for kept in models}
+        times: dict[Model, list[float]] = {kept: [] for kept in models}
         for i in tqdm(range(args.updates + 3), desc="updates"):
             # every model goes first in turn: what ran before changes the state of the caches
             for kept in models[i % len(models) :] + models[: i % len(models)]:
@@ -153,11 +158,11 @@ def main() -> None:
             "model": name_of(kept), "seconds": statistics.median(times[kept]), "ratio": middle,
             "ratio_quartiles": [low, high], "peak_mib": memory[kept], "memory_ratio": memory[kept] / memory[None],
         })  # fmt: skip
-    print(f"{'model':>8} {'seconds':>9} {'ratio (quartiles)':>22} {'peak MiB':>9} {'ratio':>6}")
+    print(f"{'model':>16} {'seconds':>9} {'ratio (quartiles)':>22} {'peak MiB':>9} {'ratio':>6}")
     for row in rows:
         low, high = row["ratio_quartiles"]
         print(
-            f"{row['model']:>8} {row['seconds']:9.4f} {row['ratio']:8.3f} ({low:.3f}–{high:.3f}) "
+            f"{row['model']:>16} {row['seconds']:9.4f} {row['ratio']:8.3f} ({low:.3f}–{high:.3f}) "
             f"{row['peak_mib']:9.0f} {row['memory_ratio']:6.3f}"
         )
     if args.json:

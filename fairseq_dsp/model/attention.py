@@ -67,6 +67,11 @@ class PrunableAttention(MultiheadAttention):
         return not (self.use_xformers or self.add_zero_attn or self.bias_k is not None)
 
     @property
+    def reads_encoder(self) -> bool:
+        """Whether what it attends to comes from the encoder, alone or with the queries' own side."""
+        return not self.self_attention
+
+    @property
     def is_noisy(self) -> bool:
         """Whether training changes the projections' parameters where they are called, as quantisation noise does."""
         return bool(self.out_proj._forward_pre_hooks)
@@ -160,7 +165,12 @@ class PrunableAttention(MultiheadAttention):
         """Return the result and the probabilities of each head. *Shapes:* (T, B, C); (H, B, T, S)"""
         heads = self.num_heads if self._kept is None else len(self._kept)
         if heads == 0:
-            return self.out_proj.bias.expand_as(query), None
+            x = self.out_proj.bias.expand_as(query)
+            if self.removed:
+                return x, None
+            # all that the stock attention reads still has a gradient, of 0, as other processes expect
+            read = [query] if key is None or key is query else [query, key]
+            return _WithGradients.apply(x, *read, *self.parameters()), None
         if self.encoder_decoder_attention:
             q = self._project(query, "q")
             k, v, mask = self._encoder_keys(key, padding, q.shape[1], heads, incremental_state if static_kv else None)
@@ -283,6 +293,20 @@ class PrunableAttention(MultiheadAttention):
         if self._index is not None:
             self._index = self._index.to(self.out_proj.bias.device)
         return self
+
+
+class _WithGradients(torch.autograd.Function):
+    """The identity of its first argument, which gives the others gradients of 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *others: Tensor) -> Tensor:
+        ctx.others = others
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        zeros = (torch.zeros_like(other) if other.requires_grad else None for other in ctx.others)
+        return grad, *zeros
 
 
 def lay_out_for_decoding(model: nn.Module) -> None:

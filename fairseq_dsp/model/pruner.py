@@ -33,6 +33,11 @@ class HeadPruner:
         self.modules: list[UnitModule] = list(modules_of(model))
         self.attentions: list[PrunableAttention] = [module.module for module in self.modules]
         self.plan = PruningPlan(config, shape_of(self.modules))
+        if self.plan.prunes and not any(attention.reads_encoder for attention in self.attentions):
+            raise ValueError(
+                "--no-cross-attention leaves the decoder without the source, so heads cannot be chosen for translation: "
+                "give --cross-self-attention too, or leave it out"
+            )
         self.choice = UnitChoice(self.plan.heads)
         layers = [name for name, module in model.named_modules() if isinstance(module, PrunableAttention)]
         of_layers = torch.arange(self.plan.heads).split(
@@ -115,6 +120,8 @@ class HeadPruner:
             self._set(None, None)
         else:
             self.sampled = self._fixed.to_gates(self.plan.shape).to(self.importance)  # type: ignore[union-attr]
+            if self.plan.config.freeze_weights:  # nothing is trained any more, but the loss must go backward somewhere
+                return self._set_gates(x, self.sampled + 0 * self.importance)
             self._set_fixed()
         if self.importance.requires_grad:  # a gradient, as other processes expect, but of 0
             x, _ = enter_gates(x, 0 * self.importance, [self.plan.heads])

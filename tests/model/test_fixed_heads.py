@@ -1,0 +1,190 @@
+"""Heads that are fixed: only the kept ones are computed, and the numbers are those of gates of 0 and 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED
+
+KEPT = ("--heads-to-keep", 5, "--dropout", 0, "--cooldown-updates", 10)
+
+
+def randomise(model: Any) -> None:
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("importance", "bias")):
+                parameter.copy_(torch.randn(parameter.shape, generator=draw))
+
+
+def run(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    model.zero_grad(set_to_none=True)
+    output, extra = model(**batch, alignment_layer=1)
+    output.square().sum().backward()
+    assert extra["attn"][0] is not None or not model.pruner.attentions[-1].kept
+    return output.detach()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--encoder-normalize-before", "--decoder-normalize-before"),
+        ("--encoder-attention-heads", 4, "--encoder-embed-dim", 32, "--decoder-attention-heads", 2),
+        ("--cross-self-attention", "--no-cross-attention", "--min-cross-heads", 0),
+        ("--cross-self-attention",),
+        ("--checkpoint-activations",),
+        ("--min-heads-per-module", 0, "--heads-to-keep", 1),
+        ("--heads-to-keep", 0, "--min-cross-heads", 0, "--min-encoder-heads", 0),
+    ],
+    ids=lambda flags: " ".join(map(str, flags)) or "default",
+)
+def test_forward_and_backward_are_those_of_masked_heads(build: Any, batch: dict[str, Any], flags: tuple) -> None:
+    flags = tuple(map(str, flags))
+    model = build(*KEPT, *flags).train()
+    randomise(model)
+    masked, results = model.pruner, []
+    model.set_num_updates(10)
+    for skipping in (False, True):
+        if not skipping:  # gates of 0 and 1 in the stock computation
+            gates = masked.plan.keep(masked.importance)
+            model.encoder.pruner = None
+            sizes = [module.units for module in masked.modules]
+            for attention, part in zip(masked.attentions, gates.split(sizes), strict=True):
+                attention.gate = part
+        else:
+            model.encoder.pruner = masked
+        output = run(model, batch)
+        results.append((output, {name: p.grad for name, p in model.named_parameters()}))
+    assert any(attention.kept is not None for attention in masked.attentions)
+    (output, gradients), (fixed, of_fixed) = results
+    largest = max(float(g.abs().max()) for g in gradients.values() if g is not None)
+    torch.testing.assert_close(fixed, output, atol=1e-5, rtol=1e-5)
+    for name, gradient in of_fixed.items():
+        if name == "heads.importance":
+            assert not gradient.any()
+            continue
+        error = float((gradient - gradients[name]).abs().max()) / largest
+        assert error <= 1e-6, f"{name}: {error:.1e} of the largest gradient"
+
+
+def test_no_parameter_of_a_removed_head_has_a_gradient(build: Any, batch: dict[str, Any]) -> None:
+    model = build(*KEPT).train()
+    randomise(model)
+    model.set_num_updates(10)
+    run(model, batch)
+    for module, kept in zip(model.pruner.modules, (a.kept for a in model.pruner.attentions), strict=True):
+        gone = [h for h in range(module.units) if kept is not None and h not in kept]
+        if gone:
+            for name, (dim, _) in module.parameters.items():
+                gradient = module.module.get_parameter(name).grad
+                if gradient is not None:
+                    assert not gradient.index_select(dim, module.rows(gone)).any(), f"{module.name}.{name}"
+
+
+def test_phases(build: Any) -> None:
+    def phases(*flags: object) -> list[int]:
+        plan = build("--heads-to-keep", 5, *flags).pruner.plan
+        return [plan.phase(update) for update in (0, 4, 5, 9, 10, 99)]
+
+    assert phases("--cooldown-updates", 5) == [CHOOSING, CHOOSING, FIXED, FIXED, FIXED, FIXED]
+    assert phases("--cooldown-updates", 5, "--pruning-warmup-updates", 5) == [
+        ALL,
+        ALL,
+        CHOOSING,
+        CHOOSING,
+        FIXED,
+        FIXED,
+    ]
+    shrinking = ("--heads-to-keep-start", 12, "--heads-to-keep-updates", 70)  # 12 until update 5, of 12 − 7 · 5 / 70
+    assert phases("--cooldown-updates", 99, *shrinking) == [ALL, ALL, ALL, CHOOSING, CHOOSING, FIXED]
+    for selection in ("gumbel", "ste", "hard_concrete"):  # whose importance goes on learning
+        assert phases("--cooldown-updates", 5, "--head-selection", selection) == [CHOOSING] * 6
+    plan = build("--heads-to-keep", 12).pruner.plan
+    assert plan.phase(3) == ALL
+
+
+@pytest.mark.parametrize("selection", ["simple", "gumbel", "ste", "hard_concrete"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_activation_checkpointing_gives_the_same_gradients(build, batch, selection: str, frozen: bool) -> None:
+    grads = []
+    flags = ("--heads-to-keep", 5, "--dropout", 0, "--head-selection", selection, "--cooldown-updates", 10)
+    for more in ((), ("--checkpoint-activations",)):
+        model = build(*flags, *more, *(["--freeze-weights"] if frozen else [])).train()
+        randomise(model)
+        model.load_state_dict(model.state_dict())  # frozen weights must be trained ones
+        for update in (3, 10):
+            model.set_num_updates(update)
+            run(model, batch)
+            grads.append([model.pruner.importance.grad] + [p.grad for p in model.parameters() if p.requires_grad])
+    for one, other in zip(grads[:2], grads[2:], strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_the_sampler_is_gone_through_once_in_a_backward_pass(build, batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairseq_dsp.subset import Gumbel
+
+    passes = []
+    sample = Gumbel.sample
+
+    def watched(self: Gumbel, *args: Any) -> torch.Tensor:
+        gates = sample(self, *args)
+        gates.register_hook(lambda gradient: passes.append(gradient.clone()))
+        return gates
+
+    monkeypatch.setattr(Gumbel, "sample", watched)
+    for more in ((), ("--checkpoint-activations",)):
+        passes.clear()
+        model = build("--heads-to-keep", 5, "--dropout", 0, "--head-selection", "gumbel", *more).train()
+        run(model, batch)
+        assert len(passes) == 1
+        assert (passes[0] != 0).all(), "of all modules"
+        run(model, batch)
+        assert len(passes) == 2
+
+
+def test_what_a_checkpoint_keeps_is_what_it_says(build: Any, batch: dict[str, Any]) -> None:
+    """Not what a rule of today would choose, unless another number of heads is asked for."""
+    model = build(*KEPT)
+    randomise(model)
+    state = model.state_dict()
+    assert int(state["heads.kept"].sum()) == 5
+    other = state["heads.kept"].clone()
+    cross = slice(8, 12)  # any other heads of the same type are allowed
+    other[cross] = other[cross].flip(0)
+    assert not torch.equal(other, state["heads.kept"])
+    assert model.pruner.plan.allows(other)
+    state["heads.kept"] = other
+    later = build(*KEPT).eval()
+    later.load_state_dict(state)
+    assert later.pruner.kept().to_gates(later.pruner.plan.shape).tolist() == other.tolist()
+    fewer = build("--heads-to-keep", 3).eval()
+    fewer.load_state_dict(state)
+    assert fewer.pruner.kept().kept == 3
+    later.train()(**batch)  # training goes on choosing, by the importance
+    later.eval()(**batch)
+    assert torch.equal(later.state_dict()["heads.kept"], model.state_dict()["heads.kept"])
+
+
+def test_averaged_checkpoints_that_disagree_keep_k_by_the_mean_importance(build: Any) -> None:
+    states = []
+    for seed in (1, 2):
+        model = build(*KEPT)
+        with torch.no_grad():
+            model.pruner.importance.copy_(torch.randn(12, generator=torch.Generator().manual_seed(seed)))
+        states.append(model.state_dict())
+    assert not torch.equal(*(state["heads.kept"] for state in states))
+    mean = {  # as fairseq's scripts/average_checkpoints.py does
+        name: sum(s[name] for s in states) / 2
+        if states[0][name].is_floating_point()
+        else sum(s[name] for s in states) // 2
+        for name in states[0]
+    }
+    model = build(*KEPT).eval()
+    model.load_state_dict(mean)
+    expected = model.pruner.plan.keep(mean["heads.importance"])
+    assert torch.equal(model.pruner.kept().to_gates(model.pruner.plan.shape), expected)
