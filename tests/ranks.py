@@ -1,12 +1,21 @@
-"""What each process of a distributed training saw, written to files; called in the process before fairseq starts."""
+"""Trainings on two processes, and what each of them saw, written to files."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
+from typing import Any
 
+import inprocess
+import support
+import torch
 from fairseq import trainer
+
+# All sentences at every update, in one batch or in two: the 20 pairs of the validation set.
+SAME_DATA = ["--train-subset", "valid", "--valid-subset", "test", "--required-batch-size-multiple", 1]
+SAME_DATA += ["--max-update", 20, "--dropout", 0, "--cpu"]
 
 RECORD = "RANK_RECORD"
 """Environment variable: where a process writes its record, one JSON list a line: update, gates, importance."""
@@ -25,3 +34,37 @@ def record() -> None:
         return result
 
     trainer.Trainer.train_step = recorded
+
+
+def assert_same_model(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """The same to 1e-5, but for key biases: their gradient is 0, and Adam amplifies what rounding makes of it."""
+    for name, value in one["model"].items():
+        if not name.endswith("k_proj.bias"):
+            torch.testing.assert_close(
+                value, other["model"][name], atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def train_on_two_processes(data: Path, folder: Path, *flags: object) -> tuple[dict[str, Any], list[list[Any]]]:
+    """Train with two gloo processes; return the checkpoint and what each recorded."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = ("--ddp-backend", "legacy_ddp", *flags)
+    args = support.tiny_train_args(data, folder / "checkpoints", *flags, arch="transformer_dsp")
+    args += ["--distributed-world-size", "2", "--distributed-init-method", f"tcp://localhost:{port}"]
+    args += ["--distributed-no-spawn", "--distributed-backend", "gloo"]
+    processes = []
+    for rank in range(2):
+        own = [*args, "--distributed-rank", rank]
+        variables = {RECORD: str(folder / f"record{rank}")}
+        log = folder / f"log{rank}"
+        processes.append(support.start_fairseq("train", own, log, before=record, **variables))
+    for rank, process in enumerate(processes):
+        process.join(240)
+        ended = process.exitcode
+        for other in processes if ended != 0 else ():
+            other.kill()
+        assert ended == 0, (folder / f"log{rank}").read_text()
+    records = [[json.loads(line) for line in (folder / f"record{rank}").open()] for rank in range(2)]
+    return inprocess.checkpoint(folder / "checkpoints"), records

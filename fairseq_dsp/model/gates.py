@@ -16,7 +16,8 @@ ALL, CHOOSING, FIXED = range(3)
 class UnitChoice(nn.Module):
     """The importance of all units of one kind, and which of them stay; a part of the model's state dict.
 
-    Averaging checkpoints keeps it meaningful: :attr:`kept` then holds the units that all of them keep.
+    All of it is floating-point, so that what averages models can average it. Where they disagree, :attr:`kept` holds
+    fractions then, and the mean importance says which units stay.
 
     :param units: N.
     """
@@ -33,8 +34,8 @@ class UnitChoice(nn.Module):
     def __init__(self, units: int) -> None:
         super().__init__()
         self.importance = nn.Parameter(torch.zeros(units))
-        self.register_buffer("kept", torch.ones(units, dtype=torch.int64))
-        self.register_buffer("phase", torch.tensor(ALL))
+        self.register_buffer("kept", torch.ones(units))
+        self.register_buffer("phase", torch.tensor(float(ALL)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UnitChoice:
         exact = self.importance.data

@@ -136,7 +136,8 @@ class PruningPlan:
 
         :param kept: 1 for each head that is kept, 0 otherwise. *Shape:* (N).
         """
-        return torch.equal(self.keep(2.0 * kept - 1).bool(), kept.bool())
+        kept = kept.float()
+        return torch.equal(self.keep(2 * kept - 1), kept)
 
     def sample(self, importance: Tensor, update: int, seed: int) -> Tensor:
         """Return the gates of one training update, differentiable. *Shape:* (N).

@@ -1,0 +1,98 @@
+"""Trainings across the updates in which pruning begins and in which heads become fixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import inprocess
+import pytest
+import torch
+from ranks import SAME_DATA, assert_same_model, train_on_two_processes
+
+from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED
+
+RATE = 0.2
+CHOICE = ["--cpu", "--heads-to-keep", 5, "--pruning-lr", RATE, "--cooldown-updates", 6]
+
+
+@pytest.mark.parametrize("flags", [[], ["--update-freq", 2], ["--store-ema"]], ids=["plain", "update-freq", "ema"])
+def test_resuming_around_the_update_that_fixes_the_heads(flags: list, tiny_data: Path, tmp_path: Path):
+    straight = inprocess.train(tiny_data, tmp_path / "straight", *CHOICE, *flags, "--max-update", 12)
+    for stop in (5, 6, 7):
+        folder = tmp_path / str(stop)
+        inprocess.train(tiny_data, folder, *CHOICE, *flags, "--max-update", stop)
+        resumed = inprocess.train(tiny_data, folder, *CHOICE, *flags, "--max-update", 12)
+        for name, value in straight["model"].items():
+            assert torch.equal(value, resumed["model"][name]), f"{name}, stopped after {stop}"
+
+
+@pytest.mark.parametrize(
+    "before", [["--pruning-warmup-updates", 8], ["--heads-to-keep-start", 12, "--heads-to-keep-updates", 119]]
+)
+def test_nothing_moves_before_pruning_begins_and_the_first_step_is_no_longer_than_any(
+    before: list, tiny_data: Path, tmp_path: Path
+):
+    """A budget that shrinks from 12 to 5 in 119 updates is 12 until update 8."""
+    flags = ["--cpu", "--heads-to-keep", 5, "--pruning-lr", RATE, "--adam-betas", "(0.9, 0.999)", *before]
+    flags += ["--cooldown-updates", 150, "--log-interval", 100]
+    begun = 8 if "--pruning-warmup-updates" in before else 9
+    at_rest = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", begun)
+    assert not inprocess.importance(at_rest["model"]).any()
+    importance = at_rest["last_optimizer_state"]["param_groups"][1]["params"]
+    assert not set(importance) & set(at_rest["last_optimizer_state"]["state"]), "no state of Adam's either"
+    moved = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", begun + 1)
+    steps = inprocess.importance(moved["model"]).abs()
+    assert steps.max() == pytest.approx(RATE, rel=1e-3)
+    later = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", begun + 3)
+    assert inprocess.importance(later["model"]).abs().max() <= 3 * RATE * 1.01
+
+
+OPTIONS = {
+    "quantisation noise": "--quant-noise-pq 0.1 --quant-noise-pq-block-size 4",
+    "cross-self-attention": "--cross-self-attention --no-cross-attention --min-cross-heads 0",
+    "another width": "--encoder-embed-dim 32 --encoder-attention-heads 4",
+    "activation checkpointing": "--checkpoint-activations",
+    "LayerDrop": "--encoder-layerdrop 0.3 --decoder-layerdrop 0.3",
+    "EMA": "--store-ema --ema-decay 0.9",
+    "attention dropout": "--attention-dropout 0.3 --activation-dropout 0.1",
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_stock_options_while_choosing_and_after(option: str, tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", "--heads-to-keep", 5, "--cooldown-updates", 4, *OPTIONS[option].split()]
+    state = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 4)
+    chosen = state["model"]["heads.kept"]
+    assert int(chosen.sum()) == 5
+    state = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 9)
+    assert torch.equal(state["model"]["heads.kept"], chosen)
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_two_processes_with_fixed_heads_and_activation_checkpointing(tiny_data: Path, tmp_path: Path):
+    flags = [*SAME_DATA, *CHOICE, "--heads-to-keep", 2, "--checkpoint-activations"]  # modules without heads, too
+    whole = inprocess.train(tiny_data, tmp_path / "whole", *flags, "--batch-size", 20)
+    pair, records = train_on_two_processes(tiny_data, tmp_path, *flags, "--batch-size", 10)
+    assert records[0] == records[1]
+    assert int(pair["model"]["heads.phase"]) == FIXED
+    assert_same_model(whole, pair)
+
+
+@pytest.mark.parametrize("flags", [[], ["--checkpoint-activations"]], ids=["plain", "checkpointing"])
+def test_torch_ddp_finds_a_gradient_of_every_parameter_in_every_phase(flags: list, tiny_data: Path, tmp_path: Path):
+    """fairseq's pytorch_ddp asks for a GPU; what it wraps does not, and a gradient that is missing ends it."""
+    config = inprocess.argparse_config(
+        tiny_data, tmp_path, "--heads-to-keep", 2, "--pruning-warmup-updates", 2, "--cooldown-updates", 2, *flags
+    )
+    model, criterion, samples = inprocess.with_criterion(config, 5)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model.train())
+        wrapped.get_normalized_probs = model.get_normalized_probs
+        for update in range(7):
+            model.set_num_updates(update)
+            criterion(wrapped, samples[0])[0].backward()
+            assert model.pruner.plan.phase(update) == [ALL, ALL, CHOOSING, CHOOSING, FIXED, FIXED, FIXED][update]
+            assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    finally:
+        torch.distributed.destroy_process_group()
