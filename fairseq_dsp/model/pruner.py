@@ -91,7 +91,6 @@ class HeadPruner:
         """Begin a forward pass: set the gates of all modules.
 
         :param x: what the first layer will read; returned unchanged.
-        :raises UserError: if training cannot do what the options say.
         """
         if not self.plan.prunes:
             return x
@@ -100,7 +99,6 @@ class HeadPruner:
                 return self._set_gates(x, self.plan.keep(self.importance))
             self._set_fixed()
             return x
-        self._check_training()
         phase = self.plan.phase(self.update)
         if phase != FIXED:
             self._fixed = None
@@ -216,7 +214,11 @@ class HeadPruner:
                 stats["open_heads"] = (gates > 0).sum()
         return stats
 
-    def _check_training(self) -> None:
+    def check_training(self) -> None:
+        """Refuse, before the first update, to train the importance of weights that are random.
+
+        :raises UserError: if the frozen weights were not loaded.
+        """
         if self.plan.config.freeze_weights and not self._loaded:
             raise UserError(
                 "--freeze-weights trains the importance variables of a trained model, but no checkpoint was loaded to "

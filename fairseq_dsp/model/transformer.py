@@ -188,6 +188,15 @@ class PrunableTransformer(TransformerModel):
                 )
         super().make_generation_fast_(**kwargs)
 
+    def train(self, mode: bool = True) -> PrunableTransformer:
+        """Enter training or evaluation mode; fairseq's trainer enters training mode before every update.
+
+        :raises UserError: if training cannot do what the pruning options say.
+        """
+        if mode and self.pruner is not None:
+            self.pruner.check_training()
+        return super().train(mode)
+
     def set_num_updates(self, num_updates: int) -> None:
         """Take the number of updates made so far from the trainer: the schedules are functions of it."""
         super().set_num_updates(num_updates)

@@ -41,7 +41,7 @@ def loss_with_gates(model: Any, sample: dict[str, Any], xi: Tensor) -> Tensor:
     state = {name: value.detach() for name, value in model.state_dict().items()}
     for module, gate in zip(modules, xi.split([m.units for m in modules]), strict=True):
         name = f"{module.name}.out_proj.weight"
-        state[name] = state[name] * gate.repeat_interleave(state[name].shape[1] // module.heads)
+        state[name] = state[name] * gate.repeat_interleave(state[name].shape[1] // module.units)
     output, _ = torch.func.functional_call(model, state, (), sample["net_input"])
     return F.cross_entropy(output.flatten(0, 1), sample["target"].flatten(), ignore_index=1, reduction="sum")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import inprocess
 import pytest
 import torch
+from fairseq.distributed import ModuleProxyWrapper
 from ranks import SAME_DATA, assert_same_model, train_on_two_processes
 
 from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED
@@ -87,8 +88,7 @@ def test_torch_ddp_finds_a_gradient_of_every_parameter_in_every_phase(flags: lis
     model, criterion, samples = inprocess.with_criterion(config, 5)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
-        wrapped = torch.nn.parallel.DistributedDataParallel(model.train())
-        wrapped.get_normalized_probs = model.get_normalized_probs
+        wrapped = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(model.train()))
         for update in range(7):
             model.set_num_updates(update)
             criterion(wrapped, samples[0])[0].backward()
