@@ -2,9 +2,10 @@
 
     python benchmarks/training_update.py --json docs/results/training-speed.json
 
-Each number of heads is measured twice: while the heads are chosen, and once they are fixed. All models are in one process and take turns, update by update, so that a noisy machine harms all alike. The batch is
-random tokens of the given size; what is timed is fairseq's trainer: forward, backward, clipping, Adam. Peak memory is
-measured in a fresh process for each model (on a GPU: torch's own peak; on the CPU: the process's peak resident set).
+Each number of heads is measured twice: while the heads are chosen, and once they are fixed. All models are in one
+process and take turns, update by update, so that a noisy machine harms all alike. The batch is random tokens of the
+given size; what is timed is fairseq's trainer: forward, backward, clipping, Adam. Peak memory is measured in a fresh
+process for each model (on a GPU: torch's own peak; on the CPU: the process's peak resident set).
 """
 
 from __future__ import annotations

@@ -126,9 +126,9 @@ class PrunableAttention(MultiheadAttention):
             )
         left = description.remove(self.state_dict(), kept)
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            trained = next(getattr(self, name).parameters()).requires_grad
+            trained = getattr(self, name).bias.requires_grad
             own = {part: left.get(f"{name}.{part}") for part in ("weight", "bias")}
-            layer = getattr(self, name) if kept else nn.Module()  # without heads, nothing is multiplied any more
+            layer: Any = getattr(self, name) if kept else nn.Module()  # without heads, nothing is multiplied any more
             for part, value in own.items():
                 setattr(layer, part, None if value is None else nn.Parameter(value, requires_grad=trained))
             if kept:

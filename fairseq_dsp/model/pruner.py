@@ -35,8 +35,8 @@ class HeadPruner:
         self.plan = PruningPlan(config, shape_of(self.modules))
         if self.plan.prunes and not any(attention.reads_encoder for attention in self.attentions):
             raise ValueError(
-                "--no-cross-attention leaves the decoder without the source, so heads cannot be chosen for translation: "
-                "give --cross-self-attention too, or leave it out"
+                "--no-cross-attention leaves the decoder without the source, so no heads can be chosen: give "
+                "--cross-self-attention too, or leave it out"
             )
         self.choice = UnitChoice(self.plan.heads)
         layers = [name for name, module in model.named_modules() if isinstance(module, PrunableAttention)]
