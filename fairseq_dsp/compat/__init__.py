@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 
 from fairseq_dsp.compat import (
+    archives_write_outside,
     atomic_checkpoints,
     bf16_means_tpu,
+    fasta_paths_run_in_a_shell,
     last_sentences_dropped,
+    options_are_evaluated,
     resume_regroups_sentences,
     safe_loading,
     torchrun_splits_training,
@@ -24,6 +27,9 @@ def apply_all() -> None:
     tracebacks_for_users.apply()
     user_dir_imported_twice.apply()
     safe_loading.apply()
+    options_are_evaluated.apply()
+    fasta_paths_run_in_a_shell.apply()
+    archives_write_outside.apply()
     atomic_checkpoints.apply()
     resume_regroups_sentences.apply()
     torchrun_splits_training.apply()
