@@ -297,48 +297,6 @@ def test_what_is_no_text_is_no_literal():
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"bpe": "subword_nmt", "bpe_model": "../codes"}, "../codes"),
-        ({"bpe": "sentencepiece", "bpe_model": "/etc/passwd"}, "/etc/passwd"),
-        ({"source_lang": "xx/../../dict.xx"}, "xx/../../dict.xx"),
-        ({"sha256": {"../secret": "0"}}, "../secret"),
-    ],
-)
-def test_a_folder_names_its_own_files_only(change: dict[str, Any], named: str, folder: Path, tmp_path: Path):
-    Path("codes").write_text("#version: 0.2\n")
-    Path("secret").write_text("")
-    copy = tmp_path / "hostile/copy"
-    copy.mkdir()
-    for file in folder.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    config = json.loads((copy / "config.json").read_text())
-    config = {**config, **change, "sha256": {**config["sha256"], **change.get("sha256", {})}}
-    config["sha256"]["config.json"] = _sha256_of(config)
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=f"names {named}, but only files of its own folder are read"):
-        fairseq_dsp.from_pretrained(copy)
-
-
-@pytest.mark.parametrize("option", ["kept_heads", "encoder_embed_path"])
-def test_a_folders_model_is_made_of_no_other_file(option: str, folder: Path, tmp_path: Path):
-    config = json.loads((folder / "config.json").read_text())
-    Path("elsewhere").write_text(config["model"]["kept_heads"])
-    config["model"][option] = str(Path("elsewhere").resolve())
-    config["sha256"]["config.json"] = _sha256_of(config)
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in folder.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    (copy / "config.json").write_text(json.dumps(config))
-    if option == "kept_heads":
-        with pytest.raises(UserError, match="not a model's configuration"):
-            fairseq_dsp.from_pretrained(copy)
-    else:  # the path of the embeddings that the training started from: the trained ones are in the weights
-        assert len(fairseq_dsp.from_pretrained(copy).translate(["ba di"])) == 1
-
-
 def test_the_path_of_a_corpus_is_no_shell_command():
     text = "ignored\n>one x\nABC\nDE\n>two\nFGHI\n>three\n\n>four\nA\n"
     Path(f"{SHELL_PAYLOAD}.fasta").write_text(text)
