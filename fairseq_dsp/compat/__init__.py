@@ -11,6 +11,7 @@ from fairseq_dsp.compat import (
     fasta_paths_run_in_a_shell,
     last_sentences_dropped,
     options_are_evaluated,
+    other_processes_refuse_checkpoints,
     resume_regroups_sentences,
     safe_loading,
     torchrun_splits_training,
@@ -31,6 +32,7 @@ def apply_all() -> None:
     fasta_paths_run_in_a_shell.apply()
     archives_write_outside.apply()
     atomic_checkpoints.apply()
+    other_processes_refuse_checkpoints.apply()
     resume_regroups_sentences.apply()
     torchrun_splits_training.apply()
     bf16_means_tpu.apply()
