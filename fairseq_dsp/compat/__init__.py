@@ -10,6 +10,7 @@ from fairseq_dsp.compat import (
     bf16_means_tpu,
     fasta_paths_run_in_a_shell,
     last_sentences_dropped,
+    legacy_ddp_mixes_types,
     options_are_evaluated,
     other_processes_refuse_checkpoints,
     resume_regroups_sentences,
@@ -33,6 +34,7 @@ def apply_all() -> None:
     archives_write_outside.apply()
     atomic_checkpoints.apply()
     other_processes_refuse_checkpoints.apply()
+    legacy_ddp_mixes_types.apply()
     resume_regroups_sentences.apply()
     torchrun_splits_training.apply()
     bf16_means_tpu.apply()

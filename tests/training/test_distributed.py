@@ -102,6 +102,22 @@ def test_two_processes_agree_on_a_drawn_budget_with_dropout(tiny_data: Path, tmp
     assert budgets <= set(range(2, 11))
 
 
+def test_the_gradient_of_the_importance_is_averaged_in_float32(tmp_path: Path):
+    processes = []
+    for rank in range(2):
+        arguments = (rank, tmp_path / "store", tmp_path / f"out{rank}")
+        processes.append(support.processes.Process(target=ranks.reduce, args=arguments))
+        processes[-1].start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    first, second = (json.loads((tmp_path / f"out{rank}").read_text()) for rank in range(2))
+    assert first == second
+    assert first[0] == [1.5, -3]
+    assert first[1] == pytest.approx([1.5e5, 4.5e-9], rel=1e-6)
+    assert first[2:] == [[0.75, 0, 6], [0]]
+
+
 # --- from checkpoints ---------------------------------------------------------------------------------------------
 
 
