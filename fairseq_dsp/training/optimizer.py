@@ -1,12 +1,12 @@
 """A learning rate of their own for the importance variables, under any of fairseq's optimisers.
 
 fairseq has no hook for this: its trainer hands the optimiser one flat list of parameters, its scheduler overwrites the
-learning rate of every group, and ``--fp16`` first copies all parameters into one flat tensor. So five of its functions
+learning rate of every group, and ``--fp16`` first copies all parameters into one flat tensor. So six of its functions
 are replaced, once, when the plugin is imported. A parameter marked with ``optim_overrides["importance"]`` (fairseq's
 own attribute, which its copies in float32 keep) lands in a group of its own:
 
-- with the learning rate that its mark holds at that update, whatever the scheduler says, and no weight decay: 0 once
-  the heads are fixed, so that momentum moves none of them;
+- with the learning rate that its mark holds at that update, whatever the scheduler says: 0 once the heads are fixed, so
+  that momentum moves none of them; and without weight decay, also after ``--optimizer-overrides``;
 - left out of the gradient norm, so that ``--clip-norm`` never shrinks the model's gradients because of it.
 
 Everything else, the checkpoints' format and the optimiser's name included, stays stock.
@@ -35,6 +35,7 @@ def install() -> None:
     optim.build_optimizer = _with_importance_group(optim.build_optimizer)
     FP16Optimizer.build_optimizer = classmethod(_importance_last(FP16Optimizer.build_optimizer.__func__))
     FP16Optimizer.build_fp32_params = classmethod(_with_mark(FP16Optimizer.build_fp32_params.__func__))
+    FairseqOptimizer.load_state_dict = _keeping_own_settings(FairseqOptimizer.load_state_dict)
     FairseqOptimizer.step = _with_importance_lr(FairseqOptimizer.step)
     FairseqOptimizer.clip_grad_norm = _clip_grad_norm
 
@@ -59,13 +60,32 @@ def _with_importance_group(build: Callable[..., Any]) -> Callable[..., Any]:
                 )
             (group,) = optimizer.param_groups
             group["params"] = [p for p in group["params"] if _importance_lr(p) is None]
-            own = {"params": importance, "lr": _importance_lr(importance[0]), "weight_decay": 0.0}
-            if isinstance(group.get("eps"), float):  # Adafactor has two, of another meaning
-                own["eps"] = EPSILON
-            optimizer.optimizer.add_param_group({**group, **{k: v for k, v in own.items() if k in group}})
+            own = {**group, "params": importance}
+            optimizer.optimizer.add_param_group({**own, **_own_settings(own)})
         return optimizer
 
     return build_optimizer
+
+
+def _own_settings(group: dict[str, Any]) -> dict[str, Any]:
+    """Return what a group of importance variables has otherwise than the model's, nothing for the model's group."""
+    rate = _importance_lr(group["params"][0]) if group["params"] else None
+    if rate is None:
+        return {}
+    own = {"lr": rate, "weight_decay": 0.0}
+    if isinstance(group.get("eps"), float):  # Adafactor has two, of another meaning
+        own["eps"] = EPSILON
+    return {name: value for name, value in own.items() if name in group}
+
+
+def _keeping_own_settings(load: Callable[..., None]) -> Callable[..., None]:
+    @wraps(load)
+    def load_state_dict(self: Any, *args: Any, **kwargs: Any) -> None:
+        load(self, *args, **kwargs)
+        for group in self.param_groups:  # the overrides went to all of them
+            group.update(_own_settings(group))
+
+    return load_state_dict
 
 
 def _pieces(entry: Any) -> Iterator[Tensor]:
