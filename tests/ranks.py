@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import inprocess
 import support
 import torch
 from fairseq import trainer
+from fairseq.distributed.legacy_distributed_data_parallel import LegacyDistributedDataParallel
+from torch import distributed, nn
 
 # All sentences at every update, in one batch or in two: the 20 pairs of the validation set.
 SAME_DATA = ["--train-subset", "valid", "--valid-subset", "test", "--required-batch-size-multiple", 1]
@@ -45,8 +48,9 @@ def assert_same_model(one: dict[str, Any], other: dict[str, Any]) -> None:
             )
 
 
-def train_on_two_processes(data: Path, folder: Path, *flags: object) -> tuple[dict[str, Any], list[list[Any]]]:
-    """Train with two gloo processes; return the checkpoint and what each recorded."""
+def start_two_processes(data: Path, folder: Path, *flags: object, rank1: Sequence[object] = ()) -> list[Any]:
+    """Start a training with two gloo processes, the second with flags of its own; they log into the folder."""
+    folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -56,10 +60,16 @@ def train_on_two_processes(data: Path, folder: Path, *flags: object) -> tuple[di
     args += ["--distributed-no-spawn", "--distributed-backend", "gloo"]
     processes = []
     for rank in range(2):
-        own = [*args, "--distributed-rank", rank]
+        own = [*args, "--distributed-rank", rank, *(rank1 if rank else ())]
         variables = {RECORD: str(folder / f"record{rank}")}
         log = folder / f"log{rank}"
         processes.append(support.start_fairseq("train", own, log, before=record, **variables))
+    return processes
+
+
+def train_on_two_processes(data: Path, folder: Path, *flags: object) -> tuple[dict[str, Any], list[list[Any]]]:
+    """Train with two gloo processes; return the checkpoint and what each recorded."""
+    processes = start_two_processes(data, folder, *flags)
     for rank, process in enumerate(processes):
         process.join(240)
         ended = process.exitcode
@@ -68,3 +78,26 @@ def train_on_two_processes(data: Path, folder: Path, *flags: object) -> tuple[di
         assert ended == 0, (folder / f"log{rank}").read_text()
     records = [[json.loads(line) for line in (folder / f"record{rank}").open()] for rank in range(2)]
     return inprocess.checkpoint(folder / "checkpoints"), records
+
+
+def reduce(rank: int, store: Path, out: Path) -> None:
+    """Average with another process the gradients of weights in half precision and of importance, and write them down.
+
+    The process of rank 1 has twice the gradients of that of rank 0.
+    """
+    import fairseq_dsp  # noqa: F401 — for its mends
+
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    parameters = [torch.zeros(2).half(), torch.zeros(2), torch.zeros(3).half(), torch.zeros(1)]
+    module = nn.Module()
+    module.parameters_ = nn.ParameterList(parameters)
+    gradients = [[1.0, -2.0], [1e5, 3e-9], [0.5, 0.0, 4.0], None]
+    for parameter, gradient in zip(module.parameters_, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = (1 + rank) * torch.tensor(gradient, dtype=parameter.dtype)
+    wrapped = LegacyDistributedDataParallel(module, distributed.group.WORLD)
+    with wrapped.no_sync():
+        wrapped.all_reduce_grads()  # of a batch that is not the last of an update
+    wrapped.all_reduce_grads()
+    out.write_text(json.dumps([parameter.grad.tolist() for parameter in module.parameters_]))
+    distributed.destroy_process_group()

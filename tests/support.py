@@ -31,8 +31,8 @@ TINY_TRAINING = (
 
 # Importing fairseq takes a process 4 seconds. A server that has imported it, and no plugin, forks the processes that
 # run fairseq's tools: each is as good as a new one, and starts at once.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(
     [f"fairseq_cli.{tool}" for tool in ("preprocess", "train", "hydra_train", "generate", "interactive", "validate")]
 )
 
@@ -75,7 +75,7 @@ def start_fairseq(
         variables: added to the environment.
     """
     command = [f"fairseq-{tool.replace('_', '-')}", *map(str, args)]
-    process = _processes.Process(target=_be_fairseq, args=(tool, command, log, cwd, stdin, before, variables))
+    process = processes.Process(target=_be_fairseq, args=(tool, command, log, cwd, stdin, before, variables))
     process.start()
     return process
 

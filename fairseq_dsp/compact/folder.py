@@ -36,6 +36,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "fairseq_dsp 1"
 _FINAL_STOP = re.compile(r"([^\s.])\.$")  # sacremoses leaves it with an abbreviation, the preparation does not
 BPE_OPTIONS = {"sentencepiece": "sentencepiece_model", "subword_nmt": "bpe_codes"}
+_NO_FILES = dict.fromkeys(("encoder_embed_path", "decoder_embed_path"))
 _CARD = """---
 language: ["{source}", "{target}"]
 library_name: fairseq_dsp
@@ -121,7 +122,7 @@ def _write(folder: Path, model: TrainedModel, task: Any, text: dict[str, Any], b
         "left_pad_source": bool(task.cfg.left_pad_source),
         **text,
         "shared": shared,
-        "model": {**options, "_name": "transformer_dsp"},
+        "model": {**options, **_NO_FILES, "_name": "transformer_dsp"},
         "sha256": {file.name: _sha256(file) for file in sorted(folder.iterdir())},
     }
     config["sha256"][CONFIG] = _sha256_of(config)
@@ -259,6 +260,7 @@ def from_pretrained(folder: str | Path) -> Translator:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise UserError(f"{folder / CONFIG} is of the format {config['format']}, but {FORMAT} is expected: {again}")
+        _check_names(config)
         for name, checksum in config["sha256"].items():
             if not (folder / name).is_file():
                 raise UserError(f"the file {name} is missing in {folder}: {again}")
@@ -273,15 +275,30 @@ def from_pretrained(folder: str | Path) -> Translator:
             left_pad_source=config["left_pad_source"],
         )
         task = TranslationTask(settings, *dictionaries)
-        model = PrunableTransformer.build_model(Namespace(**config["model"]), task)
+        # the weights hold the embeddings, whatever file they came from before training
+        model = PrunableTransformer.build_model(Namespace(**{**config["model"], **_NO_FILES}), task)
         weights = load_file(str(folder / WEIGHTS))
         weights |= {name: weights[other] for name, other in config["shared"].items()}
         model.load_state_dict(weights)
         return Translator(model, task, config, folder)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be read as a model ({error.strerror}: {error.filename}): give a folder that "
-            "fairseq-dsp export-folder wrote"
+            f"{folder} cannot be read as a model ({error}): give a folder that fairseq-dsp export-folder wrote"
         ) from error
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / CONFIG} is not a model's configuration ({error}): {again}") from error
+    except Exception as error:  # whatever a value of another kind makes of the model
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{folder / CONFIG} is not a model's configuration ({reason}): {again}") from error
+
+
+def _check_names(config: dict[str, Any]) -> None:
+    """Raise an error unless all the files that a configuration names are the folder's own."""
+    languages = [config["source_lang"], config["target_lang"]]
+    for name in [*config["sha256"], *languages, *([config["bpe_model"]] if config["bpe"] else [])]:
+        if Path(name).name != name:
+            raise UserError(
+                f"{CONFIG} names {name}, but only files of its own folder are read: do not trust this folder"
+            )
+    if not isinstance(json.loads(config["model"]["kept_heads"]), dict):
+        raise ValueError("kept_heads is no set of heads")

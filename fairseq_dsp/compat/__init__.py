@@ -5,9 +5,15 @@ from __future__ import annotations
 import functools
 
 from fairseq_dsp.compat import (
+    archives_write_outside,
     atomic_checkpoints,
     bf16_means_tpu,
+    fasta_paths_run_in_a_shell,
     last_sentences_dropped,
+    legacy_ddp_mixes_types,
+    options_are_evaluated,
+    other_processes_refuse_checkpoints,
+    resume_forgets_the_end,
     resume_regroups_sentences,
     safe_loading,
     torchrun_splits_training,
@@ -24,7 +30,13 @@ def apply_all() -> None:
     tracebacks_for_users.apply()
     user_dir_imported_twice.apply()
     safe_loading.apply()
+    options_are_evaluated.apply()
+    fasta_paths_run_in_a_shell.apply()
+    archives_write_outside.apply()
     atomic_checkpoints.apply()
+    other_processes_refuse_checkpoints.apply()
+    legacy_ddp_mixes_types.apply()
+    resume_forgets_the_end.apply()
     resume_regroups_sentences.apply()
     torchrun_splits_training.apply()
     bf16_means_tpu.apply()

@@ -30,13 +30,17 @@ class Local:
     def of(jobs: int | None, cores: int | None, gpus: Sequence[str] | None) -> Local:
         """Fill in what is not given: a run a GPU, or without GPUs a run a core, at most four.
 
+        The GPUs are those that this process may use, under the names that ``CUDA_VISIBLE_DEVICES`` gives them.
+
         :raises UserError: if a number is not positive.
         """
         available = len(os.sched_getaffinity(0))
         if gpus is None:
             import torch
 
-            gpus = [str(i) for i in range(torch.cuda.device_count())]
+            count = torch.cuda.device_count()
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            gpus = [str(i) for i in range(count)] if visible is None else visible.replace(" ", "").split(",")[:count]
         jobs = (len(gpus) or min(available, 4)) if jobs is None else jobs
         for name, number in (("jobs", jobs), ("cores", cores)):
             if number is not None and number < 1:
@@ -44,12 +48,10 @@ class Local:
         return Local(jobs, cores or max(1, available // jobs), tuple(gpus))
 
     def environment(self, slot: int) -> dict[str, str]:
-        """The variables for the commands of a job."""
+        """The variables for the commands of a job: its threads and its GPU, or none."""
         threads = str(self.cores)
-        variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        if self.gpus:
-            variables["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        return variables
+        gpu = self.gpus[slot % len(self.gpus)] if self.gpus else ""
+        return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": gpu}
 
 
 def run_locally(

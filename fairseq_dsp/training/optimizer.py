@@ -1,11 +1,12 @@
 """A learning rate of their own for the importance variables, under any of fairseq's optimisers.
 
 fairseq has no hook for this: its trainer hands the optimiser one flat list of parameters, its scheduler overwrites the
-learning rate of every group, and ``--fp16`` first copies all parameters into one flat tensor. So five of its functions
+learning rate of every group, and ``--fp16`` first copies all parameters into one flat tensor. So six of its functions
 are replaced, once, when the plugin is imported. A parameter marked with ``optim_overrides["importance"]`` (fairseq's
 own attribute, which its copies in float32 keep) lands in a group of its own:
 
-- with the learning rate that its mark holds, whatever the scheduler says, and no weight decay;
+- with the learning rate that its mark holds, whatever the scheduler says, and no weight decay, also after
+  ``--optimizer-overrides``;
 - left as it is, optimiser state included, while its mark says that it is not active: before pruning begins, so that the
   first steps are no larger than later ones, and once the units are fixed, so that momentum moves none of them;
 - left out of the gradient norm, so that ``--clip-norm`` never shrinks the model's gradients because of it.
@@ -37,6 +38,7 @@ def install() -> None:
     FP16Optimizer.build_optimizer = classmethod(_importance_last(FP16Optimizer.build_optimizer.__func__))
     FP16Optimizer.build_fp32_params = classmethod(_with_mark(FP16Optimizer.build_fp32_params.__func__))
     FairseqOptimizer.load_state_dict = _with_importance_of_0_1(FairseqOptimizer.load_state_dict)
+    FairseqOptimizer.load_state_dict = _keeping_own_settings(FairseqOptimizer.load_state_dict)
     FairseqOptimizer.step = _with_importance_lr(FairseqOptimizer.step)
     FairseqOptimizer.clip_grad_norm = _clip_grad_norm
 
@@ -60,13 +62,32 @@ def _with_importance_group(build: Callable[..., Any]) -> Callable[..., Any]:
                 )
             (group,) = optimizer.param_groups
             group["params"] = [p for p in group["params"] if _mark(p) is None]
-            own = {"params": importance, "lr": importance[0].optim_overrides["importance"]["lr"], "weight_decay": 0.0}
-            if isinstance(group.get("eps"), float):  # Adafactor has two, of another meaning
-                own["eps"] = EPSILON
-            optimizer.optimizer.add_param_group({**group, **{k: v for k, v in own.items() if k in group}})
+            own = {**group, "params": importance}
+            optimizer.optimizer.add_param_group({**own, **_own_settings(own)})
         return optimizer
 
     return build_optimizer
+
+
+def _own_settings(group: dict[str, Any]) -> dict[str, Any]:
+    """Return what a group of importance variables has otherwise than the model's, nothing for the model's group."""
+    mark = _mark(group["params"][0]) if group["params"] else None
+    if mark is None:
+        return {}
+    own = {"lr": mark["lr"], "weight_decay": 0.0}
+    if isinstance(group.get("eps"), float):  # Adafactor has two, of another meaning
+        own["eps"] = EPSILON
+    return {name: value for name, value in own.items() if name in group}
+
+
+def _keeping_own_settings(load: Callable[..., None]) -> Callable[..., None]:
+    @wraps(load)
+    def load_state_dict(self: Any, *args: Any, **kwargs: Any) -> None:
+        load(self, *args, **kwargs)
+        for group in self.param_groups:  # the overrides went to all of them
+            group.update(_own_settings(group))
+
+    return load_state_dict
 
 
 def _pieces(entry: Any) -> Iterator[Tensor]:

@@ -114,6 +114,46 @@ def test_altered_configuration(folder, tmp_path):
     fairseq_dsp.from_pretrained(tmp_path / "copy")
 
 
+def altered(folder, copy, change):
+    """A copy of a folder with a changed configuration and the checksum of it, as whoever means harm would make it."""
+    shutil.copytree(folder, copy)
+    config = change(json.loads((folder / "config.json").read_text()))
+    config["sha256"]["config.json"] = _sha256_of(config)
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("../codes", {"bpe": "subword_nmt", "bpe_model": "../codes"}),
+        ("/etc/passwd", {"bpe": "sentencepiece", "bpe_model": "/etc/passwd"}),
+        ("xx/../../dict.xx", {"source_lang": "xx/../../dict.xx"}),
+        ("../secret", {"sha256": {"../secret": "0"}}),
+    ],
+)
+def test_a_folder_names_its_own_files_only(folder, tmp_path, name, change):
+    (tmp_path / "codes").write_text("#version: 0.2\n")
+    (tmp_path / "secret").write_text("")
+    copy = altered(folder, tmp_path / "copy", lambda config: config | change)
+    with pytest.raises(UserError, match=f"names {name}, but only files of its own folder are read"):
+        fairseq_dsp.from_pretrained(copy)
+
+
+def test_the_model_of_a_folder_is_made_of_no_other_file(folder, tmp_path):
+    heads = json.loads((folder / "config.json").read_text())["model"]["kept_heads"]
+    (tmp_path / "elsewhere").write_text(heads)
+
+    def with_option(name):
+        return lambda config: config | {"model": config["model"] | {name: str(tmp_path / "elsewhere")}}
+
+    with pytest.raises(UserError, match="not a model's configuration"):
+        fairseq_dsp.from_pretrained(altered(folder, tmp_path / "heads", with_option("kept_heads")))
+    # where the training's embeddings came from: the trained ones are in the weights
+    model = fairseq_dsp.from_pretrained(altered(folder, tmp_path / "embeddings", with_option("encoder_embed_path")))
+    assert len(model.translate(["ba di"])) == 1
+
+
 def test_folder_is_all_that_is_needed(compact, tiny_data, tmp_path, monkeypatch):
     pieces = {"input": str(tiny_data.parent / "train.xx"), "vocab_size": 40, "minloglevel": 2}
     sentencepiece.SentencePieceTrainer.train(model_prefix=str(tmp_path / "pieces"), **pieces)

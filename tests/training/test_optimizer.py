@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import inprocess
 import pytest
@@ -10,6 +11,8 @@ import torch
 from fairseq.optim import FairseqOptimizer, FP16Optimizer
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from fairseq_dsp.training.optimizer import EPSILON
 
 RATE = 0.2
 needs_cuda = [
@@ -110,6 +113,28 @@ def test_the_rate_survives_scheduler_and_resume(tiny_data: Path, tmp_path: Path)
     assert len(groups) == 6
     assert all(importance == (RATE, 0.0) for _, importance in groups)
     assert all(rate < 0.01 and decay == 0.1 for (rate, decay), _ in groups)
+
+
+@pytest.mark.parametrize("flags", ["", "--memory-efficient-fp16"])
+def test_overrides_on_resume_are_for_the_model(flags: str, tiny_data: Path, tmp_path: Path):
+    options = ["--cpu", "--heads-to-keep", 6, "--pruning-lr", RATE, *flags.split()]
+    overrides = {"weight_decay": 0.3, "eps": 1e-3, "betas": (0.8, 0.9), "lr": 7.0}
+    groups: list[list[dict[str, Any]]] = []
+
+    def watch(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        groups.append([dict(group) for group in optimizer.param_groups])
+
+    inprocess.train(tiny_data, tmp_path, *options, "--max-update", 2)
+    hook = register_optimizer_step_pre_hook(watch)
+    try:
+        inprocess.train(tiny_data, tmp_path, *options, "--max-update", 4, "--optimizer-overrides", overrides)
+    finally:
+        hook.remove()
+    assert len(groups) == 2
+    for model, importance in groups:
+        assert (model["weight_decay"], model["eps"], model["betas"]) == (0.3, 1e-3, (0.8, 0.9))
+        assert (importance["weight_decay"], importance["eps"], importance["lr"]) == (0, EPSILON, RATE)
+        assert importance["betas"] == (0.8, 0.9), "the rest is the same for both"
 
 
 class Marked(nn.Module):

@@ -1,0 +1,73 @@
+"""Options that fairseq evaluates as Python.
+
+Broken: ve-fairseq 0.12.3 calls ``eval`` on options of models, optimisers and criteria, and on the lines of one kind of
+data set. Such options are a part of every checkpoint, so that a checkpoint, an exported folder or a study could run any
+code, safe loading or not: ``encoder_xformers_att_config`` does it in every Transformer.
+
+Mended: the name ``eval`` means, in fairseq's modules, a reader of literals and their sums, products and the like, such
+as ``(0.9, 0.98)`` and ``[(512, 3)] * 4 + [(256, 3)]``, which refuses all else. ``--model-overrides``, which no file but
+only the user gives, is evaluated by fairseq's commands and stays as it is. Can go when fairseq reads literals.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import reprlib
+import sys
+from typing import Any
+
+from fairseq_dsp.errors import UserError
+
+_OPERATORS: dict[type[ast.operator], Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def apply() -> None:
+    """Give the modules of fairseq, all of which are imported by now, their own ``eval``."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fairseq."):
+            module.eval = read_literal  # type: ignore[attr-defined]
+
+
+def read_literal(text: str) -> Any:
+    """Return the value of an expression of literals.
+
+    :raises UserError: if the expression is anything else; nothing of it is run then.
+    :raises TypeError: if it is no text, as ``eval`` would; fairseq relies on that.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a text is expected, but {type(text).__name__} is given")
+    try:
+        return _value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError) as error:
+        raise UserError(
+            f"an option is {reprlib.repr(text)}, but only numbers, texts, lists and the like are read, such as "
+            "'(0.9, 0.98)', and nothing is run: mend the option, and do not trust a checkpoint or a folder that holds "
+            "code"
+        ) from error
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Tuple(elts=parts):
+            return tuple(map(_value, parts))
+        case ast.List(elts=parts):
+            return list(map(_value, parts))
+        case ast.Set(elts=parts):
+            return set(map(_value, parts))
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return {_value(key): _value(value) for key, value in zip(keys, values, strict=True) if key is not None}
+        case ast.UnaryOp(op=ast.USub(), operand=part):
+            return -_value(part)
+        case ast.UnaryOp(op=ast.UAdd(), operand=part):
+            return +_value(part)
+        case ast.BinOp(op=sign, left=left, right=right) if type(sign) in _OPERATORS:
+            return _OPERATORS[type(sign)](_value(left), _value(right))
+    raise ValueError(f"{type(node).__name__} is no literal")

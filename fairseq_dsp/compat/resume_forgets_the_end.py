@@ -1,0 +1,111 @@
+"""Trainings that are called again.
+
+Broken: ve-fairseq 0.12.3 counts in memory only how often the validation has not improved, so that ``--patience`` counts
+from 0 whenever a training is resumed. A training that had come to its end, by patience, ``--max-update`` or
+``--stop-time-hours``, trains on each time it is called, an update at least. And a second training in one process takes
+over the count and the best score of the first.
+
+Mended: checkpoints hold the count, and the score that it counts from; a training that is at its end says so and trains
+no more; and each training starts with a count and a best score of its own. Can go when fairseq does so.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fairseq import checkpoint_utils
+from fairseq.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+KEY = "early_stopping"
+"""Where the extra state of a checkpoint holds the count."""
+
+
+def apply() -> None:
+    """Wrap what saves and loads; of ``fairseq-train`` itself, which may not be imported yet, a part when it loads."""
+    Trainer.save_checkpoint = _saving_count(Trainer.save_checkpoint)
+    Trainer.load_checkpoint = _restoring_count(Trainer.load_checkpoint)
+    checkpoint_utils.load_checkpoint = _starting_anew(checkpoint_utils.load_checkpoint)
+
+
+def _command() -> dict[str, Any]:
+    """The names in the module of ``fairseq-train``, or none in somebody's own program.
+
+    ``python -m fairseq_cli.train`` runs the module under another name.
+    """
+    program = sys.modules["__main__"]
+    by_python = getattr(getattr(program, "__spec__", None), "name", None) == "fairseq_cli.train"
+    module: Any = program if by_python else sys.modules.get("fairseq_cli.train")
+    return {} if module is None else module.main.__globals__
+
+
+def _count() -> dict[str, Any]:
+    """What early stopping remembers: the ``best`` score and in ``num_runs`` the validations since; may be changed."""
+    command = _command()
+    return vars(command["should_stop_early"]) if command else {}
+
+
+def _saving_count(stock: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(stock)
+    def save_checkpoint(self: Any, filename: str, extra_state: dict[str, Any]) -> Any:
+        return stock(self, filename, {**extra_state, KEY: dict(_count())})
+
+    return save_checkpoint
+
+
+def _restoring_count(stock: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(stock)
+    def load_checkpoint(
+        self: Any,
+        filename: str,
+        reset_optimizer: bool = False,
+        reset_lr_scheduler: bool = False,
+        optimizer_overrides: Any = None,
+        reset_meters: bool = False,
+    ) -> Any:
+        state = stock(self, filename, reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters)
+        if state is not None and not reset_optimizer and not reset_meters:  # as for the best score
+            _count().update(state.get(KEY, {}))
+        return state
+
+    return load_checkpoint
+
+
+def _starting_anew(stock: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(stock)
+    def load_checkpoint(*args: Any, **kwargs: Any) -> Any:
+        _count().clear()
+        vars(checkpoint_utils.save_checkpoint).pop("best", None)
+        command = _command()
+        if command and not hasattr(command["train"], "ends_at_once"):
+            command["train"] = _ending_at_once(command["train"])
+        return stock(*args, **kwargs)
+
+    return load_checkpoint
+
+
+def _ending_at_once(stock: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(stock)
+    def train(cfg: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        if (end := _reached(cfg, trainer)) is None:
+            return stock(cfg, trainer, *args, **kwargs)
+        logger.info(f"this training is at its end already, by {end}: nothing is trained; raise that to train on")
+        return [None], True
+
+    train.ends_at_once = True  # type: ignore[attr-defined]
+    return train
+
+
+def _reached(cfg: Any, trainer: Any) -> str | None:
+    """The option that ends a training before its next epoch, or None. The same in all processes."""
+    ends = {
+        "--max-update": (cfg.optimization.max_update, trainer.get_num_updates()),
+        "--stop-time-hours": (cfg.optimization.stop_time_hours, trainer._previous_training_time / 3600),
+        "--patience": (cfg.checkpoint.patience, _count().get("num_runs", 0)),
+    }
+    return next((f"{name} {end}" for name, (end, reached) in ends.items() if end and 0 < end <= reached), None)

@@ -1,0 +1,59 @@
+"""Which GPUs the jobs of a sweep get on this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+import support
+import torch
+
+from fairseq_dsp.study.local import Local
+
+SEEN = "import torch; print(torch.cuda.device_count(), *(torch.cuda.get_device_properties(i).uuid for i in range(1)))"
+
+
+def given(local: Local, jobs: int = 4) -> list[str]:
+    return [local.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(jobs)]
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "names"),
+    [
+        (None, 2, ["0", "1"]),
+        ("2,3", 2, ["2", "3"]),
+        ("2, 3", 2, ["2", "3"]),
+        ("3,-1,1", 1, ["3"]),  # what follows a name that is none does not count
+        ("GPU-5e8f,GPU-77aa", 2, ["GPU-5e8f", "GPU-77aa"]),
+        ("MIG-5e8f", 1, ["MIG-5e8f"]),
+        ("", 0, [""]),
+        (None, 0, [""]),
+    ],
+)
+def test_jobs_get_the_gpus_that_the_sweep_has(
+    visible: str | None, count: int, names: Sequence[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)  # tests run where there are none, too
+    assert given(Local.of(None, 1, None)) == [names[slot % len(names)] for slot in range(4)]
+    assert Local.of(None, 1, None).jobs == count or count == 0
+
+
+def test_gpus_that_are_named_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert given(Local.of(None, 1, ["3"])) == ["3"] * 4
+    assert given(Local.of(2, 1, [])) == [""] * 4, "--gpus '' means none, whatever this process has"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+def test_a_job_sees_the_gpu_that_it_was_given(monkeypatch: pytest.MonkeyPatch):
+    name = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
+    environment = support.environment(**Local.of(None, 1, None).environment(1))
+    done = subprocess.run([sys.executable, "-c", SEEN], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", name.removeprefix("GPU-")]
