@@ -16,14 +16,13 @@ from fairseq_dsp.subset import (
     Budget,
     Gumbel,
     HardConcrete,
+    KSubset,
     Simple,
     gumbel_noise,
     hard_gates,
     register_selection,
     relaxed_gates,
-    subset_marginals,
 )
-from fairseq_dsp.subset.simple import sample_subset
 
 
 @register_selection("gumbel_quiet")
@@ -86,7 +85,7 @@ class Adaptive(_SimpleAt):
         low, high = -7.0, 3.0  # of the temperature's logarithm
         for _ in range(25):
             middle = (low + high) / 2
-            marginals = subset_marginals(importance.numpy() / math.exp(middle), budget.total)
+            marginals = KSubset(importance / math.exp(middle), budget.total).marginals
             if float((marginals * (1 - marginals)).sum()) < goal:
                 low = middle
             else:
@@ -96,13 +95,12 @@ class Adaptive(_SimpleAt):
 
 @register_selection("conditioned")
 class Conditioned(Simple):
-    """Subsets by ``simple``'s law, given that they hold the floor for cross-attention, with the marginals of just that.
+    """Subsets by ``simple``'s law, given that they hold a floor (``--min-cross-heads 1``), with the marginals of just that.
 
     ``simple`` itself draws the heads of a floor first and then the rest.
     """
 
-    def floor(self, kind: str, total: int) -> int:
-        return 1 if kind == "cross" else 0  # this law is of one floor
+    floors = False  # this law is of one floor: the one that is asked for
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         if not self.decides(update) or len(budget.draws) == 1:
@@ -119,12 +117,10 @@ class Conditioned(Simple):
         logs = _log_sums(theta[inside], most)[least:]
         logs = logs + _log_sums(theta[outside], total - least)[total - most :].flip(0)
         (marginals,) = torch.autograd.grad(torch.logsumexp(logs, 0), theta, create_graph=True)
-        uniform = torch.rand(1 + budget.heads, generator=generator, dtype=torch.float64)
-        count = least + int((logs.softmax(0).cumsum(0) < uniform[0]).sum().clamp(max=most - least))
+        count = least + int(torch.multinomial(logs.detach().softmax(0), 1, generator=generator))
         gates = torch.zeros_like(theta)
         for part, k in ((inside, count), (outside, total - count)):
-            drawn = sample_subset(theta[part].detach().numpy(), k, uniform[1:][part].numpy())
-            gates[part] = torch.from_numpy(drawn)
+            gates[part] = KSubset(theta[part].detach(), k).sample(generator)
         return (gates.detach() + marginals - marginals.detach()).to(importance)
 
 
