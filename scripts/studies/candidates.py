@@ -95,7 +95,7 @@ class Adaptive(_SimpleAt):
 
 @register_selection("conditioned")
 class Conditioned(Simple):
-    """Subsets by ``simple``'s law, given that they hold a floor (``--min-cross-heads 1``), with the marginals of just that.
+    """Subsets by ``simple``'s law, given that they hold the floor (``--min-cross-heads 1``), and its marginals.
 
     ``simple`` itself draws the heads of a floor first and then the rest.
     """

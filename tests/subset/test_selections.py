@@ -221,8 +221,3 @@ def test_fixed_is_what_it_was_given():
         assert gates.tolist() == [1.0] * 3 + [0.0] * 9
     with pytest.raises(ValueError, match="one entry for each of the 11 heads"):
         make("fixed").keep(importance[:11], Budget.top(11, 11))
-
-
-def test_only_a_penalised_selection_expects_a_number_of_open_gates():
-    with pytest.raises(TypeError, match="not by a penalty"):
-        make("gumbel").expected_open(torch.zeros(3))
