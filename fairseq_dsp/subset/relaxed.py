@@ -132,9 +132,11 @@ def torch_forward(perturbed: Tensor, budget: Budget, temperature: float) -> tupl
             terms = a + without
             softmaxes = terms.softmax(1)
             drawn.append(softmaxes[-1])
-            logs = terms.amax(1) - softmaxes.amax(1).log()
-            # log(1 − p) as the difference of two log-sum-exps, with and without a head: no digit cancels
-            a = torch.add(a, logs[:-1] - logs[-1], alpha=1 / temperature).clamp_min_(_removed(temperature))
+            # log(1 − p) as the difference of two log-sum-exps, without a head and with all: what both have in common,
+            # as a rule the largest term, is taken from both first, so that no digit cancels
+            largest, share = terms.amax(1), softmaxes.amax(1)
+            log_not_p = (largest[:-1] - largest[-1]) - (share[:-1] / share[-1]).log()
+            a = torch.add(a, log_not_p, alpha=1 / temperature).clamp_min_(_removed(temperature))
         scores = scores.index_copy(0, indices, a)
         gates = gates.index_add(0, indices, torch.stack(drawn).sum(0))
         draws.append((indices, torch.stack(steps)))
