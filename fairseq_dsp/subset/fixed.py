@@ -15,6 +15,7 @@ class Fixed(Selection):
     """Gates of exactly 1 for the given heads and exactly 0 for all others, in training and evaluation alike."""
 
     learns = False
+    anywhere = True
 
     def __init__(self, annealing: Annealing, kept: Tensor | None = None, penalised: bool = False) -> None:
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -37,8 +38,7 @@ class Selection(ABC):
     """Turns one importance number per head into gates.
 
     A selection holds no trainable state: the importance belongs to the model, the temperature follows from the update
-    number, and the noise comes from the generator it is handed. It computes where the importance is, and on a GPU waits
-    for nothing.
+    number, and the noise comes from the generator it is handed.
     """
 
     learns = True
@@ -51,8 +51,17 @@ class Selection(ABC):
     """Whether a penalty may take the place of the budget; then ``penalised=True`` says that it does, and
     ``expected_open(importance)`` is what it weighs; see :class:`~.hard_concrete.HardConcrete`."""
 
+    anywhere = False
+    """Whether :meth:`sample` and :meth:`keep` of this very class work on any device. Those of a class that does not say
+    so, even if the class above it does, are given the importance on the CPU: a GPU waits for the copies."""
+
     when_vanished = "a higher final temperature or a slower cooldown keeps them learning"
     """What to say to a user whose importance variables get no gradient any more."""
+
+    def __init_subclass__(cls) -> None:
+        for name in ("sample", "keep"):
+            if name in vars(cls) and not vars(cls).get("anywhere", False):
+                setattr(cls, name, _on_the_cpu(vars(cls)[name]))
 
     def __init__(self, annealing: Annealing, *_: Any, **__: Any) -> None:
         """
@@ -82,6 +91,14 @@ class Selection(ABC):
     def keep(self, importance: Tensor, budget: Budget) -> Tensor:
         """Return the gates of validation, generation and compaction: 0/1 with exactly ``budget.total`` ones."""
         return hard_gates(importance, budget)
+
+
+def _on_the_cpu(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @wraps(method)
+    def wrapped(self: Selection, importance: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return method(self, importance.cpu(), *args, **kwargs).to(importance.device)
+
+    return wrapped
 
 
 SELECTIONS: dict[str, type[Selection]] = {}

@@ -33,7 +33,7 @@ from .topk import check_vector, hard_gates
 class Simple(Selection):
     """Exact samples of subsets forward, the gradient of the exact marginals backward; the top-K when cooled."""
 
-    floors = True
+    anywhere = floors = True
 
     def decides(self, update: int) -> bool:
         return update < self.annealing.cooldown

@@ -55,12 +55,12 @@ class _SimpleAt(Simple):
 
     @abstractmethod
     def temperature_at(self, importance: Tensor, budget: Budget, update: int) -> float:
-        """Return the temperature; the importance is in float64 on the CPU. *Shape:* (N)."""
+        """Return the temperature; the importance is in float64. *Shape:* (N)."""
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         if not self.decides(update):
             return super().sample(importance, budget, update, generator)
-        t = self.temperature_at(importance.detach().double().cpu(), budget, update)
+        t = self.temperature_at(importance.detach().double(), budget, update)
         return Simple(Annealing(t, t, self.annealing.cooldown)).sample(importance, budget, update, generator)
 
 
@@ -108,7 +108,7 @@ class Conditioned(Simple):
         floor, rest = budget.draws
         inside = list(floor.indices)
         outside = sorted(set(rest.indices) - set(inside))
-        theta = importance.double().cpu() / self.annealing(update)
+        theta = importance.double() / self.annealing(update)
         if not theta.requires_grad:
             theta.requires_grad_()
         total = budget.total
