@@ -1,10 +1,11 @@
-"""What choosing the heads costs: a sample of the gates, forward and backward, against a training update.
+"""What choosing the heads costs: a sample of the gates and its gradient, in milliseconds and in operations.
 
     python benchmarks/selection.py --json docs/results/selection-cost.json
 
-The update is that of transformer_dsp_wmt_en_de, which has 144 heads, without pruning, as training_update.py makes it.
-The selections run on the CPU wherever the model is; on a GPU the copies to and fro are part of their time. Updates and
-samples take turns, so that a noisy machine harms both alike.
+On the CPU the time is that of the processor, which other programs on the machine do not lengthen; on a GPU it is the
+time until the GPU is done. The operations are those that a device other than the CPU is given: of all that torch
+dispatches, forward and backward, what computes and so is launched there, which views and the making of empty tensors
+are not. The selections take turns, so that a noisy machine harms all alike.
 """
 
 from __future__ import annotations
@@ -12,79 +13,97 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import training_update
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from fairseq_dsp.subset import SELECTIONS, Annealing, Budget
-
-Kind = tuple[str, int, int, float]
-"""Selection, N, K and temperature."""
+from fairseq_dsp.subset import SELECTIONS, Annealing, Budget, Draw
 
 
-def sample(kind: Kind, device: str) -> float:
-    """Draw one sample of the gates and go backward through it; return the time in seconds."""
-    name, n, k, temperature = kind
-    selection, budget = SELECTIONS[name](Annealing(temperature, temperature, 1)), Budget.top(k, n)
-    generator = torch.Generator().manual_seed(1)
-    scores = torch.randn(n, device=device, requires_grad=True)
-    incoming = torch.randn(n, device=device)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    selection.sample(scores, budget, 0, generator).backward(incoming)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+@dataclass(frozen=True)
+class Kind:
+    """What is sampled."""
+
+    selection: str
+    n: int
+    k: int
+    floors: bool = False
+
+    def sample(self, device: str) -> None:
+        """Draw one sample of the gates and go backward through it."""
+        third = self.n // 3
+        floors = [Draw(tuple(range(2 * third, self.n)), 1), Draw(tuple(range(third)), round(self.k / 9))]
+        budget = Budget.grouped([range(self.n)], [self.k], floors if self.floors else ())
+        selection = SELECTIONS[self.selection](Annealing(0.2, 0.2, 1))
+        importance = torch.linspace(-1, 1, self.n, device=device).requires_grad_()
+        incoming = torch.ones(self.n, device=device)
+        selection.sample(importance, budget, 0, torch.Generator().manual_seed(1)).backward(incoming)
+
+    def seconds(self, device: str) -> float:
+        """Return the time of a sample."""
+        clock = time.process_time if device == "cpu" else time.perf_counter
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = clock()
+        self.sample(device)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return clock() - start
+
+    def operations(self) -> int:
+        """Return how many operations a device is given for a sample; those on ``meta`` have no values to compute."""
+        self.sample("meta")  # makes the tensors that are kept for later
+        with Operations() as counted:
+            self.sample("meta")
+        return counted.number
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations on the device ``meta``."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        view = any(one.alias_info and not one.alias_info.is_write for one in func._schema.returns)
+        made = result[0] if isinstance(result, tuple | list) else result
+        computes = not view and not any(word in func.__name__ for word in ("empty", "_unsafe_view", "detach"))
+        self.number += computes and isinstance(made, torch.Tensor) and made.device.type == "meta"
+        return result
 
 
 def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--sentences", type=int, default=64)
-    parser.add_argument("--length", type=int, default=32, help="tokens a sentence")
-    parser.add_argument("--updates", type=int, default=8, help="timed updates, after two to warm up")
-    parser.add_argument("--samples", type=int, default=30, help="samples of each kind between two updates")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=50, help="timed samples of each kind, after one to warm up")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    args.size, args.vocabulary, args.fp16 = "wmt_en_de", 8000, args.device == "cuda"
-    kinds: list[Kind] = [
-        (name, n, k, t)
-        for name in ("simple", "gumbel")
-        for n, k, t in [*((144, k, t) for k in (4, 72, 136) for t in (1.0, 0.05)), (72, 36, 0.05)]
-    ]
+    names, sizes = ("simple", "gumbel", "hard_concrete", "ste"), (36, 72, 144, 3072)
+    kinds = [Kind(name, n, n // 2) for name in names for n in sizes]
+    kinds += [Kind("simple", 144, 72, floors=True), Kind("simple", 144, 24), Kind("gumbel", 144, 24)]
     times: dict[Kind, list[float]] = {kind: [] for kind in kinds}
-    updates = []
-    with tempfile.TemporaryDirectory() as folder:
-        training_update.make_dictionaries(args, Path(folder))
-        trainer = training_update.make_trainer(144, args, Path(folder))
-        batch = training_update.make_batch(args)
-        for i in tqdm(range(args.updates + 2), desc="updates"):
-            seconds = training_update.update(trainer, batch)
-            drawn = {kind: [sample(kind, args.device) for _ in range(args.samples)] for kind in kinds}
-            if i >= 2:
-                updates.append(seconds)
-                for kind in kinds:
-                    times[kind] += drawn[kind]
-    update = statistics.median(updates)
-    print(f"a training update of transformer_dsp_wmt_en_de (144 heads): {update:.3f} s")
-    print("| selection | N | K | temperature | ms, forward and backward | of an update |\n|---|---|---|---|---|---|")
+    for i in tqdm(range(args.samples + 1), desc="samples"):
+        for kind in kinds:
+            if kind.n < 1000 or i <= args.samples // 5:
+                times[kind].append(kind.seconds(args.device))
+    print("| selection | N | K | floors | ms, sample and gradient | operations |\n|---|---|---|---|---|---|")
     rows = []
-    for (name, n, k, temperature), values in times.items():
-        seconds = statistics.median(values)
-        row = {"selection": name, "n": n, "k": k, "temperature": temperature}
-        rows.append({**row, "seconds": seconds, "share": seconds / update})
-        print(f"| {name} | {n} | {k} | {temperature:g} | {1000 * seconds:.2f} | {100 * seconds / update:.2f}% |")
+    for kind in sorted(kinds, key=lambda kind: names.index(kind.selection)):
+        seconds, operations = statistics.median(times[kind][1:]), kind.operations()
+        rows.append({**asdict(kind), "seconds": seconds, "operations": operations})
+        floors = "two" if kind.floors else "none"
+        print(f"| {kind.selection} | {kind.n} | {kind.k} | {floors} | {1000 * seconds:.2f} | {operations} |")
     if args.json:
         about = {name: str(value) for name, value in vars(args).items() if name != "json"}
-        args.json.write_text(json.dumps({"about": about, "update_seconds": update, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

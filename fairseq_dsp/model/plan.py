@@ -27,11 +27,12 @@ class PruningPlan:
         self.config = config
         self.shape = {kind: list(shape[kind]) for kind in HEADS.types}
         self.heads = sum(map(sum, self.shape.values()))
-        kept = HeadSet.read(config.kept_heads).to_gates(self.shape) if config.kept_heads else None
+        self.given = HeadSet.read(config.kept_heads).to_gates(self.shape) if config.kept_heads else None
+        self.penalised = config.l0_penalty is not None
         self.selection = SELECTIONS[config.head_selection](
             Annealing(config.initial_temperature, config.final_temperature, config.cooldown_updates),
-            kept,
-            penalised=config.l0_penalty is not None,
+            self.given,
+            penalised=self.penalised,
         )
         self.budget = self.budget_of(config.heads_to_keep)
         for name in ("heads_to_keep_start", "heads_to_keep_low", "heads_to_keep_high"):
@@ -60,7 +61,7 @@ class PruningPlan:
         """Whether any gate may differ from 1."""
         return (
             not self.budget.keeps_all
-            or self.selection.penalised
+            or self.penalised
             or not self.selection.learns
             or self.config.heads_to_keep_low is not None
         )
@@ -118,7 +119,7 @@ class PruningPlan:
         :raises ValueError: if *total* is not within 0 … N, or not the number of given heads, or an importance is not
             finite.
         """
-        given = self.selection.kept
+        given = self.given
         if total is not None and given is not None and total != int(given.sum()):
             raise ValueError(
                 f"{total} heads are asked for, but they were given to this model, which keeps {int(given.sum())}: ask "
@@ -127,7 +128,7 @@ class PruningPlan:
         with torch.no_grad():
             budget = self.budget if total is None else self.budget_of(total)
             asked = total is not None or self.config.has_budget
-            if budget.keeps_all and self.selection.learns and (asked or not self.selection.penalised):
+            if budget.keeps_all and self.selection.learns and (asked or not self.penalised):
                 return torch.ones_like(importance)
             return self.selection.keep(importance, budget)
 
@@ -148,7 +149,7 @@ class PruningPlan:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + update) % 2**63)
         elapsed = self.elapsed(update)
         budget = self._training_budget(elapsed, generator)
-        if budget.keeps_all and not self.selection.penalised and self.selection.learns:
+        if budget.keeps_all and not self.penalised and self.selection.learns:
             return 1 + 0 * importance  # exactly 1, but every importance has a gradient, as other processes expect
         return self.selection.sample(importance, budget, elapsed, generator)
 
@@ -175,7 +176,10 @@ class PruningPlan:
     def _floor(self, kind: str, total: int) -> int:
         """Return the least number of heads of a type, of *total* in all."""
         given: int | None = getattr(self.config, HEADS.floors[kind])
-        return min(self.selection.floor(kind, total), sum(self.shape[kind])) if given is None else given
+        if given is not None:
+            return given
+        least = HEADS.default_floor(kind, total) if self.selection.floors else 0
+        return min(least, sum(self.shape[kind]))
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
         c = self.config

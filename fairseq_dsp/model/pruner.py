@@ -76,7 +76,7 @@ class HeadPruner:
     @property
     def penalised(self) -> bool:
         """Whether the options put a penalty on the gates into the loss of a training update."""
-        return self.plan.prunes and (self.plan.config.module_penalty > 0 or self.plan.selection.penalised)
+        return self.plan.prunes and (self.plan.config.module_penalty > 0 or self.plan.penalised)
 
     @property
     def temperature(self) -> float:
@@ -131,7 +131,7 @@ class HeadPruner:
         :raises UserError: if the loss went without its penalty.
         """
         if self._gates is not None and self.penalised and not self._penalty_taken:
-            given = "--l0-penalty" if self.plan.selection.penalised else "--module-penalty"
+            given = "--l0-penalty" if self.plan.penalised else "--module-penalty"
             raise UserError(
                 f"{given} is a part of the loss, but this criterion does not add it: use --criterion "
                 "label_smoothed_cross_entropy_dsp"
@@ -165,7 +165,8 @@ class HeadPruner:
 
     def expected_open(self) -> Tensor:
         """Return the expected number of open gates of a penalised selection, differentiable; a scalar."""
-        return self.plan.selection.expected_open(self.importance)
+        selection: Any = self.plan.selection  # one that takes a penalty
+        return selection.expected_open(self.importance)
 
     def open_modules(self, gates: Tensor) -> Tensor:
         """Return how many attention modules some gates leave open, differentiable; a scalar.

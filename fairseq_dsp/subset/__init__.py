@@ -1,15 +1,17 @@
 """Choosing K of N: the mathematics of subset selection in pure torch, without fairseq."""
 
+from .bound import GRADIENT_BOUND
 from .budget import Budget, Draw
+from .distribution import KSubset
 from .fixed import Fixed
 from .gumbel import Gumbel
 from .hard_concrete import HardConcrete
 from .own import HINT, OWN, load_own
 from .schedule import anneal, shrink
 from .selection import SELECTIONS, Annealing, Selection, register_selection
-from .simple import Simple, subset_marginals
+from .simple import Simple
 from .ste import StraightThrough
-from .topk import GRADIENT_BOUND, gumbel_noise, hard_gates, hard_top_k, relaxed_gates, relaxed_top_k
+from .topk import gumbel_noise, hard_gates, hard_top_k, relaxed_gates, relaxed_top_k
 
 __all__ = [
     "GRADIENT_BOUND",
@@ -22,6 +24,7 @@ __all__ = [
     "Fixed",
     "Gumbel",
     "HardConcrete",
+    "KSubset",
     "Selection",
     "Simple",
     "StraightThrough",
@@ -33,7 +36,6 @@ __all__ = [
     "relaxed_gates",
     "relaxed_top_k",
     "shrink",
-    "subset_marginals",
 ]
 
 load_own()

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
+import torch
+from torch import Tensor
+
+from .device import constant
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,31 @@ class Budget:
             merged = [earlier for earlier in merged if earlier not in inside]
             merged.append(Draw(draw.indices, draw.count + sum(earlier.count for earlier in inside)))
         return tuple(merged)
+
+    def rounds(self, device: torch.device) -> list[tuple[Tensor, tuple[int, ...]]]:
+        """Return the draws in rounds, one after the other; the draws of a round have no head in common.
+
+        :return: for each round, the heads of each of its draws, filled up with N, on the device, of *shape:* (draws,
+            most heads of one); and how many each draws.
+        """
+        return [(constant(indices, device), counts) for indices, counts in self._rounds]
+
+    @cached_property
+    def _rounds(self) -> list[tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]]:
+        rounds: list[list[Draw]] = []
+        for draw in self.draws:
+            heads = set(draw.indices)
+            shared = [any(heads.intersection(other.indices) for other in others) for others in rounds]
+            first = max((i + 1 for i, some in enumerate(shared) if some), default=0)
+            if first == len(rounds):
+                rounds.append([])
+            rounds[first].append(draw)
+        filled = []
+        for draws in rounds:
+            most = max(len(draw.indices) for draw in draws)
+            rows = tuple(draw.indices + (self.heads,) * (most - len(draw.indices)) for draw in draws)
+            filled.append((rows, tuple(draw.count for draw in draws)))
+        return filled
 
     @property
     def keeps_all(self) -> bool:
@@ -91,15 +120,3 @@ class Budget:
             firsts += drawn
             rests.append(Draw(tuple(group), count - needed))
         return Budget(heads, tuple(draw for draw in firsts + rests if draw.count))
-
-    def hard(self, scores: np.ndarray) -> np.ndarray:
-        """Return the 0/1 gates of the best-scored heads that the draws allow; ties go to the lower index.
-
-        :param scores: *Shape:* (N), finite.
-        :return: *Shape:* (N), exactly ``total`` ones.
-        """
-        gates = np.zeros(self.heads)
-        for draw in self.draws:
-            free = np.array([i for i in draw.indices if not gates[i]], dtype=np.intp)
-            gates[free[np.argsort(-scores[free], kind="stable")[: draw.count]]] = 1.0
-        return gates

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
-from .selection import Selection, register_selection
+from .device import beside
+from .selection import Annealing, Selection, register_selection
 
 
 @register_selection("fixed")
@@ -14,6 +15,14 @@ class Fixed(Selection):
     """Gates of exactly 1 for the given heads and exactly 0 for all others, in training and evaluation alike."""
 
     learns = False
+    anywhere = True
+
+    def __init__(self, annealing: Annealing, kept: Tensor | None = None, penalised: bool = False) -> None:
+        """
+        :param kept: 0/1 for each head. *Shape:* (N).
+        """
+        super().__init__(annealing)
+        self.kept = kept
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         return self.keep(importance, budget)
@@ -21,4 +30,5 @@ class Fixed(Selection):
     def keep(self, importance: Tensor, budget: Budget) -> Tensor:
         if self.kept is None or self.kept.shape != importance.shape:
             raise ValueError(f"the set of kept heads must have one entry for each of the {importance.numel()} heads")
-        return self.kept.to(importance)
+        self.kept = beside(self.kept.to(importance.dtype), importance.device)
+        return self.kept

@@ -14,6 +14,8 @@ from .topk import gumbel_noise, relaxed_gates
 class Gumbel(Selection):
     """Relaxed sample of a K-subset under an annealed temperature; the gates sum to K."""
 
+    anywhere = True
+
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         noise = gumbel_noise(importance.numel(), generator)
         return relaxed_gates(importance, budget, self.annealing(update), noise)

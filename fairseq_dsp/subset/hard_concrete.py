@@ -13,13 +13,17 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
-from .selection import Selection, register_selection
+from .device import constant, uniform
+from .selection import Annealing, Selection, register_selection
 
 TEMPERATURE = 0.33
 """β of the concrete distribution, as published."""
 
 LEAST, MOST = -0.1, 1.1
 """γ and ζ, the interval to which a gate is stretched before it is cut to [0, 1], as published."""
+
+_PARTS, _STEPS = 32, 14
+"""How many parts the search for c on a device cuts its interval into, and how often: to the 2^70th part."""
 
 _OPEN = -TEMPERATURE * math.log(-LEAST / MOST)
 """The log-odds that a gate of importance 0 is open."""
@@ -29,18 +33,26 @@ _OPEN = -TEMPERATURE * math.log(-LEAST / MOST)
 class HardConcrete(Selection):
     """A random gate for each head; a penalty λ · E[number of open gates] decides how many open.
 
-    With a constant λ (:attr:`penalised`) the budget has no part in training. Otherwise λ is at each update the one that
-    holds the expected number of open gates at the budget; see :func:`hold`.
+    With a constant λ the budget has no part in training. Otherwise λ is at each update the one that holds the expected
+    number of open gates at the budget; see :func:`hold`.
     """
 
     takes_penalty = True
+    anywhere = True
     when_vanished = "every gate is open or closed almost surely, and more training changes none of them"
+
+    def __init__(self, annealing: Annealing, kept: Tensor | None = None, penalised: bool = False) -> None:
+        """
+        :param penalised: whether λ is constant: the loss grows by λ times :meth:`expected_open`.
+        """
+        super().__init__(annealing)
+        self.penalised = penalised
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         """Draw the gates: Louizos et al., equations 10 and 11."""
         tiny = torch.finfo(torch.float64).tiny
-        u = torch.rand(importance.numel(), generator=generator, dtype=torch.float64).clamp(tiny, 1 - 2**-53)
-        noise = (u.log() - (-u).log1p()).to(importance)
+        u = uniform(importance.shape, generator, importance.device).clamp(tiny, 1 - 2**-53)
+        noise = (u.log() - (-u).log1p()).to(importance.dtype)
         log_alpha = importance if self.penalised else hold(importance, budget)
         return _stretch(torch.sigmoid((log_alpha + noise) / TEMPERATURE)) + 0 * importance
 
@@ -77,23 +89,57 @@ def hold(importance: Tensor, budget: Budget) -> Tensor:
     :param budget: a group of which all heads stay, or none, has log α = ±∞.
     :return: *Shape:* (N).
     """
-    log_alpha = torch.full_like(importance, -math.inf)
+    # one number more, which is no head's: rounds are filled up with it
+    w = torch.cat([importance.double(), importance.new_full((1,), -math.inf, dtype=torch.float64)])
+    log_alpha = torch.full_like(w, -math.inf)
+    undecided = []
     for group in budget.groups:
-        indices = torch.tensor(group.indices, device=importance.device)
         if group.count == len(group.indices):
-            log_alpha[indices] = math.inf
-            continue
-        w = importance[indices].double()
-        start = w + _shift(w.detach().cpu().numpy() + _OPEN, group.count)
+            log_alpha.index_fill_(0, constant(group.indices, w.device), math.inf)
+        else:
+            undecided.append(group)
+    for indices, counts in Budget(budget.heads, tuple(undecided)).rounds(w.device):
+        among = w.gather(0, indices.flatten()).view_as(indices)
+        count = constant(counts, w.device)[:, None]
+        start = among + _shift(among.detach() + _OPEN, counts)
         p = open_probability(start)
         # a step of Newton's method: it does not move the solution, but has the gradient of c
-        slope = (p * (1 - p)).sum().detach().clamp_min(torch.finfo(p.dtype).tiny)
-        log_alpha[indices] = (start - (p.sum() - group.count) / slope).to(log_alpha)
-    return log_alpha
+        slope = (p * (1 - p)).sum(1, keepdim=True).detach().clamp_min(torch.finfo(p.dtype).tiny)
+        found = start - (p.sum(1, keepdim=True) - count) / slope
+        log_alpha = log_alpha.scatter(0, indices.flatten(), found.flatten())
+    return log_alpha[:-1].to(importance.dtype)
 
 
-def _shift(log_odds: np.ndarray, count: int) -> float:
-    """Return c with Σ_h sigmoid(log_odds_h + c) = count, where 0 < count < N, by bisection."""
+def _shift(log_odds: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Return the c for which Σ_h sigmoid(log_odds_h + c) is a row's count. *Shape:* (rows, 1).
+
+    :param log_odds: −∞ where a row has no more heads. *Shape:* (rows, heads).
+    :param counts: between 0 and the row's number of heads.
+    """
+    if log_odds.device.type != "cpu":
+        return searched_shift(log_odds, counts)
+    rows = zip(log_odds.numpy(), counts, strict=True)
+    return torch.tensor([[_bisected(row[row > -math.inf], count)] for row, count in rows], dtype=log_odds.dtype)
+
+
+def searched_shift(log_odds: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Return what :func:`_shift` does, by a fixed number of steps on the device, each of which tries many c."""
+    count = constant(counts, log_odds.device)[:, None].double()
+    heads = log_odds > -math.inf
+    middle = torch.log(count / (heads.sum(1, keepdim=True) - count))
+    low = middle - log_odds.amax(1, keepdim=True)
+    width = middle - log_odds.masked_fill(~heads, math.inf).amin(1, keepdim=True) - low
+    parts = torch.arange(1, _PARTS, device=log_odds.device, dtype=log_odds.dtype) / _PARTS
+    for _ in range(_STEPS):
+        sums = torch.sigmoid(log_odds[:, None] + torch.addcmul(low, width, parts)[:, :, None]).sum(2)
+        below = (sums < count).sum(1, keepdim=True, dtype=width.dtype)
+        width = width / _PARTS
+        low = torch.addcmul(low, width, below)
+    return low + width / 2
+
+
+def _bisected(log_odds: np.ndarray, count: int) -> float:
+    """Return what :func:`_shift` does for a row, by bisection."""
     middle = math.log(count / (len(log_odds) - count))
     low, high = middle - float(log_odds.max()), middle - float(log_odds.min())
     while True:

@@ -18,7 +18,7 @@ HINT = f"if it is one of your own, name the file that registers it in the enviro
 
 
 def load_own() -> None:
-    """Run the file that :data:`OWN` names, if any: before ``--head-selection`` gets its list of names.
+    """Run the file that :data:`OWN` names, if any.
 
     :raises UserError: if it cannot be read or fails.
     """

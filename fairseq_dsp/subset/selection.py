@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,29 +44,30 @@ class Selection(ABC):
     learns = True
     """Whether gradients reach the importance."""
 
-    takes_penalty = False
-    """Whether a penalty on the expected number of open gates may take the place of the budget."""
+    floors = False
+    """Whether the model's least numbers of heads hold by default, and not only where they are asked for."""
 
-    when_vanished = "a higher --final-temperature or a slower cooldown keeps them learning"
+    takes_penalty = False
+    """Whether a penalty may take the place of the budget; then ``penalised=True`` says that it does, and
+    ``expected_open(importance)`` is what it weighs; see :class:`~.hard_concrete.HardConcrete`."""
+
+    anywhere = False
+    """Whether :meth:`sample` and :meth:`keep` of this very class work on any device. Those of a class that does not say
+    so, even if the class above it does, are given the importance on the CPU: a GPU waits for the copies."""
+
+    when_vanished = "a higher final temperature or a slower cooldown keeps them learning"
     """What to say to a user whose importance variables get no gradient any more."""
 
-    def __init__(self, annealing: Annealing, kept: Tensor | None = None, penalised: bool = False) -> None:
+    def __init_subclass__(cls) -> None:
+        for name in ("sample", "keep"):
+            if name in vars(cls) and not vars(cls).get("anywhere", False):
+                setattr(cls, name, _on_the_cpu(vars(cls)[name]))
+
+    def __init__(self, annealing: Annealing, *_: Any, **__: Any) -> None:
         """
-        :param annealing: the temperature.
-        :param kept: 0/1 for each head, for a selection that is told its heads. *Shape:* (N).
-        :param penalised: whether a penalty, not the budget, decides how many gates training opens.
+        :param annealing: the temperature. What else is given is for the classes that take it.
         """
         self.annealing = annealing
-        self.kept = kept
-        self.penalised = penalised
-
-    def floor(self, kind: str, total: int) -> int:
-        """The least number of heads of an attention type in a budget for all types, unless the options say otherwise.
-
-        :param kind: ``"encoder_self"``, ``"decoder_self"`` or ``"cross"``.
-        :param total: K, the number of heads kept in all.
-        """
-        return 0
 
     def decides(self, update: int) -> bool:
         """Whether the importance still learns at an update, counted from 0; once it does not, the heads are fixed."""
@@ -86,23 +88,27 @@ class Selection(ABC):
         """Return the temperature of the gates at an update."""
         return self.annealing(update)
 
-    def expected_open(self, importance: Tensor) -> Tensor:
-        """Return the expected number of gates that are not 0 under a penalty, differentiable; a scalar."""
-        raise TypeError(f"{type(self).__name__} gates are limited by a budget, not by a penalty")
-
     def keep(self, importance: Tensor, budget: Budget) -> Tensor:
         """Return the gates of validation, generation and compaction: 0/1 with exactly ``budget.total`` ones."""
         return hard_gates(importance, budget)
 
 
+def _on_the_cpu(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @wraps(method)
+    def wrapped(self: Selection, importance: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return method(self, importance.cpu(), *args, **kwargs).to(importance.device)
+
+    return wrapped
+
+
 SELECTIONS: dict[str, type[Selection]] = {}
-"""The selections by the name that ``--head-selection`` takes."""
+"""The selections by name."""
 
 _S = TypeVar("_S", bound=type[Selection])
 
 
 def register_selection(name: str) -> Callable[[_S], _S]:
-    """Class decorator: make a :class:`Selection` available as ``--head-selection name``."""
+    """Class decorator: make a :class:`Selection` available under a name."""
 
     def register(cls: _S) -> _S:
         if name in SELECTIONS:

@@ -14,6 +14,8 @@ from .topk import hard_gates
 class StraightThrough(Selection):
     """Forward the hard top-K of the importance, without noise; backward the identity."""
 
+    anywhere = True
+
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         # the difference is exactly 0: it changes no gate and passes the gradient on unchanged
         return hard_gates(importance, budget) + (importance - importance.detach())

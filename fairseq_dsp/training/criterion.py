@@ -71,7 +71,7 @@ class PruningCriterion(LabelSmoothedCrossEntropyCriterion):
         # the sample size is the divisor of the gradient: tokens, or sentences with --sentence-avg
         loss = loss + sample_size * pruner.penalty().to(loss)
         log["loss"] = loss.data
-        if pruner.plan.selection.penalised:
+        if pruner.plan.penalised:
             log["expected_heads"] = pruner.expected_open().item() * sample_size
         return loss, sample_size, log
 

@@ -16,14 +16,13 @@ from fairseq_dsp.subset import (
     Budget,
     Gumbel,
     HardConcrete,
+    KSubset,
     Simple,
     gumbel_noise,
     hard_gates,
     register_selection,
     relaxed_gates,
-    subset_marginals,
 )
-from fairseq_dsp.subset.simple import sample_subset
 
 
 @register_selection("gumbel_quiet")
@@ -56,12 +55,12 @@ class _SimpleAt(Simple):
 
     @abstractmethod
     def temperature_at(self, importance: Tensor, budget: Budget, update: int) -> float:
-        """Return the temperature; the importance is in float64 on the CPU. *Shape:* (N)."""
+        """Return the temperature; the importance is in float64. *Shape:* (N)."""
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         if not self.decides(update):
             return super().sample(importance, budget, update, generator)
-        t = self.temperature_at(importance.detach().double().cpu(), budget, update)
+        t = self.temperature_at(importance.detach().double(), budget, update)
         return Simple(Annealing(t, t, self.annealing.cooldown)).sample(importance, budget, update, generator)
 
 
@@ -86,7 +85,7 @@ class Adaptive(_SimpleAt):
         low, high = -7.0, 3.0  # of the temperature's logarithm
         for _ in range(25):
             middle = (low + high) / 2
-            marginals = subset_marginals(importance.numpy() / math.exp(middle), budget.total)
+            marginals = KSubset(importance / math.exp(middle), budget.total).marginals
             if float((marginals * (1 - marginals)).sum()) < goal:
                 low = middle
             else:
@@ -96,13 +95,12 @@ class Adaptive(_SimpleAt):
 
 @register_selection("conditioned")
 class Conditioned(Simple):
-    """Subsets by ``simple``'s law, given that they hold the floor for cross-attention, with the marginals of just that.
+    """Subsets by ``simple``'s law, given that they hold the floor (``--min-cross-heads 1``), and its marginals.
 
     ``simple`` itself draws the heads of a floor first and then the rest.
     """
 
-    def floor(self, kind: str, total: int) -> int:
-        return 1 if kind == "cross" else 0  # this law is of one floor
+    floors = False  # this law is of one floor: the one that is asked for
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         if not self.decides(update) or len(budget.draws) == 1:
@@ -110,7 +108,7 @@ class Conditioned(Simple):
         floor, rest = budget.draws
         inside = list(floor.indices)
         outside = sorted(set(rest.indices) - set(inside))
-        theta = importance.double().cpu() / self.annealing(update)
+        theta = importance.double() / self.annealing(update)
         if not theta.requires_grad:
             theta.requires_grad_()
         total = budget.total
@@ -119,12 +117,10 @@ class Conditioned(Simple):
         logs = _log_sums(theta[inside], most)[least:]
         logs = logs + _log_sums(theta[outside], total - least)[total - most :].flip(0)
         (marginals,) = torch.autograd.grad(torch.logsumexp(logs, 0), theta, create_graph=True)
-        uniform = torch.rand(1 + budget.heads, generator=generator, dtype=torch.float64)
-        count = least + int((logs.softmax(0).cumsum(0) < uniform[0]).sum().clamp(max=most - least))
+        count = least + int(torch.multinomial(logs.detach().softmax(0), 1, generator=generator))
         gates = torch.zeros_like(theta)
         for part, k in ((inside, count), (outside, total - count)):
-            drawn = sample_subset(theta[part].detach().numpy(), k, uniform[1:][part].numpy())
-            gates[part] = torch.from_numpy(drawn)
+            gates[part] = KSubset(theta[part].detach(), k).sample(generator)
         return (gates.detach() + marginals - marginals.detach()).to(importance)
 
 

@@ -6,8 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from fairseq_dsp.subset import Budget, Draw
+from fairseq_dsp.subset import Budget, Draw, hard_gates
 
 TYPES = [range(4), range(4, 8), range(8, 12)]
 MODULES = [range(i, i + 2) for i in range(0, 12, 2)]
@@ -16,6 +17,10 @@ MODULES = [range(i, i + 2) for i in range(0, 12, 2)]
 def floors(least: int, cross: int = 0) -> list[Draw]:
     """A floor for every module, then one for the last type."""
     return [*(Draw(tuple(module), least) for module in MODULES), Draw(tuple(TYPES[2]), cross)]
+
+
+def hard(budget: Budget, scores: np.ndarray) -> np.ndarray:
+    return hard_gates(torch.from_numpy(scores), budget).numpy()
 
 
 def best_total(scores: np.ndarray, groups: list[range], counts: list[int], floor: int, cross: int) -> float:
@@ -50,7 +55,7 @@ def test_hard_is_the_best_allowed_set(groups: list[range], counts: list[int], fl
     draw = np.random.default_rng(0)
     for _ in range(5):
         scores = draw.normal(size=12)
-        gates = budget.hard(scores)
+        gates = hard(budget, scores)
         assert gates.sum() == budget.total
         assert np.isclose(gates @ scores, best_total(scores, groups, counts, floor, cross))
 
@@ -59,14 +64,14 @@ def test_counts_hold_in_many_draws_with_ties():
     budget = Budget.grouped(TYPES, [2, 3, 4], floors(1))
     draw = np.random.default_rng(1)
     for _ in range(2000):
-        gates = budget.hard(draw.integers(-1, 2, size=12).astype(float))
+        gates = hard(budget, draw.integers(-1, 2, size=12).astype(float))
         assert [gates[list(t)].sum() for t in TYPES] == [2, 3, 4]
         assert all(gates[list(m)].sum() >= 1 for m in MODULES)
 
 
 def test_a_module_with_fewer_heads_than_the_floor_keeps_them_all():
     budget = Budget.grouped([range(4)], [3], [Draw((0,), 2), Draw((1, 2, 3), 2)])
-    assert budget.hard(np.array([-9.0, 1.0, 2.0, 3.0])).tolist() == [1, 0, 1, 1]
+    assert hard(budget, np.array([-9.0, 1.0, 2.0, 3.0])).tolist() == [1, 0, 1, 1]
 
 
 def test_keeps_all():
@@ -86,3 +91,13 @@ def test_a_floor_that_the_budget_cannot_meet_is_refused():
         Budget.grouped([range(12)], [5], floors(1))
     with pytest.raises(ValueError, match=r"need 7 heads in all, but only 6 are to be kept"):
         Budget.grouped([range(12)], [6], floors(1, 3))
+
+
+def test_draws_without_a_head_in_common_make_a_round():
+    budget = Budget.grouped([range(4), range(4, 12)], [2, 5], [Draw((0, 1), 1), Draw((4, 5), 1), Draw((4, 5, 6), 2)])
+    rounds = [(indices.tolist(), counts) for indices, counts in budget.rounds(torch.device("cpu"))]
+    assert rounds == [
+        ([[0, 1], [4, 5]], (1, 1)),
+        ([[4, 5, 6, 12], [0, 1, 2, 3]], (1, 1)),
+        ([list(range(4, 12))], (3,)),
+    ]

@@ -20,6 +20,7 @@ from fairseq_dsp.subset import (
     Annealing,
     Budget,
     Draw,
+    Gumbel,
     HardConcrete,
     StraightThrough,
     register_selection,
@@ -115,6 +116,46 @@ def check_promises(name: str) -> None:
     if selection.learns:
         (gradient,) = torch.autograd.grad(gates, importance, torch.arange(12.0))
         assert gradient.abs().sum() > 0
+
+
+def test_a_selection_of_ones_own_may_have_a_constructor_of_its_own():
+    class Own(Gumbel):
+        def __init__(self, annealing: Annealing, kept: torch.Tensor | None = None, penalised: bool = False) -> None:
+            super().__init__(annealing, kept, penalised)
+            self.asked = penalised
+
+    class Held(HardConcrete):
+        def __init__(self, annealing: Annealing, kept: torch.Tensor | None = None, penalised: bool = False) -> None:
+            super().__init__(annealing, kept, penalised)
+
+    class Slim(StraightThrough):
+        def __init__(self, annealing: Annealing, **_: object) -> None:
+            super().__init__(annealing)
+
+    importance = torch.linspace(-1, 1, 12)
+    assert Own(ANNEALING, None, penalised=True).asked
+    assert Held(ANNEALING, None, penalised=True).penalised
+    for selection in (Own(ANNEALING), Held(ANNEALING, None, False), Slim(ANNEALING, penalised=False)):
+        assert selection.keep(importance, Budget.top(3, 12)).sum() == 3
+        assert selection.sample(importance, Budget.top(3, 12), 0, generator()).isfinite().all()
+
+
+def test_a_selection_of_ones_own_is_given_the_importance_on_the_cpu_unless_it_works_anywhere():
+    class Own(StraightThrough):
+        def sample(self, importance, budget, update, generator):
+            return super().sample(importance, budget, update, generator)
+
+    class Anywhere(StraightThrough):
+        anywhere = True
+
+        def sample(self, importance, budget, update, generator):
+            return super().sample(importance, budget, update, generator)
+
+    meta, budget = torch.zeros(12, device="meta"), Budget.top(3, 12)
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        Own(ANNEALING).sample(meta, budget, 0, generator())
+    assert Own(ANNEALING).keep(meta, budget).device.type == "meta", "it is not its own"
+    assert Anywhere(ANNEALING).sample(meta, budget, 0, generator()).device.type == "meta"
 
 
 def test_a_name_is_taken_once():
@@ -221,8 +262,3 @@ def test_fixed_is_what_it_was_given():
         assert gates.tolist() == [1.0] * 3 + [0.0] * 9
     with pytest.raises(ValueError, match="one entry for each of the 11 heads"):
         make("fixed").keep(importance[:11], Budget.top(11, 11))
-
-
-def test_only_a_penalised_selection_expects_a_number_of_open_gates():
-    with pytest.raises(TypeError, match="not by a penalty"):
-        make("gumbel").expected_open(torch.zeros(3))
