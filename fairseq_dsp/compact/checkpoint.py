@@ -21,7 +21,7 @@ from ..compat.atomic_checkpoints import replacing
 from ..errors import UserError, find_in_chain
 from ..model import TYPES, HeadSet, PruningConfig, PruningPlan
 from ..model.compact import keep_heads, restore_heads
-from ..model.config import model_namespace
+from ..model.config import flag, model_namespace
 
 MODEL = "transformer_dsp"
 _PLACES = {
@@ -73,6 +73,8 @@ class TrainedModel:
             )
         try:
             options = model_namespace(config)
+            # the weights are in the checkpoint; the files that they started from may be gone
+            options.encoder_embed_path = options.decoder_embed_path = None
             pruning = PruningConfig.from_namespace(options)
             parameters = state["model"]
             shape = _shape(options, parameters)
@@ -105,18 +107,36 @@ class TrainedModel:
         return self.importance is None
 
     @property
+    def alignment_heads(self) -> int | None:
+        """Number of heads left in the last layer's cross-attention, which alignments are read from; None without it."""
+        return len(self.heads.cross[-1]) if self.heads.cross else None
+
+    @property
     def architecture(self) -> str:
         """The name for ``--arch``."""
         return str(getattr(self.options, "arch", None) or getattr(self.options, "_name", None) or MODEL)
 
     def compact_parameters(self) -> dict[str, Tensor]:
-        """Return the state dict of the compact model."""
+        """Return the state dict of the compact model.
+
+        :raises UserError: if attention of any number of heads cannot compute what the model does, or a weight is not
+            finite.
+        """
+        for name in ("cross_self_attention", "encoder_xformers_att_config", "decoder_xformers_att_config"):
+            if getattr(self.options, name, None):
+                raise UserError(
+                    f"the checkpoint {self.path} was trained with {flag(name)}, and such attention cannot be made "
+                    "compact: use the checkpoint as it is, or export it with fairseq-dsp export-fairseq"
+                )
         if self.is_compact:
-            return dict(self.state["model"])
+            return self.finite(dict(self.state["model"]))
         return self._with_attention(lambda part, kept, heads, dim, key_width: keep_heads(part, kept, dim))
 
     def full_parameters(self) -> dict[str, Tensor]:
-        """Return the state dict of a stock Transformer that computes the same: the other heads are zeros."""
+        """Return the state dict of a stock Transformer that computes the same: the other heads are zeros.
+
+        :raises UserError: if a weight is not finite.
+        """
 
         def full(
             part: dict[str, Tensor], kept: tuple[int, ...], heads: int, dim: int, key_width: int
@@ -162,6 +182,19 @@ class TrainedModel:
             key_width = self.options.encoder_embed_dim if kind == "cross" else width
             changed = change(part, self.heads.of(kind)[layer], heads, width // heads, key_width)
             parameters |= {prefix + key: value for key, value in changed.items()}
+        return self.finite(parameters)
+
+    def finite(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights made of the checkpoint's.
+
+        :raises UserError: if one is a NaN or an infinity.
+        """
+        for name, value in parameters.items():
+            if not torch.isfinite(value).all():
+                raise UserError(
+                    f"{name} in the checkpoint {self.path} holds a NaN or an infinity, with which nothing can be "
+                    "translated: give an earlier checkpoint of that run"
+                )
         return parameters
 
 
