@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,9 +51,6 @@ INEXPRESSIBLE: dict[str, Callable[[Any], bool]] = {
 
 LONGEST = 1024
 """Number of positions that a table has at least: the engine cuts sources there, and loses a batch beyond the table."""
-
-NEVER = -1e4
-"""A bias that no word overcomes; half precision holds it, too."""
 
 _BOOKKEEPING = (".version", "_float_tensor", "out_proj.importance")  # no weights
 _ATTENTION = [f"{part}_proj.{kind}" for part in ("q", "k", "v", "out") for kind in ("weight", "bias")]
@@ -130,9 +126,6 @@ def specification(model: TrainedModel, network: Any, task: Any) -> Any:
     for i, layer in enumerate(spec.decoder.layer):
         weights.layer(layer, f"decoder.layers.{i}")
     weights.linear(spec.decoder.projection, "decoder.output_projection")
-    # fairseq never writes padding
-    spec.decoder.projection.bias = np.zeros(len(task.target_dictionary), np.float32)
-    spec.decoder.projection.bias[task.target_dictionary.pad()] = NEVER
     if decoder.project_out_dim is not None:
         del spec.decoder.project_in  # in the embeddings
         weights.linear(spec.decoder.project_out, "decoder.project_out_dim")

@@ -15,6 +15,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import UserError
 from .checkpoint import TrainedModel, check_target, new_folder
 from .data import task_of
@@ -46,17 +48,17 @@ def run(args: argparse.Namespace) -> None:
     model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
     task = task_of(model, args.data)
     with new_folder(target) as temporary:
-        convert(model, task, temporary, args.quantization)
+        positions = convert(model, task, temporary, args.quantization)
     print(f"{target}: for CTranslate2 {ctranslate2.__version__}; {_padding(model)}")
-    positions = model.options.max_target_positions
     if positions < LONGEST_TRANSLATION:
         print(f"It knows {positions} positions: translate with max_decoding_length={positions - 1}, as fairseq does")
 
 
-def convert(model: TrainedModel, task: Any, folder: Path, quantization: str | None = None) -> None:
+def convert(model: TrainedModel, task: Any, folder: Path, quantization: str | None = None) -> int:
     """Write a model as a folder for CTranslate2.
 
     :param folder: to be made.
+    :return: the number of positions that a translation can have.
     :raises UserError: if the engine cannot express the model, or computes something else.
     """
     check_options(model.options)
@@ -68,17 +70,19 @@ def convert(model: TrainedModel, task: Any, folder: Path, quantization: str | No
         folder.mkdir()
         spec = specification(model, network, task)
         spec.validate()
-        spec.optimize(quantization=kind)
+        with np.errstate(divide="ignore", invalid="ignore"):  # zeros for padding, as int16, have an infinite scale
+            spec.optimize(quantization=kind)
         spec.save(str(folder))
         # a coarser type computes something else, but no NaN
         check_same(_scores(folder, pairs), expected, "CTranslate2", math.inf if kind else TOLERANCE)
+    return int(network.max_decoder_positions())
 
 
 def _scores(folder: Path, pairs: Pairs) -> list[float]:
     """Return what the engine gives where `log_probabilities` says what fairseq does."""
     import ctranslate2
 
-    engine = ctranslate2.Translator(str(folder), intra_threads=1)
+    engine = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
     results = engine.score_batch([source for source, _ in pairs], [target for _, target in pairs])
     return [score for result in results for score in result.log_probs]
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from fairseq.data import data_utils
 
 from ..errors import UserError
 from ..model import with_heads
@@ -17,7 +16,7 @@ TOLERANCE = 1e-3
 """By how much the log-probability of a token may differ: rounding in float32 makes about 1e-5 of difference."""
 
 LENGTHS = ((7, 5), (3, 8))
-"""Words in source and translation of the sentences compared, of different lengths, so that there is padding."""
+"""Words in source and translation of the sentences compared, of different lengths: a batch of them has padding."""
 
 Pairs = list[tuple[list[str], list[str]]]
 
@@ -48,22 +47,15 @@ def sentences(task: Any) -> Pairs:
 
 @torch.no_grad()
 def log_probabilities(network: Any, task: Any, pairs: Pairs) -> list[float]:
-    """Return the log-probability of each word of the translations and of their ends, given the sources, in a row.
-
-    Padding, which fairseq never writes, has no share in the probabilities.
-    """
-    source_words, target_words = task.source_dictionary, task.target_dictionary
-    sources = [torch.tensor([*map(source_words.index, source), source_words.eos()]) for source, _ in pairs]
-    targets = [torch.tensor([*map(target_words.index, target), target_words.eos()]) for _, target in pairs]
-    output = network(
-        src_tokens=data_utils.collate_tokens(sources, source_words.pad(), left_pad=True),
-        src_lengths=torch.tensor([len(source) for source in sources]),
-        prev_output_tokens=data_utils.collate_tokens([target.roll(1) for target in targets], target_words.pad()),
-    )
-    scores = network.get_normalized_probs(output, log_probs=True)
-    scores[..., target_words.pad()] = float("-inf")
-    scores = scores.log_softmax(-1)
-    return [float(scores[row, step, word]) for row, target in enumerate(targets) for step, word in enumerate(target)]
+    """Return the log-probability of each word of the translations and of their ends, given the sources, in a row."""
+    found: list[float] = []
+    for words, translation in pairs:
+        source = torch.tensor([*map(task.source_dictionary.index, words), task.source_dictionary.eos()])
+        target = torch.tensor([*map(task.target_dictionary.index, translation), task.target_dictionary.eos()])
+        output = network(source[None], torch.tensor([len(source)]), target.roll(1)[None])
+        scores = network.get_normalized_probs(output, log_probs=True)[0]
+        found += scores.gather(1, target[:, None]).flatten().tolist()
+    return found
 
 
 def check_same(found: Sequence[float], expected: Sequence[float], what: str, tolerance: float = TOLERANCE) -> None:
