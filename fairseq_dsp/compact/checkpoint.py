@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from argparse import Namespace
@@ -22,6 +23,8 @@ from ..errors import UserError, find_in_chain
 from ..model import TYPES, HeadSet, PruningConfig, PruningPlan
 from ..model.compact import keep_heads, restore_heads
 from ..model.config import flag, model_namespace
+
+logger = logging.getLogger(__name__)
 
 MODEL = "transformer_dsp"
 _PLACES = {
@@ -106,10 +109,19 @@ class TrainedModel:
         """Whether the other heads are gone already."""
         return self.importance is None
 
-    @property
-    def alignment_heads(self) -> int | None:
-        """Number of heads left in the last layer's cross-attention, which alignments are read from; None without it."""
-        return len(self.heads.cross[-1]) if self.heads.cross else None
+    def alignment_heads(self, reader: str) -> int:
+        """Return the number of heads left in the last layer's cross-attention, which alignments are read from.
+
+        :param reader: what reads them, for the warning if there are none: the others' attention is uniform.
+        """
+        heads = len(self.heads.cross[-1]) if self.heads.cross else 0
+        if not heads:
+            logger.warning(
+                "%s has no heads left in the last layer's cross-attention, which alignments are read from: %s would "
+                "give the same weight to every word; train with --min-heads-per-module 1 for alignments",
+                self.path, reader,
+            )  # fmt: skip
+        return heads
 
     @property
     def architecture(self) -> str:

@@ -85,11 +85,12 @@ def largest(model: TrainedModel) -> dict[str, int]:
     return {stack: max([1, *map(len, layers)]) for stack, layers in stacks.items()}
 
 
-def specification(model: TrainedModel, network: Any, task: Any) -> Any:
+def specification(model: TrainedModel, network: Any, task: Any, alignment_heads: int = 1) -> Any:
     """Return a model as a specification of CTranslate2, in float32.
 
     :param network: the model with its weights, in float32.
     :param task: fairseq's translation task, which has the dictionaries.
+    :param alignment_heads: of the last layer's cross-attention, whose mean the engine returns as attention.
     :raises UserError: if the engine has no place for an option or a weight of the model.
     """
     from ctranslate2.specs import common_spec, transformer_spec
@@ -115,7 +116,7 @@ def specification(model: TrainedModel, network: Any, task: Any) -> Any:
             **common("decoder"),
             with_encoder_attention=bool(model.heads.cross),
             project_in_out=decoder.project_out_dim is not None,
-            alignment_heads=max(1, model.alignment_heads or 0),
+            alignment_heads=max(1, alignment_heads),
         ),
     )
     weights = _Weights(_padded(model, network, sizes))

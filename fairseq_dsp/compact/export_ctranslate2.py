@@ -65,10 +65,11 @@ def convert(model: TrainedModel, task: Any, folder: Path, quantization: str | No
     network = original(model, task)
     pairs = sentences(task)
     expected = log_probabilities(network, task, pairs)
+    alignment_heads = model.alignment_heads("the engine's return_attention")
     for kind in dict.fromkeys([None, quantization]):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        spec = specification(model, network, task)
+        spec = specification(model, network, task, alignment_heads)
         spec.validate()
         with np.errstate(divide="ignore", invalid="ignore"):  # zeros for padding, as int16, have an infinite scale
             spec.optimize(quantization=kind)

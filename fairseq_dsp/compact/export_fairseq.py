@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
     out = check_target(args.out)
     model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
     write_files({out: stock_state(model)})
+    model.alignment_heads("fairseq-generate --print-alignment")
     print(f"{out}: a stock transformer; fairseq-generate DATA --path {out} --beam 5")
 
 

@@ -108,23 +108,25 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
 
     The last two are None for fairseq's own Transformer.
 
-    :raises UserError: if such heads cannot be kept.
+    :raises UserError: if such heads cannot be kept, or the model is not one of plain translation.
     """
     from ..compact.checkpoint import TrainedModel
+    from ..compact.data import check_task
 
     heads: dict[str, Any] = {"heads": None, "kept": None}
     try:
         model = TrainedModel.read(checkpoint, heads_to_keep=heads_to_keep, kept_heads=kept_heads)
-        state = model.state["model"]
+        state = model.state
         heads = {"heads": model.heads.total, "kept": json.loads(model.heads.to_json())}
     except UserError:
         if heads_to_keep is not None or kept_heads is not None:
             raise
         from fairseq import checkpoint_utils
 
-        state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)["model"]
+        state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)
+    check_task(state, checkpoint)
     bookkeeping = ("out_proj.importance", ".version", "_float_tensor")
-    return {"parameters": sum(v.numel() for k, v in state.items() if not k.endswith(bookkeeping)), **heads}
+    return {"parameters": sum(v.numel() for k, v in state["model"].items() if not k.endswith(bookkeeping)), **heads}
 
 
 def translate(
