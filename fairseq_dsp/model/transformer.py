@@ -14,9 +14,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from .compact import CompactAttention, can_be_compact, group_rows, lay_out_for_decoding, make_compact
-from .config import PruningConfig, flatten, model_namespace
+from .config import PruningConfig, flag, flatten, model_namespace
 from .heads import HeadSet, attention_modules
 from .pruner import HeadPruner
+
+_WITHOUT_GATES = ("quant_noise_scalar", "base_layers")
 
 
 class PrunableEncoder(TransformerEncoder):
@@ -97,6 +99,12 @@ class PrunableTransformer(TransformerModel):
                     with open_dict(config):
                         config.kept_heads = options.kept_heads
             options.check()
+            for name in _WITHOUT_GATES:
+                if getattr(args, name, None):
+                    raise ValueError(
+                        f"{flag(name)} {getattr(args, name)} puts other layers in place of those whose heads have "
+                        "gates: leave it out, or train with fairseq's own --arch transformer"
+                    )
         except ValueError as error:
             raise UserError(str(error)) from error
         model: PrunableTransformer = super().build_model(args, task)
