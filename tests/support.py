@@ -157,12 +157,12 @@ def _be_fairseq(
         sys.exit(1)
 
 
-def make_tiny_data(folder: Path) -> Path:
-    """Make a tiny corpus in *folder*, have fairseq binarise it, and return the data-bin folder."""
+def make_tiny_data(folder: Path, *flags: object) -> Path:
+    """Make a tiny corpus in *folder*, have fairseq-preprocess binarise it with *flags*, and return the data-bin."""
     write_tiny_corpus(folder)
     prefixes = [word for split in ("train", "valid", "test") for word in (f"--{split}pref", folder / split)]
     languages = ("--source-lang", "xx", "--target-lang", "yy")
-    run_fairseq("preprocess", *languages, *prefixes, "--destdir", folder / "data-bin")
+    run_fairseq("preprocess", *languages, *prefixes, "--destdir", folder / "data-bin", *flags)
     return folder / "data-bin"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from argparse import Namespace
@@ -20,8 +21,10 @@ from torch import Tensor
 from ..compat.atomic_checkpoints import replacing
 from ..errors import UserError, find_in_chain
 from ..model import HEADS, HeadSet, PruningConfig, PruningPlan, UnitModule
-from ..model.config import IN_FORCE, model_namespace
+from ..model.config import IN_FORCE, flag, model_namespace
 from ..model.units import modules_in, shape_of
+
+logger = logging.getLogger(__name__)
 
 MODEL = "transformer_dsp"
 
@@ -68,6 +71,8 @@ class TrainedModel:
             )
         try:
             options = model_namespace(config)
+            # the weights are in the checkpoint; the files that they started from may be gone
+            options.encoder_embed_path = options.decoder_embed_path = None
             pruning = PruningConfig.from_namespace(options)
             parameters = state["model"]
             modules = modules_in(parameters, options)
@@ -105,6 +110,20 @@ class TrainedModel:
         """Whether the other heads are gone already."""
         return self.importance is None
 
+    def alignment_heads(self, reader: str) -> int:
+        """Return the number of heads left in the last layer's cross-attention, which alignments are read from.
+
+        :param reader: what reads them, for the warning if there are none: the others' attention is uniform.
+        """
+        heads = len(self.heads.cross[-1]) if self.heads.cross else 0
+        if not heads:
+            logger.warning(
+                "%s has no heads left in the last layer's cross-attention, which alignments are read from: %s would "
+                "give the same weight to every word; train with --min-heads-per-module 1 for alignments",
+                self.path, reader,
+            )  # fmt: skip
+        return heads
+
     @property
     def shape(self) -> dict[str, list[int]]:
         """For each attention type, the number of heads of each layer of the unpruned model."""
@@ -116,13 +135,26 @@ class TrainedModel:
         return str(getattr(self.options, "arch", None) or getattr(self.options, "_name", None) or MODEL)
 
     def compact_parameters(self) -> dict[str, Tensor]:
-        """Return the state dict of the compact model."""
+        """Return the state dict of the compact model.
+
+        :raises UserError: if attention of any number of heads cannot compute what the model does, or a weight is not
+            finite.
+        """
+        for name in ("encoder_xformers_att_config", "decoder_xformers_att_config"):
+            if getattr(self.options, name, None):
+                raise UserError(
+                    f"the checkpoint {self.path} was trained with {flag(name)}, and such attention cannot be made "
+                    "compact: use the checkpoint as it is, or export it with fairseq-dsp export-fairseq"
+                )
         if self.is_compact:
-            return dict(self.state["model"])
+            return self.finite(dict(self.state["model"]))
         return self._with_units(lambda module, part, kept: module.remove(part, kept))
 
     def full_parameters(self) -> dict[str, Tensor]:
-        """Return the state dict of a stock Transformer that computes the same: the other heads are zeros."""
+        """Return the state dict of a stock Transformer that computes the same: the other heads are zeros.
+
+        :raises UserError: if a weight is not finite.
+        """
 
         def full(module: UnitModule, part: dict[str, Tensor], kept: tuple[int, ...]) -> dict[str, Tensor]:
             return module.restore(part if self.is_compact else module.remove(part, kept), kept)
@@ -165,6 +197,19 @@ class TrainedModel:
             part = {k.removeprefix(prefix): parameters.pop(k) for k in list(parameters) if k.startswith(prefix)}
             part.pop("out_proj.importance", None)  # of version 0.1
             parameters |= {prefix + key: value for key, value in change(module, part, kept).items()}
+        return self.finite(parameters)
+
+    def finite(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights made of the checkpoint's.
+
+        :raises UserError: if one is a NaN or an infinity.
+        """
+        for name, value in parameters.items():
+            if not torch.isfinite(value).all():
+                raise UserError(
+                    f"{name} in the checkpoint {self.path} holds a NaN or an infinity, with which nothing can be "
+                    "translated: give an earlier checkpoint of that run"
+                )
         return parameters
 
     def kept_by_module(self) -> Iterator[tuple[UnitModule, tuple[int, ...]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
     """Return the translation task that a model was trained on.
 
     :param data: folder with the dictionaries, by default the one of training.
-    :raises UserError: if it has no dictionaries, or those of another model.
+    :raises UserError: if it has no dictionaries, or those of another model, or the task is not one of translation from
+        one language into another.
     """
+    check_task(model.state, model.path)
     config = OmegaConf.create(model.state["cfg"]["task"])
     folder = data or config.data
     with open_dict(config):
@@ -30,6 +33,11 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
             f"the dictionaries of {model.path} cannot be read from {folder}: give --data with the folder that "
             "fairseq-preprocess made for the model"
         ) from error
+    if getattr(model.options, "merge_src_tgt_embed", False) and task.source_dictionary != task.target_dictionary:
+        raise UserError(
+            f"{model.path} was trained with --merge-src-tgt-embed on two different dictionaries, with which fairseq "
+            "writes words of the source language: prepare the corpus with fairseq-preprocess --joined-dictionary"
+        )
     rows = {
         "encoder": len(task.source_dictionary),
         "decoder": len(task.target_dictionary),
@@ -42,6 +50,20 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
                 "--data with the folder that fairseq-preprocess made for the model"
             )
     return task
+
+
+def check_task(state: dict[str, Any], path: str) -> None:
+    """Check that a model was trained on fairseq's plain translation task, or one like it.
+
+    :param state: what fairseq loaded from the checkpoint *path*.
+    :raises UserError: for a task with options of its own, such as a multilingual one: they change the input.
+    """
+    task = (state.get("cfg") or {}).get("task")
+    if isinstance(task, Namespace):  # of a task that has no dataclass
+        raise UserError(
+            f"{path} was trained with --task {getattr(task, 'task', None)}, but translation or translation_dsp is "
+            "expected: use fairseq-generate with the options of that task"
+        )
 
 
 def preparation(data: str | Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from ..model import PrunableTransformer, PruningConfig
 from ..model.config import flat_names
 from .checkpoint import TrainedModel, check_target, new_folder
 from .data import preparation, task_of
+from .sameness import check_same, log_probabilities, original, sentences
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "fairseq_dsp 1"
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
     with new_folder(target) as temporary:
         temporary.mkdir()
         _write(temporary, model, task, text, bpe_model)
+        _check(temporary, model, task)
     print(f"{target}: {model.heads.kept} of {model.heads.total} heads; fairseq_dsp.from_pretrained({str(target)!r})")
 
 
@@ -137,6 +139,24 @@ def _write(folder: Path, model: TrainedModel, task: Any, text: dict[str, Any], b
         subwords=f"| `{bpe}` | the subword model |\n" if bpe else "",
     )
     (folder / "README.md").write_text(card, encoding="utf-8")  # without a checksum: it is meant to be edited
+
+
+def _check(folder: Path, model: TrainedModel, task: Any) -> None:
+    """Read the folder as its users will, and compare it with the trained model.
+
+    :raises UserError: if the dictionaries or a forward pass differ.
+    """
+    read = from_pretrained(folder)
+    for side in ("source", "target"):
+        words, expected = getattr(read.task, f"{side}_dictionary"), getattr(task, f"{side}_dictionary")
+        if words.symbols != expected.symbols:
+            raise UserError(
+                f"the {side} dictionary of {model.path} is another one once it is read from a file, so nothing was "
+                "written: give a model of --task translation or translation_dsp, without line breaks in its words"
+            )
+    pairs = sentences(task)
+    expected = log_probabilities(original(model, task), task, pairs)
+    check_same(log_probabilities(read.model.float(), read.task, pairs), expected, "the folder")
 
 
 def _separate(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

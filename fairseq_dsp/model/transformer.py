@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..version import __version__
 from .attention import SAVED, PrunableAttention, group_rows, lay_out_for_decoding
-from .config import IN_FORCE, PruningConfig, flatten, model_namespace
+from .config import IN_FORCE, PruningConfig, flag, flatten, model_namespace
 from .pruner import HeadPruner
 from .sets import HeadSet
 from .units import HEADS, modules_of, shape_of
@@ -40,6 +40,9 @@ class _DecoderLayer(TransformerDecoderLayerBase):
 
     def build_encoder_attention(self, *args: Any, **kwargs: Any) -> PrunableAttention:
         return PrunableAttention.of(super().build_encoder_attention(*args, **kwargs))
+
+
+_WITHOUT_GATES = ("quant_noise_scalar", "base_layers")
 
 
 class PrunableEncoder(TransformerEncoder):
@@ -133,6 +136,12 @@ class PrunableTransformer(TransformerModel):
                 _set(config, args, kept_heads=HeadSet.read(options.kept_heads).to_json())
                 options.kept_heads = args.kept_heads
             options.check()
+            for name in _WITHOUT_GATES:
+                if getattr(args, name, None):
+                    raise ValueError(
+                        f"{flag(name)} {getattr(args, name)} puts other layers in place of those whose heads have "
+                        "gates: leave it out, or train with fairseq's own --arch transformer"
+                    )
         except ValueError as error:
             raise UserError(str(error)) from error
         model: PrunableTransformer = super().build_model(args, task)

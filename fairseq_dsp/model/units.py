@@ -11,7 +11,7 @@ says where the modules of each type are.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -100,6 +100,14 @@ class UnitModule:
         """Return the rows or columns of the *kept* units. *Shape:* (len(kept) · width)"""
         return torch.tensor([unit * self.width + i for unit in kept for i in range(self.width)], dtype=torch.long)
 
+    def resized(self, units: int) -> UnitModule:
+        """Return the description of such a module with another number of units."""
+        size = units * self.width
+        parameters = {
+            name: (dim, (*shape[:dim], size, *shape[dim + 1 :])) for name, (dim, shape) in self.parameters.items()
+        }
+        return replace(self, units=units, parameters=parameters)
+
     def remove(self, parameters: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Tensor]:
         """Return the module's parameters without those of units that are not *kept*; without units, what is left."""
         others = {name: value for name, value in parameters.items() if name not in self.parameters}
@@ -162,6 +170,12 @@ def attention_module(
         parameters |= {f"{part}_proj.weight": (0, (inner, read)), f"{part}_proj.bias": (0, (inner,))}
     parameters["out_proj.weight"] = (1, (width, inner))
     return UnitModule(kind, layer, f"{stack}.{layer}.{attribute}", heads, head_dim, parameters, module)
+
+
+def is_weight(name: str) -> bool:
+    """Whether an entry of a state dict is a weight of the stock model, and not what choosing or fairseq keeps there."""
+    bookkeeping = (".version", "_float_tensor", "out_proj.importance")  # the last is version 0.1's
+    return not (name.startswith(f"{HEADS.name}.") or name.endswith(bookkeeping))
 
 
 def shape_of(modules: Sequence[UnitModule], kind: Kind = HEADS) -> dict[str, list[int]]:

@@ -26,6 +26,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..model import with_heads
+from ..model.units import is_weight
 from .atomic import write_json, write_text
 from .prepared import PreparedData
 from .scoring import detokenised, score
@@ -108,23 +109,24 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
 
     The last two are None for fairseq's own Transformer.
 
-    :raises UserError: if such heads cannot be kept.
+    :raises UserError: if such heads cannot be kept, or the model is not one of plain translation.
     """
     from ..compact.checkpoint import TrainedModel
+    from ..compact.data import check_task
 
     heads: dict[str, Any] = {"heads": None, "kept": None}
     try:
         model = TrainedModel.read(checkpoint, heads_to_keep=heads_to_keep, kept_heads=kept_heads)
-        state = model.state["model"]
+        state = model.state
         heads = {"heads": model.heads.total, "kept": json.loads(model.heads.to_json())}
     except UserError:
         if heads_to_keep is not None or kept_heads is not None:
             raise
         from fairseq import checkpoint_utils
 
-        state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)["model"]
-    bookkeeping = ("out_proj.importance", ".version", "_float_tensor")
-    return {"parameters": sum(v.numel() for k, v in state.items() if not k.endswith(bookkeeping)), **heads}
+        state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)
+    check_task(state, checkpoint)
+    return {"parameters": sum(v.numel() for k, v in state["model"].items() if is_weight(k)), **heads}
 
 
 def translate(

@@ -51,6 +51,8 @@ DECODER_FIRST = torch.tensor([0.0] * 4 + [2.0] * 4 + [1.0] * 4)  # encoder self,
         ("--head-selection fixed", "belong together"),
         ("--head-selection fixed --kept-heads absent.json", "absent.json cannot be read"),
         ("--freeze-weights", "there are none to train"),
+        ("--quant-noise-scalar 0.1", "--quant-noise-scalar 0.1 puts other layers in place"),
+        ("--base-layers 1", "--base-layers 1 puts other layers in place"),
     ],
 )
 def test_bad_options_are_refused_in_one_sentence(build, flags: str, sentence: str) -> None:

@@ -1,0 +1,76 @@
+"""Does an exported model compute what the trained one does? A forward pass of both, compared before it is kept."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..model import with_heads
+from .checkpoint import TrainedModel
+
+TOLERANCE = 1e-3
+"""By how much the log-probability of a token may differ: rounding in float32 makes about 1e-5 of difference."""
+
+LENGTHS = ((7, 5), (3, 8))
+"""Words in source and translation of the sentences compared, of different lengths: a batch of them has padding."""
+
+Pairs = list[tuple[list[str], list[str]]]
+
+
+def original(model: TrainedModel, task: Any) -> Any:
+    """Return a trained model as fairseq builds it, with gates that keep its heads, in float32.
+
+    :param task: fairseq's translation task, which has the dictionaries.
+    """
+    chosen = {} if model.is_compact else with_heads(model.heads.to_json())
+    network = task.build_model(Namespace(**{**vars(model.options), **chosen}))
+    network.load_state_dict(dict(model.state["model"]))
+    return network.float().eval().requires_grad_(False)
+
+
+def sentences(task: Any) -> Pairs:
+    """Return sources and translations of all kinds of words, frequent and rare."""
+
+    def words(dictionary: Any, count: int, start: int) -> list[str]:
+        known = dictionary.symbols[dictionary.nspecial :] or [dictionary.unk_word]
+        return [known[(start + i * len(known) // count) % len(known)] for i in range(count)]
+
+    return [
+        (words(task.source_dictionary, source, i), words(task.target_dictionary, target, i))
+        for i, (source, target) in enumerate(LENGTHS)
+    ]
+
+
+@torch.no_grad()
+def log_probabilities(network: Any, task: Any, pairs: Pairs) -> list[float]:
+    """Return the log-probability of each word of the translations and of their ends, given the sources, in a row."""
+    found: list[float] = []
+    for words, translation in pairs:
+        source = torch.tensor([*map(task.source_dictionary.index, words), task.source_dictionary.eos()])
+        target = torch.tensor([*map(task.target_dictionary.index, translation), task.target_dictionary.eos()])
+        output = network(source[None], torch.tensor([len(source)]), target.roll(1)[None])
+        scores = network.get_normalized_probs(output, log_probs=True)[0]
+        found += scores.gather(1, target[:, None]).flatten().tolist()
+    return found
+
+
+def check_same(found: Sequence[float], expected: Sequence[float], what: str, tolerance: float = TOLERANCE) -> None:
+    """Compare log-probabilities.
+
+    :param found: what the exported model gives.
+    :param expected: what the trained model gives.
+    :param what: the exported model, for the message.
+    :param tolerance: by how much each of them may differ.
+    :raises UserError: if one differs by more, or is not a number.
+    """
+    gaps = [abs(one - other) for one, other in zip(found, expected, strict=True)]
+    worst = max(gaps, key=lambda gap: float("inf") if gap != gap else gap)
+    if not worst <= tolerance:
+        raise UserError(
+            f"{what} computes something else than the trained model (the log-probability of a word differs by "
+            f"{worst:.2g}, and rounding makes {tolerance:g} at most), so nothing was written: use another export"
+        )

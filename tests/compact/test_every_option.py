@@ -1,0 +1,191 @@
+"""Every option of fairseq's Transformer through every export: the same translations, or refused in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+from argparse import Namespace
+
+import inprocess
+import pytest
+import support
+import torch
+from fairseq import checkpoint_utils
+from fairseq.models.transformer import TransformerModel
+from omegaconf import OmegaConf
+
+import fairseq_dsp
+from fairseq_dsp.cli import main
+from fairseq_dsp.compact.engine import EXPRESSED, INEXPRESSIBLE
+from fairseq_dsp.model.config import flat_names
+
+from .test_command import batch, same
+
+# flags → the exports that cannot do it, by what their refusals name
+CASES: dict[str, tuple[str, dict[str, str]]] = {
+    "no option": ("", {}),
+    "without effect on a trained model": (
+        "--dropout 0.2 --attention-dropout 0.1 --activation-dropout 0.1 --relu-dropout 0.1 --encoder-layerdrop 0.2 "
+        "--decoder-layerdrop 0.2 --checkpoint-activations --offload-activations --min-params-to-wrap 10 --char-inputs "
+        "--export --adaptive-softmax-dropout 0.1 --adaptive-softmax-factor 2 --tie-adaptive-weights "
+        "--tie-adaptive-proj --base-sublayers 2 --base-shuffle 0 --quant-noise-pq-block-size 4",
+        {},
+    ),
+    "tanh": ("--activation-fn tanh", {}),
+    "gelu": ("--activation-fn gelu", {}),
+    "gelu_accurate": ("--activation-fn gelu_accurate", {}),
+    "gelu_fast": ("--activation-fn gelu_fast", {}),
+    "linear": ("--activation-fn linear", {"ctranslate2": "--activation-fn linear"}),
+    "sizes": (
+        "--encoder-embed-dim 24 --encoder-ffn-embed-dim 40 --encoder-layers 3 --encoder-attention-heads 4 "
+        "--decoder-embed-dim 18 --decoder-ffn-embed-dim 20 --decoder-layers 1 --decoder-attention-heads 3",
+        {},
+    ),
+    "encoder normalises before": ("--encoder-normalize-before", {}),
+    "decoder normalises before": ("--decoder-normalize-before", {}),
+    "no final norm": ("--encoder-normalize-before --decoder-normalize-before --no-decoder-final-norm", {}),
+    "positions": (
+        "--encoder-learned-pos --decoder-learned-pos --max-source-positions 64 --max-target-positions 48",
+        {},
+    ),
+    "no positions": ("--no-token-positional-embeddings", {}),
+    "embedding files": ("--encoder-embed-path EMBEDDINGS --decoder-embed-path EMBEDDINGS", {}),
+    "shared output": ("--share-decoder-input-output-embed", {}),
+    "shared embeddings": ("JOINED --share-all-embeddings", {}),
+    "merged embeddings": ("JOINED --merge-src-tgt-embed --encoder-embed-dim 24 --decoder-output-dim 24", {}),
+    "merged embeddings of two dictionaries": (
+        "--merge-src-tgt-embed",
+        {"folder": "--merge-src-tgt-embed", "ctranslate2": "--merge-src-tgt-embed"},
+    ),
+    "output projection": ("--decoder-output-dim 24", {}),
+    "normalised embeddings": ("--layernorm-embedding --no-scale-embedding", {}),
+    "adaptive softmax": (
+        "--adaptive-softmax-cutoff 10,20 --tie-adaptive-proj",
+        {"ctranslate2": r"--adaptive-softmax-cutoff \[10, 20\]"},
+    ),
+    "no cross-attention": ("--no-cross-attention", {}),
+    "cross+self-attention": (
+        "--cross-self-attention",
+        {"ctranslate2": "--cross-self-attention"},
+    ),
+    "cross+self-attention alone": (
+        "--cross-self-attention --no-cross-attention",
+        {"ctranslate2": "--cross-self-attention"},
+    ),
+    "quantisation noise": ("--quant-noise-pq 0.1", {}),
+    "quantisation noise and adaptive input": ("--quant-noise-pq 0.1 --adaptive-input", {}),
+    "quantisation noise and normalised embeddings": (
+        "--quant-noise-pq 0.1 --layernorm-embedding",
+        {"ctranslate2": "--quant-noise-pq with --layernorm-embedding"},
+    ),
+}  # fmt: skip
+
+# Nothing can be trained with these: refused, or fairseq fails, or needs a package.
+UNTRAINABLE = {
+    "quant_noise_scalar", "base_layers", "encoder_layers_to_keep", "decoder_layers_to_keep",
+    "encoder_xformers_att_config", "decoder_xformers_att_config",
+}  # fmt: skip
+
+
+def test_all_options_are_here():
+    parser = argparse.ArgumentParser()
+    TransformerModel.add_args(parser)
+    flags = {action.option_strings[0] for action in parser._actions} - {"--help", "-h"}
+    tried = {word for given, _ in CASES.values() for word in given.split() if word.startswith("--")}
+    assert flags - tried == {f"--{name.replace('_', '-')}" for name in UNTRAINABLE}
+
+
+def test_the_engine_knows_all_options():
+    assert set(INEXPRESSIBLE) | EXPRESSED == flat_names()
+    assert set(INEXPRESSIBLE) & EXPRESSED == {"activation_fn"}
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_data, tmp_path_factory):
+    """Data folders with two dictionaries and with one, and a file of embeddings, which is gone after training."""
+    joined = support.make_tiny_data(tmp_path_factory.mktemp("joined"), "--joined-dictionary")
+    return tiny_data, joined
+
+
+def random_checkpoint(folder, data, *flags):
+    """Write a checkpoint as a training leaves it, every weight of which is drawn at random."""
+    config = inprocess.argparse_config(data, folder, "--heads-to-keep", 5, *flags)
+    model = inprocess.build(config)
+    draw = torch.Generator().manual_seed(1)
+    for name, weight in model.named_parameters():
+        sharp = any(part in name for part in ("q_proj.weight", "k_proj.weight", "output_projection", "embed_tokens"))
+        weight.data = torch.randn(weight.shape, generator=draw) * (0.8 if sharp else 0.3)
+        if "norm.weight" in name or name.endswith("layernorm_embedding.weight"):
+            weight.data += 1
+    state = {
+        "args": None,
+        "cfg": OmegaConf.to_container(config, resolve=True, enum_to_str=True),
+        "model": model.state_dict(),
+        "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 5}],
+        "task_state": {},
+        "extra_state": {"train_iterator": {"epoch": 1}},
+        "last_optimizer_state": None,
+    }
+    torch.save(state, folder / "checkpoint.pt")
+    return folder / "checkpoint.pt"
+
+
+def loaded(path, data):
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], arg_overrides={"data": str(data)})
+    return model.eval(), task
+
+
+def translations(task, model, sample):
+    generator = task.build_generator([model], Namespace(beam=3, max_len_b=12))
+    found = task.inference_step(generator, [model], sample)
+    return [[(h["tokens"].tolist(), h["score"].item()) for h in hypotheses] for hypotheses in found]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_or_refused(case, folders, tmp_path, capsys):
+    flags, refusals = CASES[case]
+    data = folders["JOINED" in flags]
+    embeddings = tmp_path / "embeddings.txt"
+    embeddings.write_text("1 16\nba " + " ".join(["0.5"] * 16) + "\n")
+    given = [str(embeddings) if word == "EMBEDDINGS" else word for word in shlex.split(flags) if word != "JOINED"]
+    checkpoint = random_checkpoint(tmp_path, data, *given)
+    model, task = loaded(checkpoint, data)
+    sample = batch(task, 6)
+    expected = translations(task, model, sample)
+    assert len({str(h) for h in expected}) > 1 or "--no-cross-attention" in flags
+    embeddings.unlink()  # the weights are in the checkpoint
+
+    def export(name, out, *arguments):
+        """Whether the export wrote *out*, and no less and no more."""
+        before = set(os.listdir(tmp_path))
+        status = main([name, str(checkpoint), str(tmp_path / out), *map(str, arguments)])
+        error = capsys.readouterr().err
+        refusal = refusals.get(name.removeprefix("export-"))
+        if refusal is None:
+            assert status == 0, error
+            return True
+        assert status == 1
+        assert re.search(refusal, error), error
+        assert len(error.strip().splitlines()) == 1
+        assert set(os.listdir(tmp_path)) == before
+        return False
+
+    for name in ("compact", "export-fairseq"):
+        if export(name, f"{name}.pt"):
+            exported, _ = loaded(tmp_path / f"{name}.pt", data)
+            exported.make_generation_fast_(need_attn=False)
+            same(translations(task, exported, sample), expected)
+    if export("export-folder", "folder", "--data", data):
+        read = fairseq_dsp.from_pretrained(tmp_path / "folder")
+        same(translations(read.task, read.model, sample), expected)
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
+    if export("export-ctranslate2", "engine", "--data", data):
+        engine = ctranslate2.Translator(str(tmp_path / "engine"), intra_threads=1)
+        for row, hypotheses in enumerate(expected):
+            source = [task.source_dictionary[i] for i in sample["net_input"]["src_tokens"][row] if i not in (1, 2)]
+            targets = [[task.target_dictionary[i] for i in tokens[:-1]] for tokens, _ in hypotheses]
+            results = engine.score_batch([source] * len(targets), targets)
+            scores = [sum(result.log_probs) / len(result.log_probs) for result in results]
+            assert scores == pytest.approx([score for _, score in hypotheses], abs=1e-4)
