@@ -78,11 +78,11 @@ def shifted(draw: np.random.Generator, groups: int, seeds: int, sizes: tuple[flo
 def size_for(which: int, deviation: float) -> float:
     """What one of the three sizes of `shifted` is to be, for two runs to differ by *deviation* BLEU by it alone."""
     low, high = 0.0, 1.0
-    for _ in range(10):
+    for _ in range(8):
         middle = (low + high) / 2
         draw, alone = np.random.default_rng(which), [0.0, 0.0, 0.0]
         alone[which] = middle
-        pairs = [bleu(shifted(draw, 2, 1, tuple(alone)).sum(1)) for _ in range(200)]
+        pairs = [bleu(shifted(draw, 2, 1, tuple(alone)).sum(1)) for _ in range(150)]
         found = np.sqrt(np.mean([(one - other) ** 2 for one, other in pairs]))
         low, high = (middle, high) if found < deviation else (low, middle)
     return (low + high) / 2 if deviation else 0.0

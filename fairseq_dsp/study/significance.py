@@ -110,7 +110,7 @@ class Bootstrap:
 
     def mean(self, runs: Sequence[str]) -> Estimate:
         """The mean BLEU of runs that differ in their seeds."""
-        return self._estimate([(+1, [{run: 1.0} for run in runs])])[0]
+        return self._estimate([(+1, [(run, None) for run in runs])])[0]
 
     def compare(self, ones: Mapping[int, str], others: Mapping[int, str]) -> Comparison | None:
         """Compare two methods; None if one has no run.
@@ -122,26 +122,25 @@ class Bootstrap:
             return None
         seeds = sorted(ones.keys() & others.keys())
         if seeds:
-            estimate, p_value = self._estimate([(+1, [{ones[s]: 1.0, others[s]: -1.0} for s in seeds])])
+            estimate, p_value = self._estimate([(+1, [(ones[seed], others[seed]) for seed in seeds])])
         else:
-            groups = [(sign, [{run: 1.0} for run in runs.values()]) for sign, runs in ((+1, ones), (-1, others))]
+            groups = [(sign, [(run, None) for run in runs.values()]) for sign, runs in ((+1, ones), (-1, others))]
             estimate, p_value = self._estimate(groups)
         return Comparison(estimate, len(seeds), p_value, p_value)
 
-    def _estimate(self, groups: Sequence[tuple[int, Sequence[Mapping[str, float]]]]) -> tuple[Estimate, float]:
+    def _estimate(self, groups: Sequence[tuple[int, Sequence[tuple[str, str | None]]]]) -> tuple[Estimate, float]:
         """A sum of means with its interval, and the p-value of its being 0.
 
-        :param groups: for each mean its sign, and what it is the mean of: independent draws of a seed, each a weighted
-            sum of runs. A run may occur once.
+        :param groups: for each mean its sign, and the draws of a seed it is the mean of: runs, or differences of two.
         """
         import numpy as np
 
-        def of(sums: Sequence[Mapping[str, float]], values: Mapping[str, Any]) -> Array:
-            return np.array([sum(weight * values[run] for run, weight in one.items()) for one in sums])
+        def of(draws: Sequence[tuple[str, str | None]], values: Mapping[str, Any]) -> Array:
+            return np.array([values[one] - (0.0 if other is None else values[other]) for one, other in draws])
 
-        scores = [sign * of(sums, self.scores) for sign, sums in groups]
+        scores = [sign * of(draws, self.scores) for sign, draws in groups]
         value = float(sum(one.mean() for one in scores))
-        samples = np.concatenate([sign * of(sums, self.resampled) for sign, sums in groups])
+        samples = np.concatenate([sign * of(draws, self.resampled) for sign, draws in groups])
         covariance = np.atleast_2d(np.cov(samples)) * self.sentences / max(1, self.sentences - 1)
         cuts = np.cumsum([len(one) for one in scores])[:-1]
         blocks = [np.split(rows, cuts, axis=1) for rows in np.split(covariance, cuts)]

@@ -14,10 +14,10 @@ from .results import BASE, Results, Row
 from .significance import Bootstrap, Comparison, Estimate, holm
 
 NOTE = (
-    "A 95% confidence interval covers what other seeds and test sentences would give; with † only the sentences, as "
-    "a single seed says nothing of others. Δ is the difference from {other}, the mean over so many pairs of the same "
-    "seed; “unpaired”: no seed is common to both, so the means over all seeds are compared. p is two-sided; p (Holm) "
-    "is corrected for the {count} comparisons of this table, and * marks p (Holm) < 0.05."
+    "A 95% confidence interval, and p with it, covers what other seeds and test sentences would give; with † only the "
+    "sentences, as a single seed says nothing of others. Δ is the difference from {other}, the mean over so many pairs "
+    "of the same seed; “unpaired”: no seed is common to both, and the means over all seeds are compared. p is "
+    "two-sided, p (Holm) corrected for the {count} comparisons of this table, and * marks p (Holm) < 0.05."
 )
 """What the columns of :data:`HEADER` and :data:`COMPARISON_HEADER` mean."""
 
