@@ -34,6 +34,7 @@ setup(
         "sacrebleu>=2.4",
         "sacremoses>=0.1",
         "safetensors>=0.4",
+        "scipy>=1.11",
         "sentencepiece>=0.2",
         "submitit>=1.5",  # sweeps on SLURM
         "subword-nmt>=0.3.8",

@@ -25,6 +25,7 @@ compat.apply_all()
 from . import model, training  # noqa: E402 — fairseq is mended before anything is registered with it
 
 training.optimizer.install()
+training.distillation.install()
 if _collecting:
     gc.enable()
 

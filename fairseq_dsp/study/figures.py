@@ -36,10 +36,10 @@ def look(i: int) -> tuple[str, str]:
     return COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
 
 
-def bleu_curve(results: Results, intervals: dict[str, float]) -> Figure:
+def bleu_curve(results: Results, half: float) -> Figure:
     """BLEU against the number of heads: each method's mean, and the range over its seeds.
 
-    :param intervals: for each run, half the 95% confidence interval of its BLEU.
+    :param half: half the 95% confidence interval of the unpruned model's mean.
     """
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
@@ -47,7 +47,6 @@ def bleu_curve(results: Results, intervals: dict[str, float]) -> Figure:
     for row in rows:
         if row.label == BASE:
             mean = row.mean("bleu")
-            half = statistics.fmean(intervals.get(run["run"], 0.0) for run in row.runs)
             axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
             axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads)")
             axes.plot([row.heads], [mean], color=GREY, marker="*")

@@ -4,10 +4,10 @@ Written to RESULTS/report: report.html (one file, opens from the disk), report.m
 table.tex for a paper (booktabs). A sweep that is still at work can be reported too: the page says what is missing.
 
 The table has, for each method and number of heads K, the validation loss, by which to choose (not in table.tex); the
-mean BLEU over the seeds and its standard deviation; the 95% confidence interval by bootstrap over the test sentences;
-and the difference from the unpruned model of the same seed with its 95% confidence interval and p-value, by paired
-bootstrap (all sacrebleu's own, 1,000 resamples; the largest p over the seeds). --against NAME compares every method
-with the method NAME in the same way, at the same number of heads.
+mean BLEU over the seeds, its standard deviation and its 95% confidence interval, over seeds and test sentences; and the
+difference from the unpruned model of the same seed with its interval and its two-sided p-value, alone and corrected for
+the number of comparisons in the table (Holm). From one seed an interval can cover the test sentences only: it is marked
+with †. --against NAME compares every method with the method NAME in the same way, at the same number of heads.
 
 examples:
   fairseq-dsp report results/quickstart
@@ -28,7 +28,7 @@ from .atomic import write_text
 from .curves import Curve, learning_curves
 from .results import BASE, BASE_TITLE, Results, read_results, summary_table
 from .runs import LOG, RUNS
-from .significance import bootstrap
+from .significance import Comparison, bootstrap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,7 +81,7 @@ def write_report(results: Results, out: Path, against: str | None = None) -> Non
     found = bootstrap(results)
     lines = tables.table_lines(results, found, against)
     parts = _parts(results, lines, found.signature, against)
-    pictures = _pictures(results, {name: found.interval(name) for name in found.scores})
+    pictures = _pictures(results, next((line.bleu.half for line in lines if line.row.label == BASE), 0.0))
     svgs = {name: (title, figures.svg(figure)) for name, (title, figure) in pictures.items()}
     for name, (_, text) in svgs.items():
         write_text(out / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
@@ -97,16 +97,17 @@ Table = tuple[str, str, tuple[str, ...], list[list[str]]]
 
 
 def _parts(results: Results, lines: list[tables.Line], signature: str, against: str | None) -> list[Table]:
+    def note(other: str, compared: list[Comparison | None]) -> str:
+        return tables.NOTE.format(other=other, count=sum(one is not None for one in compared))
+
     parts = [
         (
             "BLEU against heads",
             f"{_setting(results)}. The validation loss is fairseq's, label-smoothed and in bits per target token, of "
             "the checkpoint that is evaluated, if it was trained at that number of heads: choose by it, not by the "
-            "test set. BLEU is of detokenised text: the mean over the seeds, ± its standard deviation; the 95% "
-            "confidence interval is bootstrapped over the test sentences; Δ is the difference from the unpruned model "
-            "of the same seed, the mean over the seeds, with its 95% confidence interval by paired bootstrap; p is of "
-            "each seed alone, the largest is shown, and * marks p < 0.05 for every seed. "
-            f"Signature: {signature}",
+            "test set. BLEU is of detokenised text, the mean over the seeds. "
+            + note("the unpruned model", [line.to_base for line in lines])
+            + f" Sentences are resampled by bootstrap. Signature: {signature}",
             tables.HEADER,
             [tables.cells(line) for line in lines],
         ),
@@ -121,14 +122,17 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
     ]
     if against:
         title = f"Against {against}, at the same number of heads"
-        note = f"Δ is the difference in BLEU from {against} with as many heads and the same seed; the rest as above."
-        parts.insert(1, (title, note, tables.COMPARISON_HEADER, tables.comparison_cells(lines)))
+        text = note(f"{against} with as many heads", [line.to_other for line in lines])
+        parts.insert(1, (title, text, tables.COMPARISON_HEADER, tables.comparison_cells(lines)))
     return parts
 
 
-def _pictures(results: Results, intervals: dict[str, float]) -> dict[str, tuple[str, Figure]]:
-    """The pictures by file name, each with its title."""
-    pictures = {"bleu-heads": ("BLEU against the number of heads", figures.bleu_curve(results, intervals))}
+def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
+    """The pictures by file name, each with its title.
+
+    :param half: half the confidence interval of the unpruned model's BLEU.
+    """
+    pictures = {"bleu-heads": ("BLEU against the number of heads", figures.bleu_curve(results, half))}
     labels = dict.fromkeys(row.label for row in results.rows() if row.label != BASE)
     for label in labels:
         if any(run["label"] == label and run["scores"]["kept"] for run in results.runs):

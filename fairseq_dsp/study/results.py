@@ -118,7 +118,7 @@ def summary_table(results: Results) -> str:
     total = results.study["total"]
     rows = results.rows()
     width = max(map(len, ["method", *(row.title for row in rows)]))
-    lines = [f"{'method':<{width}} {'heads':>9} {'BLEU':>14} {'chrF':>7} {'parameters':>11}"]
+    lines = [f"{'method':<{width}} {'heads':>9} {'BLEU ± SD':>14} {'chrF':>7} {'parameters':>11}"]
     for row in rows:
         spread = row.spread("bleu")
         bleu = f"{row.mean('bleu'):.2f}" + ("" if spread is None else f" ± {spread:.2f}")

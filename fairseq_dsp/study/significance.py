@@ -1,9 +1,35 @@
-"""Confidence intervals and paired significance, by sacrebleu's own bootstrap."""
+"""Confidence intervals and tests of BLEU, over what would come out differently the next time: sentences and seeds.
+
+A method's BLEU is the mean over n trainings of different seeds, all scored on the same m test sentences. Its variance
+is c + v (two crossed random factors: Searle, Casella & McCulloch 1992, *Variance Components*, chapter 4; for machine
+translation: Clark et al. 2011, *Better Hypothesis Testing for Statistical Machine Translation*):
+
+- c, of the sentences, as far as all seeds find the same ones hard: the mean covariance of two runs' BLEU over
+  bootstrap resamples of the sentences (Koehn 2004, *Statistical Significance Tests for Machine Translation
+  Evaluation*), the same resamples for all runs;
+- v = s² / n, of the seeds, where s² is the variance of the n scores; it holds what the sentences do to single runs.
+
+The difference of two methods is the mean over pairs of runs of the same seed, with c and v of the pairs' differences.
+With one run, or one pair, nothing is known of the seeds: c is its whole bootstrap variance, v is 0, and the interval
+covers the sentences only.
+
+The interval is ± q √(c + v). With c alone q would be Student's quantile of m − 1 degrees of freedom, with v alone of
+ν = n − 1; in between
+
+    q² = (1 − w) t²(m − 1) + w t²(ν)    with    w = v² / (c² + 2 (1 − 1/ν) c v + v²)
+
+which for many seeds is the first term of Welch's series (1947, *Biometrika* 34:28). For few, where Welch's degrees of
+freedom give intervals that are too short, the weights were chosen so that 95% intervals cover what they should,
+whatever c / v is: ``tests/long/significance.py`` measures it. A p-value is the level at which the interval would end
+at 0, so that p < 0.05 where the 95% interval leaves 0 out.
+"""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +41,56 @@ from .scoring import metrics
 if TYPE_CHECKING:
     import numpy as np
 
+    Array = np.ndarray[Any, np.dtype[Any]]
+
 SAMPLES = 1000
 LEVEL = 0.05  # of significance
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A method against another, by the runs of both that belong together.
+class Estimate:
+    """A mean over runs, or over pairs of runs, with its 95% confidence interval.
 
-    :param difference: of BLEU, the mean over the pairs.
-    :param low: lower end of the 95% confidence interval of that mean, over the test sentences.
-    :param high: its upper end.
-    :param p_values: of the hypothesis that both are as good, one a pair.
+    :param value: the mean.
+    :param half: half the width of the interval.
+    :param covers_seeds: whether the interval covers seeds and test sentences, not the sentences alone.
     """
 
-    difference: float
-    low: float
-    high: float
-    p_values: tuple[float, ...]
+    value: float
+    half: float
+    covers_seeds: bool
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval."""
+        return self.value - self.half
+
+    @property
+    def high(self) -> float:
+        """Its upper end."""
+        return self.value + self.half
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method against another.
+
+    :param difference: of BLEU.
+    :param pairs: how many pairs of the same seed it is the mean of; 0 if no seed is common to both, and it is the
+        difference of the means over all seeds.
+    :param p_value: two-sided, of the hypothesis that both are as good.
+    :param p_corrected: the same, corrected for the number of comparisons in the table; see :func:`holm`.
+    """
+
+    difference: Estimate
+    pairs: int
+    p_value: float
+    p_corrected: float
 
     @property
     def significant(self) -> bool:
-        """Whether every pair differs significantly."""
-        return max(self.p_values) < LEVEL
+        """Whether the methods differ significantly, in a table of so many comparisons."""
+        return self.p_corrected < LEVEL
 
 
 @dataclass(frozen=True)
@@ -45,57 +98,133 @@ class Bootstrap:
     """BLEU of all runs on the same resamples of the test sentences, which is what makes comparisons paired.
 
     :param scores: for each run by name its BLEU.
-    :param resampled: for each run its BLEU on each resample.
+    :param resampled: for each run its BLEU on each resample. *Shape:* (samples)
+    :param sentences: their number, m.
     :param signature: sacrebleu's, of the test.
     """
 
     scores: dict[str, float]
-    resampled: dict[str, np.ndarray[Any, Any]]
-    signature: str
+    resampled: dict[str, Array]
+    sentences: int
+    signature: str = ""
 
-    def interval(self, run: str) -> float:
-        """Half the width of the 95% confidence interval of a run's BLEU."""
-        from sacrebleu.significance import estimate_ci
+    def mean(self, runs: Sequence[str]) -> Estimate:
+        """The mean BLEU of runs that differ in their seeds."""
+        return self._estimate([(+1, [(run, None) for run in runs])])[0]
 
-        return float(estimate_ci(self.resampled[run])[1])
+    def compare(self, ones: Mapping[int, str], others: Mapping[int, str]) -> Comparison | None:
+        """Compare two methods; None if one has no run.
 
-    def compare(self, pairs: Sequence[tuple[str, str]]) -> Comparison | None:
-        """The first run of each pair against its second; None without pairs."""
-        import numpy as np
-
-        if not pairs:
+        :param ones: the runs of the one by their seeds.
+        :param others: the runs of the other, whose BLEU is subtracted.
+        """
+        if not ones or not others:
             return None
-        samples = np.mean([self.resampled[one] - self.resampled[other] for one, other in pairs], axis=0)
-        ordered, cut = np.sort(samples), len(samples) // 40  # the bounds of sacrebleu's estimate_ci
-        difference = statistics.fmean(self.scores[one] - self.scores[other] for one, other in pairs)
-        p_values = tuple(self._p_value(one, other) for one, other in pairs)
-        return Comparison(difference, float(ordered[cut]), float(ordered[-cut - 1]), p_values)
+        seeds = sorted(ones.keys() & others.keys())
+        if seeds:
+            estimate, p_value = self._estimate([(+1, [(ones[seed], others[seed]) for seed in seeds])])
+        else:
+            groups = [(sign, [(run, None) for run in runs.values()]) for sign, runs in ((+1, ones), (-1, others))]
+            estimate, p_value = self._estimate(groups)
+        return Comparison(estimate, len(seeds), p_value, p_value)
 
-    def _p_value(self, one: str, other: str) -> float:
-        """What sacrebleu's PairedTest gives for the two runs."""
+    def _estimate(self, groups: Sequence[tuple[int, Sequence[tuple[str, str | None]]]]) -> tuple[Estimate, float]:
+        """A sum of means with its interval, and the p-value of its being 0.
+
+        :param groups: for each mean its sign, and the draws of a seed it is the mean of: runs, or differences of two.
+        """
         import numpy as np
-        from sacrebleu.significance import _compute_p_value
 
-        difference = abs(self.scores[one] - self.scores[other])
-        if not difference:
-            return 1.0  # sacrebleu counts no resample of the same text as larger, and calls it significant
-        samples = np.abs(self.resampled[one] - self.resampled[other])
-        return float(_compute_p_value(samples - samples.mean(), difference))
+        def of(draws: Sequence[tuple[str, str | None]], values: Mapping[str, Any]) -> Array:
+            return np.array([values[one] - (0.0 if other is None else values[other]) for one, other in draws])
+
+        scores = [sign * of(draws, self.scores) for sign, draws in groups]
+        value = float(sum(one.mean() for one in scores))
+        samples = np.concatenate([sign * of(draws, self.resampled) for sign, draws in groups])
+        covariance = np.atleast_2d(np.cov(samples)) * self.sentences / max(1, self.sentences - 1)
+        cuts = np.cumsum([len(one) for one in scores])[:-1]
+        blocks = [np.split(rows, cuts, axis=1) for rows in np.split(covariance, cuts)]
+        if any(len(one) == 1 for one in scores):
+            whole = sum(float(block.mean()) for row in blocks for block in row)
+            return _interval(value, whole, 0.0, math.inf, self.sentences)
+        sentences = 0.0
+        for i, row in enumerate(blocks):
+            for j, block in enumerate(row):
+                # two draws of a group, never one with itself: what is a draw's own is the seeds' part
+                own = np.trace(block) if i == j else 0.0
+                sentences += float((block.sum() - own) / (block.size - (len(block) if i == j else 0)))
+        parts = [(float(one.var(ddof=1)) / len(one), len(one) - 1) for one in scores]
+        seeds = sum(part for part, _ in parts)
+        freedom = seeds**2 / sum(part**2 / degrees for part, degrees in parts) if seeds else math.inf
+        return _interval(value, max(0.0, sentences), seeds, freedom, self.sentences, covers_seeds=True)
+
+
+def _interval(
+    value: float, sentences: float, seeds: float, freedom: float, count: int, *, covers_seeds: bool = False
+) -> tuple[Estimate, float]:
+    """The interval and the p-value of the module's formula; the parameters are those of :func:`quantile`."""
+    from scipy.optimize import brentq
+
+    error = math.sqrt(sentences + seeds)
+    if count < 2 or not error:
+        half = math.inf if count < 2 else 0.0
+        return Estimate(value, half, covers_seeds), float(count < 2 or not value)
+
+    def outside(log_level: float) -> float:
+        return quantile(math.exp(log_level), sentences, seeds, freedom, count) * error - abs(value)
+
+    least = math.log(1e-12)
+    p_value = 1e-12 if outside(least) <= 0 else math.exp(brentq(outside, least, 0.0, xtol=1e-9))
+    return Estimate(value, quantile(LEVEL, sentences, seeds, freedom, count) * error, covers_seeds), p_value
+
+
+def quantile(level: float, sentences: float, seeds: float, freedom: float, count: int) -> float:
+    """Return the module's q, for two-sided intervals of 1 − *level*.
+
+    :param sentences: c.
+    :param seeds: v.
+    :param freedom: ν, the degrees of freedom of v.
+    :param count: m, the number of sentences.
+    """
+    from scipy.stats import t
+
+    square = t.isf(level / 2, count - 1) ** 2
+    if seeds:
+        weight = seeds**2 / (sentences**2 + 2 * (1 - 1 / freedom) * sentences * seeds + seeds**2)
+        square += weight * (t.isf(level / 2, freedom) ** 2 - square)
+    return math.sqrt(square)
+
+
+def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Correct the p-values of a table's comparisons for their number (Holm 1979, *Scand. J. Statist.* 6:65).
+
+    Where nothing differs, the chance that any corrected p-value is below 0.05 is 5% at most.
+    """
+    corrected = [1.0] * len(comparisons)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(comparisons)), key=lambda i: comparisons[i].p_value)):
+        largest = max(largest, min(1.0, (len(comparisons) - rank) * comparisons[i].p_value))
+        corrected[i] = largest
+    return [dataclasses.replace(one, p_corrected=p) for one, p in zip(comparisons, corrected, strict=True)]
 
 
 def bootstrap(results: Results) -> Bootstrap:
-    """Resample the test sentences of all runs.
+    """Resample the test sentences of all runs, as sacrebleu's paired bootstrap does: with the same seed and resamples.
 
     :raises UserError: if a translation is missing or does not belong to the references.
     """
     import numpy as np
-    from sacrebleu.significance import _bootstrap_resample
 
     references = _lines(results, "references.txt")
     metric = metrics(results.data)["bleu"]
+    seed = os.environ.get("SACREBLEU_SEED", "12345").lower()
+    draws = np.random.default_rng(None if seed == "none" else int(seed))
+    # how often each sentence is in each resample. Shape: (samples, sentences)
+    times = np.zeros((SAMPLES, len(references)), dtype=np.float32)
+    for row in times:
+        row += np.bincount(draws.integers(len(references), size=len(references)), minlength=len(references))
     scores: dict[str, float] = {}
     resampled = {}
-    seed = ""
     for run in results.runs:
         name = run["run"]
         text = _lines(results, f"{RUNS}/{name}/{TRANSLATIONS}")
@@ -104,15 +233,13 @@ def bootstrap(results: Results) -> Bootstrap:
                 f"{RUNS}/{name}/{TRANSLATIONS} has {len(text)} lines, but there are {len(references)} references: "
                 "remove the folder of that run and start the sweep again"
             )
-        counts = metric._extract_corpus_statistics(text, [references])
-        scores[name] = metric._aggregate_and_compute(counts).score
-        # the generator has the same seed each time: every run gets the same resamples
-        seed, samples = _bootstrap_resample(counts, metric, SAMPLES)
-        resampled[name] = np.array([sample.score for sample in samples])
+        counts = np.array(metric._extract_corpus_statistics(text, [references]), dtype=np.float32)
+        scores[name] = float(metric._compute_score_from_stats(counts.sum(0, dtype=np.float64)).score)
+        resampled[name] = np.array([metric._compute_score_from_stats(row).score for row in times @ counts])
     signature = metric.get_signature()
     signature.update("seed", seed)
     signature.update("bs", SAMPLES)
-    return Bootstrap(scores, resampled, str(signature))
+    return Bootstrap(scores, resampled, len(references), str(signature))
 
 
 def _lines(results: Results, name: str) -> list[str]:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from ..errors import UserError
 from .results import BASE, Results, Row
-from .significance import Bootstrap, Comparison
+from .significance import Bootstrap, Comparison, Estimate, holm
+
+NOTE = (
+    "A 95% confidence interval, and p with it, covers what other seeds and test sentences would give; with † only the "
+    "sentences, as a single seed says nothing of others. Δ is the difference from {other}, the mean over so many pairs "
+    "of the same seed; “unpaired”: no seed is common to both, and the means over all seeds are compared. p is "
+    "two-sided, p (Holm) corrected for the {count} comparisons of this table, and * marks p (Holm) < 0.05."
+)
+"""What the columns of :data:`HEADER` and :data:`COMPARISON_HEADER` mean."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +28,15 @@ class Line:
 
     :param row: the method and its number of heads.
     :param valid_loss: the validation loss, the mean over the seeds; None if a run has none.
-    :param interval: half the 95% confidence interval of BLEU, the mean over the seeds.
-    :param to_base: the comparison with the unpruned model of the same seed; None for that model or without one.
-    :param to_other: the comparison with the method that the report compares with, at the same number of heads and with
-        the same seed; None for that method and where it has no such run.
+    :param bleu: the mean over the seeds, with its interval.
+    :param to_base: the comparison with the unpruned model; None for that model or without one.
+    :param to_other: the comparison with the method that the report compares with, at the same number of heads; None for
+        that method and where it has no such run.
     """
 
     row: Row
     valid_loss: float | None
-    interval: float
+    bleu: Estimate
     to_base: Comparison | None
     to_other: Comparison | None
 
@@ -44,27 +52,39 @@ def table_lines(results: Results, found: Bootstrap, against: str | None = None) 
         raise UserError(f"the study has no method {against} to compare with: give one of {', '.join(names)}")
     rows = results.rows()
     bases = {run["seed"]: run["run"] for row in rows if row.label == BASE for run in row.runs}
-    others = {(row.heads, run["seed"]): run["run"] for row in rows if row.label == against for run in row.runs}
-    lines = []
+    others = {row.heads: {run["seed"]: run["run"] for run in row.runs} for row in rows if row.label == against}
+    to_base, to_other = [], []
     for row in rows:
-        to_base = to_other = None
-        if row.label != BASE and bases:
-            # a method may have seeds of its own
-            to_base = found.compare([(run["run"], bases.get(run["seed"], bases[min(bases)])) for run in row.runs])
-        if row.label not in (BASE, against):
-            pairs = [(run["run"], others.get((row.heads, run["seed"]))) for run in row.runs]
-            to_other = found.compare([(one, other) for one, other in pairs if other])
+        own = {run["seed"]: run["run"] for run in row.runs}
+        to_base.append(None if row.label == BASE else found.compare(own, bases))
+        to_other.append(None if row.label in (BASE, against) else found.compare(own, others.get(row.heads, {})))
+    lines = []
+    for row, base, other in zip(rows, _corrected(to_base), _corrected(to_other), strict=True):
         losses = [loss for run in row.runs if (loss := results.valid_loss(run)) is not None]
         valid_loss = statistics.fmean(losses) if len(losses) == len(row.runs) else None
-        interval = statistics.fmean(found.interval(run["run"]) for run in row.runs)
-        lines.append(Line(row, valid_loss, interval, to_base, to_other))
+        lines.append(Line(row, valid_loss, found.mean([run["run"] for run in row.runs]), base, other))
     return lines
 
 
+def _corrected(comparisons: Sequence[Comparison | None]) -> list[Comparison | None]:
+    """The comparisons of a table, corrected for their number; None stays None."""
+    corrected = iter(holm([one for one in comparisons if one]))
+    return [one and next(corrected) for one in comparisons]
+
+
+_COMPARED = ("Δ", "95% CI of Δ", "pairs", "p", "p (Holm)")
 HEADER = (
-    "method", "heads", "seeds", "valid loss", "BLEU", "± seeds", "95% CI", "Δ", "95% CI of Δ", "p", "chrF",
+    "method",
+    "heads",
+    "seeds",
+    "valid loss",
+    "BLEU",
+    "SD of seeds",
+    "95% CI",
+    *_COMPARED,
+    "chrF",
     "tokenised BLEU",
-)  # fmt: skip
+)
 
 
 def cells(line: Line) -> list[str]:
@@ -77,31 +97,41 @@ def cells(line: Line) -> list[str]:
         "" if line.valid_loss is None else f"{line.valid_loss:.3f}",
         f"{row.mean('bleu'):.2f}",
         "" if spread is None else f"{spread:.2f}",
-        f"± {line.interval:.2f}",
+        f"± {line.bleu.half:.2f}{_dagger(line.bleu)}",
         *_comparison_cells(line.to_base),
         f"{row.mean('chrf'):.2f}",
         f"{row.mean('tokenised_bleu'):.2f}",
     ]
 
 
-COMPARISON_HEADER = ("method", "heads", "pairs", "Δ", "95% CI of Δ", "p")
+COMPARISON_HEADER = ("method", "heads", *_COMPARED)
 
 
 def comparison_cells(lines: Sequence[Line]) -> list[list[str]]:
     """Each line that is compared with another method, under :data:`COMPARISON_HEADER`."""
-    return [
-        [line.row.title, str(line.row.heads), str(len(line.to_other.p_values)), *_comparison_cells(line.to_other)]
-        for line in lines
-        if line.to_other
-    ]
+    return [[line.row.title, str(line.row.heads), *_comparison_cells(line.to_other)] for line in lines if line.to_other]
 
 
 def _comparison_cells(found: Comparison | None) -> list[str]:
-    """Difference, its interval, and p with a star if it is significant."""
+    """Difference, its interval, the pairs and p, the corrected one with a star if it is significant."""
     if found is None:
-        return ["", "", ""]
-    star = "*" if found.significant else ""
-    return [f"{found.difference:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", f"{max(found.p_values):.3f}{star}"]
+        return [""] * len(_COMPARED)
+    one = found.difference
+    return [
+        f"{one.value:+.2f}",
+        f"{one.low:+.2f} to {one.high:+.2f}{_dagger(one)}",
+        str(found.pairs or "unpaired"),
+        _p_value(found.p_value),
+        _p_value(found.p_corrected) + ("*" if found.significant else ""),
+    ]
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _dagger(one: Estimate) -> str:
+    return "" if one.covers_seeds else "†"
 
 
 COST_HEADER = ("method", "heads", "parameters", "MB in float32", "sentences/s", "speed-up", "training, min", "BLEU")
@@ -155,29 +185,51 @@ def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ["method", "heads", "seeds", "valid_loss", "bleu", "bleu_sd", "bleu_ci95", *_csv_names("bleu")]
-    names += ["chrf", "tokenised_bleu", "parameters"]
+    names = ["method", "heads", "seeds", "valid_loss", "bleu", "bleu_sd", "bleu_ci95", "bleu_ci95_covers"]
+    names += [*_csv_names("bleu"), "chrf", "tokenised_bleu", "parameters"]
     writer.writerow([*names, *(_csv_names(f"bleu_to_{against}") if against else [])])
     for line in lines:
         row, spread = line.row, line.row.spread("bleu")
-        numbers = [line.valid_loss, row.mean("bleu"), spread, line.interval, *_csv_numbers(line.to_base)]
-        numbers += [row.mean("chrf"), row.mean("tokenised_bleu")]
-        parameters = f"{_mean(row, 'parameters'):.0f}"
-        more = _rounded(_csv_numbers(line.to_other)) if against else []
-        writer.writerow([row.title, row.heads, len(row.runs), *_rounded(numbers), parameters, *more])
+        writer.writerow(
+            [
+                *(row.title, row.heads, len(row.runs)),
+                *map(_rounded, (line.valid_loss, row.mean("bleu"), spread, line.bleu.half)),
+                _covered(line.bleu),
+                *_csv_cells(line.to_base),
+                *map(_rounded, (row.mean("chrf"), row.mean("tokenised_bleu"))),
+                f"{_mean(row, 'parameters'):.0f}",
+                *(_csv_cells(line.to_other) if against else []),
+            ]
+        )
     return out.getvalue()
 
 
 def _csv_names(start: str) -> list[str]:
-    return [f"{start}_difference", f"{start}_difference_low", f"{start}_difference_high", f"{start}_p_value_max"]
+    ends = ("difference", "difference_low", "difference_high", "difference_covers", "pairs", "p_value", "p_value_holm")
+    return [f"{start}_{end}" for end in ends]
 
 
-def _csv_numbers(found: Comparison | None) -> list[float | None]:
-    return [None] * 4 if found is None else [found.difference, found.low, found.high, max(found.p_values)]
+def _csv_cells(found: Comparison | None) -> list[str]:
+    if found is None:
+        return [""] * len(_csv_names(""))
+    one = found.difference
+    interval = [*map(_rounded, (one.value, one.low, one.high)), _covered(one)]
+    return [*interval, str(found.pairs), f"{found.p_value:.4g}", f"{found.p_corrected:.4g}"]
 
 
-def _rounded(numbers: Sequence[float | None]) -> list[str]:
-    return ["" if number is None else f"{number:.4f}" for number in numbers]
+def _covered(one: Estimate) -> str:
+    return "seeds and sentences" if one.covers_seeds else "sentences"
+
+
+def _rounded(number: float | None) -> str:
+    return "" if number is None else f"{number:.4f}"
+
+
+_LATEX_NOTE = (
+    r"BLEU $\pm$ the standard deviation over the seeds. Intervals cover seeds and test sentences, with $^\dagger$ the "
+    r"sentences only. $\Delta$: the mean over the pairs of the same seed or, if there are none, of the means over all "
+    r"seeds. $^*$: two-sided $p < 0.05$ after Holm's correction."
+)
 
 
 def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) -> str:
@@ -189,7 +241,8 @@ def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) ->
     for line in lines:
         row, spread = line.row, line.row.spread("bleu")
         bleu = f"{row.mean('bleu'):.2f}" + ("" if spread is None else rf" \pm {spread:.2f}")
-        words = [_escape(row.title), str(row.heads), f"${bleu}$", rf"$\pm {line.interval:.2f}$"]
+        interval = rf"$\pm {line.bleu.half:.2f}{_latex_dagger(line.bleu)}$"
+        words = [_escape(row.title), str(row.heads), f"${bleu}$", interval]
         words += _latex_words(line.to_base) + (_latex_words(line.to_other) if against else [])
         body.append(" & ".join([*words, f"{row.mean('chrf'):.2f}"]) + r" \\")
     heading = ["method", "heads", "BLEU", r"95\% CI", r"$\Delta$", r"95\% CI of $\Delta$"]
@@ -207,7 +260,7 @@ def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) ->
             *body,
             r"\bottomrule",
             r"\end{tabular}",
-            rf"\caption{{{_escape(caption)}}}",
+            rf"\caption{{{_escape(caption)} {_LATEX_NOTE}}}",
             r"\end{table}",
             "",
         ]
@@ -217,8 +270,13 @@ def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) ->
 def _latex_words(found: Comparison | None) -> list[str]:
     if found is None:
         return ["", ""]
+    one = found.difference
     star = "^{*}" if found.significant else ""
-    return [f"${found.difference:+.2f}{star}$", f"$[{found.low:+.2f}, {found.high:+.2f}]$"]
+    return [f"${one.value:+.2f}{star}$", f"$[{one.low:+.2f}, {one.high:+.2f}]{_latex_dagger(one)}$"]
+
+
+def _latex_dagger(one: Estimate) -> str:
+    return "" if one.covers_seeds else r"^\dagger"
 
 
 def _escape(text: str) -> str:

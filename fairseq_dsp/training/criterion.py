@@ -3,6 +3,7 @@
 fairseq reads the types of the options at run time and knows ``Optional[X]`` only: no postponed annotations here.
 """
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -60,7 +61,18 @@ class PruningCriterion(LabelSmoothedCrossEntropyCriterion):
         if not (math.isfinite(distill_weight) and 0 <= distill_weight <= 1):
             raise UserError(f"--distill-weight is {distill_weight}, but a number from 0 to 1 is expected")
         self.distill_from, self.distill_weight = distill_from, distill_weight
-        self._teacher: Optional[Teacher] = None
+
+    @functools.cached_property
+    def teacher(self) -> Optional[Teacher]:
+        """The model to learn from, read when it is first asked for; None without one."""
+        return Teacher(self.distill_from, self.task) if self.distill_from and self.distill_weight else None
+
+    def before_training(self) -> None:
+        """Read the teacher; fairseq's trainer calls this when it starts, and validation alone never does.
+
+        :raises UserError: if the teacher cannot be used.
+        """
+        _ = self.teacher
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the loss, the sample size and what to log; see the stock criterion."""
@@ -79,13 +91,12 @@ class PruningCriterion(LabelSmoothedCrossEntropyCriterion):
         self, model: Any, net_output: Any, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Return the loss, with the teacher's part in training, and the negative log likelihood of the references."""
-        if self.distill_from is None or not self.distill_weight or not model.training:
+        if not model.training or self.teacher is None:
             return super().compute_loss(model, net_output, sample, reduce=reduce)
-        if self._teacher is None:  # not at once: validation needs none
-            self._teacher = Teacher(self.distill_from, self.task)
         ours, target = self.get_lprobs_and_target(model, net_output, sample)
         loss, nll_loss = label_smoothed_nll_loss(ours, target, self.eps, ignore_index=self.padding_idx, reduce=reduce)
-        theirs = self._teacher.log_probabilities(sample)[:, self.ignore_prefix_size :].reshape(-1, ours.shape[-1])
+        theirs = self.teacher.log_probabilities(sample, next(model.parameters()))
+        theirs = theirs[:, self.ignore_prefix_size :].reshape(-1, ours.shape[-1])
         taught = -(theirs.exp() * ours).sum(-1).masked_fill(target == self.padding_idx, 0)
         taught = taught.sum() if reduce else taught.view_as(loss)
         return (1 - self.distill_weight) * loss + self.distill_weight * taught, nll_loss

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import random
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq import checkpoint_utils
+from fairseq.models import FairseqEncoderDecoderModel
+from fairseq.trainer import Trainer
 from torch import Tensor
 
 from ..errors import UserError
@@ -15,30 +23,81 @@ from ..errors import UserError
 class Teacher:
     """A trained model of fairseq with the dictionaries of the task; not trained, saved or moved with the student.
 
+    Reading it changes nothing of the training: the random generators, the task and what the task validates with stay
+    as they are.
+
     :param path: its checkpoint.
     :param task: the task of the training.
-    :raises UserError: if the file is missing, or the model's dictionaries are of other sizes.
+    :raises UserError: if the file is missing or cannot be read, if it holds no translation model, a weight that is not
+        finite, or a model of other dictionaries.
     """
 
     def __init__(self, path: str, task: Any) -> None:
         if not Path(path).is_file():
             raise UserError(f"--distill-from {path} is missing: give the checkpoint of a trained model")
-        self._path = path
+        state = checkpoint_utils.load_checkpoint_to_cpu(path)
+        state.pop("task_state", None)  # the training's own is another
         try:
-            (model,), _ = checkpoint_utils.load_model_ensemble([path], task=task)
+            with _generators_untouched():
+                # with --eval-bleu a task keeps a generator for the last model it built: the copy may keep this one
+                (model,), _ = checkpoint_utils.load_model_ensemble([path], task=copy.copy(task), state=state)
         except RuntimeError as error:  # of sizes that differ
             raise UserError(
-                f"--distill-from {path} cannot be loaded with this training's dictionaries ({error}): give a model "
-                "that was trained on the same data-bin"
+                f"--distill-from {path} cannot be loaded with this training's dictionaries "
+                f"({str(error).splitlines()[-1].strip()}): give a model that was trained on the same data-bin"
             ) from error
+        if not isinstance(model, FairseqEncoderDecoderModel):
+            raise UserError(
+                f"--distill-from {path} holds a {type(model).__name__}, but a model with an encoder and a decoder is "
+                "expected: give the checkpoint of a translation model"
+            )
+        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+            raise UserError(
+                f"--distill-from {path} holds a NaN or an infinity among its weights: give an earlier checkpoint of "
+                "that run"
+            )
         self._model = model.eval().requires_grad_(False)
 
-    def log_probabilities(self, sample: dict[str, Any]) -> Tensor:
-        """Return the log-probabilities of the next subword. *Shape:* (B, T, V)"""
-        source = sample["net_input"]["src_tokens"]
-        if next(self._model.parameters()).device != source.device:
-            self._model.to(source.device)
+    def log_probabilities(self, sample: dict[str, Any], like: Tensor) -> Tensor:
+        """Return the log-probabilities of the next subword in float32. *Shape:* (B, T, V)
+
+        :param like: a weight of the student; the teacher computes on the same device and with the same precision.
+        """
+        own = next(self._model.parameters())
+        if (own.device, own.dtype) != (like.device, like.dtype):
+            self._model.to(like)
         with torch.no_grad():
             output = self._model(**sample["net_input"])
             result: Tensor = self._model.get_normalized_probs(output, log_probs=True)
         return result
+
+
+@contextlib.contextmanager
+def _generators_untouched() -> Iterator[None]:
+    """Put back the random generators that building a model on the CPU draws from."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def install() -> None:
+    """Have fairseq's trainer tell the criterion that a training starts; a second call changes nothing.
+
+    fairseq builds the criterion alike to train and to validate, and only a training needs the teacher.
+    """
+    if not hasattr(Trainer.__init__, "__wrapped__"):
+        Trainer.__init__ = _telling_the_criterion(Trainer.__init__)
+
+
+def _telling_the_criterion(stock: Callable[..., None]) -> Callable[..., None]:
+    @wraps(stock)
+    def start(self: Any, cfg: Any, task: Any, model: Any, criterion: Any, *args: Any, **kwargs: Any) -> None:
+        if hasattr(criterion, "before_training"):
+            criterion.before_training()
+        stock(self, cfg, task, model, criterion, *args, **kwargs)
+
+    return start

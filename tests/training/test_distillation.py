@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import inprocess
+import numpy as np
 import pytest
 import support
 import torch
 from fairseq import checkpoint_utils
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.training.distillation import Teacher
 
 FLAGS = ["--cpu", "--criterion", "label_smoothed_cross_entropy_dsp", "--heads-to-keep", 3]
 
@@ -75,15 +79,107 @@ def test_a_weight_out_of_range(weight: float, stock: Path, tiny_data: Path, tmp_
         build(tiny_data, tmp_path, "--distill-from", stock, f"--distill-weight={weight}")
 
 
-def test_a_missing_teacher_and_one_with_another_dictionary(stock: Path, tiny_data: Path, tmp_path: Path) -> None:
-    model, criterion, sample = build(tiny_data, tmp_path, "--distill-from", tmp_path / "none.pt")
-    with pytest.raises(UserError, match=r"--distill-from .*none.pt is missing"):
-        criterion(model.train(), sample)
-    state = torch.load(stock, weights_only=True)
+def altered(teacher: Path, path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A teacher whose state is changed."""
+    state = torch.load(teacher, weights_only=True)
+    change(state)
+    torch.save(state, path)
+    return path
+
+
+def other_words(state: dict[str, Any]) -> None:
     for name in ("decoder.embed_tokens.weight", "decoder.output_projection.weight"):
         if name in state["model"]:
             state["model"][name] = torch.cat([state["model"][name]] * 2)
-    torch.save(state, tmp_path / "other.pt")
-    model, criterion, sample = build(tiny_data, tmp_path, "--distill-from", tmp_path / "other.pt")
-    with pytest.raises(UserError, match=r"other.pt cannot be loaded with this training's dictionaries"):
-        criterion(model.train(), sample)
+
+
+def not_a_number(state: dict[str, Any]) -> None:
+    state["model"]["decoder.layers.0.fc1.weight"][0, 0] = float("nan")
+
+
+def test_teachers_that_cannot_be_used(stock: Path, tiny_data: Path, tmp_path: Path) -> None:
+    for path, message in (
+        (tmp_path / "none.pt", r"--distill-from .*none.pt is missing: give the checkpoint"),
+        (tmp_path, "is missing"),
+        (altered(stock, tmp_path / "other.pt", other_words), r"this training's dictionaries \(size mismatch"),
+        (altered(stock, tmp_path / "nan.pt", not_a_number), "holds a NaN or an infinity among its weights"),
+    ):
+        _, criterion, _ = build(tiny_data, tmp_path, "--distill-from", path)
+        with pytest.raises(UserError, match=message) as error:
+            criterion.before_training()
+        assert "\n" not in str(error.value)
+
+
+def test_a_missing_teacher_is_told_at_once(tiny_data: Path, tmp_path: Path) -> None:
+    flags = [*FLAGS, "--task", "translation_dsp", "--distill-from", tmp_path / "none.pt"]
+    args = support.tiny_train_args(tiny_data, tmp_path / "run", *flags, arch="transformer_dsp")
+    done = support.run_fairseq("train", *args, check=False)
+    assert done.returncode == 1
+    *before, last = done.stdout.splitlines()
+    assert last == f"error: --distill-from {tmp_path}/none.pt is missing: give the checkpoint of a trained model"
+    assert not [line for line in before if "Traceback" in line or "loaded 200 examples" in line]
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_reading_the_teacher_leaves_the_training_as_it_is(stock: Path, tiny_data: Path, tmp_path: Path) -> None:
+    flags = ["--distill-from", stock, "--eval-bleu", "--eval-bleu-args", '{"beam": 1}']
+    model, criterion, _ = build(tiny_data, tmp_path, "--task", "translation_dsp", *flags)
+    task = criterion.task
+    generator, before = task.sequence_generator, {**vars(task)}
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    criterion.before_training()
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
+    assert vars(task) == before
+    assert task.sequence_generator is generator
+    assert generator.model.single_model is model
+    assert criterion.teacher is criterion.teacher
+
+
+def test_the_bleu_of_validation_is_the_students(tiny_data: Path, tmp_path: Path) -> None:
+    """A student that learns nothing has the BLEU that it has without a teacher."""
+    teacher = ["--cpu", "--max-update", 60, "--lr", 0.02, "--train-subset", "valid", "--dropout", 0]
+    inprocess.train(tiny_data, tmp_path / "teacher", *teacher, arch="transformer")
+    path = tmp_path / "teacher/checkpoint_last.pt"
+    common = [*FLAGS, "--task", "translation_dsp", "--eval-bleu", "--eval-bleu-args", '{"beam": 1}', "--max-update", 1]
+    common += ["--lr", 1e-30, "--pruning-lr", 0]
+
+    def bleu(name: str, *more: object) -> float:
+        state = inprocess.train(tiny_data, tmp_path / name, *common, *more)
+        meters = {key: meter for _, key, _, meter in state["extra_state"]["metrics"]["valid"]}
+        return float(meters["_bleu_counts"]["sum"][0])  # the matching words
+
+    student = bleu("alone")
+    assert bleu("taught", "--distill-from", path) == student
+    assert bleu("teacher-again", "--finetune-from-model", path, "--heads-to-keep", 12) != student
+
+
+@pytest.mark.parametrize("more", [["--update-freq", 2], ["--update-freq", 2, "--memory-efficient-fp16"]])
+def test_resumed_equals_straight_through(more: list[Any], stock: Path, tiny_data: Path, tmp_path: Path) -> None:
+    def train(name: str, updates: int) -> dict[str, Any]:
+        flags = [*FLAGS, "--distill-from", stock, "--max-update", updates, "--cooldown-updates", 8, *more]
+        return inprocess.train(tiny_data, tmp_path / name, *flags)["model"]
+
+    straight = train("straight", 8)
+    train("resumed", 3)
+    resumed = train("resumed", 8)
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [([], torch.float32), (["--memory-efficient-fp16"], torch.float16)])
+def test_the_teacher_computes_with_the_students_precision(
+    precision: list[str], expected: torch.dtype, stock: Path, tiny_data: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    seen = set()
+    compute = Teacher.log_probabilities
+
+    def watched(self: Teacher, sample: dict[str, Any], like: torch.Tensor) -> torch.Tensor:
+        result = compute(self, sample, like)
+        seen.update({parameter.dtype for parameter in self._model.parameters()})
+        assert result.dtype == torch.float32
+        assert not self._model.training
+        return result
+
+    monkeypatch.setattr(Teacher, "log_probabilities", watched)
+    inprocess.train(tiny_data, tmp_path, *FLAGS, "--distill-from", stock, "--max-update", 2, *precision)
+    assert seen == {expected}
