@@ -1,12 +1,16 @@
 """Packaging of fairseq-dsp; the tested versions of everything below are in constraints.txt."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fairseq_dsp/version.py").read_text(encoding="utf-8"))[1]
+
 setup(
     name="fairseq-dsp",
-    version="0.1.0",
+    version=VERSION,
     description="Train fairseq translation Transformers down to exactly K attention heads",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
     if Path(__file__).with_name("README.md").exists()

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..model import PruningConfig, with_heads
 from .evaluate import PACKAGE
-from .study import DEFAULTS, Method, Options, Study, command_line
+from .options import DEFAULTS, Options, command_line
+from .study import Method, Study
 
 RUNS = "runs"
 RESULT = "result.json"
