@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -139,6 +140,8 @@ def _why_no_metric(args: Namespace, checkpoint: str) -> Iterator[str]:
     if option and not getattr(args, option.replace("-", "_"), False):
         yield f"best-checkpoint-metric is {metric}, which no validation has without {option}: give that too"
     known = _LOWEST_IS_BEST | set(_HIGHEST_IS_BEST)
+    if args.criterion == "cross_entropy" and not args.sentence_avg:
+        known -= {"nll_loss"}  # it is the loss
     if args.task in _KNOWN_TASKS and args.criterion in _KNOWN_CRITERIA and metric not in known:
         yield (
             f"best-checkpoint-metric is {metric}, which no validation has{closest(metric, known)}: "
@@ -191,14 +194,19 @@ class _Texts:
 
         key = args.task, split, combine
         if key not in self._loaded:
-            task = tasks.setup_task(args)
+            chatter = logging.getLogger("fairseq")
+            level = chatter.level
+            chatter.setLevel(logging.WARNING)
             try:
+                task = tasks.setup_task(args)
                 task.load_dataset(split, combine=combine, epoch=1)
             except (FileNotFoundError, ValueError) as error:  # an empty file cannot be mapped into memory
                 raise ValueError(
                     f"{where} is {split}, but fairseq cannot load such a text from {self.data.data_bin} ({error}): "
                     "give one that was prepared"
                 ) from error
+            finally:
+                chatter.setLevel(level)
             self._loaded[key] = task.dataset(split)
         return self._loaded[key]
 

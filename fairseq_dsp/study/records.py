@@ -111,20 +111,28 @@ def check_records(runs: Sequence[Run], *, finished: bool) -> list[str]:
     return said
 
 
-def begin(run: Run) -> None:
-    """Write a run's record before something of it is made; what a change of the study made useless is removed.
+def stale_steps(run: Run) -> set[str]:
+    """The steps of a run, by name, whose products a change of the study made useless.
 
     :raises UserError: as `check_records`.
     """
-    there, change = _changed(run)
-    if change:
-        for step in run.steps:
-            if change.training or step.name in ("compact", "evaluate"):
-                for path in (run.folder / f".{step.name}.done", *(() if step.checkpoints else step.products)):
-                    path.unlink(missing_ok=True)
+    _, change = _changed(run)
+    return {step.name for step in run.steps if change and (change.training or step.name in ("compact", "evaluate"))}
+
+
+def begin(run: Run) -> None:
+    """Write a run's record before something of it is made, and remove what is stale.
+
+    :raises UserError: as `check_records`.
+    """
+    stale = stale_steps(run)
+    for step in run.steps:
+        if step.name in stale:
+            for path in (step.marker(run.folder), *(() if step.checkpoints else step.products)):
+                path.unlink(missing_ok=True)
     if (run.folder / RESULT).is_file():
         return  # some of its files are made again
-    record = run.record or run.identity
+    there, record = _read(run), run.record or run.identity
     if there and _trained(run):
         versions = [*str(there.get("version", UNKNOWN)).split(", "), __version__]
         record = record | {"version": ", ".join(dict.fromkeys(versions))}
@@ -202,13 +210,13 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
     scoring: list[str] = []
     if "resolved" in there and run.record:
         training = _differing_steps(there, run.record)
-        training += [f"other {name}" for name in _differing(there["needs"], run.record["needs"])]
+        training += [f"other {name}" for name in _differing(there.get("needs", {}), run.record["needs"])]
         known = {"options", "recovery", "start", "teacher"}
     else:  # of a version that recorded the study alone
         for key in ("options", "recovery"):
-            one, other = _underscored(there[key]), _underscored(ours[key])
+            one, other = _underscored(there.get(key)), _underscored(ours[key])
             training += _differing_options(one, other, str(ours["checkpoint"]), {*one, *other})
-        training += [f"other {key}" for key in ("start", "teacher") if _needed(there[key]) != _needed(ours[key])]
+        training += [f"other {key}" for key in ("start", "teacher") if _needed(there.get(key)) != _needed(ours[key])]
         known = {"options", "recovery", "start", "teacher"}
     for key in _differing({k: v for k, v in there.items() if k in ours}, ours):
         if key not in known:
@@ -221,7 +229,7 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
 
 
 def _differing_steps(there: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    given = {name for part in (there, ours) for key in ("options", "recovery") for name in _underscored(part[key])}
+    given = {name for part in (there, ours) for key in ("options", "recovery") for name in _underscored(part.get(key))}
     found = []
     for step in dict.fromkeys([*there["resolved"], *ours["resolved"]]):
         one, other = there["resolved"].get(step), ours["resolved"].get(step)
@@ -264,8 +272,8 @@ def _needed(identity: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     own = {key: value for key, value in identity.items() if key not in _SCORING or key == "checkpoint"}
     for key in ("options", "recovery"):
-        own[key] = own[key] and _effective(_underscored(own[key]), str(own["checkpoint"]))
-    return own | {key: _needed(own[key]) for key in ("start", "teacher")}
+        own[key] = _effective(_underscored(own.get(key)), str(own.get("checkpoint")))
+    return own | {key: _needed(own.get(key)) for key in ("start", "teacher")}
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

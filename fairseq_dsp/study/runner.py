@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,23 +38,28 @@ def is_done(run: Run) -> bool:
     return (run.folder / RESULT).is_file() and all(path.is_file() for path in run.wanted)
 
 
-def missing_steps(run: Run) -> list[Step]:
-    """The steps of a run that are still to be done, in order."""
+def missing_steps(run: Run, stale: Container[str] = ()) -> list[Step]:
+    """The steps of a run that are still to be done, in order.
+
+    :param stale: the names of steps that are to be done again.
+    """
     needed = set(run.wanted)
     if not (run.folder / RESULT).is_file():
         needed |= set(run.steps[-1].products)
     missing: list[Step] = []
     for step in reversed(run.steps):
-        if (own := needed.intersection(step.products)) and not (_marker(run, step).exists() and _there(own)):
+        own = needed.intersection(step.products)
+        if own and not (step.name not in stale and step.marker(run.folder).exists() and _there(own)):
             missing.insert(0, step)
             needed |= set(step.inputs)
     return missing
 
 
-def with_wanted(runs: Sequence[Run]) -> list[Run]:
+def with_wanted(runs: Sequence[Run], stale: Callable[[Run], Container[str]] = lambda run: ()) -> list[Run]:
     """Return the runs with :attr:`Run.wanted`.
 
     :param runs: those first that others need.
+    :param stale: tells the steps of a run that are to be done again.
     """
     needed: set[Path] = set()
     found = []
@@ -62,7 +67,7 @@ def with_wanted(runs: Sequence[Run]) -> list[Run]:
         own = needed.intersection(product for step in run.steps for product in step.products)
         found.append(replace(run, wanted=tuple(sorted(own))))
         if not is_done(found[-1]):
-            needed.update(path for step in missing_steps(found[-1]) for path in step.inputs)
+            needed.update(path for step in missing_steps(found[-1], stale(run)) for path in step.inputs)
     return found[::-1]
 
 
@@ -105,18 +110,14 @@ def progress(run: Run) -> float:
     return done
 
 
-def _marker(run: Run, step: Step) -> Path:
-    return run.folder / f".{step.name}.done"
-
-
 def _there(paths: Iterable[Path]) -> bool:
     return all(path.is_file() for path in paths)
 
 
 def _do(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int) -> None:
     """Do a step and mark it as done."""
-    if not (step.checkpoints and _is_trained(step, ended=_marker(run, step).exists())):
-        _marker(run, step).unlink(missing_ok=True)
+    if not (step.checkpoints and _is_trained(step, ended=step.marker(run.folder).exists())):
+        step.marker(run.folder).unlink(missing_ok=True)
         for product in () if step.checkpoints else step.products:  # of an attempt that was interrupted
             product.unlink(missing_ok=True)
         _call(step, run, environment, lock)
@@ -124,7 +125,7 @@ def _do(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int) 
     if lacking:
         log = run.folder / LOG
         raise RunError(f"{step.name} ended well, but left no {', '.join(lacking)}; the end of {log}:\n{_ending(log)}")
-    write_text(_marker(run, step), "")
+    write_text(step.marker(run.folder), "")
 
 
 def _is_trained(step: Step, *, ended: bool) -> bool:
@@ -207,10 +208,13 @@ def _result(run: Run) -> dict[str, Any]:
         "scored": run.scored, "finished": time.strftime("%Y-%m-%d %H:%M:%S"), "version": version_of(run),
     }  # fmt: skip
     if run.scored:
-        scores = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))[0]
+        path = run.folder / SCORES
+        try:
+            scores = json.loads(path.read_text(encoding="utf-8"))[0]
+            result["heads"] = scores["kept"]["kept"] if scores["kept"] else run.heads
+        except (ValueError, LookupError, TypeError) as error:
+            raise RunError(f"{path} cannot be read ({error}): remove it and start the sweep again") from error
         result["scores"] = scores
-        if scores["kept"]:
-            result["heads"] = scores["kept"]["kept"]
     result["updates"] = sum(step.updates for step in run.steps)
     result["training_seconds"] = training_seconds(run.folder / LOG)
     if found := _PROCESSES.findall(_text(run.folder / LOG)):

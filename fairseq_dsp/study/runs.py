@@ -44,6 +44,10 @@ class Step:
     updates: int = 0
     output: Path | None = None
 
+    def marker(self, folder: Path) -> Path:
+        """The file that marks it as done, in its run's folder."""
+        return folder / f".{self.name}.done"
+
 
 @dataclass(frozen=True)
 class Run:

@@ -53,7 +53,7 @@ from .checks import check_runs
 from .cluster import check_options, run_on_slurm
 from .local import Local, run_locally
 from .lock import LockedError, locked
-from .records import RECORD, check_records
+from .records import RECORD, check_records, stale_steps
 from .results import REFERENCES, STUDY, read_results, summary_table
 from .runner import LOCK, is_done, missing_steps, progress, stop_all, with_wanted
 from .runs import RUNS, Run, expand
@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
     runs = check_runs(study, with_wanted(expand(study, results)))
     for text in check_records(runs, finished=all(map(is_done, runs))):
         print(text, file=sys.stderr)
+    runs = with_wanted(runs, stale_steps)
     if args.dry_run:
         _print_commands(runs)
         return
@@ -210,7 +211,7 @@ def _print_commands(runs: list[Run]) -> None:
             print(f"# {run.name}: done")
             continue
         print(f"# {run.name}" + (f", after {', '.join(run.needs)}" if run.needs else ""))
-        for step in missing_steps(run):
+        for step in missing_steps(run, stale_steps(run)):
             print(shlex.join(step.command) + (f" > {shlex.quote(str(step.output))}" if step.output else ""))
 
 
