@@ -18,7 +18,7 @@ from pathlib import Path
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from ..errors import UserError
-from ..model import PrunableTransformer
+from ..model import PrunableTransformer, PruningConfig
 from ..model.config import flag, flat_names
 from .checkpoint import TrainedModel, check_target, write_files
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep, kept_heads=args.kept_heads)
     if model.is_compact:
         raise UserError(f"the checkpoint {model.path} is compact already: use it as it is")
-    if not model.chosen:
+    if not model.chosen and not PruningConfig.from_namespace(model.options).has_budget:
         raise UserError(
             f"the checkpoint {model.path} was not trained with pruning, so no heads are chosen: train with "
             "--heads-to-keep K, or give --kept-heads FILE with heads scored by fairseq-dsp score-heads"

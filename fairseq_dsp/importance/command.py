@@ -50,11 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Score the heads; print or write what was asked for.
-
-    :raises UserError: if the split is a test set, missing or empty, or an option does not fit the model.
-    """
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise a `UserError` for a test set, or a number that cannot be, whatever the model."""
     if args.split.lower().startswith("test"):
         raise UserError(
             f"--split {args.split} is a test set, and heads chosen on it would make its BLEU worthless: "
@@ -64,6 +61,14 @@ def run(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}, but it must be 1 or more")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Score the heads; print or write what was asked for.
+
+    :raises UserError: if the split is a test set, missing or empty, or an option does not fit the model.
+    """
+    check_arguments(args)
     model, dataset = _load(args.checkpoint, args.data, args.split)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     model = model.to(device).float()

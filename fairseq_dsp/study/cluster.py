@@ -1,42 +1,65 @@
-"""Runs on a SLURM cluster, through submitit: an array of jobs, one element a run."""
+"""Runs on a SLURM cluster, through submitit: arrays of jobs, one element a run."""
 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
+import math
 import os
+import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..subset import OWN
 from .atomic import write_json
+from .lock import LockedError
 from .runner import execute, is_done
 from .runs import LOG, Run
+from .slurm import SlurmError, queued, submit
 
-OPTIONS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "partition": (str, "slurm_partition"),
-    "account": (str, "slurm_account"),
-    "qos": (str, "slurm_qos"),
-    "constraint": (str, "slurm_constraint"),
-    "minutes": (int, "timeout_min"),
-    "cpus": (int, "cpus_per_task"),
-    "gpus": (int, "gpus_per_node"),
-    "memory_gb": ((int, float), "mem_gb"),
-    "at_a_time": (int, "slurm_array_parallelism"),
-    "requeues": (int, "max_num_timeout"),
-    "setup": (list, "slurm_setup"),
-    "additional": (dict, "slurm_additional_parameters"),
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a study's ``slurm``.
+
+    :param kind: type of its value.
+    :param name: what submitit calls it, or None for what is none of its business.
+    :param least: the smallest number.
+    """
+
+    kind: type
+    name: str | None
+    least: float | None = None
+
+
+KEYS = {
+    "partition": Key(str, "slurm_partition"),
+    "account": Key(str, "slurm_account"),
+    "qos": Key(str, "slurm_qos"),
+    "constraint": Key(str, "slurm_constraint"),
+    "minutes": Key(int, "timeout_min", 1),
+    "cpus": Key(int, "cpus_per_task", 1),
+    "gpus": Key(int, "gpus_per_node", 0),
+    "memory_gb": Key(float, "mem_gb", 0.001),
+    "at_a_time": Key(int, "slurm_array_parallelism", 1),
+    "array_size": Key(int, None, 1),
+    "requeues": Key(int, "max_num_timeout", 0),
+    "setup": Key(list, "slurm_setup"),
+    "additional": Key(dict, "slurm_additional_parameters"),
 }
-"""The keys of a study's ``slurm`` → type, and the name that submitit gives it."""
+"""The keys of a study's ``slurm``."""
 
 _JOB = "slurm.json"
-POLL = 2.0  # seconds
+POLL = 5.0  # seconds between two looks for results
+ASK = 30.0  # seconds between two questions to SLURM
+GRACE = 120.0  # seconds after which a result that a shared file system does not show is none
+PAUSE = 10.0  # seconds before a refused command is tried again
+TRIES = 6
 
 
 class Job:
@@ -47,8 +70,16 @@ class Job:
         self.environment = dict(environment)
 
     def __call__(self) -> None:
-        """Do what is missing of the run."""
-        execute(self.run, self.environment)
+        """Do what is missing of the run; if another process is at it, wait, for it may end without the result."""
+        told = ""
+        while not is_done(self.run):
+            try:
+                execute(self.run, self.environment)
+            except LockedError as error:
+                if str(error) != told:
+                    told = str(error)
+                    print(f"{self.run.name}: {told}, is at work on it, and is waited for", flush=True)
+                time.sleep(POLL)
 
     def checkpoint(self) -> Any:
         """What submitit is to queue again: the same; the checkpoints on the disk are the state."""
@@ -59,11 +90,29 @@ class Job:
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raise a `UserError` unless a study's ``slurm`` can be used."""
-    for key, value in options.items():
-        if key not in OPTIONS:
-            raise UserError(f"slurm has an unknown key {key}: give some of {', '.join(OPTIONS)}")
-        if not isinstance(value, OPTIONS[key][0]) or isinstance(value, bool):
-            raise UserError(f"slurm: {key} is {value!r}, which is of the wrong type")
+    for name, value in options.items():
+        if name not in KEYS:
+            raise UserError(f"slurm has an unknown key {name}: give some of {', '.join(KEYS)}")
+        key = KEYS[name]
+        kinds: Any = (int, float) if key.kind is float else key.kind
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise UserError(f"slurm: {name} is {value!r}, which is of the wrong type")
+        if key.least is not None and not key.least <= value < math.inf:
+            raise UserError(f"slurm: {name} is {value}, but a number from {key.least} is expected")
+        if key.kind is str and not (value.strip() and value.isprintable()):
+            raise UserError(f"slurm: {name} is {value!r}, but a name is expected: give one, or leave the key out")
+        if key.kind is list and not all(isinstance(line, str) for line in value):
+            raise UserError(f"slurm: {name} is {value!r}, but a list of lines for the shell is expected")
+        if key.kind is dict:
+            _check_additional(value)
+
+
+def _check_additional(options: Mapping[Any, Any]) -> None:
+    for name, value in options.items():
+        if not isinstance(name, str) or not isinstance(value, (str, int, float)):
+            raise UserError(f"slurm: additional has {name!r}: {value!r}, but options of sbatch are expected")
+        if name.replace("_", "-") in ("array", "output", "error", "wrap"):
+            raise UserError(f"slurm: additional has {name}, but a sweep sets it itself: leave it out")
 
 
 def run_on_slurm(
@@ -74,12 +123,14 @@ def run_on_slurm(
     done: set[str],
     tick: Callable[[], None],
     failed: Callable[[Run, str], None],
+    say: Callable[[str], None],
 ) -> None:
     """Do all runs as SLURM jobs; the arguments are those of `run_locally`.
 
-    When this process ends, the jobs go on; started again, it finds them.
+    When this process ends, the jobs go on; started again, it finds them. What tells that a run is finished is its
+    result; SLURM is asked now and then for jobs that are gone, and may fail to answer.
 
-    :param options: a study's ``slurm``; see :data:`OPTIONS`.
+    :param options: a study's ``slurm``; see :data:`KEYS`.
     :param folder: for submitit's files.
     :raises UserError: if there is no SLURM, or it refuses the jobs.
     """
@@ -87,16 +138,14 @@ def run_on_slurm(
         if not shutil.which(tool):
             raise UserError(f"the command {tool} is missing: run the sweep where SLURM is, or without --slurm")
     check_options(options)
+    slurm = _Slurm(options, folder, say)
     waiting, broken = list(runs), set[str]()
-    going: dict[str, Run] = {}
-    missing: dict[str, int] = {}
-    queued = _queued()
-    for run in list(waiting):
-        if (job := _job_of(run)) and job in queued:
-            going[job] = run
-            waiting.remove(run)
-    while waiting or going:
-        ready = []
+    there = slurm.first_answer()
+    going = {job: run for run in waiting if (job := _job_of(run)) and job in there}
+    waiting = [run for run in waiting if run not in going.values()]
+    gone: dict[str, float] = {}  # since when SLURM does not know a job any more
+    ready: list[Run] = []
+    while waiting or ready or going:
         for run in list(waiting):
             if blocking := broken.intersection(run.needs):
                 waiting.remove(run)
@@ -105,57 +154,121 @@ def run_on_slurm(
             elif done.issuperset(run.needs):
                 waiting.remove(run)
                 ready.append(run)
-        if ready:
-            going |= _submit(ready, options, folder)
+        going |= slurm.submit_some(ready, busy=bool(going))
         time.sleep(POLL)
-        queued = _queued()
+        answer = slurm.answer()
         for job, run in list(going.items()):
+            with contextlib.suppress(OSError):
+                os.listdir(run.folder)  # makes a network file system look again
             if is_done(run):
                 done.add(run.name)
-            elif job in queued:
-                missing.pop(job, None)
+            elif answer is None:
                 continue
-            elif missing.setdefault(job, 0) < 5:  # it may be starting, or its files may be on their way
-                missing[job] += 1
+            elif job in answer:
+                gone.pop(job, None)
                 continue
-            else:
+            elif reason := _reason(job, run, folder, late=time.monotonic() - gone.setdefault(job, time.monotonic())):
                 broken.add(run.name)
-                failed(run, _reason(job, run, folder))
+                failed(run, reason)
+            else:
+                continue
             del going[job]
         tick()
 
 
-def _submit(runs: Sequence[Run], options: Mapping[str, Any], folder: Path) -> dict[str, Run]:
-    import submitit
+@dataclass
+class _Slurm:
+    """What this sweep asks of SLURM, and what it refused.
 
-    keys = {OPTIONS[key][1]: value for key, value in options.items()}
-    requeues = keys.pop("max_num_timeout", 100)
-    executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=requeues)
-    executor.update_parameters(name="fairseq-dsp", **({"timeout_min": 24 * 60, "cpus_per_task": 1} | keys))
-    threads = str(options.get("cpus", 1))
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    environment |= {OWN: os.environ[OWN]} if OWN in os.environ else {}
-    try:
-        with executor.batch():
-            jobs = [executor.submit(Job(run, environment)) for run in runs]
-    except Exception as error:
-        raise UserError(
-            f"SLURM did not take the jobs ({' '.join(str(error).split())}): see the study's slurm"
-        ) from error
-    for run, job in zip(runs, jobs, strict=True):
-        write_json(run.folder / _JOB, {"job": job.job_id})
-    return {job.job_id: run for run, job in zip(runs, jobs, strict=True)}
+    :param size: how many runs an array may have, as far as that is known.
+    """
 
+    options: Mapping[str, Any]
+    folder: Path
+    say: Callable[[str], None]
+    size: int = field(init=False)
+    asked: float = -math.inf
+    silent: bool = False
+    refusals: int = 0
+    not_before: float = -math.inf
 
-def _queued() -> set[str]:
-    """The jobs of this user that wait or run, array elements one by one."""
-    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
-    listed = subprocess.run(command, capture_output=True, text=True)
-    if listed.returncode:
-        raise UserError(
-            f"squeue failed ({listed.stderr.strip()}), so the jobs cannot be followed: they go on; try again"
-        )
-    return set(listed.stdout.split())
+    def __post_init__(self) -> None:
+        self.size = self.options.get("array_size", 10**6)
+
+    def first_answer(self) -> set[str]:
+        """The jobs in the queue: before that is known, nothing may be submitted twice.
+
+        :raises UserError: if SLURM does not answer.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                return queued()
+            except SlurmError as error:
+                if not left:
+                    raise UserError(
+                        f"SLURM does not tell which jobs there are ({error}): try again when it does; the jobs of "
+                        "earlier sweeps go on"
+                    ) from error
+            time.sleep(PAUSE)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def answer(self) -> set[str] | None:
+        """The jobs in the queue, or None while it is too early to ask again, or SLURM does not answer."""
+        if time.monotonic() - self.asked < ASK:
+            return None
+        self.asked = time.monotonic()
+        try:
+            found = queued()
+        except SlurmError as error:
+            if not self.silent:
+                self.say(f"SLURM does not answer ({error}); the jobs go on, and it is asked again")
+            self.silent = True
+            return None
+        self.silent = False
+        return found
+
+    def submit_some(self, ready: list[Run], *, busy: bool) -> dict[str, Run]:
+        """Submit what SLURM takes of the runs that are *ready*; return those by their jobs, and take them off the list.
+
+        An array that SLURM refuses is halved, for clusters limit its size. A single run that it refuses is tried again
+        later: clusters limit the number of jobs of a user, too.
+
+        :param busy: whether there are jobs that may make room.
+        :raises UserError: if SLURM refuses a run for good.
+        """
+        taken: dict[str, Run] = {}
+        while ready and time.monotonic() >= self.not_before:
+            portion = ready[: self.size]
+            try:
+                jobs = submit([Job(run, self._environment()) for run in portion], self._parameters(), self.folder)
+            except SlurmError as error:
+                self._refused(error, len(portion), busy=busy or bool(taken))
+                continue
+            self.refusals = 0
+            del ready[: len(portion)]
+            for job, run in zip(jobs, portion, strict=True):
+                write_json(run.folder / _JOB, {"job": job})
+                taken[job] = run
+        return taken
+
+    def _refused(self, error: SlurmError, runs: int, *, busy: bool) -> None:
+        if runs > 1 and not error.passing:
+            self.size = runs // 2
+            return
+        self.refusals += 1
+        if not busy and not (error.passing and self.refusals < TRIES):
+            raise UserError(f"SLURM did not take the jobs ({error}): see the study's slurm") from error
+        if self.refusals == 1:
+            self.say(f"SLURM did not take a job ({error}); it is tried again")
+        self.not_before = time.monotonic() + (ASK if busy else PAUSE)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {name: value for key, value in self.options.items() if (name := KEYS[key].name)}
+
+    def _environment(self) -> dict[str, str]:
+        threads = str(self.options.get("cpus", 1))
+        own = {OWN: os.environ[OWN]} if OWN in os.environ else {}
+        return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **own}
 
 
 def _job_of(run: Run) -> str | None:
@@ -164,8 +277,11 @@ def _job_of(run: Run) -> str | None:
     return None
 
 
-def _reason(job: str, run: Run, folder: Path) -> str:
-    """Why a job ended without a result."""
+def _reason(job: str, run: Run, folder: Path, *, late: float) -> str | None:
+    """Why a job that is gone ended without a result; None if that may come yet.
+
+    :param late: for how many seconds it has been gone.
+    """
     from submitit import SlurmJob
 
     paths = SlurmJob(folder=folder, job_id=job).paths
@@ -173,5 +289,7 @@ def _reason(job: str, run: Run, folder: Path) -> str:
         with contextlib.suppress(Exception):
             outcome, trace = SlurmJob(folder=folder, job_id=job)._get_outcome_and_result()
             if outcome == "error":
-                return str(trace).strip().rpartition("RunError: ")[2]
+                return re.split(r"\b(?:RunError|UserError|UncompletedJobError): ", str(trace).strip())[-1]
+    if late < GRACE:
+        return None
     return f"SLURM ended the job {job} without a result; see {paths.stderr} and {run.folder / LOG}"

@@ -9,8 +9,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from ..errors import UserError
+from .lock import LockedError
 from .runner import RunError, execute
 from .runs import Run
+
+PAUSE = 5.0
+"""Seconds after which a run that another process is at is tried again."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,22 @@ def run_locally(
     done: set[str],
     tick: Callable[[], None],
     failed: Callable[[Run, str], None],
+    say: Callable[[str], None],
 ) -> None:
     """Do all runs, each when those that it needs are finished; a run that fails stops only those that need it.
+
+    A run that another process is at, such as a job of this sweep, is waited for.
 
     :param runs: the runs that are not finished.
     :param done: names of finished runs; names are added.
     :param tick: called about twice a second.
     :param failed: called with a run that failed and the reason.
+    :param say: called with what the user should know.
     :raises UserError: if the results cannot be written.
     """
     waiting, broken = list(runs), set[str]()
     slots = list(range(local.jobs))
+    elsewhere: dict[str, float] = {}  # when a run is to be tried again
     going: dict[Future[None], tuple[Run, int]] = {}
     pool = ThreadPoolExecutor(local.jobs)
     while waiting or going:
@@ -80,7 +89,7 @@ def run_locally(
                 waiting.remove(run)
                 broken.add(run.name)
                 failed(run, f"not started, because {', '.join(sorted(blocking))} failed")
-            elif slots and done.issuperset(run.needs):
+            elif slots and done.issuperset(run.needs) and elsewhere.get(run.name, 0) <= time.monotonic():
                 waiting.remove(run)
                 slot = slots.pop(0)
                 going[pool.submit(execute, run, local.environment(slot))] = run, slot
@@ -91,6 +100,11 @@ def run_locally(
             try:
                 future.result()
                 done.add(run.name)
+            except LockedError as error:
+                if run.name not in elsewhere:
+                    say(f"run {run.name}: {error}, is at work on it, and is waited for")
+                elsewhere[run.name] = time.monotonic() + PAUSE
+                waiting.append(run)
             except RunError as error:
                 broken.add(run.name)
                 failed(run, str(error))

@@ -171,10 +171,10 @@ def _setting(results: Results) -> str:
 
 
 def _missing(results: Results) -> str:
-    missing = results.missing
-    if not missing:
-        return ""
-    return f"Not finished: {len(missing)} of {len(results.study['runs'])} runs ({', '.join(missing)})."
+    missing, told = results.missing, [results.mixture]
+    if missing:
+        told.insert(0, f"Not finished: {len(missing)} of {len(results.study['runs'])} runs ({', '.join(missing)}).")
+    return " ".join(filter(None, told))
 
 
 def _markdown(results: Results, parts: list[Table], pictures: dict[str, tuple[str, str]]) -> str:

@@ -14,6 +14,7 @@ from .prepared import PreparedData
 from .runs import LOG, RESULT, RUNS
 
 STUDY = "study.json"
+REFERENCES = "references.txt"
 BASE = "base"
 BASE_TITLE = "unpruned"
 
@@ -67,6 +68,19 @@ class Results:
     def missing(self) -> list[str]:
         """Names of runs without a result."""
         return [name for name in self.study["runs"] if name not in {run["run"] for run in self.runs}]
+
+    @property
+    def mixture(self) -> str:
+        """A sentence that says which runs were made in another way than others; empty if there are none."""
+        told = []
+        for key, title in (("version", "by version {}"), ("processes", "trained by {} process(es)")):
+            made: dict[Any, list[str]] = {}
+            for run in self.runs:
+                if key in run or key == "version":  # early versions did not write theirs
+                    made.setdefault(run.get(key, "unknown"), []).append(run["run"])
+            if len(made) > 1:
+                told += [f"{title.format(value)} {', '.join(names)}" for value, names in made.items()]
+        return f"Not all runs were made alike: {'; '.join(told)}." if told else ""
 
     @property
     def data(self) -> PreparedData:
@@ -126,4 +140,5 @@ def summary_table(results: Results) -> str:
         heads = f"{row.heads} of {total}"
         lines.append(f"{row.title:<{width}} {heads:>9} {bleu:>14} {row.mean('chrf'):7.2f} {parameters:11,d}")
     lines += [f"missing: {', '.join(results.missing)}"] if results.missing else []
+    lines += [results.mixture] if results.mixture else []
     return "\n".join(lines)

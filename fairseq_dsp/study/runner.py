@@ -1,4 +1,8 @@
-"""Doing one run: its steps one after the other, each done once, whatever interrupts it."""
+"""Doing one run: its steps one after the other, each done once, whatever interrupts it.
+
+A step is done when its command has ended well and what it is for is there. What was removed since is made again where
+something that is still to be done needs it.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,21 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from .atomic import write_json, write_text
+from .lock import locked
+from .records import begin, version_of
 from .runs import LOG, RESULT, SCORES, Run, Step
 
-IDENTITY = "run.json"
+LOCK = ".lock"
+_PROCESSES = re.compile(r"training on (\d+) devices")
 _UPDATES = re.compile(r'"num_updates": "(\d+)"|num_updates=(\d+)|@ (\d+) updates')
+_RESETS = {"--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader"}
 
 
 class RunError(Exception):
@@ -25,79 +34,135 @@ class RunError(Exception):
 
 
 def is_done(run: Run) -> bool:
-    """Whether a run has its result."""
-    return (run.folder / RESULT).is_file()
+    """Whether a run has its result and the files that others want of it."""
+    return (run.folder / RESULT).is_file() and all(path.is_file() for path in run.wanted)
 
 
-def check_identity(run: Run) -> None:
-    """Raise a `UserError` if the run's folder holds a run with other settings."""
-    path = run.folder / IDENTITY
-    if not path.exists():
-        return
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not JSON ({error}): it is none of a sweep's, so give another folder with --results"
-        ) from error
-    ours = json.loads(json.dumps(run.identity))
-    if not isinstance(there, dict):
-        raise UserError(f"{path} is none of a sweep's: give another folder with --results")
-    if there != ours:
-        differing = sorted(key for key in {*there, *ours} if there.get(key) != ours.get(key))
-        raise UserError(
-            f"{run.folder} holds results of another study, or of this one before it was changed (other "
-            f"{', '.join(differing)}): give another folder with --results, or remove that one"
-        )
+def missing_steps(run: Run, stale: Container[str] = ()) -> list[Step]:
+    """The steps of a run that are still to be done, in order.
+
+    :param stale: the names of steps that are to be done again.
+    """
+    needed = set(run.wanted)
+    if not (run.folder / RESULT).is_file():
+        needed |= set(run.steps[-1].products)
+    missing: list[Step] = []
+    for step in reversed(run.steps):
+        own = needed.intersection(step.products)
+        if own and not (step.name not in stale and step.marker(run.folder).exists() and _there(own)):
+            missing.insert(0, step)
+            needed |= set(step.inputs)
+    return missing
+
+
+def with_wanted(runs: Sequence[Run], stale: Callable[[Run], Container[str]] = lambda run: ()) -> list[Run]:
+    """Return the runs with :attr:`Run.wanted`.
+
+    :param runs: those first that others need.
+    :param stale: tells the steps of a run that are to be done again.
+    """
+    needed: set[Path] = set()
+    found = []
+    for run in reversed(runs):
+        own = needed.intersection(product for step in run.steps for product in step.products)
+        found.append(replace(run, wanted=tuple(sorted(own))))
+        if not is_done(found[-1]):
+            needed.update(path for step in missing_steps(found[-1], stale(run)) for path in step.inputs)
+    return found[::-1]
 
 
 def execute(run: Run, environment: Mapping[str, str] | None = None) -> None:
     """Do what is missing of a run, and write its result.
 
     :param environment: variables for the commands, on top of this process's.
-    :raises RunError: if a command ends badly.
-    :raises UserError: if a file cannot be written.
+    :raises LockedError: if another process is at it.
+    :raises RunError: if a command ends badly, or well without leaving what it is for.
+    :raises UserError: if a file cannot be written, or the run's folder holds something else.
     """
     if is_done(run):
         return
-    check_identity(run)
-    write_json(run.folder / IDENTITY, run.identity)
-    for step in run.steps:
-        marker = run.folder / f".{step.name}.done"
-        if marker.exists():
-            continue
+    with locked(run.folder / LOCK) as lock:
+        if is_done(run):  # by then
+            return
         try:
-            if not _is_trained(step):
-                _call(step, run, environment)
+            begin(run)
+            for step in missing_steps(run):
+                _do(step, run, environment, lock)
+            if not (run.folder / RESULT).is_file():
+                write_json(run.folder / RESULT, _result(run))
         except OSError as error:
             where = error.filename or run.folder
             raise UserError(f"{where} cannot be written ({error.strerror}): mend that and start again") from error
-        write_text(marker, "")
-    write_json(run.folder / RESULT, _result(run))
 
 
 def progress(run: Run) -> float:
     """How much of :attr:`Run.work` is done, judged by the end of the run's log."""
     if is_done(run):
         return run.work
-    done = 0.0
-    for step in run.steps:
-        if (run.folder / f".{step.name}.done").exists():
-            done += step.updates
-        elif step.updates:
-            found = _UPDATES.findall(_tail(run.folder / LOG, 4096).rpartition("\n$ ")[2])
-            if found:
-                done += min(step.updates, int(next(filter(None, found[-1]))))
-            break
+    missing = missing_steps(run)
+    done = run.work - sum(step.updates for step in missing)
+    if not (run.folder / RESULT).is_file():
+        done -= run.work - sum(step.updates for step in run.steps)
+    if missing and missing[0].updates:
+        found = _UPDATES.findall(_tail(run.folder / LOG, 4096).rpartition("\n$ ")[2])
+        if found:
+            done += min(missing[0].updates, int(next(filter(None, found[-1]))))
     return done
 
 
-def _call(step: Step, run: Run, environment: Mapping[str, str] | None) -> None:
-    run.folder.mkdir(parents=True, exist_ok=True)
+def _there(paths: Iterable[Path]) -> bool:
+    return all(path.is_file() for path in paths)
+
+
+def _do(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int) -> None:
+    """Do a step and mark it as done."""
+    if not (step.checkpoints and _is_trained(step, ended=step.marker(run.folder).exists())):
+        step.marker(run.folder).unlink(missing_ok=True)
+        for product in () if step.checkpoints else step.products:  # of an attempt that was interrupted
+            product.unlink(missing_ok=True)
+        _call(step, run, environment, lock)
+    lacking = [str(product) for product in step.products if not product.is_file()]
+    if lacking:
+        log = run.folder / LOG
+        raise RunError(f"{step.name} ended well, but left no {', '.join(lacking)}; the end of {log}:\n{_ending(log)}")
+    write_text(step.marker(run.folder), "")
+
+
+def _is_trained(step: Step, *, ended: bool) -> bool:
+    """Whether an interrupted training had made its last update: fairseq would make one more.
+
+    Checkpoints that a training cannot go on from are set aside, so that it starts anew: of one that ended and whose
+    checkpoint was removed since, or without the state of the optimiser.
+
+    :param ended: whether the training came to its end before.
+    :raises RunError: if the last checkpoint cannot be read.
+    """
+    assert step.checkpoints
+    last = step.checkpoints / "checkpoint_last.pt"
+    if last.exists() and not ended:
+        from fairseq import checkpoint_utils
+
+        try:
+            state = checkpoint_utils.load_checkpoint_to_cpu(str(last))
+        except UserError as error:
+            raise RunError(f"{error}; without the folder {step.checkpoints} the training starts anew") from error
+        ended = state["optimizer_history"][-1]["num_updates"] >= step.updates
+        if ended and _there(step.products):
+            return True
+        if not ended and state.get("last_optimizer_state") and not _RESETS.intersection(step.command):
+            return False
+        ended = True
+    if ended and step.checkpoints.is_dir():
+        number = 1
+        while (aside := step.checkpoints.with_name(f"{step.checkpoints.name}.{number}")).exists():
+            number += 1
+        step.checkpoints.rename(aside)
+    return False
+
+
+def _call(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int) -> None:
     log = run.folder / LOG
     partial = step.output and step.output.with_name(f".{step.output.name}.tmp")
-    for leftover in step.leftovers:
-        leftover.unlink(missing_ok=True)
     with log.open("ab") as file:
         file.write(f"\n$ {' '.join(step.command)}\n".encode())
         file.flush()
@@ -108,6 +173,7 @@ def _call(step: Step, run: Run, environment: Mapping[str, str] | None) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output or file,
             stderr=file,
+            pass_fds=[lock],  # should it outlive this process, the run stays locked
         )
         _running.add(process)
         try:
@@ -136,35 +202,34 @@ def _dying_with_us() -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
-def _is_trained(step: Step) -> bool:
-    """Whether a training had made its last update when it was interrupted: fairseq would make one more."""
-    if not step.checkpoints or not (step.checkpoints / "checkpoint_last.pt").exists():
-        return False
-    from fairseq import checkpoint_utils
-
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(step.checkpoints / "checkpoint_last.pt"))
-    return bool(state["optimizer_history"][-1]["num_updates"] >= step.updates)
-
-
 def _result(run: Run) -> dict[str, Any]:
     result: dict[str, Any] = {
         "run": run.name, "label": run.label, "method": run.method, "heads": run.heads, "seed": run.seed,
-        "scored": run.scored, "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "scored": run.scored, "finished": time.strftime("%Y-%m-%d %H:%M:%S"), "version": version_of(run),
     }  # fmt: skip
     if run.scored:
-        scores = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))[0]
+        path = run.folder / SCORES
+        try:
+            scores = json.loads(path.read_text(encoding="utf-8"))[0]
+            result["heads"] = scores["kept"]["kept"] if scores["kept"] else run.heads
+        except (ValueError, LookupError, TypeError) as error:
+            raise RunError(f"{path} cannot be read ({error}): remove it and start the sweep again") from error
         result["scores"] = scores
-        if scores["kept"]:
-            result["heads"] = scores["kept"]["kept"]
     result["updates"] = sum(step.updates for step in run.steps)
     result["training_seconds"] = training_seconds(run.folder / LOG)
+    if found := _PROCESSES.findall(_text(run.folder / LOG)):
+        result["processes"] = max(map(int, found))  # which is what the batches are multiplied by
     return result
 
 
 def training_seconds(log: Path) -> float:
     """How long the trainings in a run's log took, by fairseq's own account; of an interrupted one, the last part."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    lines = _text(log).splitlines()
     return round(sum(float(line.split()[-2]) for line in lines if "done training in" in line), 1)
+
+
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
 
 
 def _tail(path: Path, size: int) -> str:

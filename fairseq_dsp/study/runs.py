@@ -10,7 +10,8 @@ from typing import Any
 
 from ..model import PruningConfig, with_heads
 from .evaluate import PACKAGE
-from .study import DEFAULTS, Method, Options, Study, command_line
+from .options import DEFAULTS, Options, command_line
+from .study import Method, Study
 
 RUNS = "runs"
 RESULT = "result.json"
@@ -28,18 +29,24 @@ class Step:
 
     :param name: unique in its run; a file of this name marks that the command has ended well.
     :param command: its words.
+    :param products: the files for which it is done.
+    :param inputs: the files of other steps, of this run or of one that it needs, that it reads.
     :param checkpoints: for a training, the folder of its checkpoints.
     :param updates: for a training, the number of its updates.
-    :param output: the file that receives what the command prints, or None for the log.
-    :param leftovers: files that an interrupted attempt may have left, and that the command does not replace.
+    :param output: the product that receives what the command prints, or None for the log.
     """
 
     name: str
     command: tuple[str, ...]
+    products: tuple[Path, ...] = ()
+    inputs: tuple[Path, ...] = ()
     checkpoints: Path | None = None
     updates: int = 0
     output: Path | None = None
-    leftovers: tuple[Path, ...] = ()
+
+    def marker(self, folder: Path) -> Path:
+        """The file that marks it as done, in its run's folder."""
+        return folder / f".{self.name}.done"
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,10 @@ class Run:
     :param seed: of its training.
     :param needs: names of the runs that must be finished before it.
     :param steps: its commands, in order.
-    :param identity: everything its result depends on; JSON-like.
+    :param identity: everything in the study that its result depends on; JSON-like.
     :param scored: whether it ends in scores.
+    :param wanted: its files that runs which are not finished need.
+    :param record: its identity with the options of its trainings as fairseq resolves them; see :mod:`~.records`.
     """
 
     name: str
@@ -67,6 +76,8 @@ class Run:
     steps: tuple[Step, ...] = ()
     identity: dict[str, Any] = field(default_factory=dict)
     scored: bool = True
+    wanted: tuple[Path, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def work(self) -> float:
@@ -170,31 +181,32 @@ class _Maker:
         recovery = method.recovery if scored else None
         teacher = self.base(seed) if method.distill else None
         steps: list[Step] = []
-        checkpoint = self._checkpoint(start.folder / "checkpoints") if start else None
+        model = self._checkpoint(start.folder / "checkpoints") if start else None
         kept: list[str] = []  # how the heads are given to what comes after the pruning
+        chosen = folder / "kept.json"
         if options is not None:
-            steps.append(self._training("train", options, seed, folder / "checkpoints", checkpoint, teacher))
-            checkpoint = self._checkpoint(folder / "checkpoints")
-        elif score_heads is not None:
-            assert checkpoint is not None
-            words = ["score-heads", str(checkpoint), "--data", str(self._data_bin), "--heads-to-keep", str(heads)]
-            steps.append(Step("score-heads", (*_COMMAND, *words, "--out", str(folder / "kept.json"), *score_heads)))
-            kept = ["--kept-heads", str(folder / "kept.json")]
-        elif heads is not None:
+            steps.append(self._training("train", options, seed, folder / "checkpoints", model, teacher))
+            model = self._checkpoint(folder / "checkpoints")
+        assert model is not None
+        if score_heads is not None:
+            words = ["score-heads", str(model), "--data", str(self._data_bin), "--heads-to-keep", str(heads)]
+            command = (*_COMMAND, *words, "--out", str(chosen), *score_heads)
+            steps.append(Step("score-heads", command, products=(chosen,), inputs=(model,)))
+            kept = ["--kept-heads", str(chosen)]
+        elif options is None:
             kept = ["--heads-to-keep", str(heads)]
         if recovery is not None:
             if score_heads is None:
-                words = ["heads", str(checkpoint), "--format", "json", *kept]
-                steps.append(Step("heads", (*_COMMAND, *words), output=folder / "kept.json"))
-            fixed = {name.replace("_", "-"): v for name, v in with_heads(str(folder / "kept.json")).items()}
+                command = (*_COMMAND, "heads", str(model), "--format", "json", *kept)
+                steps.append(Step("heads", command, products=(chosen,), inputs=(model,), output=chosen))
+            fixed = {name.replace("_", "-"): v for name, v in with_heads(str(chosen)).items()}
             recovered = folder / "recovered"
             # an option of the recipe that has a say in the choice is none of this training's
             more = {name: v for name, v in self._options(recovery, fixed).items() if fixed.get(name, True)}
-            steps.append(self._training("recover", more, seed, recovered, checkpoint, teacher))
-            checkpoint, kept = self._checkpoint(recovered), []
+            steps.append(self._training("recover", more, seed, recovered, model, teacher, chosen))
+            model, kept = self._checkpoint(recovered), []
         if scored:
-            assert checkpoint is not None
-            steps += self._scoring(folder, checkpoint, kept, pruned=method.method not in ("base", "unpruned"))
+            steps += self._scoring(folder, model, kept, pruned=method.method not in ("base", "unpruned"))
         identity = self.common | {
             "name": name, "method": method.method, "heads": heads, "seed": seed,
             "options": options, "recovery": recovery,
@@ -204,20 +216,30 @@ class _Maker:
         needs = tuple(dict.fromkeys(run.name for run in (start, teacher) if run))
         return Run(name, method.name, method.method, heads, seed, folder, needs, tuple(steps), identity, scored)
 
-    def _scoring(self, folder: Path, checkpoint: Path, kept: list[str], *, pruned: bool) -> Iterator[Step]:
+    def _scoring(self, folder: Path, model: Path, kept: list[str], *, pruned: bool) -> Iterator[Step]:
         study = self.study
+        files = tuple(Path(kept[1]) for _ in kept[:1] if kept[0] == "--kept-heads")
         if study.compact and pruned:
             small = folder / "compact.pt"
-            words = ["compact", str(checkpoint), str(small), *kept]
-            yield Step("compact", (*_COMMAND, *words), leftovers=(small, small.with_suffix(".heads.json")))
-            checkpoint, kept = small, []
-        words = ["evaluate", str(checkpoint), "--data", str(study.data.folder.absolute()), "--split", study.split]
+            command = (*_COMMAND, "compact", str(model), str(small), *kept)
+            products = (small, small.with_suffix(".heads.json"))
+            yield Step("compact", command, products=products, inputs=(model, *files))
+            model, kept, files = small, [], ()
+        scores, translations = folder / SCORES, folder / TRANSLATIONS
+        words = ["evaluate", str(model), "--data", str(study.data.folder.absolute()), "--split", study.split]
         words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen), *kept]
-        words += ["--json", str(folder / SCORES), "--translations", str(folder / TRANSLATIONS)]
-        yield Step("evaluate", (*_COMMAND, *words))
+        words += ["--json", str(scores), "--translations", str(translations)]
+        yield Step("evaluate", (*_COMMAND, *words), products=(scores, translations), inputs=(model, *files))
 
     def _training(
-        self, name: str, options: Options, seed: int, checkpoints: Path, start: Path | None, teacher: Run | None
+        self,
+        name: str,
+        options: Options,
+        seed: int,
+        checkpoints: Path,
+        start: Path | None,
+        teacher: Run | None,
+        *inputs: Path,
     ) -> Step:
         source, target = self.study.data.languages
         words = [sys.executable, "-m", "fairseq_cli.train", str(self._data_bin), "--user-dir", str(PACKAGE)]
@@ -225,9 +247,19 @@ class _Maker:
         words += ["--seed", str(seed), "--log-format", "json", "--no-progress-bar", "--no-epoch-checkpoints"]
         if start:
             words += ["--finetune-from-model", str(start)]
+            inputs += (start,)
         if teacher:
-            words += ["--distill-from", str(self._checkpoint(teacher.folder / "checkpoints"))]
-        return Step(name, (*words, *command_line(options)), checkpoints, int(options["max-update"]))
+            model = self._checkpoint(teacher.folder / "checkpoints")
+            words += ["--distill-from", str(model)]
+            inputs += (model,)
+        return Step(
+            name,
+            (*words, *command_line(options)),
+            products=(self._checkpoint(checkpoints),),
+            inputs=inputs,
+            checkpoints=checkpoints,
+            updates=int(options["max-update"]),
+        )
 
     def _options(self, *more: Options, anneal: bool = False) -> Options:
         """The recipe with further options, which win; pruning's schedule is by default a share of the training.

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .results import Results
-from .runs import RUNS, TRANSLATIONS
+from .runs import RESULT, RUNS, TRANSLATIONS
 from .scoring import metrics
 
 if TYPE_CHECKING:
@@ -246,4 +246,6 @@ def _lines(results: Results, name: str) -> list[str]:
     try:
         return (results.folder / name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
-        raise UserError(f"{results.folder / name} cannot be read ({error.strerror}): start the sweep again") from error
+        path = results.folder / name
+        remedy = f"remove {RESULT} beside it and " if path.name == TRANSLATIONS else ""
+        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}start the sweep again") from error

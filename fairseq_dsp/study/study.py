@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import io
 import itertools
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +12,9 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from ..subset import HINT
+from .options import Options, parse_options, read_options, total_heads
 from .prepared import PreparedData
+from .values import boolean, check_keys, closest, mapping, numbers
 
 METHODS = {
     "joint": "weights and importance train together (Li et al. 2021)",
@@ -40,26 +37,8 @@ _STUDY_KEYS = {
 _METHOD_KEYS = {
     "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
 }  # fmt: skip
-_OWN_OPTIONS = {
-    "save-dir", "user-dir", "source-lang", "target-lang", "seed", "restore-file", "finetune-from-model", "log-format",
-    "heads-to-keep", "kept-heads", "freeze-weights", "l0-penalty", "heads-to-keep-low", "heads-to-keep-high", "compact",
-    "distill-from",
-}  # fmt: skip
-"""Options of fairseq-train that follow from the rest of a study."""
-
 _MICHEL_OPTIONS = {"split", "sentences", "steps", "min-heads-per-module", "max-tokens", "cpu"}
 """What ``options`` may hold for ``michel``: options of ``fairseq-dsp score-heads``."""
-
-Options = dict[str, Any]
-"""Options of fairseq-train without the leading dashes; true stands for a flag without a value."""
-
-DEFAULTS: Options = {
-    "task": "translation_dsp",
-    "criterion": "label_smoothed_cross_entropy_dsp",
-    "num-workers": 0,
-    "required-batch-size-multiple": 1,  # fairseq leaves out the sentences that do not fill such a multiple
-}
-"""Options of every training, unless the recipe says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +140,9 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"the study {path} is not YAML: {' '.join(str(error).split())}") from error
     try:
-        content = dict(_mapping(content, "the file"))
+        content = dict(mapping(content, "the file"))
         for key in {"recipe", "base"} & {key for key, value in content.items() if value}:
-            content[key] = _options(content[key], key)
+            content[key] = read_options(content[key], key)
     except ValueError as error:
         raise UserError(f"the study {path}: {error}") from error
     other = content.pop("extends", None)
@@ -184,28 +163,28 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _study(content: Mapping[str, Any], data: str | None) -> Study:
-    _check_keys(content, _STUDY_KEYS, "the study", required=("name", "data", "recipe", "methods"))
+    check_keys(content, _STUDY_KEYS, "the study", required=("name", "data", "recipe", "methods"))
     name = content["name"]
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"name is {name!r}, but letters, digits, - and _ are expected")
-    recipe = _options(content["recipe"], "recipe")
-    base = _options(content.get("base") or {}, "base")
+    recipe = read_options(content["recipe"], "recipe")
+    base = read_options(content.get("base") or {}, "base")
     prepared = PreparedData.read(data or str(content["data"]))
-    total = _total_heads(prepared, {**recipe, **base})
-    evaluate = _mapping(content.get("evaluate") or {}, "evaluate")
-    _check_keys(evaluate, {"split", "beam", "lenpen"}, "evaluate")
+    total = total_heads(prepared, {**recipe, **base})
+    evaluate = mapping(content.get("evaluate") or {}, "evaluate")
+    check_keys(evaluate, {"split", "beam", "lenpen"}, "evaluate")
     prepared.check_split(evaluate.get("split", "test"))
     checkpoint = content.get("checkpoint", "best")
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint is {checkpoint!r}, but best or last is expected")
-    seeds = _numbers(content.get("seeds", [1]), "seeds", int, 1, 2**31 - 1)
-    heads = _numbers(content.get("heads") or [], "heads", int, 0, total)
+    seeds = numbers(content.get("seeds", [1]), "seeds", int, 1, 2**31 - 1)
+    heads = numbers(content.get("heads") or [], "heads", int, 0, total)
     entries = content["methods"]
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"methods is {entries!r}, but a list of methods is expected, such as [joint, pipelined]")
     methods = tuple(_method(entry, heads, seeds, total) for entry in entries)
     methods = tuple(
-        replace(m, heads=(_total_heads(prepared, {**recipe, **m.options}),)) if m.method == "unpruned" else m
+        replace(m, heads=(total_heads(prepared, {**recipe, **m.options}),)) if m.method == "unpruned" else m
         for m in methods
     )
     names = [method.name for method in methods]
@@ -230,34 +209,34 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
         methods=methods,
         total=total,
         checkpoint=checkpoint,
-        compact=_boolean(content.get("compact", True), "compact"),
+        compact=boolean(content.get("compact", True), "compact"),
         split=evaluate.get("split", "test"),
-        beam=_numbers([evaluate.get("beam", 5)], "beam", int, 1, 1000)[0],
-        lenpen=_numbers([evaluate.get("lenpen", 1.0)], "lenpen", float, -100, 100)[0],
+        beam=numbers([evaluate.get("beam", 5)], "beam", int, 1, 1000)[0],
+        lenpen=numbers([evaluate.get("lenpen", 1.0)], "lenpen", float, -100, 100)[0],
         compare=compare,
-        local=dict(_mapping(content.get("local") or {}, "local")),
-        slurm=dict(_mapping(content.get("slurm") or {}, "slurm")),
+        local=dict(mapping(content.get("local") or {}, "local")),
+        slurm=dict(mapping(content.get("slurm") or {}, "slurm")),
     )
     trainings = [(base, "base"), *((m.options, m.name) for m in methods if m.method != "michel")]
     trainings += [(m.recovery, f"the recovery of {m.name}") for m in methods if m.recovery is not None]
     for options, where in trainings:
         if "max-update" not in {**recipe, **options}:
             raise ValueError(f"neither recipe nor {where} says max-update: the number of updates is needed for the bar")
-        updates = _parse(prepared, {**recipe, **options}, where).max_update
+        updates = parse_options(prepared, {**recipe, **options}, where).max_update
         if updates < 1:
             raise ValueError(f"max-update of {where} is {updates}, but a number from 1 is expected")
     for method in methods:
         if method.method == "michel":
-            _check_keys(method.options, _MICHEL_OPTIONS, f"options of {method.name}")
+            check_keys(method.options, _MICHEL_OPTIONS, f"options of {method.name}")
     return study
 
 
 def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: int) -> Method:
-    content = {"method": entry} if isinstance(entry, str) else _mapping(entry, "a method")
-    _check_keys(content, _METHOD_KEYS, "a method", required=("method",))
+    content = {"method": entry} if isinstance(entry, str) else mapping(entry, "a method")
+    check_keys(content, _METHOD_KEYS, "a method", required=("method",))
     kind = content["method"]
     if not isinstance(kind, str) or kind not in METHODS:
-        raise ValueError(f"there is no method {kind!r}{_closest(str(kind), METHODS)}: give one of {', '.join(METHODS)}")
+        raise ValueError(f"there is no method {kind!r}{closest(str(kind), METHODS)}: give one of {', '.join(METHODS)}")
     name = content.get("name", kind)
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"the name of a method is {name!r}, but letters, digits, - and _ are expected")
@@ -265,10 +244,10 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     own += [key for key in ("low", "high") if key in content and kind != "range"]
     if own:
         raise ValueError(f"{name} has the key {own[0]}, which is for {'voita' if own[0] == 'penalties' else 'range'}")
-    heads = _numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
+    heads = numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
     penalties: tuple[float, ...] = ()
     if kind == "voita":
-        penalties = _numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, math.inf)
+        penalties = numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, math.inf)
         if bool(penalties) == ("heads" in content):
             raise ValueError(
                 f"{name} needs either penalties, a list of numbers such as [0.0003, 0.001], or heads of its own"
@@ -281,31 +260,31 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         raise ValueError(f"{name} has no head counts: give heads, to it or to the study")
     recovery = content.get("recovery")
     if recovery is not None:
-        recovery = _options(recovery, f"recovery of {name}")
+        recovery = read_options(recovery, f"recovery of {name}")
         if "max-update" not in recovery:
             raise ValueError(f"recovery of {name} lacks max-update, the number of its updates")
     low, high = content.get("low", min(heads, default=0)), content.get("high", total)
-    low, high = _numbers([low, high], f"low and high of {name}", int, 0, total)
+    low, high = numbers([low, high], f"low and high of {name}", int, 0, total)
     if low > high:
         raise ValueError(f"low of {name} is {low}, above its high of {high}: swap them")
     start = content.get("start", "base" if kind in FROM_BASE else "scratch")
     if start not in ("base", "scratch") or (start == "scratch" and kind in FROM_BASE):
         raise ValueError(f"start of {name} is {start!r}, but base is expected, or for joint, ste and range scratch")
-    options = _options(content.get("options") or {}, f"options of {name}")
+    options = read_options(content.get("options") or {}, f"options of {name}")
     if "head-selection" in options and kind not in ("joint", "pipelined", "range"):
         raise ValueError(f"{name} has the option head-selection, but {kind} has its own: give it to joint or pipelined")
     return Method(
         method=kind,
         name=name,
         heads=heads,
-        seeds=_numbers(content["seeds"], f"seeds of {name}", int, 1, 2**31 - 1) if "seeds" in content else seeds,
+        seeds=numbers(content["seeds"], f"seeds of {name}", int, 1, 2**31 - 1) if "seeds" in content else seeds,
         options=options,
         recovery=recovery,
         penalties=penalties,
         low=low if kind == "range" else None,
         high=high if kind == "range" else None,
         from_base=start == "base",
-        distill=_boolean(content.get("distill", False), f"distill of {name}"),
+        distill=boolean(content.get("distill", False), f"distill of {name}"),
     )
 
 
@@ -313,96 +292,3 @@ def _complete_each_other(one: Method, other: Method) -> bool:
     """Whether two entries are one method at different numbers of heads, or with different seeds."""
     overlap = set(one.heads) & set(other.heads) and set(one.seeds) & set(other.seeds)
     return replace(one, heads=(), seeds=()) == replace(other, heads=(), seeds=()) and not overlap
-
-
-def command_line(options: Options) -> list[str]:
-    """Options as words of a command line."""
-    words: list[str] = []
-    for key, value in options.items():
-        if value is True:
-            words.append(f"--{key}")
-        elif value is not False:
-            words += [f"--{key}", str(value)]
-    return words
-
-
-def _total_heads(data: PreparedData, options: Options) -> int:
-    args = _parse(data, options, "recipe")
-    missing = [n for n in ("encoder_attention_heads", "decoder_attention_heads") if not hasattr(args, n)]
-    if missing or not str(args.arch).startswith("transformer_dsp"):
-        raise ValueError(f"arch is {args.arch}, but only transformer_dsp and its architectures have heads to prune")
-    encoder = int(args.encoder_layers) * int(args.encoder_attention_heads)
-    return encoder + 2 * int(args.decoder_layers) * int(args.decoder_attention_heads)
-
-
-def _parse(data: PreparedData, options: Options, where: str) -> Any:
-    """Have fairseq parse the options, so that a mistake is told before anything runs."""
-    from fairseq import options as fairseq_options
-
-    words = [str(data.data_bin), *command_line({**DEFAULTS, **options})]
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), words)
-    except SystemExit as error:
-        last = said.getvalue().strip().splitlines()[-1:] or ["no reason given"]
-        reason = last[0].partition("error: ")[2] or last[0]
-        if match := re.match(r"(.*invalid choice: '(.*?)') \((.{200,})\)$", reason):  # there are many architectures
-            reason = match[1] + _closest(match[2], re.findall("'(.*?)'", match[3]))
-        if "argument --head-selection" in reason:
-            reason += f"; {HINT}"
-        raise ValueError(f"fairseq-train does not take the options of {where}: {reason}") from error
-
-
-def _options(value: Any, where: str) -> Options:
-    options: Options = {}
-    for key, content in _mapping(value, where).items():
-        name = str(key).replace("_", "-")
-        if name in _OWN_OPTIONS:
-            raise ValueError(f"{where} has the option {name}, but a sweep sets it itself: leave it out")
-        if isinstance(content, (dict, list)) or content is None:
-            raise ValueError(f"{where}: {name} is {content!r}, but a number, a text, true or false is expected")
-        if name in options:
-            raise ValueError(f"{where} has the option {name} twice, with - and with _: leave one out")
-        options[name] = content
-    return options
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is {value!r}, but keys with values are expected")
-    return value
-
-
-def _check_keys(content: Mapping[str, Any], known: Iterable[str], where: str, required: Iterable[str] = ()) -> None:
-    for key in content:
-        if key not in known:
-            raise ValueError(f"{where} has an unknown key {key}{_closest(str(key), known)}")
-    for key in required:
-        if key not in content:
-            raise ValueError(f"{where} lacks the key {key}")
-
-
-def _closest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""
-
-
-def _numbers(value: Any, where: str, kind: type, low: float, high: float) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"{where} is {value!r}, but a list of numbers is expected, such as [1, 2]")
-    if not value and where.startswith("seeds"):
-        raise ValueError(f"{where} is an empty list, but one number at least is expected, such as [1]")
-    for number in value:
-        right = isinstance(number, (int, float) if kind is float else int) and not isinstance(number, bool)
-        if not right or not low <= number <= high:
-            raise ValueError(f"{where} holds {number!r}, but numbers from {low} to {high} are expected")
-    if len(set(value)) != len(value) and not where.startswith("low"):
-        raise ValueError(f"{where} holds a number twice: {value}")
-    return tuple(kind(number) for number in value)
-
-
-def _boolean(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{where} is {value!r}, but true or false is expected")
-    return value

@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -50,11 +49,14 @@ from typing import Any
 
 from ..errors import UserError
 from .atomic import write_json, write_text
+from .checks import check_runs
 from .cluster import check_options, run_on_slurm
 from .local import Local, run_locally
-from .results import STUDY, read_results, summary_table
-from .runner import check_identity, is_done, progress, stop_all
-from .runs import Run, expand
+from .lock import LockedError, locked
+from .records import RECORD, check_records, stale_steps
+from .results import REFERENCES, STUDY, read_results, summary_table
+from .runner import LOCK, is_done, missing_steps, progress, stop_all, with_wanted
+from .runs import RUNS, Run, expand
 from .study import Study, read_study
 
 _LOCAL_KEYS = ("jobs", "cores", "gpus")
@@ -81,10 +83,11 @@ def run(args: argparse.Namespace) -> None:
     results: Path = args.results or Path("results") / study.name
     local = _local(args, study)
     check_options(study.slurm)
-    runs = expand(study, results)
     _check_study(results, study)
-    for one in runs:
-        check_identity(one)
+    runs = check_runs(study, with_wanted(expand(study, results)))
+    for text in check_records(runs, finished=all(map(is_done, runs))):
+        print(text, file=sys.stderr)
+    runs = with_wanted(runs, stale_steps)
     if args.dry_run:
         _print_commands(runs)
         return
@@ -102,6 +105,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _do(runs: list[Run], results: Path, study: Study, local: Local, *, slurm: bool) -> list[str]:
     from tqdm import tqdm
+
+    def say(text: str) -> None:
+        bar.write(text, file=sys.stderr)
 
     done = {run.name for run in runs if is_done(run)}
     missing = [run for run in runs if run.name not in done]
@@ -128,16 +134,16 @@ def _do(runs: list[Run], results: Path, study: Study, local: Local, *, slurm: bo
 
     def failed(run: Run, reason: str) -> None:
         failures.append(run.name)
-        bar.write(f"run {run.name} failed: {reason}", file=sys.stderr)
+        say(f"run {run.name} failed: {reason}")
 
     bar.n = sum(progress(run) for run in missing)
     bar.initial = bar.n  # what earlier sweeps did says nothing about the time left
     with bar:
         if slurm:
             folder = (results / "slurm").absolute()
-            run_on_slurm(missing, study.slurm, folder, done=done, tick=tick, failed=failed)
+            run_on_slurm(missing, study.slurm, folder, done=done, tick=tick, failed=failed, say=say)
         else:
-            run_locally(missing, local, done=done, tick=tick, failed=failed)
+            run_locally(missing, local, done=done, tick=tick, failed=failed, say=say)
         tick()
     return failures
 
@@ -161,16 +167,17 @@ def _check_study(results: Path, study: Study) -> None:
     path = results / STUDY
     try:
         there = json.loads(path.read_text(encoding="utf-8"))["name"]
-    except FileNotFoundError:
-        if results.is_dir() and any(entry.name != ".lock" for entry in results.iterdir()):
+    except NotADirectoryError as error:
+        raise UserError(f"{results} is not a folder: give another one with --results") from error
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give another folder with --results") from error
+    except (OSError, ValueError, KeyError, TypeError):  # missing or broken: it is written anew beside a sweep's runs
+        ours = next(results.glob(f"{RUNS}/*/{RECORD}"), None) is not None
+        if not ours and results.is_dir() and any(entry.name != LOCK for entry in results.iterdir()):
             raise UserError(
                 f"{results} is not empty, and no sweep made it: give another folder with --results"
             ) from None
         return
-    except NotADirectoryError as error:
-        raise UserError(f"{results} is not a folder: give another one with --results") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give another folder with --results") from error
     if there != study.name:
         raise UserError(f"{results} holds the study {there}, not {study.name}: give another folder with --results")
 
@@ -189,9 +196,12 @@ def _write_study(results: Path, study: Study, runs: list[Run]) -> None:
         "compare": study.compare,
         "runs": [run.name for run in runs if run.scored],
     }
-    path = results / STUDY
-    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(content)):
-        write_text(results / "references.txt", "".join(line + "\n" for line in study.data.references(study.split)))
+    path, references = results / STUDY, results / REFERENCES
+    there = None
+    with contextlib.suppress(OSError, ValueError):
+        there = json.loads(path.read_text(encoding="utf-8"))
+    if there != json.loads(json.dumps(content)) or not references.exists():
+        write_text(references, "".join(line + "\n" for line in study.data.references(study.split)))
         write_json(path, content)
 
 
@@ -201,7 +211,7 @@ def _print_commands(runs: list[Run]) -> None:
             print(f"# {run.name}: done")
             continue
         print(f"# {run.name}" + (f", after {', '.join(run.needs)}" if run.needs else ""))
-        for step in run.steps:
+        for step in missing_steps(run, stale_steps(run)):
             print(shlex.join(step.command) + (f" > {shlex.quote(str(step.output))}" if step.output else ""))
 
 
@@ -209,25 +219,13 @@ def _print_commands(runs: list[Run]) -> None:
 def _lock(results: Path) -> Iterator[None]:
     """Keep other sweeps out of the results folder; the system frees the lock however this process ends."""
     try:
-        results.mkdir(parents=True, exist_ok=True)
-        file = (results / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
+        with locked(results / LOCK, lambda text: print(text, file=sys.stderr)):
+            yield
+    except LockedError as error:
         raise UserError(
-            f"{results} cannot be written ({error.strerror}): give another folder with --results"
+            f"another sweep ({error}) is at work in {results}: wait until it ends, or give another folder with "
+            "--results"
         ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise UserError(
-                f"another sweep ({file.read().strip() or 'unknown process'}) is at work in {results}: wait until it "
-                "ends, or give another folder with --results"
-            ) from error
-        with contextlib.suppress(OSError):  # on a full disk the lock holds, and the first result that is lost says so
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
-        yield
 
 
 @contextlib.contextmanager

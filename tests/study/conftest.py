@@ -28,6 +28,12 @@ TINY_RECIPE = {
 
 
 @pytest.fixture(scope="session")
+def tiny_recipe() -> dict[str, Any]:
+    """The recipe of `write_study`."""
+    return TINY_RECIPE
+
+
+@pytest.fixture(scope="session")
 def prepared(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny corpus as the data preparation would leave it; ``xx`` → ``yy``, 20 test sentences."""
     folder = tmp_path_factory.mktemp("prepared")

@@ -136,12 +136,12 @@ def test_a_folder_of_another_study(
     options = {"results": results, "data": None, "jobs": 1, "cores": 1, "gpus": "", "slurm": False, "dry_run": True}
     with pytest.raises(UserError, match="holds the study tiny, not other"):
         sweep.run(Namespace(study=write_study(name="other"), **options))
-    with pytest.raises(UserError, match=r"joint-k6-s1 holds results of another study.*\(other options\)"):
+    with pytest.raises(UserError, match=r"joint-k6-s1 holds results of another study.*\(lr \[0.005\], now \[0.1\]\)"):
         sweep.run(Namespace(study=write_study(methods=[{"method": "joint", "options": {"lr": 0.1}}]), **options))
     identity = tmp_path / "results/runs/base-s1/run.json"
     write_text(identity.parents[2] / "study.json", '{"name": "tiny"}')
     options["results"] = tmp_path / "results"
-    for content, message in (("[1]", "none of a sweep's"), ("{", "is not JSON"), ('{"seed": 7}', "another study")):
+    for content, message in (("[1]", "none of a sweep's"), ("{", "is not JSON"), ('{"seed": 7}', "none of a sweep's")):
         write_text(identity, content)
         with pytest.raises(UserError, match=message):
             sweep.run(Namespace(study=write_study(), **options))

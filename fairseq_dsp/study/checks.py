@@ -1,0 +1,235 @@
+"""What would go wrong after hours of training, found before the first training starts."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import UserError
+from ..model import PruningConfig, PruningPlan
+from .options import parse_training, parse_words, shape_of
+from .prepared import PreparedData
+from .records import with_records
+from .runner import is_done, missing_steps
+from .runs import Run, Step
+from .study import Study
+from .values import closest
+
+_OF_THIS_RUN = {"--seed": "0"} | dict.fromkeys(
+    ("--save-dir", "--finetune-from-model", "--distill-from", "--kept-heads"), "PATH"
+)
+"""Options of a training with values that differ between runs of the same method → what stands for them."""
+
+_OF_THE_MACHINE = ("distributed_world_size", "distributed_num_procs", "nprocs_per_node")
+"""Options whose default is the number of this machine's GPUs."""
+
+_LOWEST_IS_BEST = {"loss", "nll_loss", "ppl"}
+_HIGHEST_IS_BEST = {"bleu": "eval-bleu", "accuracy": "report-accuracy"}
+"""Metrics of a validation → the option without which there is none."""
+
+_KNOWN_TASKS = {"translation", "translation_dsp"}
+_KNOWN_CRITERIA = {"cross_entropy", "label_smoothed_cross_entropy", "label_smoothed_cross_entropy_dsp"}
+
+
+def check_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with their records, after everything has been tried that can be without training.
+
+    :param runs: those first that others need; what is finished of them is not tried.
+    :raises UserError: if a command would not be taken, a training would leave no checkpoint for what comes after it, or
+        a text to train, validate or score on is not there.
+    """
+    parsed: dict[tuple[str, ...], Namespace] = {}
+    checked: set[tuple[str, ...]] = set()
+    texts = _Texts(study.data)
+    resolved: dict[str, dict[str, dict[str, Any]]] = {run.name: {} for run in runs}
+    try:
+        for run in runs:
+            missing = () if is_done(run) else missing_steps(run)
+            for step in run.steps:
+                where = f"{run.label}, {step.name}"
+                if step.checkpoints:
+                    words = _words(step)
+                    if words not in parsed:
+                        parsed[words] = parse_training(words, where)
+                    if step in missing and words not in checked:
+                        checked.add(words)
+                        _check_training(parsed[words], where, study.checkpoint, "--finetune-from-model" in words, texts)
+                    resolved[run.name][step.name] = _recorded(parsed[words], words) | {"seed": run.seed}
+                elif step.name == "score-heads" and step in missing:
+                    (unpruned,) = resolved[run.needs[0]].values()
+                    _check_score_heads(step, where, Namespace(**unpruned), texts)
+        if any(run.scored and not is_done(run) for run in runs):
+            texts.check_translated(study.split, next(iter(parsed.values())))
+    except ValueError as error:
+        raise UserError(f"the study {study.name}: {error}") from error
+    return with_records(runs, resolved)
+
+
+def _words(step: Step) -> tuple[str, ...]:
+    """A training's command line, as it is the same for all seeds and folders."""
+    words = list(step.command[3:])
+    for flag, value in _OF_THIS_RUN.items():
+        if flag in words:
+            words[words.index(flag) + 1] = value
+    place = words.index("--user-dir")  # this package, which is imported
+    return tuple(words[:place] + words[place + 2 :])
+
+
+def _recorded(args: Namespace, words: Sequence[str]) -> dict[str, Any]:
+    """What a record has of a training's options: all but what each machine has its own default for."""
+    own = {name for name in _OF_THE_MACHINE if f"--{name.replace('_', '-')}" not in words}
+    return {name: value for name, value in vars(args).items() if name not in own}
+
+
+def _check_training(args: Namespace, where: str, checkpoint: str, starts: bool, texts: _Texts) -> None:
+    """Raise a ``ValueError`` for a training that would fail at its start, or end without its checkpoint."""
+    for reason in _why_no_checkpoint(args, checkpoint, starts=starts):
+        raise ValueError(f"{where}: {reason}")
+    pruning = PruningConfig.from_namespace(args)
+    if pruning.kept_heads is None:  # or they are another step's
+        try:
+            PruningPlan(pruning, shape_of(args))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    texts.check_trained_on(args, where)
+
+
+def _why_no_checkpoint(args: Namespace, checkpoint: str, *, starts: bool) -> Iterator[str]:
+    """Say why a training would end without its checkpoint, ``best`` or ``last``, or with a wrong one.
+
+    :param starts: whether it starts from another model.
+    """
+    needed = f"the study needs its checkpoint_{checkpoint}.pt: leave it out"
+    validates = not args.disable_validation
+    if args.no_save:
+        yield f"with no-save it keeps no checkpoint, but {needed}"
+    if args.checkpoint_suffix:
+        yield f"checkpoint-suffix {args.checkpoint_suffix} changes the names of checkpoints, but {needed}"
+    if args.write_checkpoints_asynchronously:
+        if importlib.util.find_spec("iopath") is None:
+            yield "write-checkpoints-asynchronously takes the package iopath, without which fairseq trains nothing"
+        if checkpoint == "last" and validates:  # only the first file of a save is written, the best if it is one
+            yield f"with write-checkpoints-asynchronously the last checkpoint may be an earlier one, but {needed}"
+    if checkpoint == "last" and args.no_last_checkpoints:
+        yield f"no-last-checkpoints is given, but {needed}, or give checkpoint: best"
+    if checkpoint == "best" and not validates:
+        yield f"disable-validation is given, so that no checkpoint is the best, but {needed}, or give checkpoint: last"
+    if checkpoint == "best" and validates and args.validate_after_updates > args.max_update > 0:
+        yield (
+            f"validate-after-updates is {args.validate_after_updates}, after the {args.max_update} updates of "
+            f"max-update, so that no checkpoint is the best, but {needed}, or give checkpoint: last"
+        )
+    for name in ("reset-optimizer", "reset-lr-scheduler", "reset-meters", "reset-dataloader") if starts else ():
+        if getattr(args, name.replace("-", "_")):
+            yield (
+                f"{name} is given, which fairseq does not take for a training that starts from another model, and does "
+                "there by itself: leave it out"
+            )
+    if validates:
+        yield from _why_no_metric(args, checkpoint)
+
+
+def _why_no_metric(args: Namespace, checkpoint: str) -> Iterator[str]:
+    """Say why the metric that chooses the best checkpoint would be missing, or choose the worst."""
+    metric = args.best_checkpoint_metric
+    option = _HIGHEST_IS_BEST.get(metric)
+    if option and not getattr(args, option.replace("-", "_"), False):
+        yield f"best-checkpoint-metric is {metric}, which no validation has without {option}: give that too"
+    known = _LOWEST_IS_BEST | set(_HIGHEST_IS_BEST)
+    if args.criterion == "cross_entropy" and not args.sentence_avg:
+        known -= {"nll_loss"}  # it is the loss
+    if args.task in _KNOWN_TASKS and args.criterion in _KNOWN_CRITERIA and metric not in known:
+        yield (
+            f"best-checkpoint-metric is {metric}, which no validation has{closest(metric, known)}: "
+            f"give one of {', '.join(sorted(known))}"
+        )
+    highest = args.maximize_best_checkpoint_metric
+    if checkpoint == "best" and option and not highest:
+        yield f"the highest {metric} is the best, but maximize-best-checkpoint-metric is not given: give that too"
+    if checkpoint == "best" and metric in _LOWEST_IS_BEST and highest:
+        yield f"the lowest {metric} is the best, but maximize-best-checkpoint-metric is given: leave it out"
+
+
+def _check_score_heads(step: Step, where: str, unpruned: Namespace, texts: _Texts) -> None:
+    """Check the options of score-heads.
+
+    :param unpruned: the options of the model that it scores.
+    """
+    from ..importance import command
+
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    try:
+        args = parse_words(parser, step.command[4:])
+        command.check_arguments(args)
+        floors = [min(args.min_heads_per_module, n) for layers in shape_of(unpruned).values() for n in layers]
+        if sum(floors) > args.heads_to_keep:
+            raise ValueError(
+                f"--min-heads-per-module {args.min_heads_per_module} keeps {sum(floors)} heads, but only "
+                f"{args.heads_to_keep} are to be kept: lower it, or give other heads"
+            )
+    except ValueError as error:
+        raise ValueError(f"score-heads does not take the options of {where}: {error}") from error
+    texts.load(unpruned, args.split, f"split of {where}")
+
+
+class _Texts:
+    """The binarised texts of a corpus as fairseq loads them, each once."""
+
+    def __init__(self, data: PreparedData) -> None:
+        self.data = data
+        self._loaded: dict[tuple[str, str, bool], Any] = {}
+
+    def load(self, args: Namespace, split: str, where: str, *, combine: bool = False) -> Any:
+        """Return a text as a dataset.
+
+        :param where: what names the split, for the message.
+        :raises ValueError: if it is not there, or empty.
+        """
+        from fairseq import tasks
+
+        key = args.task, split, combine
+        if key not in self._loaded:
+            chatter = logging.getLogger("fairseq")
+            level = chatter.level
+            chatter.setLevel(logging.WARNING)
+            try:
+                task = tasks.setup_task(args)
+                task.load_dataset(split, combine=combine, epoch=1)
+            except (FileNotFoundError, ValueError) as error:  # an empty file cannot be mapped into memory
+                raise ValueError(
+                    f"{where} is {split}, but fairseq cannot load such a text from {self.data.data_bin} ({error}): "
+                    "give one that was prepared"
+                ) from error
+            finally:
+                chatter.setLevel(level)
+            self._loaded[key] = task.dataset(split)
+        return self._loaded[key]
+
+    def check_trained_on(self, args: Namespace, where: str) -> None:
+        """Raise a ``ValueError`` unless what a training reads is there."""
+        from fairseq.data import data_utils
+
+        self.load(args, args.train_subset, f"train-subset of {where}", combine=True)
+        if args.disable_validation:
+            return
+        try:
+            data_utils.raise_if_valid_subsets_unintentionally_ignored(Namespace(dataset=args, task=args))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        for split in ("valid",) if args.combine_valid_subsets else args.valid_subset.split(","):
+            self.load(args, split, f"valid-subset of {where}", combine=bool(args.combine_valid_subsets))
+
+    def check_translated(self, split: str, args: Namespace) -> None:
+        """Raise a ``ValueError`` unless what translating and scoring a text needs is there."""
+        sentences = len(self.load(args, split, "split of evaluate"))
+        for references in (self.data.references(split), self.data.tokenised_references(split)):
+            if references is not None and len(references) != sentences:
+                raise ValueError(
+                    f"{self.data.data_bin} has {sentences} sentences of {split}, but there are {len(references)} "
+                    "references: run scripts/preprocess.sh again"
+                )

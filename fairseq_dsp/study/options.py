@@ -1,0 +1,125 @@
+"""Options of fairseq-train as a study gives them, and as fairseq understands them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..subset import HINT
+from .prepared import PreparedData
+from .values import closest, mapping
+
+Options = dict[str, Any]
+"""Options of fairseq-train without the leading dashes; true stands for a flag without a value."""
+
+DEFAULTS: Options = {
+    "task": "translation_dsp",
+    "criterion": "label_smoothed_cross_entropy_dsp",
+    "num-workers": 0,
+    "required-batch-size-multiple": 1,  # fairseq leaves out the sentences that do not fill such a multiple
+}
+"""Options of every training, unless the recipe says otherwise."""
+
+_OWN = {
+    "save-dir", "user-dir", "source-lang", "target-lang", "seed", "restore-file", "finetune-from-model", "log-format",
+    "heads-to-keep", "kept-heads", "freeze-weights", "l0-penalty", "heads-to-keep-low", "heads-to-keep-high", "compact",
+    "distill-from",
+}  # fmt: skip
+"""Options that follow from the rest of a study."""
+
+
+def read_options(value: Any, where: str) -> Options:
+    """Return the options in a part of a study file.
+
+    :raises ValueError: if one is none of a study's to give, is given twice or has a value that no option has.
+    """
+    options: Options = {}
+    for key, content in mapping(value, where).items():
+        name = str(key).replace("_", "-")
+        if name in _OWN:
+            raise ValueError(f"{where} has the option {name}, but a sweep sets it itself: leave it out")
+        if isinstance(content, (dict, list)) or content is None:
+            raise ValueError(f"{where}: {name} is {content!r}, but a number, a text, true or false is expected")
+        if name in options:
+            raise ValueError(f"{where} has the option {name} twice, with - and with _: leave one out")
+        options[name] = content
+    return options
+
+
+def command_line(options: Options) -> list[str]:
+    """Return options as words of a command line."""
+    words: list[str] = []
+    for key, value in options.items():
+        if value is True:
+            words.append(f"--{key}")
+        elif value is not False:
+            words += [f"--{key}", str(value)]
+    return words
+
+
+def parse_training(words: Sequence[str], where: str) -> Namespace:
+    """Return what fairseq-train makes of a command line, so that a mistake is told before anything runs.
+
+    :param where: whose options these are, for the message.
+    :raises ValueError: if fairseq does not take them.
+    """
+    from fairseq import options as fairseq_options
+
+    def parse() -> Namespace:
+        return fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), list(words))
+
+    try:
+        return _quietly(parse)
+    except ValueError as error:
+        reason = str(error)
+        if match := re.match(r"(.*invalid choice: '(.*?)') \((.{200,})\)$", reason):  # there are many architectures
+            reason = match[1] + closest(match[2], re.findall("'(.*?)'", match[3]))
+        if "argument --head-selection" in reason:
+            reason += f"; {HINT}"
+        raise ValueError(f"fairseq-train does not take the options of {where}: {reason}") from error
+
+
+def parse_options(data: PreparedData, options: Options, where: str) -> Namespace:
+    """Return what fairseq-train makes of options beside a study's defaults; see `parse_training`."""
+    return parse_training([str(data.data_bin), *command_line({**DEFAULTS, **options})], where)
+
+
+def parse_words(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+    """Return what a parser makes of a command line.
+
+    :raises ValueError: with the parser's own message if it does not take it.
+    """
+    return _quietly(lambda: parser.parse_args(list(words)))
+
+
+def _quietly(parse: Callable[[], Namespace]) -> Namespace:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parse()
+    except SystemExit as error:
+        last = said.getvalue().strip().splitlines()[-1:] or ["no reason given"]
+        raise ValueError(last[0].partition("error: ")[2] or last[0]) from error
+
+
+def total_heads(data: PreparedData, options: Options) -> int:
+    """Return the number of attention heads of a model.
+
+    :raises ValueError: if the architecture is none with heads to prune.
+    """
+    args = parse_options(data, options, "recipe")
+    missing = [n for n in ("encoder_attention_heads", "decoder_attention_heads") if not hasattr(args, n)]
+    if missing or not str(args.arch).startswith("transformer_dsp"):
+        raise ValueError(f"arch is {args.arch}, but only transformer_dsp and its architectures have heads to prune")
+    return sum(map(sum, shape_of(args).values()))
+
+
+def shape_of(args: Namespace) -> dict[str, list[int]]:
+    """Return, for each attention type, the number of heads of each layer."""
+    encoder = [int(args.encoder_attention_heads)] * int(args.encoder_layers)
+    decoder = [int(args.decoder_attention_heads)] * int(args.decoder_layers)
+    return {"encoder_self": encoder, "decoder_self": decoder, "cross": decoder}

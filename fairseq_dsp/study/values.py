@@ -1,0 +1,62 @@
+"""Checks of what a study file gives: mappings, their keys, numbers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """Return *value*, keys with values.
+
+    :raises ValueError: if it is anything else.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {value!r}, but keys with values are expected")
+    return value
+
+
+def check_keys(content: Mapping[str, Any], known: Iterable[str], where: str, required: Iterable[str] = ()) -> None:
+    """Raise a ``ValueError`` for a key that is not *known*, or a *required* one that is missing."""
+    for key in content:
+        if key not in known:
+            raise ValueError(f"{where} has an unknown key {key}{closest(str(key), known)}")
+    for key in required:
+        if key not in content:
+            raise ValueError(f"{where} lacks the key {key}")
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return a question that names the known word most like *word*, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def numbers(value: Any, where: str, kind: type, low: float, high: float) -> tuple[Any, ...]:
+    """Return a list of numbers, all different and within *low* and *high*.
+
+    :param kind: ``int`` or ``float``.
+    :raises ValueError: if it is no such list; an empty one is refused for seeds alone.
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"{where} is {value!r}, but a list of numbers is expected, such as [1, 2]")
+    if not value and where.startswith("seeds"):
+        raise ValueError(f"{where} is an empty list, but one number at least is expected, such as [1]")
+    for number in value:
+        right = isinstance(number, (int, float) if kind is float else int) and not isinstance(number, bool)
+        if not right or not low <= number <= high:
+            raise ValueError(f"{where} holds {number!r}, but numbers from {low} to {high} are expected")
+    if len(set(value)) != len(value) and not where.startswith("low"):
+        raise ValueError(f"{where} holds a number twice: {value}")
+    return tuple(kind(number) for number in value)
+
+
+def boolean(value: Any, where: str) -> bool:
+    """Return *value*, true or false.
+
+    :raises ValueError: if it is anything else.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{where} is {value!r}, but true or false is expected")
+    return value

@@ -1,0 +1,212 @@
+"""What a run was made from, and going on with a changed study or another version; nothing is trained here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.study import sweep
+from fairseq_dsp.study.atomic import write_json
+from fairseq_dsp.study.records import begin, check_records
+from fairseq_dsp.study.results import read_results, summary_table
+from fairseq_dsp.study.runner import is_done
+from fairseq_dsp.study.runs import Run, expand
+from fairseq_dsp.study.study import read_study
+from fairseq_dsp.version import __version__
+
+Sweep = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def results(finished: tuple[Path, Any], tmp_path: Path) -> Path:
+    """The results of a finished sweep of three methods."""
+    shutil.copytree(finished[0] / "results", tmp_path / "results")
+    shutil.rmtree(tmp_path / "results/runs/broken-k6-s1")
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def plan(
+    results: Path, write_study: Callable[..., Path], methods: list[Any], tiny_recipe: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> Sweep:  # fmt: skip
+    """``plan({"lr": 1}, heads=[3])``: what the sweep of a changed study would do; printed, said."""
+
+    def plan(options: dict[str, Any] | None = None, **changes: Any) -> tuple[str, str]:
+        study = write_study(recipe={**tiny_recipe, **(options or {})}, **{"methods": methods[:3], **changes})
+        args = {"study": study, "results": results, "data": None, "jobs": 1, "cores": 1, "gpus": "", "slurm": False}
+        capsys.readouterr()
+        sweep.run(Namespace(**args, dry_run=True))
+        return tuple(capsys.readouterr())
+
+    return plan
+
+
+def records(results: Path) -> dict[str, Path]:
+    """The records by the names of runs."""
+    return {path.parent.name: path for path in results.glob("runs/*/run.json")}
+
+
+def change(path: Path, **values: Any) -> None:
+    """Change values of a JSON file; ``...`` removes one."""
+    content = json.loads(path.read_text()) | values
+    write_json(path, {key: value for key, value in content.items() if value is not ...})
+
+
+def all_done(planned: tuple[str, str]) -> bool:
+    """Whether nothing is left to be done."""
+    return planned[0].count(": done\n") == 4 and "fairseq" not in planned[0]
+
+
+def test_a_record_holds_what_the_run_was_made_from(results: Path) -> None:
+    record = json.loads(records(results)["pipelined-k6-s1"].read_text())
+    assert record["version"] == __version__
+    train, recover = (record["resolved"][step] for step in ("train", "recover"))
+    assert (train["max_update"], train["freeze_weights"], train["dropout"]) == (6, True, 0.1)
+    assert (recover["head_selection"], recover["freeze_weights"]) == ("fixed", False)
+    assert (train["attention_dropout"], train["pruning_lr"], train["seed"]) == (0.0, 0.2, 1)  # defaults
+    for run in read_results(results).runs:
+        assert run["version"] == __version__
+        assert run.get("processes") == (None if run["method"] == "michel" else 1)
+
+
+def test_records_of_a_version_that_did_not_resolve_options(results: Path, plan: Sweep) -> None:
+    assert all_done(plan())
+    for run in expand(read_study(results.parent / "study.yaml"), results):
+        write_json(run.folder / "run.json", run.identity)  # as it was
+        change(run.folder / "result.json", version=..., processes=...)
+    printed, said = plan()
+    assert all_done((printed, said))
+    assert f"4 of the finished runs were made by version unknown, and this is {__version__}: their results" in said
+    assert all_done(plan({"num-workers": 1}))
+    with pytest.raises(UserError, match=r"base-s1 holds results of another study.*\(dropout 0.1, now 0.2\)"):
+        plan({"dropout": 0.2})
+    assert "Not all runs" not in summary_table(read_results(results))
+    change(results / "runs/joint-k6-s1/result.json", version=__version__)
+    told = (
+        f"Not all runs were made alike: by version unknown base-s1, pipelined-k6-s1, michel-k6-s1; by version {__ver()}"
+    )
+    assert told in summary_table(read_results(results))
+
+
+def __ver() -> str:
+    return f"{__version__} joint-k6-s1."
+
+
+def test_changes_without_effect_train_nothing_anew(results: Path, plan: Sweep) -> None:
+    assert all_done(plan({"log-interval": 3, "num-workers": 2, "no-epoch-checkpoints": True, "keep-last-epochs": 2}))
+    assert all_done(plan({"attention-dropout": 0.0, "eval-bleu": True}))  # the default; validated for show
+    with pytest.raises(UserError, match=r"\(validate-interval 1, now 2\)"):  # which checkpoint is the best
+        plan({"validate-interval": 2})
+
+
+@pytest.mark.parametrize("name", ["base-s1", "joint-k6-s1"])
+def test_other_defaults_are_not_mixed(results: Path, plan: Sweep, name: str, methods: list[Any]) -> None:
+    path = records(results)[name]
+    record = json.loads(path.read_text())
+    record["resolved"]["train"]["pruning_lr"] = 0.1
+    change(path, resolved=record["resolved"], version="0.0.1")
+    printed, said = plan()
+    assert all_done((printed, said))  # the results stay
+    assert f"{name} was made with other defaults than today's (pruning-lr 0.1, now 0.2), by version 0.0.1" in said
+    with pytest.raises(UserError) as error:
+        plan(heads=[6, 3])
+    assert f"{name} was made with other defaults than today's (pruning-lr 0.1, now 0.2), by version 0.0.1" in str(
+        error.value
+    )
+    assert "write them into the study" in str(error.value)
+    pinned = {"pruning-lr": 0.1}
+    if name == "base-s1":  # nothing else was changed, so that the others are those of another base model
+        with pytest.raises(UserError, match=r"pipelined-k6-s1 was made with other defaults .*other base-s1"):
+            plan(base=pinned, heads=[6, 3])
+    else:
+        changed = [{"method": "joint", "options": pinned}, *methods[1:3]]
+        printed, _ = plan(methods=changed, heads=[6, 3])
+        assert "# joint-k6-s1: done\n" in printed
+        assert "--pruning-lr 0.1" in printed
+
+
+def test_another_version_is_told(results: Path, plan: Sweep) -> None:
+    for path in results.glob("runs/*/result.json"):
+        change(path, version="0.0.1" if "base" in str(path) else __version__)
+    printed, said = plan(heads=[6, 3])
+    assert printed.count(": done\n") == 4
+    assert f"1 of the finished runs was made by version 0.0.1, and this is {__version__}: their results stay" in said
+    found = read_results(results)
+    assert "by version 0.0.1 base-s1" in summary_table(found)
+    change(results / "runs/michel-k6-s1/result.json", processes=2)
+    assert "trained by 2 process(es) michel-k6-s1" in read_results(results).mixture
+
+
+def test_a_study_is_mended_before_it_has_scores(results: Path, plan: Sweep) -> None:
+    with pytest.raises(UserError, match=r"base-s1 holds scores of this study before it was changed \(beam 1, now 2\)"):
+        plan(evaluate={"beam": 2})
+    for path in results.glob("runs/*/result.json"):
+        path.unlink()
+    printed, _ = plan(evaluate={"beam": 2})
+    assert "fairseq_cli.train" not in printed
+    assert printed.count("fairseq_dsp.cli evaluate") == 4
+    assert printed.count("fairseq_dsp.cli compact") == 3  # of the same checkpoints, but nobody compares that
+    for name in ("pipelined-k6-s1", "michel-k6-s1"):  # which start from the best checkpoint of the base model
+        shutil.rmtree(results / "runs" / name)
+    printed, _ = plan(checkpoint="last")
+    assert printed.count("fairseq_cli.train") == 2  # pipelined and its recovery
+    assert "base-s1/checkpoints/checkpoint_last.pt --data" in printed
+    printed, _ = plan(
+        {"valid-subset": "test", "validate-interval": 3}, checkpoint="last"
+    )  # which the last does not see
+    assert printed.count("fairseq_cli.train") == 2
+
+
+def test_what_is_stale_is_removed(results: Path, write_study: Callable[..., Path], methods: list[Any]) -> None:
+    (results / "runs/joint-k6-s1/result.json").unlink()
+    study = read_study(write_study(methods=methods[:3], evaluate={"beam": 2}))
+    run = next(run for run in expand(study, results) if run.name == "joint-k6-s1")
+    change(run.folder / "run.json", **(run.identity | {"beam": 1, "resolved": ...}))
+    begin(run)
+    left = {path.name for path in run.folder.rglob("*")}
+    assert {"checkpoint_best.pt", ".train.done"} <= left
+    assert not {"compact.pt", "scores.json", "translations.txt", ".compact.done", ".evaluate.done"} & left
+    assert json.loads((run.folder / "run.json").read_text())["version"] == f"{__version__}"
+
+
+def test_a_run_without_checkpoints_takes_a_mended_recipe(
+    results: Path, plan: Sweep, methods: list[Any], write_study: Callable[..., Path]
+) -> None:
+    broken = {"method": "joint", "name": "broken", "options": {"max-tokens": 1}}
+    study = read_study(write_study(methods=[*methods[:3], broken]))
+    run = next(run for run in expand(study, results) if run.name == "broken-k6-s1")
+    begin(run)
+    broken["options"] = {"max-tokens": 300}
+    printed, _ = plan(methods=[*methods[:3], broken])
+    assert "--max-tokens 300" in printed
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints/checkpoint_last.pt").touch()  # half trained
+    with pytest.raises(UserError, match=r"broken-k6-s1 holds results of another study.*\(max-tokens 1, now 300\)"):
+        plan(methods=[*methods[:3], broken])
+
+
+def test_versions_of_a_training_that_was_interrupted(tmp_path: Path, write_study: Callable[..., Path]) -> None:
+    run: Run = expand(read_study(write_study()), tmp_path / "results")[0]
+    begin(run)
+    change(run.folder / "run.json", version="0.0.1")
+    begin(run)  # nothing was made by the other version
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record.get("version", __version__) == __version__
+    change(run.folder / "run.json", version="0.0.1")
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints/checkpoint_last.pt").touch()
+    begin(run)
+    begin(run)
+    assert json.loads((run.folder / "run.json").read_text())["version"] == f"0.0.1, {__version__}"
+    assert check_records([run], finished=False) == []
+    assert not is_done(run)
+    assert yaml.safe_load((run.folder / "run.json").read_text())["name"] == "base-s1"
