@@ -11,9 +11,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages import PrepareError, say
-from text import BATCH, in_batches
-from tqdm import tqdm
+from ..errors import UserError
+from .stages import progress, say
+from .text import BATCH, in_batches
 
 MODEL_NAMES = {"sentencepiece": "sentencepiece.bpe.model", "subword-nmt": "bpecodes"}
 
@@ -29,7 +29,7 @@ def learn(kind: str, sides: tuple[Sequence[str], Sequence[str]], vocab_size: int
         model: the file to write.
 
     Raises:
-        PrepareError: the text does not yield a model of that size.
+        UserError: the text does not yield a model of that size.
     """
     say(f"learning {vocab_size} {kind} {'pieces' if kind == 'sentencepiece' else 'merges'} on "
         f"{len(sides[0])} training pairs")  # fmt: skip
@@ -64,7 +64,7 @@ def _learn_sentencepiece(sides: tuple[Sequence[str], Sequence[str]], vocab_size:
             hint = f"the letters of this training text alone need {least[1]}"
         else:
             hint = str(error).splitlines()[-1]
-        raise PrepareError(f"--vocab-size {vocab_size} does not fit: {hint}") from error
+        raise UserError(f"--vocab-size {vocab_size} does not fit: {hint}") from error
     return model.getvalue()
 
 
@@ -77,18 +77,18 @@ def _learn_subword_nmt(sides: tuple[Sequence[str], Sequence[str]], vocab_size: i
 
 
 def check_codes(path: Path) -> None:
-    """Raise `PrepareError` unless ``path`` holds merges of subword-nmt."""
+    """Raise `UserError` unless ``path`` holds merges of subword-nmt."""
     try:
         with path.open(encoding="utf-8") as file:
             good = file.readline().startswith("#version: 0.2") and len(file.readline().split()) == 2
     except UnicodeDecodeError:
         good = False
     if not good:
-        raise PrepareError(f"{path} is not a table of BPE merges: expected subword-nmt's file, '#version: 0.2' on top")
+        raise UserError(f"{path} is not a table of BPE merges: expected subword-nmt's file, '#version: 0.2' on top")
 
 
 def count_merges(codes: Path | None) -> int:
-    """The number of merges in a ready table; 0 without one. Raises `PrepareError` when it is none."""
+    """The number of merges in a ready table; 0 without one. Raises `UserError` when it is none."""
     if codes is None:
         return 0
     check_codes(codes)
@@ -119,11 +119,11 @@ class Subwords:
     def encode(self, lines: Sequence[str], *, label: str = "") -> list[str]:
         """Each line as its subwords, joined by spaces; ``label`` stands in front of the progress bar."""
         done: list[str] = []
-        with tqdm(total=len(lines), desc=label, unit="line", unit_scale=True, disable=len(lines) < BATCH) as progress:
+        with progress(total=len(lines), desc=label, unit="line", unit_scale=True, disable=len(lines) < BATCH) as bar:
             for batch in in_batches(lines):
                 if self.kind == "sentencepiece":
                     done += [" ".join(pieces) for pieces in self._pieces.encode(batch, out_type=str)]
                 else:
                     done += [self._merges.process_line(line) for line in batch]
-                progress.update(len(batch))
+                bar.update(len(batch))
         return done

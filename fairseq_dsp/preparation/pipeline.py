@@ -11,59 +11,24 @@ The stages, each a folder of the output folder and each made from the one before
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages import FULL_DISK, PrepareError, Workspace, read_json, say, settings_key, write_json
-from subwords import MODEL_NAMES, Subwords, copy_codes, learn
-from text import load_pairs, tokenise, write_lines, write_pairs
+from ..errors import UserError
+from .corpora import Corpus
+from .stages import FULL_DISK, Workspace, read_json, say, settings_key, write_json
+from .subwords import MODEL_NAMES, Subwords, copy_codes, learn
+from .text import load_pairs, tokenise, write_lines, write_pairs
+from .workers import end_with_parent
 
 SUMMARY = "prepare.json"
 LINES_A_WORKER = 50_000  # with fewer, another process of fairseq costs more than it saves
-PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
-
-
-def split_names(test_sets: int) -> list[str]:
-    """The names of the texts as fairseq numbers them: train, valid, test, test1, …"""
-    return ["train", "valid", *("test" + (str(i) if i else "") for i in range(test_sets))]
-
-
-@dataclass
-class Corpus:
-    """Where a parallel text comes from.
-
-    Attributes:
-        name: of the corpus.
-        languages: source and target.
-        origin: everything the text depends on: settings, and the SHA-256 of each input file; JSON-like.
-        test_sets: their names, the first one the main one.
-        write_raw: fills a folder with ``{train,valid,test,test1,…}.{SRC,TGT}``.
-        write_tokenised: instead of tokenising all of raw/: is given the folders raw/ and tokenised/.
-        codes: a ready table of BPE merges.
-        detokenised: the references in raw/ had to be made from tokenised text.
-    """
-
-    name: str
-    languages: tuple[str, str]
-    origin: dict[str, Any]
-    test_sets: list[str]
-    write_raw: Callable[[Path], None]
-    write_tokenised: Callable[[Path, Path], None] | None = None
-    codes: Path | None = None
-    detokenised: bool = False
-
-    def splits(self) -> list[str]:
-        """The names of its texts."""
-        return split_names(len(self.test_sets))
 
 
 @dataclass
@@ -115,7 +80,7 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
         force: replace a finished preparation with other settings.
 
     Raises:
-        PrepareError: the input is bad, or ``out`` holds a finished preparation with other settings.
+        UserError: the input is bad, or ``out`` holds a finished preparation with other settings.
     """
     settings = settings_of(corpus, options)
     keys = _stage_keys(settings, tokenised=bool(corpus.write_tokenised))
@@ -159,12 +124,12 @@ def _is_done(space: Workspace, settings: dict[str, Any], keys: dict[str, str], f
     path = space.out / SUMMARY
     there = read_json(path)
     if path.exists() and (not isinstance(there, dict) or "settings" not in there):
-        raise PrepareError(f"{path} was not written by this script: choose another output folder")
+        raise UserError(f"{path} was not written by a preparation: choose another output folder")
     if not there:
         return False
     if there["settings"] != settings:
         if not force:
-            raise PrepareError(
+            raise UserError(
                 f"{space.out} was prepared with other settings ({_differences(there['settings'], settings)}), and "
                 "models may have been trained on it: choose another output folder, or give --force to replace it"
             )
@@ -230,24 +195,19 @@ def _binarise(corpus: Corpus, options: Options, bpe: Path, folder: Path) -> None
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        preexec_fn=_end_with_parent,
+        preexec_fn=end_with_parent,
     )
     if run.returncode:
         last = next((line for line in reversed(run.stdout.splitlines()) if line.strip()), "no message")
         number = re.search(r"\[Errno (\d+)\]", last)
         if number and int(number[1]) in FULL_DISK:
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder.parent / "data-bin"))
-        raise PrepareError(f"fairseq-preprocess failed with exit status {run.returncode}: {last.strip()}")
+        raise UserError(f"fairseq-preprocess failed with exit status {run.returncode}: {last.strip()}")
     for line in run.stdout.splitlines():
         if " replaced " in line:
             say(line[line.index("[") :].replace(str(bpe), "bpe"))
     model = MODEL_NAMES[options.bpe]
     (folder / model).write_bytes((bpe / model).read_bytes())
-
-
-def _end_with_parent() -> None:
-    """In a child, before it becomes another program: end when this process is killed and cannot end it any more."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _count_lines(path: Path) -> int:
