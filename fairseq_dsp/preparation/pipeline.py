@@ -4,9 +4,10 @@ The stages, each a folder of the output folder and each made from the one before
 
     raw/         the text as it is, UTF-8, checked: raw/test.* are the references of detokenised BLEU
     tokenised/   Moses-tokenised, lower-cased; only in recipes that ask for either
+    references/  what the tokens of the references give back; only in recipes with Moses
     bpe/         the BPE model, learned on the training text, and every text in subwords
     data-bin/    dictionaries and binarised text, for fairseq; with a copy of the BPE model
-    prepare.json the settings, the names of the test sets, the sizes: written last
+    prepare.json the settings, the names of the test sets, the sizes, the best scores possible: written last
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..study.prepared import PreparedData
+from . import ceiling
 from .corpora import Corpus
 from .stages import FULL_DISK, Workspace, read_json, say, settings_key, write_json
-from .subwords import MODEL_NAMES, Subwords, copy_codes, learn
-from .text import load_pairs, tokenise, write_lines, write_pairs
+from .subwords import MODEL_NAMES, NORMALISATION, Subwords, copy_codes, learn
+from .text import RULES, detokenise, load_pairs, read_lines, tokenise, write_lines, write_pairs
 from .workers import end_with_parent
 
 SUMMARY = "prepare.json"
@@ -58,6 +61,7 @@ def settings_of(corpus: Corpus, options: Options) -> dict[str, Any]:
     """All that the result depends on, under the names of the command line."""
     return {
         "corpus": corpus.name,
+        "text-rules": RULES,
         "source-lang": corpus.languages[0],
         "target-lang": corpus.languages[1],
         "input": corpus.origin,
@@ -65,6 +69,7 @@ def settings_of(corpus: Corpus, options: Options) -> dict[str, Any]:
         "lowercase": options.lowercase,
         "bpe": options.bpe,
         "vocab-size": options.vocab_size,
+        "normalisation": NORMALISATION if options.bpe == "sentencepiece" else None,
         "character-coverage": options.coverage if options.bpe == "sentencepiece" else None,
         "joined-dictionary": options.joined_dictionary,
     }
@@ -93,8 +98,18 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
             plain = space.stage("tokenised", keys["tokenised"], lambda folder: _tokenise(corpus, options, raw, folder))
         bpe = space.stage("bpe", keys["bpe"], lambda folder: _encode(corpus, options, plain, folder))
         data_bin = space.stage("data-bin", keys["data-bin"], lambda folder: _binarise(corpus, options, bpe, folder))
-        write_json(out / SUMMARY, _summary(corpus, options, settings, keys["data-bin"], plain, data_bin))
+        summary = _summary(corpus, options, settings, keys["data-bin"], plain, data_bin)
+        if "references" in keys:
+            space.stage("references", keys["references"], lambda folder: _references(corpus, plain, folder))
+            _choose_references(PreparedData(out, summary))
+        summary["ceiling"] = ceiling.measure(PreparedData(out, summary))
+        write_json(out / SUMMARY, summary)
     say(f"{data_bin} is ready for fairseq-train; settings and names of the test sets are in {out / SUMMARY}")
+    if any("-" in language for language in corpus.languages):
+        say(
+            "fairseq-train needs the languages, since it cannot tell them from the file names: "
+            f"--source-lang {corpus.languages[0]} --target-lang {corpus.languages[1]}"
+        )
 
 
 def _stage_keys(settings: dict[str, Any], *, tokenised: bool) -> dict[str, str]:
@@ -105,9 +120,9 @@ def _stage_keys(settings: dict[str, Any], *, tokenised: bool) -> dict[str, str]:
         tokenised: the corpus comes tokenised, so there is a stage for that whatever the settings.
     """
     of_stage = {
-        "raw": ["corpus", "source-lang", "target-lang", "input"],
+        "raw": ["corpus", "text-rules", "source-lang", "target-lang", "input"],
         "tokenised": ["tokenizer", "lowercase"],
-        "bpe": ["bpe", "vocab-size", "character-coverage"],
+        "bpe": ["bpe", "vocab-size", "character-coverage", "normalisation"],
         "data-bin": ["joined-dictionary"],
     }
     keys, steps = {}, []
@@ -116,6 +131,8 @@ def _stage_keys(settings: dict[str, Any], *, tokenised: bool) -> dict[str, str]:
         keys[stage] = settings_key(steps)
     if not tokenised and settings["tokenizer"] == "none" and not settings["lowercase"]:
         del keys["tokenised"]
+    if settings["tokenizer"] == "moses":
+        keys["references"] = keys["tokenised"]
     return keys
 
 
@@ -142,7 +159,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     found = []
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
-            told = "other input" if key == "input" else f"{key} {old.get(key)}, now {new.get(key)}"
+            before = old.get(key, "not recorded by the version then")
+            told = "other input" if key == "input" else f"{key} {before}, now {new.get(key)}"
             found.append(told)
     return "; ".join(found)
 
@@ -210,6 +228,23 @@ def _binarise(corpus: Corpus, options: Options, bpe: Path, folder: Path) -> None
     (folder / model).write_bytes((bpe / model).read_bytes())
 
 
+def _references(corpus: Corpus, tokenised: Path, folder: Path) -> None:
+    language = corpus.languages[1]
+    for split in corpus.splits()[1:]:
+        lines = read_lines(tokenised / f"{split}.{language}")
+        write_lines(folder / f"{split}.{language}", detokenise(lines, language))
+
+
+def _choose_references(data: PreparedData) -> None:
+    """Have translations scored against what the recipe's tokens give back, where that is not the raw text."""
+    for split in data.splits:
+        raw, path = data.references(split), f"references/{split}.{data.languages[1]}"
+        made = (data.folder / path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        if not ceiling.regained(data, split, made, raw):
+            data.summary["references"][split] = path
+            data.summary["references_are_detokenised"] = True
+
+
 def _count_lines(path: Path) -> int:
     with path.open("rb") as file:
         return sum(1 for _ in file)
@@ -221,6 +256,7 @@ def _summary(
     """What later steps need: paths are relative to the output folder, so that it can be moved."""
     source, target = corpus.languages
     tests = corpus.splits()[2:]
+    scored = ["valid", *tests] if (data_bin.parent / f"raw/valid.{target}").is_file() else tests  # IWSLT'14 has none
     packages = {"sentencepiece": "sentencepiece", "subword-nmt": "subword-nmt"}[options.bpe], "sacremoses", "ve-fairseq"
     return {
         "corpus": corpus.name,
@@ -234,7 +270,7 @@ def _summary(
         "lowercase": options.lowercase,
         "joined_dictionary": options.joined_dictionary,
         "test_sets": dict(zip(tests, corpus.test_sets, strict=True)),
-        "references": {test: f"raw/{test}.{target}" for test in tests},
+        "references": {split: f"raw/{split}.{target}" for split in scored},
         "references_are_detokenised": corpus.detokenised,
         "pairs": {split: _count_lines(plain / f"{split}.{source}") for split in corpus.splits()},
         # Four more than the file lists: fairseq's own symbols.

@@ -18,6 +18,10 @@ from .text import BATCH, in_batches
 MODEL_NAMES = {"sentencepiece": "sentencepiece.bpe.model", "subword-nmt": "bpecodes"}
 
 
+NORMALISATION = "identity"
+"""sentencepiece's own default rewrites text (，becomes , and ½ becomes 1⁄2): no translation could match it then."""
+
+
 def learn(kind: str, sides: tuple[Sequence[str], Sequence[str]], vocab_size: int, coverage: float, model: Path) -> None:
     """Learn one BPE model for both languages and write it to ``model``.
 
@@ -51,8 +55,7 @@ def _learn_sentencepiece(sides: tuple[Sequence[str], Sequence[str]], vocab_size:
             model_type="bpe",
             vocab_size=vocab_size,
             character_coverage=coverage,
-            # the library's own default rewrites text (，becomes , and ½ becomes 1⁄2): no translation could match then
-            normalization_rule_name="identity",
+            normalization_rule_name=NORMALISATION,
             minloglevel=2,
         )
     except RuntimeError as error:

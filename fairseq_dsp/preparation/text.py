@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..blank import is_blank
 from ..errors import UserError
+from ..languages import base
 from .stages import progress, say
 from .workers import in_order
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 Pairs = tuple[list[str], list[str]]
 """The two sides of a parallel text, line by line."""
 
+RULES = 2
+"""The number of the rules by which `read_lines` and `check_parallel` read text; another number, another text."""
+
 BATCH = 2000
 FINAL_STOP = re.compile(r"([^\s.])\.$")
 
@@ -28,7 +33,8 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file, gzip-compressed or not, white space normalised.
 
     Only a line feed ends a line. Whatever else Python or fairseq might take for a line end (carriage return, U+2028 …)
-    and the no-break spaces, at which fairseq would split a word that the BPE model joins, become plain spaces.
+    and the no-break spaces, at which fairseq would split a word that the BPE model joins, become plain spaces. So does
+    U+2581, as which sentencepiece writes a space.
 
     Raises:
         UserError: the file is missing, empty, truncated, or not UTF-8 text.
@@ -56,8 +62,12 @@ def read_lines(path: Path) -> list[str]:
             f"{path}, line {text[: text.index(chr(0))].count(chr(10)) + 1}, holds a NUL character: "
             "expected plain UTF-8 text"
         )
+    if "\u2581" in text:
+        count = text.count("\u2581")
+        say(f"{path}: {count} characters U+2581, with which sentencepiece writes a space, are read as spaces")
+        text = text.replace("\u2581", " ")
     lines = [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
-    if not any(lines):
+    if all(map(is_blank, lines)):
         raise UserError(f"{path} is empty: expected a text file, a line a sentence")
     return lines
 
@@ -78,7 +88,7 @@ def check_parallel(pairs: Pairs, names: tuple[object, object]) -> Pairs:
             f"{names[0]} has {len(source)} lines and {names[1]} has {len(target)}: the two sides of a parallel text "
             "need the same number of lines, each line the translation of the other"
         )
-    kept = [(a, b) for a, b in zip(source, target, strict=True) if a and b]
+    kept = [(a, b) for a, b in zip(source, target, strict=True) if not (is_blank(a) or is_blank(b))]
     if not kept:
         raise UserError(f"{names[0]} and {names[1]} have no line with text on both sides")
     if len(kept) < len(source):
@@ -130,7 +140,7 @@ def _moses(language: str) -> MosesTokenizer:
     if language not in _tokenizers:
         from sacremoses import MosesTokenizer
 
-        _tokenizers[language] = MosesTokenizer(language)
+        _tokenizers[language] = MosesTokenizer(base(language))
     return _tokenizers[language]
 
 
@@ -138,7 +148,7 @@ def detokenise(lines: Sequence[str], language: str) -> list[str]:
     """Plain sentences from Moses-tokenised ones; case that is lost stays lost."""
     from sacremoses import MosesDetokenizer
 
-    detokenizer = MosesDetokenizer(language)
+    detokenizer = MosesDetokenizer(base(language))
     return [detokenizer.detokenize(line.split()) for line in lines]
 
 

@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
             {"checkpoint": checkpoint, "corpus": data.summary.get("corpus"), "split": args.split}
             | {"heads_to_keep": args.heads_to_keep, "beam": args.beam, "lenpen": args.lenpen}
             | score(data, args.split, tokens)
+            | {"ceiling": data.ceiling(args.split)}
             | speed
             | inside
         )
@@ -215,7 +216,9 @@ def _text(result: dict[str, Any]) -> str:
         f"{result['checkpoint']}: {result['split']}, {result['sentences']:.0f} sentences, beam {result['beam']}{heads}"
     ]
     for key, name in (("tokenised_bleu", "tokenised BLEU"), ("bleu", "BLEU"), ("chrf", "chrF")):
-        lines.append(f"  {name:<15} {result[key]['score']:6.2f}   {result[key]['signature']}")
+        best = (result.get("ceiling") or {}).get(key, 100)
+        at_most = f" (a perfect translation: {best:.2f})" if best < 100 else ""
+        lines.append(f"  {name:<15} {result[key]['score']:6.2f}{at_most}   {result[key]['signature']}")
     if "sentences_per_second" in result:
         lines.append(f"  {'speed':<15} {result['sentences_per_second']:6.1f}   sentences a second")
     if result["kept"]:

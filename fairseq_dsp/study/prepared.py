@@ -64,8 +64,10 @@ class PreparedData:
     @property
     def splits(self) -> list[str]:
         """The texts that can be translated and scored."""
-        valid = ["valid"] if (self.folder / f"raw/valid.{self.languages[1]}").is_file() else []  # IWSLT'14 has none
-        return [*valid, *self.summary["references"]]
+        references = list(self.summary["references"])
+        # earlier preparations name those of the test sets only
+        valid = "valid" not in references and (self.folder / f"raw/valid.{self.languages[1]}").is_file()
+        return ["valid", *references] if valid else references
 
     def check_split(self, split: str) -> None:
         """Raise a `UserError` unless *split* is one of :attr:`splits`."""
@@ -81,6 +83,11 @@ class PreparedData:
         """The untokenised source sentences of a text."""
         self.check_split(split)
         return self._lines(f"raw/{split}.{self.languages[0]}")
+
+    def ceiling(self, split: str) -> dict[str, float] | None:
+        """The best score of each metric that a text leaves possible; None where it was not measured."""
+        ceilings: dict[str, dict[str, float]] = self.summary.get("ceiling", {})
+        return ceilings.get(split)
 
     def subwords(self, split: str, language: str) -> list[list[str]]:
         """The subwords of a text in one of the languages, a list a sentence, as the models are given them."""
