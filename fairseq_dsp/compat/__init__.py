@@ -8,6 +8,7 @@ from fairseq_dsp.compat import (
     atomic_checkpoints,
     bf16_means_tpu,
     last_sentences_dropped,
+    long_sentences_stop_validation,
     resume_regroups_sentences,
     safe_loading,
     torchrun_splits_training,
@@ -29,3 +30,4 @@ def apply_all() -> None:
     torchrun_splits_training.apply()
     bf16_means_tpu.apply()
     last_sentences_dropped.apply()
+    long_sentences_stop_validation.apply()

@@ -68,7 +68,9 @@ def corpus(args: argparse.Namespace) -> Corpus:
     """The corpus that the command line asks for; `settle_languages` comes first."""
     languages = (args.source_lang, args.target_lang)
     if args.train_pref:
-        return ready_splits(languages, args.train_pref, args.valid_pref, args.test_pref.split(","))
+        one = Path(f"{args.test_pref}.{args.source_lang}").exists()  # one with a comma in its name
+        tests = [args.test_pref] if one else args.test_pref.split(",")
+        return ready_splits(languages, args.train_pref, args.valid_pref, tests)
     return whole_text(languages, args.paths[0], args.paths[1], args.valid_size, args.test_size, args.seed)
 
 

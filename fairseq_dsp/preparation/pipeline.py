@@ -31,6 +31,7 @@ from .text import RULES, detokenise, load_pairs, read_lines, tokenise, write_lin
 from .workers import end_with_parent
 
 SUMMARY = "prepare.json"
+POSITIONS = 1024  # of fairseq's models, unless told otherwise; one is for the end of the sentence
 LINES_A_WORKER = 50_000  # with fewer, another process of fairseq costs more than it saves
 
 
@@ -89,6 +90,11 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
     """
     settings = settings_of(corpus, options)
     keys = _stage_keys(settings, tokenised=bool(corpus.write_tokenised))
+    if ":" in str(out):
+        raise UserError(
+            f"the output folder {out} has a colon in its path, at which fairseq-train splits lists of data folders: "
+            "choose another one"
+        )
     with Workspace(out) as space:
         if _is_done(space, settings, keys, force):
             say(f"{out / 'data-bin'} is ready: nothing to do")
@@ -102,6 +108,7 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
         if "references" in keys:
             space.stage("references", keys["references"], lambda folder: _references(corpus, plain, folder))
             _choose_references(PreparedData(out, summary))
+        summary["longest"] = space.reports["bpe"]["longest"]
         summary["ceiling"] = ceiling.measure(PreparedData(out, summary))
         write_json(out / SUMMARY, summary)
     say(f"{data_bin} is ready for fairseq-train; settings and names of the test sets are in {out / SUMMARY}")
@@ -179,7 +186,8 @@ def _tokenise(corpus: Corpus, options: Options, raw: Path, folder: Path) -> None
             write_lines(folder / f"{split}.{language}", lines)
 
 
-def _encode(corpus: Corpus, options: Options, plain: Path, folder: Path) -> None:
+def _encode(corpus: Corpus, options: Options, plain: Path, folder: Path) -> dict[str, Any]:
+    """Learn BPE and apply it; returns the number of subwords of the ``longest`` sentence, by text and language."""
     model = folder / MODEL_NAMES[options.bpe]
     if corpus.codes:
         copy_codes(corpus.codes, model)
@@ -187,12 +195,24 @@ def _encode(corpus: Corpus, options: Options, plain: Path, folder: Path) -> None
         train = load_pairs(plain, "train", corpus.languages)
         learn(options.bpe, train, options.vocab_size, options.coverage, model)
     subwords = Subwords(options.bpe, model)
+    longest: dict[str, dict[str, int]] = {}
     for split in corpus.splits():
         source, target = (
             subwords.encode(lines, label=f"BPE {split}.{language}")
             for language, lines in zip(corpus.languages, load_pairs(plain, split, corpus.languages), strict=True)
         )
+        lengths = [[1 + line.count(" ") for line in side] for side in (source, target)]
+        longest[split] = {language: max(side) for language, side in zip(corpus.languages, lengths, strict=True)}
+        too_long = sum(max(pair) >= POSITIONS for pair in zip(*lengths, strict=True))
+        if too_long:
+            fate = "training leaves them out" if split in ("train", "valid") else "translation cuts their source"
+            say(
+                f"{split}: {too_long} of {len(source)} pairs have more than {POSITIONS - 1} subwords, which is what a "
+                f"model of fairseq's usual {POSITIONS} positions takes, so {fate}: train with --max-source-positions "
+                "and --max-target-positions for more"
+            )
         write_pairs(folder, split, corpus.languages, (source, target))
+    return {"longest": longest}
 
 
 def _binarise(corpus: Corpus, options: Options, bpe: Path, folder: Path) -> None:
@@ -200,15 +220,16 @@ def _binarise(corpus: Corpus, options: Options, bpe: Path, folder: Path) -> None
     tests = corpus.splits()[2:]
     workers = min(options.workers, 1 + _count_lines(bpe / f"train.{source}") // LINES_A_WORKER)
     command = [
-        *(sys.executable, "-m", "fairseq_cli.preprocess", "--source-lang", source, "--target-lang", target),
-        *("--trainpref", str(bpe / "train"), "--validpref", str(bpe / "valid")),
-        *("--testpref", ",".join(str(bpe / test) for test in tests)),
-        *("--destdir", str(folder), "--workers", str(workers)),
+        *(sys.executable, "-P", "-m", "fairseq_cli.preprocess", "--source-lang", source, "--target-lang", target),
+        # relative to the folder of the text: in a path, fairseq would take a comma for the end of it
+        *("--trainpref", "train", "--validpref", "valid", "--testpref", ",".join(tests)),
+        *("--destdir", str(folder.absolute()), "--workers", str(workers)),
         *(["--joined-dictionary"] if options.joined_dictionary else []),
     ]
     say("fairseq-preprocess")
     run = subprocess.run(
         command,
+        cwd=bpe,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -223,7 +244,7 @@ def _binarise(corpus: Corpus, options: Options, bpe: Path, folder: Path) -> None
         raise UserError(f"fairseq-preprocess failed with exit status {run.returncode}: {last.strip()}")
     for line in run.stdout.splitlines():
         if " replaced " in line:
-            say(line[line.index("[") :].replace(str(bpe), "bpe"))
+            say(line[line.index("[") :])
     model = MODEL_NAMES[options.bpe]
     (folder / model).write_bytes((bpe / model).read_bytes())
 

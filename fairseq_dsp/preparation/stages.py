@@ -81,6 +81,8 @@ class Workspace:
 
     def __init__(self, out: Path) -> None:
         self.out = out
+        self.reports: dict[str, Any] = {}
+        """What the stages that were made or found have to say about their text, by stage."""
 
     def __enter__(self) -> Workspace:
         # The highest folder that this run makes: the one to clear away when it ends with nothing.
@@ -129,13 +131,13 @@ class Workspace:
             for file, size in stamp["files"].items()
         )
 
-    def stage(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+    def stage(self, name: str, key: str, make: Callable[[Path], Any]) -> Path:
         """Make the stage unless it is finished; the folder appears whole or not at all.
 
         Args:
             name: of the folder.
             key: of everything the result depends on.
-            make: fills the empty folder that it is given.
+            make: fills the empty folder that it is given; what it returns, JSON-like, is kept in ``reports``.
 
         Returns:
             The folder.
@@ -146,6 +148,7 @@ class Workspace:
         folder = self.out / name
         if self.finished(name, key):
             say(f"{folder}: already there")
+            self.reports[name] = read_json(folder / STAMP).get("report")
             return folder
         if folder.exists() and not (folder / STAMP).is_file() and any(folder.iterdir()):
             raise UserError(
@@ -154,9 +157,9 @@ class Workspace:
         # With the process in its name, a child that outlives a killed run never writes into the next run's folder.
         partial = self.out / f".{name}{PARTIAL}{os.getpid()}"
         partial.mkdir()
-        make(partial)
+        self.reports[name] = make(partial)
         files = {str(path.relative_to(partial)): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
-        write_json(partial / STAMP, {"key": key, "files": files})
+        write_json(partial / STAMP, {"key": key, "files": files, "report": self.reports[name]})
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)

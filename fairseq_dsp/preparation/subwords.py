@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from .stages import progress, say
@@ -20,6 +21,9 @@ MODEL_NAMES = {"sentencepiece": "sentencepiece.bpe.model", "subword-nmt": "bpeco
 
 NORMALISATION = "identity"
 """sentencepiece's own default rewrites text (，becomes , and ½ becomes 1⁄2): no translation could match it then."""
+
+RESERVED = "\u2585"
+USUAL_LENGTH = 4192  # bytes of a sentence that sentencepiece learns from
 
 
 def learn(kind: str, sides: tuple[Sequence[str], Sequence[str]], vocab_size: int, coverage: float, model: Path) -> None:
@@ -46,6 +50,12 @@ def learn(kind: str, sides: tuple[Sequence[str], Sequence[str]], vocab_size: int
 def _learn_sentencepiece(sides: tuple[Sequence[str], Sequence[str]], vocab_size: int, coverage: float) -> bytes:
     import sentencepiece
 
+    reserved = sum(RESERVED in line for side in sides for line in side)
+    if reserved:
+        say(f"{reserved} sentences hold {RESERVED} (U+2585), which sentencepiece reserves: it learns from the others")
+    longest = max(len(line.encode()) for side in sides for line in side)
+    # it would learn nothing from longer ones, without a word; recorded in the model, so only where needed
+    options: dict[str, Any] = {"max_sentence_length": longest} if longest > USUAL_LENGTH else {}
     # Written by us and not by the library, which does not notice a full disk.
     model = io.BytesIO()
     try:
@@ -57,6 +67,7 @@ def _learn_sentencepiece(sides: tuple[Sequence[str], Sequence[str]], vocab_size:
             character_coverage=coverage,
             normalization_rule_name=NORMALISATION,
             minloglevel=2,
+            **options,
         )
     except RuntimeError as error:
         most = re.search(r"value <= (\d+)", str(error))

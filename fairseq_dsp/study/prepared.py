@@ -56,6 +56,14 @@ class PreparedData:
         """The folder that fairseq's tools read."""
         return self.folder / self.summary["data_bin"]
 
+    def check_trainable(self) -> None:
+        """Raise a `UserError` if fairseq-train would take the path of ``data-bin`` for a list of folders."""
+        if ":" in str(self.data_bin.absolute()):
+            raise UserError(
+                f"{self.data_bin.absolute()} has a colon in its path, at which fairseq-train splits lists of data "
+                "folders: move or link the folder to a path without one"
+            )
+
     @property
     def languages(self) -> tuple[str, str]:
         """Source and target language."""

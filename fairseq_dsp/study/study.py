@@ -191,6 +191,7 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
     recipe = _options(content["recipe"], "recipe")
     base = _options(content.get("base") or {}, "base")
     prepared = PreparedData.read(data or str(content["data"]))
+    prepared.check_trainable()
     total = _total_heads(prepared, {**recipe, **base})
     evaluate = _mapping(content.get("evaluate") or {}, "evaluate")
     _check_keys(evaluate, {"split", "beam", "lenpen"}, "evaluate")
