@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fairseq_dsp/version.py").read_text(encoding="utf-8"))[1]
+CORPORA = "data-prep"  # what each corpus needs
 
 setup(
     name="fairseq-dsp",
@@ -19,7 +20,9 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.13",  # the fairseq build below has wheels for these two only
-    packages=find_packages(include=["fairseq_dsp", "fairseq_dsp.*"]),
+    packages=find_packages(include=["fairseq_dsp", "fairseq_dsp.*"])
+    + (["fairseq_dsp_corpora"] if Path(CORPORA).is_dir() else []),
+    package_dir={"fairseq_dsp_corpora": CORPORA},
     package_data={"fairseq_dsp": ["config/**/*.yaml", "py.typed"]},
     install_requires=[
         "torch>=2.6,<3",  # 2.6 made safe loading the default

@@ -8,16 +8,34 @@ a row.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 import tarfile
 from pathlib import Path
 
-from download import fetch, text_hash
-from pipeline import Corpus
-from stages import PARTIAL, PrepareError, say
-from text import Pairs, check_parallel, detokenise, load_pairs, read_lines, read_pairs, tokenise, write_pairs
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.preparation.corpora import Corpus, Recipe
+from fairseq_dsp.preparation.download import fetch, text_hash
+from fairseq_dsp.preparation.stages import PARTIAL, say
+from fairseq_dsp.preparation.text import (
+    Pairs,
+    check_parallel,
+    detokenise,
+    load_pairs,
+    read_lines,
+    read_pairs,
+    tokenise,
+    write_pairs,
+)
+
+SUMMARY = "TED talks, German-English, 160,000 pairs; downloaded, or from --raw-dir"
+DESCRIPTION = """IWSLT'14 as the published results on it are prepared: Moses tokenisation, lower case, 10,000 BPE
+merges, separate dictionaries. From the raw archive, or from text that is tokenised already."""
+RECIPE = Recipe(
+    bpe="subword-nmt", vocab_size=10000, languages=("de", "en"), fixed={"tokenizer": "moses", "lowercase": True}
+)
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 
@@ -43,6 +61,27 @@ TITLE_TAGS = re.compile(r"</?(title|description)>")
 SEGMENT = re.compile(r'<seg id="[0-9]*">\s*(.*?)\s*</seg>')
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this corpus."""
+    add = parser.add_argument
+    add("out", metavar="OUT", type=Path, help="folder for everything")
+    of_raw_dir = (
+        "folder with the unpacked archive (train.tags.de-en.*, IWSLT14.*.xml), or with tokenised train.*, valid.* and "
+        "test.*, and perhaps BPE merges in code; may be given again, for example for the XML files, whose text is then "
+        "the untokenised reference"
+    )
+    add("--raw-dir", type=Path, metavar="DIR", action="append", default=[], help=of_raw_dir)
+    add("--url", default=URL, help="where the archive is downloaded (default: %(default)s)")
+
+
+def corpus(args: argparse.Namespace) -> Corpus:
+    """The corpus that the command line asks for."""
+    languages = (args.source_lang, args.target_lang)
+    use_codes = args.bpe == "subword-nmt" and args.vocab_size is None
+    downloads = args.out / "download"
+    return iwslt14(languages, args.raw_dir, args.url, downloads, use_codes=use_codes, workers=args.workers)
+
+
 def iwslt14(
     languages: tuple[str, str], raw_dirs: list[Path], url: str, downloads: Path, *, use_codes: bool, workers: int
 ) -> Corpus:
@@ -59,11 +98,11 @@ def iwslt14(
         workers: processes for the tokenisation.
 
     Raises:
-        PrepareError: a file is missing.
+        UserError: a file is missing.
     """
     for folder in raw_dirs:
         if not folder.is_dir():
-            raise PrepareError(f"--raw-dir {folder} is not a folder")
+            raise UserError(f"--raw-dir {folder} is not a folder")
     if raw_dirs and not _find(raw_dirs, _train_name("de")) and _find(raw_dirs, "train.de"):
         return _tokenised(languages, raw_dirs, use_codes)
     names = [_train_name(language) for language in languages]
@@ -116,7 +155,7 @@ def _tokenised(languages: tuple[str, str], raw_dirs: list[Path], use_codes: bool
         if any(xml):
             references = _read_test(raw_dirs, languages)
             if len(references[0]) != len(source):
-                raise PrepareError(
+                raise UserError(
                     f"test.{languages[0]} has {len(source)} lines and the XML files have {len(references[0])} "
                     "segments: expected the same sentences in both"
                 )
@@ -144,7 +183,7 @@ def split_train(source: list[str], target: list[str]) -> tuple[Pairs, Pairs]:
         and max(n, m) <= MAX_RATIO * min(n, m)
     ]
     if len(kept) < VALID_EVERY:
-        raise PrepareError(f"{len(kept)} training pairs are left after cleaning: expected at least {VALID_EVERY}")
+        raise UserError(f"{len(kept)} training pairs are left after cleaning: expected at least {VALID_EVERY}")
     valid = kept[VALID_EVERY - 1 :: VALID_EVERY]
     del kept[VALID_EVERY - 1 :: VALID_EVERY]
     train_sides, valid_sides = (([a.lower() for a, _ in p], [b.lower() for _, b in p]) for p in (kept, valid))
@@ -173,7 +212,7 @@ def _segments(path: Path) -> list[str]:
     """The sentences of an XML file, entities left as they are."""
     found = [match[1] for line in read_lines(path) if (match := SEGMENT.search(line))]
     if not found:
-        raise PrepareError(f'{path} has no <seg id="…">: expected the XML of an IWSLT test set')
+        raise UserError(f'{path} has no <seg id="…">: expected the XML of an IWSLT test set')
     return [segment.replace("’", "'") for segment in found]
 
 
@@ -196,7 +235,7 @@ def _find(folders: list[Path], name: str) -> Path | None:
 def _need(folders: list[Path], name: str) -> Path:
     path = _find(folders, name)
     if not path:
-        raise PrepareError(
+        raise UserError(
             f"{name} is not in {' nor in '.join(map(str, folders))}: expected the files of the IWSLT'14 archive "
             "(train.tags.de-en.*, IWSLT14.*.xml), or tokenised train.*, valid.* and test.*"
         )
@@ -219,12 +258,12 @@ def _download(url: str, downloads: Path, names: list[str]) -> Path:
         except (tarfile.TarError, EOFError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             archive.unlink()
-            raise PrepareError(f"{url} gave a damaged archive ({error}): run the command again") from error
+            raise UserError(f"{url} gave a damaged archive ({error}): run the command again") from error
         for name, expected in CHECKSUMS.items():
             if text_hash(_need([partial], name)) != expected:
                 shutil.rmtree(partial)
                 archive.unlink()
-                raise PrepareError(
+                raise UserError(
                     f"{name} in {url} is not the expected file (SHA-256 {expected}): get the corpus elsewhere and give "
                     "its folder with --raw-dir"
                 )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from download import fetch, text_hash
-from pipeline import Corpus, split_names
-from stages import PrepareError, say
-from text import read_pairs, write_pairs
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.preparation.corpora import Corpus, Recipe, split_names
+from fairseq_dsp.preparation.download import fetch, text_hash
+from fairseq_dsp.preparation.stages import say
+from fairseq_dsp.preparation.text import read_pairs, write_pairs
+
+SUMMARY = "image captions, German-English, 29,000 pairs; downloaded, or from --raw-dir"
+DESCRIPTION = """Multi30k task 1 from its raw text: cased, untokenised. Its test sets become test (test_2016_flickr),
+test1, test2, test3 for fairseq-generate --gen-subset."""
+RECIPE = Recipe(bpe="sentencepiece", vocab_size=6000, languages=("de", "en"))
 
 URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
 
@@ -29,6 +36,20 @@ CHECKSUMS = {  # of the uncompressed text
 }
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this corpus."""
+    add = parser.add_argument
+    add("out", metavar="OUT", type=Path, help="folder for everything")
+    of_raw_dir = "folder with train.de, val.de, test_2016_flickr.de … or the same with .gz"
+    add("--raw-dir", type=Path, metavar="DIR", help=of_raw_dir)
+    add("--url", default=URL, help="where train.de.gz … are downloaded (default: %(default)s)")
+
+
+def corpus(args: argparse.Namespace) -> Corpus:
+    """The corpus that the command line asks for."""
+    return multi30k((args.source_lang, args.target_lang), args.raw_dir, args.url, args.out / "download")
+
+
 def multi30k(languages: tuple[str, str], raw_dir: Path | None, url: str, downloads: Path) -> Corpus:
     """The corpus from a folder, or else from the network.
 
@@ -40,14 +61,14 @@ def multi30k(languages: tuple[str, str], raw_dir: Path | None, url: str, downloa
         downloads: folder to keep them in.
 
     Raises:
-        PrepareError: a file is missing.
+        UserError: a file is missing.
     """
     if raw_dir is None:
         tests = TEST_SETS
         origin: dict[str, object] = dict(CHECKSUMS)
     else:
         if not raw_dir.is_dir():
-            raise PrepareError(f"--raw-dir {raw_dir} is not a folder")
+            raise UserError(f"--raw-dir {raw_dir} is not a folder")
         tests = [
             name for name in TEST_SETS if name == TEST_SETS[0] or any(_find(raw_dir, name, lang) for lang in languages)
         ]
@@ -58,7 +79,7 @@ def multi30k(languages: tuple[str, str], raw_dir: Path | None, url: str, downloa
             for language in languages:
                 path = _find(raw_dir, name, language)
                 if not path:
-                    raise PrepareError(f"{raw_dir} has no {name}.{language}, nor {name}.{language}.gz")
+                    raise UserError(f"{raw_dir} has no {name}.{language}, nor {name}.{language}.gz")
                 origin[f"{name}.{language}"] = text_hash(path)  # as if it had been downloaded
 
     def write_raw(folder: Path) -> None:

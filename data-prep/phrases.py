@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import Corpus, split_names
-from text import write_pairs
-from tqdm import tqdm
+from fairseq_dsp.preparation.arguments import positive
+from fairseq_dsp.preparation.corpora import Corpus, Recipe, split_names
+from fairseq_dsp.preparation.stages import progress
+from fairseq_dsp.preparation.text import write_pairs
+
+SUMMARY = "generated German-English phrases; needs no network and no files"
+DESCRIPTION = """The embedded corpus: dates, times, durations, amounts of money, units, spelled-out numbers, countries
+and languages in sentences, made from Unicode CLDR (Babel) and num2words. The same settings always give the same corpus,
+and no sentence occurs twice."""
+RECIPE = Recipe(bpe="sentencepiece", vocab_size=2000, languages=("de", "en"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this corpus."""
+    add = parser.add_argument
+    add("out", metavar="OUT", type=Path, help="folder for everything")
+    add("--train-size", type=positive, default=30000, metavar="N", help="pairs (default: %(default)s)")
+    add("--valid-size", type=positive, default=500, metavar="N", help="pairs (default: %(default)s)")
+    add("--test-size", type=positive, default=500, metavar="N", help="pairs (default: %(default)s)")
+    add("--seed", type=int, default=1, metavar="N", help="another one, another corpus (default: %(default)s)")
+
+
+def corpus(args: argparse.Namespace) -> Corpus:
+    """The corpus that the command line asks for."""
+    sizes = (args.train_size, args.valid_size, args.test_size)
+    return phrases((args.source_lang, args.target_lang), sizes, args.seed)
 
 
 def phrases(languages: tuple[str, str], sizes: tuple[int, int, int], seed: int) -> Corpus:
@@ -27,14 +51,14 @@ def phrases(languages: tuple[str, str], sizes: tuple[int, int, int], seed: int) 
     }
 
     def write_raw(folder: Path) -> None:
-        from phrasebook import Phrasebook  # takes a moment: only when there is something to make
+        from .phrasebook import Phrasebook  # takes a moment: only when there is something to make
 
         book = Phrasebook(random.Random(seed))
         seen: tuple[set[str], set[str]] = set(), set()
         # The training text last: a larger one leaves the other two as they are.
         for split, size in reversed(list(zip(split_names(1), sizes, strict=True))):
             pairs: tuple[list[str], list[str]] = [], []
-            with tqdm(total=size, desc=f"making {split}", unit="pair", disable=size < 5000) as bar:
+            with progress(total=size, desc=f"making {split}", unit="pair", disable=size < 5000) as bar:
                 while len(pairs[0]) < size:
                     drawn = book.draw()
                     if drawn[0] in seen[0] or drawn[1] in seen[1]:

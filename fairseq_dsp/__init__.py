@@ -1,33 +1,50 @@
 """Prune the attention heads of a fairseq translation model down to exactly K: ``fairseq-train --user-dir fairseq_dsp``.
 
-Importing this package registers its architectures, its task and its criterion with fairseq.
+Importing this package registers its architectures, its task and its criterion with fairseq; only where this process is
+one of the commands of ``fairseq-dsp`` that do without fairseq, it does not import fairseq at all.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import os
+import sys
 from typing import TYPE_CHECKING
+
+from .version import __version__
 
 if TYPE_CHECKING:
     from .compact.folder import Translator
 
-# importing fairseq and torch makes many objects and no garbage: looking for some takes a sixth of the time
-_collecting = gc.isenabled()
-gc.disable()
-logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it asks for tensorboardX at every start
+WITHOUT_FAIRSEQ = {"prepare"}
+"""Commands of ``fairseq-dsp`` that start in a moment, since they import neither fairseq nor torch."""
 
-from . import compat  # noqa: E402
-from .version import __version__  # noqa: E402
 
-compat.apply_all()
+def _is_without_fairseq() -> bool:
+    """Whether the program of this process is one of these commands."""
+    own = os.path.basename(sys.argv[0]) == "fairseq-dsp"
+    own |= sys.argv[0] == "-m" and "fairseq_dsp.cli" in sys.orig_argv  # python -m imports the package first
+    return own and sys.argv[1:2] != [] and sys.argv[1] in WITHOUT_FAIRSEQ
 
-from . import model, training  # noqa: E402 — fairseq is mended before anything is registered with it
 
-training.optimizer.install()
-training.distillation.install()
-if _collecting:
-    gc.enable()
+if not _is_without_fairseq():
+    # importing fairseq and torch makes many objects and no garbage: looking for some takes a sixth of the time
+    _collecting = gc.isenabled()
+    gc.disable()
+    # it asks for tensorboardX at every start
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+
+    from . import compat
+
+    compat.apply_all()
+
+    from . import model, training  # fairseq is mended before anything is registered with it
+
+    training.optimizer.install()
+    training.distillation.install()
+    if _collecting:
+        gc.enable()
 
 
 def from_pretrained(folder: str) -> Translator:

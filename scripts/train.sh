@@ -50,6 +50,10 @@ if [ ! -f "$data/prepare.json" ]; then
     echo "error: $data holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh" >&2
     exit 1
 fi
+if [[ "$data" == *:* ]]; then
+    echo "error: the path $data has a colon, at which fairseq-train splits lists of data folders: move or link it" >&2
+    exit 1
+fi
 summary=$("$PYTHON" - "$data/prepare.json" <<'PY'
 import json, sys
 summary = json.load(open(sys.argv[1], encoding="utf-8"))

@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import shutil
+import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
@@ -26,11 +27,14 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..blank import is_blank
 from ..errors import UserError
+from ..languages import base
 from ..model import PrunableTransformer, PruningConfig
 from ..model.config import flat_names
 from .checkpoint import TrainedModel, check_target, new_folder
 from .data import preparation, task_of
+from .request import check_options, check_sentences
 from .sameness import check_same, log_probabilities, original, sentences
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -196,7 +200,7 @@ class Translator:
         self._tokenizer: Any = None
         self._bpe: Any = None
         if config["tokenizer"] == "moses":
-            languages = {"source_lang": config["source_lang"], "target_lang": config["target_lang"]}
+            languages = {name: base(config[name]) for name in ("source_lang", "target_lang")}
             moses = Namespace(tokenizer="moses", moses_no_dash_splits=True, **languages)
             self._tokenizer = encoders.build_tokenizer(moses)
         if config["bpe"]:
@@ -219,26 +223,31 @@ class Translator:
         max_len_a: float = 0,
         max_len_b: int = 200,
     ) -> list[str]:
-        """Return the translations of untokenised sentences, in their order.
+        """Return the translations of untokenised sentences, in their order; a blank one stays blank.
+
+        A sentence with more subwords than the model has positions is cut there, with a warning.
 
         :param beam: size of the beam.
         :param batch_size: number of sentences translated at once.
         :param lenpen: above 1 favours longer translations.
         :param max_len_a: a translation has at most max_len_a · (length of the source) + max_len_b subwords.
         :param max_len_b: see *max_len_a*.
-        :raises UserError: if a string is given where a list of strings is expected, or a sentence is too long.
+        :raises UserError: if anything but a list of strings is given, or an option has no sense.
         """
-        if isinstance(sentences, str):
-            raise UserError("translate takes a list of sentences, but one string was given: put it into a list")
+        sentences = check_sentences(sentences)
+        check_options(beam=beam, batch_size=batch_size, lenpen=lenpen, max_len_a=max_len_a, max_len_b=max_len_b)
         sources = [self._encode(sentence) for sentence in sentences]
-        longest = self.model.max_positions()[0]
-        for number, source in enumerate(sources, 1):
-            if len(source) > longest:
-                raise UserError(f"sentence {number} has {len(source)} subwords, but {longest} are possible: split it")
+        sources = self._cut(sources)
+        # blank ones are left blank: the model would invent something
+        order = [i for i, source in enumerate(sources) if len(source) > 1 and not is_blank(sentences[i])]
+        order.sort(key=lambda i: len(sources[i]))  # little padding
+        if any(int(max_len_a * len(sources[i]) + max_len_b) < 1 for i in order[:1] + order[-1:]):
+            raise UserError(
+                f"max_len_a is {max_len_a} and max_len_b {max_len_b}, which leave a translation no subword: give more"
+            )
         options = Namespace(beam=beam, lenpen=lenpen, max_len_a=max_len_a, max_len_b=max_len_b)
         generator = self.task.build_generator([self.model], options)
         results = [""] * len(sources)
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i]))  # little padding
         device = next(self.model.parameters()).device
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
@@ -253,9 +262,22 @@ class Translator:
         return results
 
     def _encode(self, sentence: str) -> Tensor:
-        text = self._tokenised(sentence.strip())
+        # as the preparation reads text
+        text = self._tokenised(" ".join(sentence.replace("\u2581", " ").split()))
         text = self._bpe.encode(text) if self._bpe else text
         return self.task.source_dictionary.encode_line(text, add_if_not_exist=False).long()
+
+    def _cut(self, sources: list[Tensor]) -> list[Tensor]:
+        """Return the sentences, those cut that are longer than the model's positions."""
+        most = self.model.max_positions()[0]
+        for number, source in enumerate(sources, 1):
+            if len(source) > most:
+                warnings.warn(
+                    f"sentence {number} has {len(source) - 1} subwords, but the model takes {most - 1}: the rest of it "
+                    "is not translated",
+                    stacklevel=3,
+                )
+        return [torch.cat([source[: most - 1], source[-1:]]) if len(source) > most else source for source in sources]
 
     def _tokenised(self, sentence: str) -> str:
         """Return a sentence as the preparation of the training text would have tokenised it."""

@@ -11,6 +11,7 @@ from fairseq_dsp.compat import (
     fasta_paths_run_in_a_shell,
     last_sentences_dropped,
     legacy_ddp_mixes_types,
+    long_sentences_stop_validation,
     options_are_evaluated,
     other_processes_refuse_checkpoints,
     resume_forgets_the_end,
@@ -41,3 +42,4 @@ def apply_all() -> None:
     torchrun_splits_training.apply()
     bf16_means_tpu.apply()
     last_sentences_dropped.apply()
+    long_sentences_stop_validation.apply()

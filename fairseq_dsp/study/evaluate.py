@@ -19,6 +19,7 @@ import contextlib
 import json
 import logging
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from ..errors import UserError
 from ..model import with_heads
 from ..model.units import is_weight
 from .atomic import write_json, write_text
+from .inputs import Sizes, checkpoint_paths, flags_for, positions, without_colons, without_references
 from .prepared import PreparedData
 from .scoring import detokenised, score
 
@@ -77,12 +79,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--beam is {args.beam}, but it must be 1 or more")
     if args.translations and len(args.checkpoints) > 1:
         raise UserError(f"--translations takes the output of one CKPT, but {len(args.checkpoints)} are given")
-    for path in (path for checkpoint in args.checkpoints for path in checkpoint.split(":")):
-        if not Path(path).is_file():
-            raise UserError(f"the checkpoint {path} is missing: give a file that fairseq-train wrote")
-    insides = [
-        _describe(checkpoint.split(":")[0], args.heads_to_keep, args.kept_heads) for checkpoint in args.checkpoints
-    ]
+    if args.max_tokens < 1:
+        raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
+    firsts = [checkpoint_paths(checkpoint)[0] for checkpoint in args.checkpoints]
+    insides = [_describe(path, args.heads_to_keep, args.kept_heads) for path in firsts]
     results = []
     for checkpoint, inside in zip(args.checkpoints, insides, strict=True):
         tokens, speed = translate(
@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
             {"checkpoint": checkpoint, "corpus": data.summary.get("corpus"), "split": args.split}
             | {"heads_to_keep": args.heads_to_keep, "beam": args.beam, "lenpen": args.lenpen}
             | score(data, args.split, tokens)
+            | {"ceiling": data.ceiling(args.split)}
             | speed
             | inside
         )
@@ -143,8 +144,10 @@ def translate(
 ) -> tuple[list[str], dict[str, float]]:
     """Translate a text with fairseq-generate; its progress bar goes to standard error.
 
+    A sentence that is longer than the model's positions is cut there, and a blank one stays blank.
+
     :return: the translations in the order of the text, BPE undone, tokens left; and the number of ``sentences``, how
-        many ``sentences_per_second`` and ``tokens_per_second``, of the search alone.
+        many were ``cut``, how many ``sentences_per_second`` and ``tokens_per_second``, of the search alone.
     :raises UserError: if the model cannot be used, or the data do not belong together.
     """
     from fairseq import options
@@ -157,11 +160,21 @@ def translate(
         overrides = {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)}
     if kept_heads is not None:
         overrides = with_heads(str(kept_heads))
+    paths = checkpoint_paths(checkpoint)
+    limits, sizes = positions(paths), Sizes.of(data, split)
+    size_flags, cut = flags_for(sizes, limits, max_tokens)
+    if cut:
+        told = f"{cut} of {len(sizes.source)} sentences are longer than the model's {limits[0]} positions and are cut"
+        print(f"{split}: {told}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        models = ":".join(without_colons(Path(path), here, f"model{i}.pt") for i, path in enumerate(paths))
+        beyond = (sizes.target > limits[1]).any()
+        data_bin = without_references(data, split, here) if beyond else data.data_bin
         arguments = [
-            *(str(data.data_bin), "--user-dir", str(PACKAGE), "--path", checkpoint),
+            *(without_colons(data_bin, here, "data-bin"), "--user-dir", str(PACKAGE), "--path", models, *size_flags),
             *("--source-lang", source, "--target-lang", target, "--gen-subset", split),
-            *("--beam", str(beam), "--lenpen", str(lenpen), "--max-tokens", str(max_tokens), "--num-workers", "0"),
+            *("--beam", str(beam), "--lenpen", str(lenpen), "--num-workers", "0"),
             # fairseq leaves out the sentences that do not fill the last batch up to such a multiple
             *("--required-batch-size-multiple", "1"),
             *("--post-process", POST_PROCESS[data.summary["bpe"]], "--model-overrides", repr(overrides)),
@@ -183,7 +196,9 @@ def translate(
             f"fairseq-generate translated {len(found)} sentences of {split}, but its references are {expected}: the "
             f"data in {data.folder} do not belong together, so run scripts/preprocess.sh again"
         )
-    speed = {"sentences": float(expected)}
+    for number in sizes.blank(data, split):
+        found[number] = ""
+    speed = {"sentences": float(expected), "cut": float(cut)}
     for match in filter(None, map(_SPEED.search, said)):
         speed |= {"sentences_per_second": float(match[3]), "tokens_per_second": float(match[4])}
     return [found[i] for i in range(expected)], speed
@@ -217,7 +232,9 @@ def _text(result: dict[str, Any]) -> str:
         f"{result['checkpoint']}: {result['split']}, {result['sentences']:.0f} sentences, beam {result['beam']}{heads}"
     ]
     for key, name in (("tokenised_bleu", "tokenised BLEU"), ("bleu", "BLEU"), ("chrf", "chrF")):
-        lines.append(f"  {name:<15} {result[key]['score']:6.2f}   {result[key]['signature']}")
+        best = (result.get("ceiling") or {}).get(key, 100)
+        at_most = f" (a perfect translation: {best:.2f})" if best < 100 else ""
+        lines.append(f"  {name:<15} {result[key]['score']:6.2f}{at_most}   {result[key]['signature']}")
     if "sentences_per_second" in result:
         lines.append(f"  {'speed':<15} {result['sentences_per_second']:6.1f}   sentences a second")
     if result["kept"]:

@@ -56,6 +56,14 @@ class PreparedData:
         """The folder that fairseq's tools read."""
         return self.folder / self.summary["data_bin"]
 
+    def check_trainable(self) -> None:
+        """Raise a `UserError` if fairseq-train would take the path of ``data-bin`` for a list of folders."""
+        if ":" in str(self.data_bin.absolute()):
+            raise UserError(
+                f"{self.data_bin.absolute()} has a colon in its path, at which fairseq-train splits lists of data "
+                "folders: move or link the folder to a path without one"
+            )
+
     @property
     def languages(self) -> tuple[str, str]:
         """Source and target language."""
@@ -64,8 +72,10 @@ class PreparedData:
     @property
     def splits(self) -> list[str]:
         """The texts that can be translated and scored."""
-        valid = ["valid"] if (self.folder / f"raw/valid.{self.languages[1]}").is_file() else []  # IWSLT'14 has none
-        return [*valid, *self.summary["references"]]
+        references = list(self.summary["references"])
+        # earlier preparations name those of the test sets only
+        valid = "valid" not in references and (self.folder / f"raw/valid.{self.languages[1]}").is_file()
+        return ["valid", *references] if valid else references
 
     def check_split(self, split: str) -> None:
         """Raise a `UserError` unless *split* is one of :attr:`splits`."""
@@ -81,6 +91,11 @@ class PreparedData:
         """The untokenised source sentences of a text."""
         self.check_split(split)
         return self._lines(f"raw/{split}.{self.languages[0]}")
+
+    def ceiling(self, split: str) -> dict[str, float] | None:
+        """The best score of each metric that a text leaves possible; None where it was not measured."""
+        ceilings: dict[str, dict[str, float]] = self.summary.get("ceiling", {})
+        return ceilings.get(split)
 
     def subwords(self, split: str, language: str) -> list[list[str]]:
         """The subwords of a text in one of the languages, a list a sentence, as the models are given them."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .. import languages
 from .prepared import PreparedData
-
-_TOKENIZERS = {"zh": "zh", "ja": "char", "ko": "char", "th": "char"}  # languages that 13a does not split into words
 
 
 def metrics(data: PreparedData) -> dict[str, Any]:
@@ -15,15 +14,16 @@ def metrics(data: PreparedData) -> dict[str, Any]:
     from sacrebleu.metrics import BLEU, CHRF
 
     lowercase = bool(data.summary["lowercase"])
-    tokenizer = _TOKENIZERS.get(data.languages[1][:2], "13a")
+    tokenizer = languages.bleu_tokenizer(data.languages[1])
     return {"bleu": BLEU(lowercase=lowercase, tokenize=tokenizer), "chrf": CHRF(lowercase=lowercase)}
 
 
 def score(data: PreparedData, split: str, hypotheses: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Score the translations of a text.
 
-    ``bleu`` and ``chrf`` are of detokenised text; ``tokenised_bleu`` is of the recipe's own tokens, as papers on
-    IWSLT'14 report it, or of Moses tokens for a recipe without tokenisation.
+    ``bleu`` and ``chrf`` are of detokenised text. ``tokenised_bleu`` is of the recipe's own tokens, as papers on
+    IWSLT'14 report it, or of Moses tokens for a recipe without tokenisation; in languages that Moses does not split
+    into words, of the tokens of sacrebleu's tokeniser for them.
 
     :param data: the corpus.
     :param split: the text.
@@ -34,12 +34,14 @@ def score(data: PreparedData, split: str, hypotheses: Sequence[str]) -> dict[str
 
     references = data.references(split)
     plain = detokenised(data, hypotheses)
+    scores = {name: _score(metric, plain, references) for name, metric in metrics(data).items()}
+    if languages.bleu_tokenizer(data.languages[1]) != "13a":
+        return {"tokenised_bleu": scores["bleu"], **scores}
     tokens, reference_tokens = list(hypotheses), data.tokenised_references(split)
     if reference_tokens is None:
         lower = bool(data.summary["lowercase"])
         tokens, reference_tokens = (_moses(lines, data.languages[1], lower) for lines in (plain, references))
-    tokenised = {"tokenised_bleu": _score(BLEU(tokenize="none", force=True), tokens, reference_tokens)}
-    return tokenised | {name: _score(metric, plain, references) for name, metric in metrics(data).items()}
+    return {"tokenised_bleu": _score(BLEU(tokenize="none", force=True), tokens, reference_tokens), **scores}
 
 
 def detokenised(data: PreparedData, hypotheses: Sequence[str]) -> list[str]:
@@ -48,14 +50,14 @@ def detokenised(data: PreparedData, hypotheses: Sequence[str]) -> list[str]:
         return list(hypotheses)
     from sacremoses import MosesDetokenizer
 
-    moses = MosesDetokenizer(data.languages[1])
+    moses = MosesDetokenizer(languages.base(data.languages[1]))
     return [moses.detokenize(line.split()) for line in hypotheses]
 
 
 def _moses(lines: Sequence[str], language: str, lower: bool) -> list[str]:
     from sacremoses import MosesTokenizer
 
-    moses = MosesTokenizer(language)
+    moses = MosesTokenizer(languages.base(language))
     tokens = [str(moses.tokenize(line, return_str=True)) for line in lines]
     return [line.lower() for line in tokens] if lower else tokens
 

@@ -170,6 +170,7 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
     recipe = read_options(content["recipe"], "recipe")
     base = read_options(content.get("base") or {}, "base")
     prepared = PreparedData.read(data or str(content["data"]))
+    prepared.check_trainable()
     total = total_heads(prepared, {**recipe, **base})
     evaluate = mapping(content.get("evaluate") or {}, "evaluate")
     check_keys(evaluate, {"split", "beam", "lenpen"}, "evaluate")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import socket
 
 import pytest
 import sentencepiece
-import support
 import torch
 import yaml
 
@@ -17,6 +15,7 @@ import fairseq_dsp
 from fairseq_dsp.cli import main
 from fairseq_dsp.compact.folder import _sha256_of
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.preparation.text import tokenise
 
 from .conftest import HEADS
 
@@ -70,9 +69,7 @@ def test_folder_translates_the_same(folder, tiny_data, expected):
         model.translate("one")
 
 
-def test_text_is_tokenised_as_for_training(folder, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(support.REPOSITORY / "data-prep")
-    prepared = importlib.import_module("text").tokenise
+def test_text_is_tokenised_as_for_training(folder, tmp_path):
     text = ["Ein well-known Fall z. B. in den U.S.", 'Er sagte: "Ja, bald." Und 5-6 Dr. Schmidts ...', "a-b c--d e.g."]
     shutil.copytree(folder, tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text()) | {"tokenizer": "moses", "lowercase": True}
@@ -80,7 +77,7 @@ def test_text_is_tokenised_as_for_training(folder, tmp_path, monkeypatch):
     (tmp_path / "copy/config.json").write_text(json.dumps(config))
     model = fairseq_dsp.from_pretrained(tmp_path / "copy")
     tokenised = [model._tokenised(sentence) for sentence in text]
-    assert tokenised == prepared(text, "xx", lowercase=True)
+    assert tokenised == tokenise(text, "xx", lowercase=True)
     assert tokenised[0].endswith("in den u.s .")
     assert " well-known " in tokenised[0]
 

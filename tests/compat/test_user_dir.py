@@ -33,7 +33,8 @@ def source(tmp_path_factory) -> Path:
     for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
         if (support.REPOSITORY / name).exists():
             shutil.copy(support.REPOSITORY / name, source)
-    shutil.copytree(support.PLUGIN, source / "fairseq_dsp", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("fairseq_dsp", "data-prep"):
+        shutil.copytree(support.REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     return source
 
 
@@ -92,6 +93,13 @@ def test_training_with_a_wheel_in_an_unrelated_folder(site, tiny_data, tmp_path)
     command = [sys.executable, "-P", "-m", "fairseq_cli.train", *args]
     support.run_command(command, cwd=tmp_path, PYTHONPATH=str(site))
     assert (tmp_path / "run" / "checkpoint_last.pt").exists()
+
+
+def test_preparing_with_a_wheel_in_an_unrelated_folder(site, tmp_path):
+    sizes = ("--train-size", 200, "--valid-size", 5, "--test-size", 5, "--vocab-size", 120)
+    command = [sys.executable, "-P", "-m", "fairseq_dsp.cli", "prepare", "phrases", tmp_path / "out", *sizes]
+    support.run_command(command, cwd=tmp_path, PYTHONPATH=str(site))
+    assert (tmp_path / "out/data-bin/train.de-en.de.bin").exists()
 
 
 def test_other_code_of_the_same_name_is_refused(tmp_path, monkeypatch):

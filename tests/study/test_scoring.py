@@ -54,3 +54,20 @@ def test_tokenised_lower_cased_text(tmp_path: Path) -> None:
     scores = score(data, "test", perfect)
     assert {name: one["score"] for name, one in scores.items()} == {"tokenised_bleu": 100, "bleu": 100, "chrf": 100}
     assert "case:lc" in scores["bleu"]["signature"]
+
+
+def test_chinese_is_not_scored_by_moses_tokens(tmp_path: Path) -> None:
+    """Moses takes most of a sentence for one word, whether the recipe uses it or scoring does."""
+    lines = ["你好，世界！", "今天天气很好。", "他们在海滩上跑步。"]
+    for tokenizer in ("none", "moses"):
+        folder = tmp_path / tokenizer
+        (folder / "raw").mkdir(parents=True)
+        (folder / "raw/test.cmn").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        summary = {"target_lang": "cmn", "source_lang": "de", "tokenizer": tokenizer, "lowercase": False}
+        data = PreparedData(folder, {**summary, "references": {"test": "raw/test.cmn"}})
+        hypotheses = [lines[0], "今天天气不好。", lines[2]]
+        scores = score(data, "test", hypotheses)
+        expected = sacrebleu.corpus_bleu(hypotheses, [lines], tokenize="zh").score
+        assert 60 < expected < 100
+        assert scores["tokenised_bleu"]["score"] == scores["bleu"]["score"] == pytest.approx(expected, abs=1e-4)
+        assert "tok:zh" in scores["tokenised_bleu"]["signature"]

@@ -20,18 +20,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
+from .workers import held
+
 STAMP = ".stamp.json"
 PARTIAL = ".partial-"
 FULL_DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
-class PrepareError(Exception):
-    """Something the user can mend, told in one sentence: what was given, what was expected, what to do."""
-
-
 def say(message: str) -> None:
     """Print one line of progress."""
     print(f"| {message}", flush=True)
+
+
+def progress(**options: Any) -> Any:
+    """A progress bar: tqdm's, imported when it is needed, so that ``--help`` needs no package."""
+    from tqdm import tqdm
+
+    return tqdm(**options)
 
 
 def content_hash(path: Path) -> str:
@@ -70,11 +76,13 @@ class Workspace:
         out: the folder; made when it is not there, removed again when nothing came to be in it.
 
     Raises:
-        PrepareError: it is not a folder, or another process is preparing data in it.
+        UserError: it is not a folder, or another process is preparing data in it.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
+        self.reports: dict[str, Any] = {}
+        """What the stages that were made or found have to say about their text, by stage."""
 
     def __enter__(self) -> Workspace:
         # The highest folder that this run makes: the one to clear away when it ends with nothing.
@@ -83,13 +91,15 @@ class Workspace:
             self.out.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY)
         except (FileExistsError, NotADirectoryError) as error:
-            raise PrepareError(f"{self.out} cannot be the output folder, because a file is in its place") from error
+            raise UserError(f"{self.out} cannot be the output folder, because a file is in its place") from error
         self._made = missing
+        held.add(self._lock)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            held.discard(self._lock)
             os.close(self._lock)
-            raise PrepareError(
+            raise UserError(
                 f"another process is preparing data in {self.out}: wait for it or choose another folder"
             ) from error
         self._remove_partial()
@@ -100,6 +110,7 @@ class Workspace:
         for folder in self._made:
             with suppress(OSError):  # not empty: something was made
                 folder.rmdir()
+        held.discard(self._lock)
         os.close(self._lock)
 
     def _remove_partial(self) -> None:
@@ -120,34 +131,35 @@ class Workspace:
             for file, size in stamp["files"].items()
         )
 
-    def stage(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+    def stage(self, name: str, key: str, make: Callable[[Path], Any]) -> Path:
         """Make the stage unless it is finished; the folder appears whole or not at all.
 
         Args:
             name: of the folder.
             key: of everything the result depends on.
-            make: fills the empty folder that it is given.
+            make: fills the empty folder that it is given; what it returns, JSON-like, is kept in ``reports``.
 
         Returns:
             The folder.
 
         Raises:
-            PrepareError: a folder of that name is there that no stage made.
+            UserError: a folder of that name is there that no stage made.
         """
         folder = self.out / name
         if self.finished(name, key):
             say(f"{folder}: already there")
+            self.reports[name] = read_json(folder / STAMP).get("report")
             return folder
         if folder.exists() and not (folder / STAMP).is_file() and any(folder.iterdir()):
-            raise PrepareError(
-                f"{folder} was not made by this script, so it is left alone: choose another output folder"
+            raise UserError(
+                f"{folder} was not made by a preparation, so it is left alone: choose another output folder"
             )
         # With the process in its name, a child that outlives a killed run never writes into the next run's folder.
         partial = self.out / f".{name}{PARTIAL}{os.getpid()}"
         partial.mkdir()
-        make(partial)
+        self.reports[name] = make(partial)
         files = {str(path.relative_to(partial)): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
-        write_json(partial / STAMP, {"key": key, "files": files})
+        write_json(partial / STAMP, {"key": key, "files": files, "report": self.reports[name]})
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
@@ -156,23 +168,23 @@ class Workspace:
 
 @contextmanager
 def told_in_one_sentence(out: Path) -> Iterator[None]:
-    """End the program with status 1 and one sentence on standard error for whatever the user can mend."""
+    """Turn whatever else the user can mend, and an interruption, into a `UserError`."""
 
     def stop(number: int, _: object) -> None:
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, stop)  # so that a terminated run clears away what is half-written
+    before = signal.signal(signal.SIGTERM, stop)  # so that a terminated run clears away what is half-written
     try:
         yield
-    except PrepareError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped: run the same command again to go on from the last finished stage")
+    except KeyboardInterrupt as error:
+        raise UserError("stopped: run the same command again to go on from the last finished stage") from error
     except OSError as error:
         where = error.filename or out
         if error.errno in FULL_DISK:
-            sys.exit(
-                f"error: the disk is full, or a size limit is reached ({error.strerror}, at {where}): free some space "
-                "or choose another output folder, then run the same command again to go on from the last finished stage"
-            )
-        sys.exit(f"error: {where}: {error.strerror or error}")
+            raise UserError(
+                f"the disk is full, or a size limit is reached ({error.strerror}, at {where}): free some space or "
+                "choose another output folder, then run the same command again to go on from the last finished stage"
+            ) from error
+        raise UserError(f"{where}: {error.strerror or error}") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-# For preparing.py, and for the modules of data-prep, which import one another as a script's neighbours do.
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "data-prep")]
+sys.path.insert(0, str(HERE))  # for preparing.py
 
 import preparing  # noqa: E402
 

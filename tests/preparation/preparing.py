@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DATA_PREP = REPOSITORY / "data-prep"
 
 
 def corpora() -> Path | None:
@@ -18,8 +17,8 @@ def corpora() -> Path | None:
 
 
 def command(*args: object) -> list[str]:
-    """The command line of prepare.py under this very Python."""
-    return [sys.executable, str(DATA_PREP / "prepare.py"), *map(str, args)]
+    """The command line of ``fairseq-dsp prepare`` under this very Python."""
+    return [sys.executable, "-m", "fairseq_dsp.cli", "prepare", *map(str, args)]
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -27,7 +26,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def prepare(*args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run prepare.py to its end; with ``check`` it has to succeed."""
+    """Run ``fairseq-dsp prepare`` to its end; with ``check`` it has to succeed."""
     done = subprocess.run(command(*args), capture_output=True, text=True, env=environment(), timeout=300)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
@@ -37,7 +36,7 @@ def the_sentence(done: subprocess.CompletedProcess[str]) -> str:
     """What a failed run has to say: one sentence on standard error, nothing else of Python's."""
     assert done.returncode != 0, done.stdout
     assert "Traceback" not in done.stderr, done.stderr
-    lines = [line for line in done.stderr.splitlines() if "error: " in line]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("fairseq-dsp prepare")]
     assert len(lines) == 1, done.stderr
     return lines[0]
 

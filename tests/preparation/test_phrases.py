@@ -13,10 +13,12 @@ from pathlib import Path
 import preparing
 import pytest
 
+from fairseq_dsp.preparation.corpora import module
+
 DRAW = """
 import random, sys
-sys.path.insert(0, sys.argv[1])
-from phrasebook import Phrasebook
+from fairseq_dsp.preparation.corpora import module
+Phrasebook = module("phrasebook").Phrasebook
 book = Phrasebook(random.Random(1))
 for _ in range(3000):
     sys.stdout.buffer.write("\\t".join(book.draw()).encode() + b"\\n")
@@ -25,9 +27,7 @@ for _ in range(3000):
 
 @pytest.fixture(scope="module")
 def drawn() -> list[tuple[str, str]]:
-    from phrasebook import Phrasebook
-
-    book = Phrasebook(random.Random(1))
+    book = module("phrasebook").Phrasebook(random.Random(1))
     return [book.draw() for _ in range(3000)]
 
 
@@ -39,7 +39,7 @@ def drawn() -> list[tuple[str, str]]:
     ],
 )
 def test_same_phrases_on_every_machine(variables: dict[str, str], drawn: list[tuple[str, str]]) -> None:
-    command = [sys.executable, "-c", DRAW, str(preparing.DATA_PREP)]
+    command = [sys.executable, "-c", DRAW]
     text = subprocess.run(command, env=preparing.environment(**variables), stdout=subprocess.PIPE, check=True).stdout
     assert text.decode() == "".join(f"{de}\t{en}\n" for de, en in drawn)
     if (version("babel"), version("num2words")) == ("2.18.0", "0.5.14"):
@@ -48,8 +48,7 @@ def test_same_phrases_on_every_machine(variables: dict[str, str], drawn: list[tu
 
 def test_no_sentence_twice(tmp_path: Path) -> None:
     """Neither within a split nor between them, in either language; a larger training text changes nothing else."""
-    import phrases
-
+    phrases = module("phrases")
     corpora = [phrases.phrases(("en", "de"), (size, 100, 100), 1) for size in (3000, 4000)]
     for corpus, folder in zip(corpora, (tmp_path / "a", tmp_path / "b"), strict=True):
         folder.mkdir()
@@ -64,9 +63,7 @@ def test_no_sentence_twice(tmp_path: Path) -> None:
 
 
 def test_tens_of_thousands_of_distinct_pairs() -> None:
-    from phrasebook import Phrasebook
-
-    book = Phrasebook(random.Random(1))
+    book = module("phrasebook").Phrasebook(random.Random(1))
     pairs = [book.draw() for _ in range(22000)]
     assert len({de for de, _ in pairs}) > 20000
     assert len({en for _, en in pairs}) > 20000
@@ -84,8 +81,8 @@ def test_sentences_are_well_formed(drawn: list[tuple[str, str]]) -> None:
 
 def test_both_languages_say_the_same(drawn: list[tuple[str, str]]) -> None:
     """The parts that can be checked without a translator: sums, half hours, digits, weekdays and months."""
-    from phrasebook import MONTHS, WEEKDAYS, words
-
+    phrasebook = module("phrasebook")
+    words = phrasebook.words
     number = {words(n)[i]: n for n in range(300) for i in (0, 1)}
     hours = {words(n)[0]: n for n in range(1, 13)}
     seen = dict.fromkeys(("sum", "half", "digits", "weekday", "month"), 0)
@@ -104,7 +101,7 @@ def test_both_languages_say_the_same(drawn: list[tuple[str, str]]) -> None:
             digits = [sorted(re.sub("[.,]", "", x) for x in re.findall(r"\d[\d.,]*", text)) for text in (de, en)]
             assert digits[0] == digits[1], (de, en)
             seen["digits"] += bool(digits[0])
-        for name, names in (("weekday", WEEKDAYS), ("month", MONTHS)):
+        for name, names in (("weekday", phrasebook.WEEKDAYS), ("month", phrasebook.MONTHS)):
             for word_de, word_en in names:
                 inside = bool(re.search(rf"\b{word_de}(morgen|nachmittag|abend)?\b", de))
                 assert inside == bool(re.search(rf"\b{word_en}\b", en)), (de, en)
@@ -113,8 +110,7 @@ def test_both_languages_say_the_same(drawn: list[tuple[str, str]]) -> None:
 
 
 def test_all_kinds_of_content(drawn: list[tuple[str, str]]) -> None:
-    from phrasebook import COUNTRIES, LANGUAGES
-
+    phrasebook = module("phrasebook")
     german = "\n".join(de for de, _ in drawn)
     kinds = {
         "date": r"\d\. (Januar|Mai|Oktober) \d{4}",
@@ -130,5 +126,5 @@ def test_all_kinds_of_content(drawn: list[tuple[str, str]]) -> None:
     }
     for kind, pattern in kinds.items():
         assert len(re.findall(pattern, german, re.MULTILINE)) >= 5, kind
-    assert sum(f" {de}" in german for de, _ in COUNTRIES) > 60
-    assert sum(f" {de}" in german for de, _ in LANGUAGES) > 50
+    assert sum(f" {de}" in german for de, _ in phrasebook.COUNTRIES) > 60
+    assert sum(f" {de}" in german for de, _ in phrasebook.LANGUAGES) > 50

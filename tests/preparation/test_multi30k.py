@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import preparing
 import pytest
+
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.preparation import corpora as known
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +57,23 @@ def test_fairseq_trains_on_it(prepared: Path, tmp_path: Path, run_fairseq: Calla
     run_fairseq("train", prepared / "data-bin", "--save-dir", tmp_path, *f"{model} {training} {rest}".split())
 
 
-def test_script_has_help(tmp_path: Path) -> None:
-    command = [preparing.REPOSITORY / "scripts" / "preprocess.sh", "--help"]
-    shown = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    assert "scripts/preprocess.sh CORPUS OUT" in shown
-    for corpus in ("phrases", "multi30k", "iwslt14", "custom"):
-        assert corpus in shown
-        assert "--vocab-size" in preparing.prepare(corpus, "--help").stdout
+def test_script_has_help_without_an_environment(tmp_path: Path) -> None:
+    """A Python that has no package, and a checkout without .venv: nothing is installed before help is given."""
+    checkout = tmp_path / "checkout"
+    for name in ("scripts", "data-prep", "fairseq_dsp"):
+        shutil.copytree(preparing.REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    (tmp_path / "bin/python3").chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
+    script = checkout / "scripts" / "preprocess.sh"
+    corpora = ("phrases", "multi30k", "iwslt14", "custom")
+    for arguments in (["--help"], *([corpus, "--help"] for corpus in corpora), ["custom", "a.de", "a.en", "-h"]):
+        done = subprocess.run([script, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert ("scripts/preprocess.sh CORPUS OUT" if len(arguments) == 1 else "--vocab-size N") in done.stdout
+        assert all(corpus in done.stdout for corpus in corpora) or len(arguments) > 1
+    assert not (checkout / ".venv").exists()
 
 
 def test_summary_tells_what_evaluation_needs(prepared: Path) -> None:
@@ -168,9 +182,7 @@ def mirror(corpora: Path, tmp_path: Path) -> Iterator[tuple[Server, Path]]:
 
 def test_download(mirror: tuple[Server, Path], corpora: Path, tmp_path: Path) -> None:
     """A download that fails half way keeps what is whole and right, and goes on there."""
-    import multi30k
-    from stages import PrepareError
-
+    multi30k = known.module("multi30k")
     server, folder = mirror
     good = (folder / "val.en.gz").read_bytes()
     downloads, raw = tmp_path / "download", tmp_path / "raw"
@@ -178,10 +190,10 @@ def test_download(mirror: tuple[Server, Path], corpora: Path, tmp_path: Path) ->
     corpus = multi30k.multi30k(("de", "en"), None, server.url, downloads)
 
     (folder / "val.en.gz").write_bytes(gzip.compress(b"not the corpus\n"))
-    with pytest.raises(PrepareError, match="expected 1f2a23d992769b"):
+    with pytest.raises(UserError, match="expected 1f2a23d992769b"):
         corpus.write_raw(raw)
     (folder / "val.en.gz").write_bytes(good[: len(good) // 2])
-    with pytest.raises(PrepareError, match="not a whole gzip file"):
+    with pytest.raises(UserError, match="not a whole gzip file"):
         corpus.write_raw(raw)
     assert sorted(path.name for path in downloads.iterdir()) == ["train.de.gz", "train.en.gz", "val.de.gz"]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import tarfile
 from pathlib import Path
 
 import preparing
 import pytest
+
+from fairseq_dsp.preparation import corpora as known
 
 
 @pytest.fixture(scope="module")
@@ -69,30 +72,22 @@ def test_training_text_is_cleaned_and_split(prepared: Path) -> None:
 
 
 def test_every_23rd_pair_is_for_validation() -> None:
-    from iwslt14 import split_train
-
     source = [f"Satz {i}" for i in range(100)]
-    train, valid = split_train(source, source)
+    train, valid = known.module("iwslt14").split_train(source, source)
     assert valid[0] == ["satz 22", "satz 45", "satz 68", "satz 91"]
     assert train[0] == [line.lower() for i, line in enumerate(source) if i % 23 != 22]
 
 
 def test_ratio_and_length_limits() -> None:
-    from iwslt14 import split_train
-
     good = [("a b", "a b c"), ("x " * 175, "x " * 175)]
     bad = [("a b", "a b c d"), ("a b c d", "a b"), ("x " * 176, "x " * 175), ("", "")]
     pairs = [*good, *bad, *[("fill", "fill")] * 30]
-    train, valid = split_train([a for a, _ in pairs], [b for _, b in pairs])
+    train, valid = known.module("iwslt14").split_train([a for a, _ in pairs], [b for _, b in pairs])
     assert len(train[0]) + len(valid[0]) == 32
 
 
 def test_tokenised_text_with_its_codes(corpora: Path, tmp_path: Path) -> None:
     """The other form of the corpus: tokenised, with ready merges; the XML files give the references."""
-    import argparse
-
-    import prepare
-
     small = tmp_path / "small"
     small.mkdir()
     for path in (corpora / "iwslt14-47k").iterdir():
@@ -103,7 +98,7 @@ def test_tokenised_text_with_its_codes(corpora: Path, tmp_path: Path) -> None:
         corpus="iwslt14", source_lang="de", target_lang="en", raw_dir=raw_dirs, url="", out=tmp_path, bpe="subword-nmt",
         vocab_size=None, workers=1,
     )  # fmt: skip
-    corpus = prepare.make_corpus(arguments)
+    corpus = known.module("iwslt14").corpus(arguments)
     assert corpus.codes == small / "code"
     assert not corpus.detokenised
     (tmp_path / "raw").mkdir()
@@ -111,7 +106,7 @@ def test_tokenised_text_with_its_codes(corpora: Path, tmp_path: Path) -> None:
     assert preparing.lines(tmp_path / "raw" / "test.en")[0].startswith("You know, ")
 
     arguments.raw_dir, arguments.vocab_size = [small], 500
-    corpus = prepare.make_corpus(arguments)
+    corpus = known.module("iwslt14").corpus(arguments)
     assert corpus.codes is None
     assert corpus.detokenised
     for path in small.glob("test.*"):

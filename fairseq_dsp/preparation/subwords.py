@@ -10,12 +10,20 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from stages import PrepareError, say
-from text import BATCH, in_batches
-from tqdm import tqdm
+from ..errors import UserError
+from .stages import progress, say
+from .text import BATCH, in_batches
 
 MODEL_NAMES = {"sentencepiece": "sentencepiece.bpe.model", "subword-nmt": "bpecodes"}
+
+
+NORMALISATION = "identity"
+"""sentencepiece's own default rewrites text (，becomes , and ½ becomes 1⁄2): no translation could match it then."""
+
+RESERVED = "\u2585"
+USUAL_LENGTH = 4192  # bytes of a sentence that sentencepiece learns from
 
 
 def learn(kind: str, sides: tuple[Sequence[str], Sequence[str]], vocab_size: int, coverage: float, model: Path) -> None:
@@ -29,7 +37,7 @@ def learn(kind: str, sides: tuple[Sequence[str], Sequence[str]], vocab_size: int
         model: the file to write.
 
     Raises:
-        PrepareError: the text does not yield a model of that size.
+        UserError: the text does not yield a model of that size.
     """
     say(f"learning {vocab_size} {kind} {'pieces' if kind == 'sentencepiece' else 'merges'} on "
         f"{len(sides[0])} training pairs")  # fmt: skip
@@ -42,6 +50,12 @@ def learn(kind: str, sides: tuple[Sequence[str], Sequence[str]], vocab_size: int
 def _learn_sentencepiece(sides: tuple[Sequence[str], Sequence[str]], vocab_size: int, coverage: float) -> bytes:
     import sentencepiece
 
+    reserved = sum(RESERVED in line for side in sides for line in side)
+    if reserved:
+        say(f"{reserved} sentences hold {RESERVED} (U+2585), which sentencepiece reserves: it learns from the others")
+    longest = max(len(line.encode()) for side in sides for line in side)
+    # it would learn nothing from longer ones, without a word; recorded in the model, so only where needed
+    options: dict[str, Any] = {"max_sentence_length": longest} if longest > USUAL_LENGTH else {}
     # Written by us and not by the library, which does not notice a full disk.
     model = io.BytesIO()
     try:
@@ -51,9 +65,9 @@ def _learn_sentencepiece(sides: tuple[Sequence[str], Sequence[str]], vocab_size:
             model_type="bpe",
             vocab_size=vocab_size,
             character_coverage=coverage,
-            # the library's own default rewrites text (，becomes , and ½ becomes 1⁄2): no translation could match then
-            normalization_rule_name="identity",
+            normalization_rule_name=NORMALISATION,
             minloglevel=2,
+            **options,
         )
     except RuntimeError as error:
         most = re.search(r"value <= (\d+)", str(error))
@@ -64,7 +78,7 @@ def _learn_sentencepiece(sides: tuple[Sequence[str], Sequence[str]], vocab_size:
             hint = f"the letters of this training text alone need {least[1]}"
         else:
             hint = str(error).splitlines()[-1]
-        raise PrepareError(f"--vocab-size {vocab_size} does not fit: {hint}") from error
+        raise UserError(f"--vocab-size {vocab_size} does not fit: {hint}") from error
     return model.getvalue()
 
 
@@ -77,18 +91,18 @@ def _learn_subword_nmt(sides: tuple[Sequence[str], Sequence[str]], vocab_size: i
 
 
 def check_codes(path: Path) -> None:
-    """Raise `PrepareError` unless ``path`` holds merges of subword-nmt."""
+    """Raise `UserError` unless ``path`` holds merges of subword-nmt."""
     try:
         with path.open(encoding="utf-8") as file:
             good = file.readline().startswith("#version: 0.2") and len(file.readline().split()) == 2
     except UnicodeDecodeError:
         good = False
     if not good:
-        raise PrepareError(f"{path} is not a table of BPE merges: expected subword-nmt's file, '#version: 0.2' on top")
+        raise UserError(f"{path} is not a table of BPE merges: expected subword-nmt's file, '#version: 0.2' on top")
 
 
 def count_merges(codes: Path | None) -> int:
-    """The number of merges in a ready table; 0 without one. Raises `PrepareError` when it is none."""
+    """The number of merges in a ready table; 0 without one. Raises `UserError` when it is none."""
     if codes is None:
         return 0
     check_codes(codes)
@@ -119,11 +133,11 @@ class Subwords:
     def encode(self, lines: Sequence[str], *, label: str = "") -> list[str]:
         """Each line as its subwords, joined by spaces; ``label`` stands in front of the progress bar."""
         done: list[str] = []
-        with tqdm(total=len(lines), desc=label, unit="line", unit_scale=True, disable=len(lines) < BATCH) as progress:
+        with progress(total=len(lines), desc=label, unit="line", unit_scale=True, disable=len(lines) < BATCH) as bar:
             for batch in in_batches(lines):
                 if self.kind == "sentencepiece":
                     done += [" ".join(pieces) for pieces in self._pieces.encode(batch, out_type=str)]
                 else:
                     done += [self._merges.process_line(line) for line in batch]
-                progress.update(len(batch))
+                bar.update(len(batch))
         return done

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
-import threading
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import PrepareError, say
-from tqdm import tqdm
+from ..blank import is_blank
+from ..errors import UserError
+from ..languages import base
+from .stages import progress, say
+from .workers import in_order
 
 if TYPE_CHECKING:
     from sacremoses import MosesTokenizer
 
 Pairs = tuple[list[str], list[str]]
 """The two sides of a parallel text, line by line."""
+
+RULES = 2
+"""The number of the rules by which `read_lines` and `check_parallel` read text; another number, another text."""
 
 BATCH = 2000
 FINAL_STOP = re.compile(r"([^\s.])\.$")
@@ -31,13 +33,14 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file, gzip-compressed or not, white space normalised.
 
     Only a line feed ends a line. Whatever else Python or fairseq might take for a line end (carriage return, U+2028 …)
-    and the no-break spaces, at which fairseq would split a word that the BPE model joins, become plain spaces.
+    and the no-break spaces, at which fairseq would split a word that the BPE model joins, become plain spaces. So does
+    U+2581, as which sentencepiece writes a space.
 
     Raises:
-        PrepareError: the file is missing, empty, truncated, or not UTF-8 text.
+        UserError: the file is missing, empty, truncated, or not UTF-8 text.
     """
     if not path.is_file():
-        raise PrepareError(
+        raise UserError(
             f"{path} is {'not a file' if path.exists() else 'missing'}: expected a text file, a line a sentence"
         )
     data = path.read_bytes()
@@ -45,23 +48,27 @@ def read_lines(path: Path) -> list[str]:
         try:
             data = gzip.decompress(data)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise PrepareError(f"{path} is not a whole gzip file ({error}): get it again") from error
+            raise UserError(f"{path} is not a whole gzip file ({error}): get it again") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise PrepareError(
+        raise UserError(
             f"{path}, line {line}, is not UTF-8 (byte 0x{data[error.start]:02x}): convert the file to UTF-8, "
             "for example with iconv"
         ) from error
     if "\0" in text:
-        raise PrepareError(
+        raise UserError(
             f"{path}, line {text[: text.index(chr(0))].count(chr(10)) + 1}, holds a NUL character: "
             "expected plain UTF-8 text"
         )
+    if "\u2581" in text:
+        count = text.count("\u2581")
+        say(f"{path}: {count} characters U+2581, with which sentencepiece writes a space, are read as spaces")
+        text = text.replace("\u2581", " ")
     lines = [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
-    if not any(lines):
-        raise PrepareError(f"{path} is empty: expected a text file, a line a sentence")
+    if all(map(is_blank, lines)):
+        raise UserError(f"{path} is empty: expected a text file, a line a sentence")
     return lines
 
 
@@ -73,17 +80,17 @@ def check_parallel(pairs: Pairs, names: tuple[object, object]) -> Pairs:
         names: of the two sides, for the messages.
 
     Raises:
-        PrepareError: the sides differ in length, or nothing is left.
+        UserError: the sides differ in length, or nothing is left.
     """
     source, target = pairs
     if len(source) != len(target):
-        raise PrepareError(
+        raise UserError(
             f"{names[0]} has {len(source)} lines and {names[1]} has {len(target)}: the two sides of a parallel text "
             "need the same number of lines, each line the translation of the other"
         )
-    kept = [(a, b) for a, b in zip(source, target, strict=True) if a and b]
+    kept = [(a, b) for a, b in zip(source, target, strict=True) if not (is_blank(a) or is_blank(b))]
     if not kept:
-        raise PrepareError(f"{names[0]} and {names[1]} have no line with text on both sides")
+        raise UserError(f"{names[0]} and {names[1]} have no line with text on both sides")
     if len(kept) < len(source):
         say(f"{names[0]}, {names[1]}: left out {len(source) - len(kept)} pairs with a blank side")
     return [a for a, _ in kept], [b for _, b in kept]
@@ -133,7 +140,7 @@ def _moses(language: str) -> MosesTokenizer:
     if language not in _tokenizers:
         from sacremoses import MosesTokenizer
 
-        _tokenizers[language] = MosesTokenizer(language)
+        _tokenizers[language] = MosesTokenizer(base(language))
     return _tokenizers[language]
 
 
@@ -141,20 +148,8 @@ def detokenise(lines: Sequence[str], language: str) -> list[str]:
     """Plain sentences from Moses-tokenised ones; case that is lost stays lost."""
     from sacremoses import MosesDetokenizer
 
-    detokenizer = MosesDetokenizer(language)
+    detokenizer = MosesDetokenizer(base(language))
     return [detokenizer.detokenize(line.split()) for line in lines]
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the process that started it is gone, which a killed one cannot ask for any more."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def tokenise(
@@ -170,17 +165,9 @@ def tokenise(
         label: in front of the progress bar.
     """
     work = partial(_tokenise_batch, language=language, lowercase=lowercase)
-    bar = partial(tqdm, total=len(lines), desc=label, unit="line", unit_scale=True, disable=len(lines) < BATCH)
     done: list[str] = []
-    with bar() as progress:
-        if workers > 1 and len(lines) > 5 * BATCH:
-            # Fresh processes: a forked worker would inherit, and after a kill keep, the lock on the output folder.
-            with get_context("spawn").Pool(workers, _end_with_parent) as pool:
-                for batch in pool.imap(work, in_batches(lines)):
-                    done += batch
-                    progress.update(len(batch))
-        else:
-            for batch in map(work, in_batches(lines)):
-                done += batch
-                progress.update(len(batch))
+    with progress(total=len(lines), desc=label, unit="line", unit_scale=True, disable=len(lines) < BATCH) as bar:
+        for batch in in_order(work, in_batches(lines), workers if len(lines) > 5 * BATCH else 1):
+            done += batch
+            bar.update(len(batch))
     return done

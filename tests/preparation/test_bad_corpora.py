@@ -114,7 +114,7 @@ def test_output_is_a_file(raw: Path, tmp_path: Path) -> None:
 def test_others_folders_are_left_alone(raw: Path, tmp_path: Path) -> None:
     """The output folder has a folder raw/ that no preparation made."""
     done = preparing.prepare("multi30k", tmp_path, "--raw-dir", raw, "--vocab-size", 60, check=False)
-    assert "was not made by this script" in preparing.the_sentence(done)
+    assert "was not made by a preparation" in preparing.the_sentence(done)
     assert len(list(raw.iterdir())) == 6
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
@@ -124,7 +124,7 @@ def test_others_summary_is_left_alone(raw: Path, tmp_path: Path) -> None:
     out.mkdir()
     (out / "prepare.json").write_text("{}")
     done = preparing.prepare("multi30k", out, "--raw-dir", raw, check=False)
-    assert "not written by this script" in preparing.the_sentence(done)
+    assert "not written by a preparation" in preparing.the_sentence(done)
 
 
 def test_too_little_text_to_hold_out(tmp_path: Path) -> None:

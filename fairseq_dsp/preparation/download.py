@@ -11,21 +11,21 @@ import zlib
 from http.client import HTTPException
 from pathlib import Path
 
-from stages import PARTIAL, PrepareError, say
-from tqdm import tqdm
+from ..errors import UserError
+from .stages import PARTIAL, progress, say
 
 
 def text_hash(path: Path) -> str:
     """SHA-256 of what a file holds once decompressed: gzip writes other bytes on another day, the text stays.
 
     Raises:
-        PrepareError: it is a damaged gzip file.
+        UserError: it is a damaged gzip file.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise PrepareError(f"{path} is not a whole gzip file ({error}): get it again") from error
+        raise UserError(f"{path} is not a whole gzip file ({error}): get it again") from error
 
 
 def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
@@ -37,7 +37,7 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
         sha256: what `text_hash` must give.
 
     Raises:
-        PrepareError: there is no way to the address, or the text is not the expected one.
+        UserError: there is no way to the address, or the text is not the expected one.
     """
     if target.is_file():
         if sha256 is None or text_hash(target) == sha256:
@@ -48,22 +48,24 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=60) as answer, partial.open("wb") as file:
             size = int(answer.headers.get("Content-Length") or 0)
-            with tqdm(total=size or None, unit="B", unit_scale=True, desc=target.name, disable=size < 1 << 20) as bar:
+            with progress(
+                total=size or None, unit="B", unit_scale=True, desc=target.name, disable=size < 1 << 20
+            ) as bar:
                 while block := answer.read(1 << 16):
                     file.write(block)
                     bar.update(len(block))
         if size and partial.stat().st_size != size:
-            raise PrepareError(f"{url} broke off after {partial.stat().st_size} of {size} bytes: run the command again")
+            raise UserError(f"{url} broke off after {partial.stat().st_size} of {size} bytes: run the command again")
         found = text_hash(partial) if sha256 else None
         if found != sha256:
-            raise PrepareError(
+            raise UserError(
                 f"{url} gave a text with SHA-256 {found}, expected {sha256}: get the corpus elsewhere and give "
                 "its folder with --raw-dir"
             )
         os.replace(partial, target)
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
-        raise PrepareError(
+        raise UserError(
             f"cannot download {url} ({reason}): get the corpus elsewhere and give its folder with --raw-dir"
         ) from error
     finally:

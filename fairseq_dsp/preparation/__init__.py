@@ -1,0 +1,1 @@
+"""From a parallel corpus to the folder that fairseq-train reads."""

@@ -1,0 +1,67 @@
+"""The best score that a prepared text leaves possible: that of its own references, encoded and decoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..study.prepared import PreparedData
+from ..study.scoring import metrics, score
+from .stages import say
+
+UNKNOWN = "<unk>"
+_SYMBOLS = {"<s>", "<pad>", "</s>", UNKNOWN}  # fairseq's own, which every dictionary has and no file lists
+_NEVER_SHOWN = {"<s>", "</s>"}
+
+
+def measure(data: PreparedData) -> dict[str, dict[str, Any]]:
+    """The best scores for every text that can be scored: each metric, and ``unknown``, how many references hold an
+    unknown subword."""
+    known = _dictionary(data.data_bin / f"dict.{data.languages[1]}.txt")
+    found: dict[str, dict[str, Any]] = {}
+    for split in data.splits:
+        subwords = data.subwords(split, data.languages[1])
+        decoded = [decode(data.summary["bpe"], tokens, known) for tokens in subwords]
+        scores = {name: one["score"] for name, one in score(data, split, decoded).items()}
+        unknown = sum(any(token not in known for token in tokens) for tokens in subwords)
+        found[split] = {**scores, "unknown": unknown}
+        reason = f": {unknown} of {len(subwords)} references hold what the dictionary does not know" if unknown else ""
+        say(f"{split}: a perfect translation reaches a BLEU of {scores['bleu']:.2f}{reason}")
+    return found
+
+
+def decode(bpe: str, tokens: Iterable[str], known: set[str]) -> str:
+    """What fairseq prints for a sentence of subwords, the BPE undone.
+
+    :param bpe: ``sentencepiece`` or ``subword-nmt``.
+    :param tokens: the subwords.
+    :param known: the dictionary; fairseq sees no difference between the subwords that are not in it.
+    """
+    text = " ".join(token if token in known else UNKNOWN for token in tokens if token not in _NEVER_SHOWN)
+    if bpe == "sentencepiece":
+        return text.replace(" ", "").replace("\u2581", " ").strip()
+    return (text + " ").replace("@@ ", "").rstrip()
+
+
+def regained(data: PreparedData, split: str, references: list[str], raw: list[str]) -> bool:
+    """Whether a recipe's tokens give the text back; if not, say how far they are from it.
+
+    :param references: what they give.
+    :param raw: the text as it is.
+    """
+    if data.summary["lowercase"]:
+        raw = [line.lower() for line in raw]
+    if references == raw:
+        return True
+    bleu = metrics(data)["bleu"].corpus_score(references, [raw]).score
+    say(
+        f"{split}: the recipe's tokens do not say where all spaces were (BLEU of what they give back: {bleu:.2f}), so "
+        "the references are made from them too, in references/"
+    )
+    return False
+
+
+def _dictionary(path: Path) -> set[str]:
+    with path.open(encoding="utf-8") as file:
+        return {line.rsplit(" ", 1)[0] for line in file} | _SYMBOLS
