@@ -45,7 +45,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.11", "ctranslate2>=4.5,<5"],
+        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.11", "ctranslate2>=4.5,<5", "tokenizers>=0.20"],
+        "nli": ["tokenizers>=0.20"],  # import-bert, and sentence pairs in WordPieces
         "ctranslate2": ["ctranslate2>=4.5,<5"],
     },
     entry_points={"console_scripts": ["fairseq-dsp = fairseq_dsp.cli:main"]},

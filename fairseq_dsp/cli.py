@@ -11,6 +11,7 @@ from .errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": (".preparation.command", "Prepare a parallel corpus: from raw text to a data-bin for fairseq-train"),
+    "import-bert": (".compact.import_bert", "Make a published BERT a checkpoint to start from, with its dictionary"),
     "heads": (".compact.heads", "Show which heads a model keeps"),
     "score-heads": (".importance.command", "Score the heads of a trained model and choose some (Michel et al. 2019)"),
     "compact": (".compact.command", "Remove the heads that a model does not keep, for good"),

@@ -39,20 +39,22 @@ def write(folder: Path) -> None:
             (folder / f"{split}.{name}").write_text("".join(f"{line}\n" for line in column), encoding="utf-8")
 
 
-def make(folder: Path) -> Path:
-    """Write the corpus into *folder*, binarise it as fairseq's recipe does, and return the data-bin."""
+def make(folder: Path, *, dictionary: Path | None = None) -> Path:
+    """Write the corpus into *folder*, binarise it as fairseq's recipe does, and return the data-bin.
+
+    :param dictionary: of the model; by default one of all the words.
+    """
     write(folder)
-    vocabulary = folder / "dict.txt"
-    words = sorted({word for side in "01" for word in (folder / f"train.input{side}").read_text().split()})
-    vocabulary.write_text("".join(f"{word} 1\n" for word in words))
+    vocabulary = dictionary or folder / "dict.txt"
+    if dictionary is None:
+        words = sorted({word for side in "01" for word in (folder / f"train.input{side}").read_text().split()})
+        vocabulary.write_text("".join(f"{word} 1\n" for word in words))
     for name in ("input0", "input1", "label"):
         prefixes = [
             word for split in ("train", "valid", "test") for word in (f"--{split}pref", folder / f"{split}.{name}")
         ]
-        dictionary = [] if name == "label" else ["--srcdict", vocabulary]
-        support.run_fairseq(
-            "preprocess", "--only-source", *prefixes, "--destdir", folder / "data-bin" / name, *dictionary
-        )
+        given = [] if name == "label" else ["--srcdict", vocabulary]
+        support.run_fairseq("preprocess", "--only-source", *prefixes, "--destdir", folder / "data-bin" / name, *given)
     return folder / "data-bin"
 
 
