@@ -18,8 +18,8 @@ from pathlib import Path
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from ..errors import UserError
-from ..model import PrunableTransformer, PruningConfig
-from ..model.config import flag, flat_names
+from ..model import PruningConfig
+from ..model.config import flag
 from .checkpoint import TrainedModel, check_target, write_files
 
 
@@ -66,10 +66,10 @@ def _sizes(model: TrainedModel) -> str:
     usual = Namespace()
     ARCH_CONFIG_REGISTRY[model.architecture](usual)
     parser = argparse.ArgumentParser()
-    PrunableTransformer.add_args(parser)
+    model.model_class.add_args(parser)
     flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
     text = ""
-    for name in sorted(flat_names() & set(vars(usual)) & flags):
+    for name in sorted(set(vars(usual)) & flags):
         value = getattr(model.options, name, None)
         if value != getattr(usual, name) and value not in (None, False):
             text += f" {flag(name)}" + ("" if value is True else f" {shlex.quote(str(value))}")

@@ -96,7 +96,7 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
             "choose another one"
         )
     with Workspace(out) as space:
-        if _is_done(space, settings, keys, force):
+        if is_done(space, settings, keys, force):
             say(f"{out / 'data-bin'} is ready: nothing to do")
             return
         raw = plain = space.stage("raw", keys["raw"], corpus.write_raw)
@@ -143,7 +143,7 @@ def _stage_keys(settings: dict[str, Any], *, tokenised: bool) -> dict[str, str]:
     return keys
 
 
-def _is_done(space: Workspace, settings: dict[str, Any], keys: dict[str, str], force: bool) -> bool:
+def is_done(space: Workspace, settings: dict[str, Any], keys: dict[str, str], force: bool) -> bool:
     """Whether all is there, the text that scoring reads too; other settings never silently replace a finished one."""
     path = space.out / SUMMARY
     there = read_json(path)
@@ -219,17 +219,35 @@ def _binarise(corpus: Corpus, options: Options, bpe: Path, folder: Path) -> None
     source, target = corpus.languages
     tests = corpus.splits()[2:]
     workers = min(options.workers, 1 + _count_lines(bpe / f"train.{source}") // LINES_A_WORKER)
-    command = [
-        *(sys.executable, "-P", "-m", "fairseq_cli.preprocess", "--source-lang", source, "--target-lang", target),
+    run_preprocess(
+        *("--source-lang", source, "--target-lang", target),
         # relative to the folder of the text: in a path, fairseq would take a comma for the end of it
         *("--trainpref", "train", "--validpref", "valid", "--testpref", ",".join(tests)),
         *("--destdir", str(folder.absolute()), "--workers", str(workers)),
         *(["--joined-dictionary"] if options.joined_dictionary else []),
-    ]
+        cwd=bpe,
+        out=folder,
+    )
+    model = MODEL_NAMES[options.bpe]
+    (folder / model).write_bytes((bpe / model).read_bytes())
+
+
+def run_preprocess(*arguments: str, cwd: Path, out: Path) -> None:
+    """Run fairseq-preprocess in the folder of the text.
+
+    Args:
+        arguments: of its command line.
+        cwd: the folder of the text.
+        out: the folder of the stage, for the message about a full disk.
+
+    Raises:
+        UserError: it failed.
+    """
+    command = [sys.executable, "-P", "-m", "fairseq_cli.preprocess", *arguments]
     say("fairseq-preprocess")
     run = subprocess.run(
         command,
-        cwd=bpe,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -240,13 +258,11 @@ def _binarise(corpus: Corpus, options: Options, bpe: Path, folder: Path) -> None
         last = next((line for line in reversed(run.stdout.splitlines()) if line.strip()), "no message")
         number = re.search(r"\[Errno (\d+)\]", last)
         if number and int(number[1]) in FULL_DISK:
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder.parent / "data-bin"))
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(out.parent / "data-bin"))
         raise UserError(f"fairseq-preprocess failed with exit status {run.returncode}: {last.strip()}")
     for line in run.stdout.splitlines():
         if " replaced " in line:
             say(line[line.index("[") :])
-    model = MODEL_NAMES[options.bpe]
-    (folder / model).write_bytes((bpe / model).read_bytes())
 
 
 def _references(corpus: Corpus, tokenised: Path, folder: Path) -> None:
