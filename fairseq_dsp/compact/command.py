@@ -53,10 +53,16 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
     """Return what to tell the user: what was written, and the commands to use it."""
     data = shlex.quote(str(getattr(model.options, "data", "DATA")))
     name, heads = shlex.quote(str(out)), shlex.quote(str(heads_file))
+    if model.heads.decoder_self:
+        use = f"To translate with it:\n  fairseq-generate {data} --user-dir fairseq_dsp --path {name} --beam 5"
+    else:
+        use = (
+            f"To evaluate it, add the task's options to:\n  fairseq-validate {data} --user-dir fairseq_dsp "
+            f"--path {name} --valid-subset test"
+        )
     return (
         f"{out}: {model.heads.kept} of {model.heads.total} heads, {out.stat().st_size:,} bytes; {heads_file}: which\n"
-        f"To translate with it:\n  fairseq-generate {data} --user-dir fairseq_dsp --path {name} --beam 5\n"
-        f"To train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir fairseq_dsp "
+        f"{use}\nTo train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir fairseq_dsp "
         f"--arch {model.architecture}{_sizes(model)} --compact --kept-heads {heads} --finetune-from-model {name}"
     )
 
@@ -65,6 +71,9 @@ def _sizes(model: TrainedModel) -> str:
     """Return the flags of the model's options that differ from its architecture's."""
     usual = Namespace()
     ARCH_CONFIG_REGISTRY[model.architecture](usual)
+    for part in model.model_class.own_options:
+        if part is not PruningConfig:
+            vars(usual).update({name: value for name, value in vars(part()).items() if not name.startswith("_")})
     parser = argparse.ArgumentParser()
     model.model_class.add_args(parser)
     flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none

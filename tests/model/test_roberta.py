@@ -14,6 +14,7 @@ import torch
 from fairseq import checkpoint_utils, criterions, metrics, tasks, utils
 from fairseq_cli import hydra_train
 
+from fairseq_dsp import cli
 from fairseq_dsp.errors import UserError
 
 HYDRA = """
@@ -204,3 +205,27 @@ def test_only_the_second_sentence_has_the_segment_embedding(data: Path) -> None:
         expected = torch.zeros(len(row), 16)
         expected[words] = 1
         torch.testing.assert_close(part, expected)
+
+
+def test_the_tools_read_a_pruned_checkpoint(data: Path, tmp_path: Path, capsys) -> None:
+    own = ("--segment-embedding", "--layer-norm-epsilon", "1e-12")
+    pairs.train(data, tmp_path, "--heads-to-keep", 1, "--cooldown-updates", 15, *own)
+    last, small = str(tmp_path / "checkpoint_last.pt"), tmp_path / "compact.pt"
+    capsys.readouterr()
+    assert cli.main(["heads", last]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("1 of 4 heads are kept")
+    assert "encoder self-attention: 1 of 4" in shown
+    assert "cross" not in shown
+    assert cli.main(["heads", last, "--format", "png", "--output", str(tmp_path / "heads.png")]) == 0
+    assert cli.main(["compact", last, str(small)]) == 0
+    report = capsys.readouterr().out
+    assert "fairseq-validate" in report
+    assert "--arch roberta_dsp_tiny --layer-norm-epsilon 1e-12 --segment-embedding --compact" in report
+    _, _, sample = built(data)
+    call = {**sample["net_input"], "classification_head_name": "sentence_classification_head"}
+    outputs = []
+    for path in (last, str(small)):
+        (model,), _ = checkpoint_utils.load_model_ensemble([path], {"data": str(data)})
+        outputs.append(model.eval()(**call)[0])
+    torch.testing.assert_close(*outputs, atol=1e-6, rtol=0)
