@@ -78,9 +78,10 @@ def _has_input_projection(options: Any) -> bool:
 
 def largest(model: TrainedModel) -> dict[str, int]:
     """Return the number of heads of each stack's largest module, 1 at least."""
-    decoder = model.heads.decoder_self + model.heads.cross
-    stacks = {"encoder": model.heads.encoder_self, "decoder": decoder}
-    return {stack: max([1, *map(len, layers)]) for stack, layers in stacks.items()}
+    sizes = {"encoder": 1, "decoder": 1}
+    for module, kept in model.kept_by_module():
+        sizes[module.stack] = max(sizes[module.stack], len(kept))
+    return sizes
 
 
 def specification(model: TrainedModel, network: Any, task: Any, alignment_heads: int = 1) -> Any:
@@ -153,8 +154,7 @@ def _padded(model: TrainedModel, network: Any, sizes: dict[str, int]) -> dict[st
         names = [f"{module.name}.{name}" for name in _ATTENTION]
         part = {name.removeprefix(f"{module.name}."): state.pop(name) for name in names if name in state}
         small = part if model.is_compact else module.remove(part, kept)
-        size = sizes["encoder" if module.type == "encoder_self" else "decoder"]
-        full = module.resized(size).restore(small, range(len(kept)))
+        full = module.resized(sizes[module.stack]).restore(small, range(len(kept)))
         state |= {f"{module.name}.{name}": weight for name, weight in full.items()}
     return model.finite(state)
 

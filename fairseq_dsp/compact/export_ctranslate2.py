@@ -90,6 +90,5 @@ def _scores(folder: Path, pairs: Pairs) -> list[float]:
 
 def _padding(model: TrainedModel) -> str:
     sizes = largest(model)
-    counts = {"encoder": len(model.heads.encoder_self), "decoder": len(model.heads.decoder_self + model.heads.cross)}
-    computed = sum(sizes[stack] * counts[stack] for stack in sizes)
+    computed = sum(sizes[module.stack] for module in model.modules)
     return f"{model.heads.kept} heads and {computed - model.heads.kept} of zeros for padding"

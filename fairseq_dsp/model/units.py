@@ -96,6 +96,11 @@ class UnitModule:
     parameters: Mapping[str, tuple[int, tuple[int, ...]]]
     module: Any = field(default=None, compare=False, repr=False)
 
+    @property
+    def stack(self) -> str:
+        """``encoder`` or ``decoder``: where it is."""
+        return self.name.partition(".")[0]
+
     def rows(self, kept: Sequence[int]) -> Tensor:
         """Return the rows or columns of the *kept* units. *Shape:* (len(kept) · width)"""
         return torch.tensor([unit * self.width + i for unit in kept for i in range(self.width)], dtype=torch.long)
@@ -157,6 +162,15 @@ def modules_in(names: Collection[str], options: Any) -> list[UnitModule]:
             found.append(attention_module(kind, i, heads, width // heads, width, key_width))
             i += 1
     return found
+
+
+def shape_by(options: Any) -> dict[str, list[int]]:
+    """Return for each type the number of heads of each layer of the model that some options build."""
+    sides = {kind: stack.partition(".")[0] for kind, (stack, _) in PLACES.items()}
+    return {
+        kind: [int(getattr(options, f"{side}_attention_heads"))] * int(getattr(options, f"{side}_layers"))
+        for kind, side in sides.items()
+    }
 
 
 def attention_module(

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..model import PruningConfig, PruningPlan
-from .options import parse_training, parse_words, shape_of
+from ..model.units import shape_by
+from .options import parse_training, parse_words
 from .prepared import PreparedData
 from .records import with_records
 from .runner import is_done, missing_steps
@@ -92,7 +93,7 @@ def _check_training(args: Namespace, where: str, checkpoint: str, starts: bool, 
     pruning = PruningConfig.from_namespace(args)
     if pruning.kept_heads is None:  # or they are another step's
         try:
-            PruningPlan(pruning, shape_of(args))
+            PruningPlan(pruning, shape_by(args))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
     texts.check_trained_on(args, where)
@@ -166,7 +167,7 @@ def _check_score_heads(step: Step, where: str, unpruned: Namespace, texts: _Text
     try:
         args = parse_words(parser, step.command[4:])
         command.check_arguments(args)
-        floors = [min(args.min_heads_per_module, n) for layers in shape_of(unpruned).values() for n in layers]
+        floors = [min(args.min_heads_per_module, n) for layers in shape_by(unpruned).values() for n in layers]
         if sum(floors) > args.heads_to_keep:
             raise ValueError(
                 f"--min-heads-per-module {args.min_heads_per_module} keeps {sum(floors)} heads, but only "

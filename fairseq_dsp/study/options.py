@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..model.units import shape_by
 from ..subset import HINT
 from .prepared import PreparedData
 from .values import closest, mapping
@@ -115,11 +116,4 @@ def total_heads(data: PreparedData, options: Options) -> int:
     missing = [n for n in ("encoder_attention_heads", "decoder_attention_heads") if not hasattr(args, n)]
     if missing or not str(args.arch).startswith("transformer_dsp"):
         raise ValueError(f"arch is {args.arch}, but only transformer_dsp and its architectures have heads to prune")
-    return sum(map(sum, shape_of(args).values()))
-
-
-def shape_of(args: Namespace) -> dict[str, list[int]]:
-    """Return, for each attention type, the number of heads of each layer."""
-    encoder = [int(args.encoder_attention_heads)] * int(args.encoder_layers)
-    decoder = [int(args.decoder_attention_heads)] * int(args.decoder_layers)
-    return {"encoder_self": encoder, "decoder_self": decoder, "cross": decoder}
+    return sum(map(sum, shape_by(args).values()))
