@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,23 +24,6 @@ TINY_RECIPE = {
     "decoder-attention-heads": 2, "dropout": 0.1, "optimizer": "adam", "lr": 0.005, "lr-scheduler": "inverse_sqrt",
     "warmup-updates": 4, "label-smoothing": 0.1, "max-tokens": 400, "max-update": 20, "log-interval": 5,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def prepared(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny corpus as the data preparation would leave it; ``xx`` → ``yy``, 20 test sentences."""
-    folder = tmp_path_factory.mktemp("prepared")
-    shutil.copytree(tiny_data, folder / "data-bin")
-    (folder / "raw").mkdir()
-    for split in ("valid", "test"):
-        for language in ("xx", "yy"):
-            shutil.copy(tiny_data.parent / f"{split}.{language}", folder / "raw")
-    summary = {
-        "corpus": "tiny", "source_lang": "xx", "target_lang": "yy", "data_bin": "data-bin", "bpe": "subword-nmt",
-        "tokenizer": "none", "lowercase": False, "references": {"test": "raw/test.yy"}, "key": "tiny",
-    }  # fmt: skip
-    (folder / "prepare.json").write_text(json.dumps(summary), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="session")
