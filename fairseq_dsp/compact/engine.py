@@ -135,16 +135,11 @@ def specification(model: TrainedModel, network: Any, task: Any, alignment_heads:
             f"CTranslate2 has no place for {names} of {model.path}: use fairseq-dsp export-folder or export-fairseq "
             "instead"
         )
-    spec.register_source_vocabulary(vocabulary(task.source_dictionary))
-    spec.register_target_vocabulary(vocabulary(task.target_dictionary))
+    spec.register_source_vocabulary(task.source_dictionary.symbols)
+    spec.register_target_vocabulary(task.target_dictionary.symbols)
     spec.config.decoder_start_token = spec.config.eos_token
     spec.config.add_source_eos = True
     return spec
-
-
-def vocabulary(dictionary: Any) -> list[str]:
-    """Return a dictionary's symbols under the names that the engine has for the special ones."""
-    return ["<blank>" if i == dictionary.pad() else symbol for i, symbol in enumerate(dictionary.symbols)]
 
 
 def _padded(model: TrainedModel, network: Any, sizes: dict[str, int]) -> dict[str, Tensor]:

@@ -74,3 +74,22 @@ def check_same(found: Sequence[float], expected: Sequence[float], what: str, tol
             f"{what} computes something else than the trained model (the log-probability of a word differs by "
             f"{worst:.2g}, and rounding makes {tolerance:g} at most), so nothing was written: use another export"
         )
+
+
+def check_read(network: Any, read: Any, model: TrainedModel, task: Any) -> None:
+    """Compare a model and a task that were read from a folder with the trained model.
+
+    :param network: the model that was read, in float32.
+    :param read: the task that was read.
+    :param task: fairseq's translation task of the trained model.
+    :raises UserError: if the dictionaries or a forward pass differ.
+    """
+    for side in ("source", "target"):
+        if getattr(read, f"{side}_dictionary").symbols != getattr(task, f"{side}_dictionary").symbols:
+            raise UserError(
+                f"the {side} dictionary of {model.path} is another one once it is read from a file, so nothing was "
+                "written: give a model of --task translation or translation_dsp, without line breaks in its words"
+            )
+    pairs = sentences(task)
+    expected = log_probabilities(original(model, task), task, pairs)
+    check_same(log_probabilities(network, read, pairs), expected, "the folder")
