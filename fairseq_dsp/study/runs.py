@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model import PruningConfig, with_heads
-from .evaluate import PACKAGE
+from .evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
 from .study import DEFAULTS, Method, Options, Study, command_line
 
 RUNS = "runs"
@@ -104,6 +104,9 @@ class _Maker:
             "checkpoint": study.checkpoint,
             "compact": study.compact,
         }
+        # results of before there were these options stay usable
+        lengths = {"max_len_a": (study.max_len_a, MAX_LEN_A), "max_len_b": (study.max_len_b, MAX_LEN_B)}
+        self.common |= {name: value for name, (value, usual) in lengths.items() if value != usual}
 
     def base(self, seed: int) -> Run:
         """The unpruned model."""
@@ -213,6 +216,7 @@ class _Maker:
             checkpoint, kept = small, []
         words = ["evaluate", str(checkpoint), "--data", str(study.data.folder.absolute()), "--split", study.split]
         words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen), *kept]
+        words += ["--max-len-a", str(study.max_len_a), "--max-len-b", str(study.max_len_b)]
         words += ["--json", str(folder / SCORES), "--translations", str(folder / TRANSLATIONS)]
         yield Step("evaluate", (*_COMMAND, *words))
 

@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import io
 import itertools
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ import yaml
 
 from ..errors import UserError
 from ..subset import HINT
+from .evaluate import MAX_LEN_A, MAX_LEN_B
 from .prepared import PreparedData
 
 METHODS = {
@@ -119,6 +119,8 @@ class Study:
     split: str = "test"
     beam: int = 5
     lenpen: float = 1.0
+    max_len_a: float = MAX_LEN_A
+    max_len_b: int = MAX_LEN_B
     compare: str | None = None
     local: dict[str, Any] = field(default_factory=dict)
     slurm: dict[str, Any] = field(default_factory=dict)
@@ -193,7 +195,8 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
     prepared = PreparedData.read(data or str(content["data"]))
     total = _total_heads(prepared, {**recipe, **base})
     evaluate = _mapping(content.get("evaluate") or {}, "evaluate")
-    _check_keys(evaluate, {"split", "beam", "lenpen"}, "evaluate")
+    evaluate = {str(key).replace("_", "-"): value for key, value in evaluate.items()}
+    _check_keys(evaluate, {"split", "beam", "lenpen", "max-len-a", "max-len-b"}, "evaluate")
     prepared.check_split(evaluate.get("split", "test"))
     checkpoint = content.get("checkpoint", "best")
     if checkpoint not in ("best", "last"):
@@ -234,6 +237,8 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
         split=evaluate.get("split", "test"),
         beam=_numbers([evaluate.get("beam", 5)], "beam", int, 1, 1000)[0],
         lenpen=_numbers([evaluate.get("lenpen", 1.0)], "lenpen", float, -100, 100)[0],
+        max_len_a=_numbers([evaluate.get("max-len-a", MAX_LEN_A)], "max-len-a", float, 0, 1000)[0],
+        max_len_b=_numbers([evaluate.get("max-len-b", MAX_LEN_B)], "max-len-b", int, 1, 10**6)[0],
         compare=compare,
         local=dict(_mapping(content.get("local") or {}, "local")),
         slurm=dict(_mapping(content.get("slurm") or {}, "slurm")),
@@ -268,7 +273,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     heads = _numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
     penalties: tuple[float, ...] = ()
     if kind == "voita":
-        penalties = _numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, math.inf)
+        penalties = _numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, 1e9)
         if bool(penalties) == ("heads" in content):
             raise ValueError(
                 f"{name} needs either penalties, a list of numbers such as [0.0003, 0.001], or heads of its own"
