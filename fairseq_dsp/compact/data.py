@@ -10,6 +10,7 @@ from fairseq import tasks
 from omegaconf import OmegaConf, open_dict
 
 from ..errors import UserError
+from ..model.dictionaries import check, fitting
 from .checkpoint import TrainedModel
 
 
@@ -30,17 +31,8 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
             f"the dictionaries of {model.path} cannot be read from {folder}: give --data with the folder that "
             "fairseq-preprocess made for the model"
         ) from error
-    rows = {
-        "encoder": len(task.source_dictionary),
-        "decoder": len(task.target_dictionary),
-    }
-    for stack, words in rows.items():
-        weight = model.state["model"].get(f"{stack}.embed_tokens.weight")
-        if weight is not None and len(weight) != words:
-            raise UserError(
-                f"the {stack}'s dictionary in {folder} has {words} entries, but the model's has {len(weight)}: give "
-                "--data with the folder that fairseq-preprocess made for the model"
-            )
+    with fitting(model.path, folder):
+        check(model.state["model"], encoder=task.source_dictionary, decoder=task.target_dictionary)
     return task
 
 

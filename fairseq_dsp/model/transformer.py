@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from ..errors import UserError
+from . import dictionaries
 from .compact import CompactAttention, can_be_compact, group_rows, lay_out_for_decoding, make_compact
 from .config import PruningConfig, flatten, model_namespace
 from .heads import HeadSet, attention_modules
@@ -100,6 +101,7 @@ class PrunableTransformer(TransformerModel):
         except ValueError as error:
             raise UserError(str(error)) from error
         model: PrunableTransformer = super().build_model(args, task)
+        dictionaries.tie(model)
         try:
             if options.compact:
                 model._remove_heads(HeadSet.read(str(options.kept_heads)))

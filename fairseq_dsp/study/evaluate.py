@@ -27,6 +27,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..model import with_heads
+from ..model.dictionaries import fitting
 from .atomic import write_json, write_text
 from .prepared import PreparedData
 from .scoring import detokenised, score
@@ -185,7 +186,7 @@ def translate(
             *(["--cpu"] if cpu else []),
         ]
         args = options.parse_args_and_arch(options.get_generation_parser(), arguments)
-        with _listening() as said, _counting_stopped() as stopped:
+        with _listening() as said, _counting_stopped() as stopped, fitting(checkpoint, data.data_bin):
             generate.main(convert_namespace_to_omegaconf(args))
         output = (Path(folder) / f"generate-{split}.txt").read_text(encoding="utf-8")
     found: dict[int, str] = {}
