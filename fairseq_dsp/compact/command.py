@@ -20,6 +20,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 from ..errors import UserError
 from ..model import PrunableTransformer, PruningConfig
 from ..model.config import flag, flat_names
+from ..model.dictionaries import with_fingerprints
 from .checkpoint import TrainedModel, check_target, write_files
 
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
             f"the checkpoint {model.path} was not trained with pruning, so no heads are chosen: train with "
             "--heads-to-keep K, or give --kept-heads FILE with heads scored by fairseq-dsp score-heads"
         )
-    small = model.compact_parameters()
+    small = with_fingerprints(model.compact_parameters(), model.state["model"])
     write_files({heads_file: model.heads.to_json() + "\n", out: model.state_with(small, model.compact_options())})
     print(report(model, out, heads_file))
 

@@ -11,6 +11,7 @@ from fairseq import tasks
 from omegaconf import OmegaConf, open_dict
 
 from ..errors import UserError
+from ..model.dictionaries import check, fitting
 from .checkpoint import TrainedModel
 
 
@@ -38,17 +39,8 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
             f"{model.path} was trained with --merge-src-tgt-embed on two different dictionaries, with which fairseq "
             "writes words of the source language: prepare the corpus with fairseq-preprocess --joined-dictionary"
         )
-    rows = {
-        "encoder": len(task.source_dictionary),
-        "decoder": len(task.target_dictionary),
-    }
-    for stack, words in rows.items():
-        weight = model.state["model"].get(f"{stack}.embed_tokens.weight")
-        if weight is not None and len(weight) != words:
-            raise UserError(
-                f"the {stack}'s dictionary in {folder} has {words} entries, but the model's has {len(weight)}: give "
-                "--data with the folder that fairseq-preprocess made for the model"
-            )
+    with fitting(model.path, folder):
+        check(model.state["model"], encoder=task.source_dictionary, decoder=task.target_dictionary)
     return task
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..version import __version__
+from . import dictionaries
 from .attention import SAVED, PrunableAttention, group_rows, lay_out_for_decoding
 from .config import IN_FORCE, PruningConfig, flag, flatten, model_namespace
 from .pruner import HeadPruner
@@ -145,6 +146,7 @@ class PrunableTransformer(TransformerModel):
         except ValueError as error:
             raise UserError(str(error)) from error
         model: PrunableTransformer = super().build_model(args, task)
+        dictionaries.tie(model)
         try:
             if options.compact:
                 model._remove_heads(HeadSet.read(str(options.kept_heads)))

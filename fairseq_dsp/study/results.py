@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ class Row:
     def mean(self, metric: str) -> float:
         """Their mean."""
         return statistics.fmean(self.values(metric))
+
+    @property
+    def stopped(self) -> int:
+        """How many of the runs' translations end at the limit of their length."""
+        return sum(int(run["scores"].get("stopped_at_limit", 0)) for run in self.runs)
 
     def spread(self, metric: str) -> float | None:
         """Their standard deviation, None for a single run."""
@@ -127,6 +133,19 @@ def read_results(folder: str | Path) -> Results:
     return Results(folder, study, runs)
 
 
+def stopped(rows: Sequence[Row]) -> str:
+    """Name the rows with translations that end at the limit of their length; "" if there are none."""
+    found = [
+        f"{row.stopped:,} of {sum(int(run['scores'].get('sentences', 0)) for run in row.runs):,} of {row.title} with "
+        f"{row.heads} heads"
+        for row in rows
+        if row.stopped
+    ]
+    if not found:
+        return ""
+    return f"Translations that end at the limit of their length, perhaps cut off (max-len-b): {'; '.join(found)}."
+
+
 def summary_table(results: Results) -> str:
     """The table for a terminal."""
     total = results.study["total"]
@@ -139,6 +158,7 @@ def summary_table(results: Results) -> str:
         parameters = max(run["scores"]["parameters"] for run in row.runs)
         heads = f"{row.heads} of {total}"
         lines.append(f"{row.title:<{width}} {heads:>9} {bleu:>14} {row.mean('chrf'):7.2f} {parameters:11,d}")
+    lines += [text] if (text := stopped(rows)) else []
     lines += [f"missing: {', '.join(results.missing)}"] if results.missing else []
     lines += [results.mixture] if results.mixture else []
     return "\n".join(lines)

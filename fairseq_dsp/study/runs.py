@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model import PruningConfig, with_heads
-from .evaluate import PACKAGE
+from .evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
 from .options import DEFAULTS, Options, command_line
 from .study import Method, Study
 
@@ -115,6 +115,9 @@ class _Maker:
             "checkpoint": study.checkpoint,
             "compact": study.compact,
         }
+        # results of before there were these options stay usable
+        lengths = {"max_len_a": (study.max_len_a, MAX_LEN_A), "max_len_b": (study.max_len_b, MAX_LEN_B)}
+        self.common |= {name: value for name, (value, usual) in lengths.items() if value != usual}
 
     def base(self, seed: int) -> Run:
         """The unpruned model."""
@@ -228,6 +231,8 @@ class _Maker:
         scores, translations = folder / SCORES, folder / TRANSLATIONS
         words = ["evaluate", str(model), "--data", str(study.data.folder.absolute()), "--split", study.split]
         words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen), *kept]
+        if (study.max_len_a, study.max_len_b) != (MAX_LEN_A, MAX_LEN_B):
+            words += ["--max-len-a", str(study.max_len_a), "--max-len-b", str(study.max_len_b)]
         words += ["--json", str(scores), "--translations", str(translations)]
         yield Step("evaluate", (*_COMMAND, *words), products=(scores, translations), inputs=(model, *files))
 

@@ -16,12 +16,13 @@ covers the sentences only.
 The interval is ± q √(c + v). With c alone q would be Student's quantile of m − 1 degrees of freedom, with v alone of
 ν = n − 1; in between
 
-    q² = (1 − w) t²(m − 1) + w t²(ν)    with    w = v² / (c² + 2 (1 − 1/ν) c v + v²)
+    q² = (1 − w) t²(m − 1) + w t²(ν)    with    w = [v² / (c² + 2 (1 − 1/ν) c v + v²)] ^ (1.96 / z)^(2/ν)
 
-which for many seeds is the first term of Welch's series (1947, *Biometrika* 34:28). For few, where Welch's degrees of
-freedom give intervals that are too short, the weights were chosen so that 95% intervals cover what they should,
-whatever c / v is: ``tests/long/significance.py`` measures it. A p-value is the level at which the interval would end
-at 0, so that p < 0.05 where the 95% interval leaves 0 out.
+where z is the normal quantile of the level, 1.96 for 95%. For many seeds this is the first term of Welch's series
+(1947, *Biometrika* 34:28). For few, where the usual degrees of freedom (Satterthwaite 1946) give intervals that are too
+short, the weights were chosen so that intervals cover what they should, whatever c / v is, and that p-values hold at
+the small levels at which :func:`holm` looks: ``tests/long/significance.py`` measures both. A p-value is the level at
+which the interval would end at 0, so that p < 0.05 where the 95% interval leaves 0 out.
 """
 
 from __future__ import annotations
@@ -186,12 +187,13 @@ def quantile(level: float, sentences: float, seeds: float, freedom: float, count
     :param freedom: ν, the degrees of freedom of v.
     :param count: m, the number of sentences.
     """
-    from scipy.stats import t
+    from scipy.stats import norm, t
 
     square = t.isf(level / 2, count - 1) ** 2
     if seeds:
         weight = seeds**2 / (sentences**2 + 2 * (1 - 1 / freedom) * sentences * seeds + seeds**2)
-        square += weight * (t.isf(level / 2, freedom) ** 2 - square)
+        power = norm.isf(LEVEL / 2) / max(norm.isf(level / 2), 1e-9)
+        square += weight ** (power ** (2 / freedom)) * (t.isf(level / 2, freedom) ** 2 - square)
     return math.sqrt(square)
 
 

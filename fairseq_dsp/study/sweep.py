@@ -10,7 +10,8 @@ the keys of a study (* must be given):
   data*         folder made by preprocess.sh      recipe*       options of fairseq-train, without the dashes
   heads         numbers of heads K                seeds         default [1]
   base          options for the unpruned model    checkpoint    best (default) or last
-  evaluate      split, beam, lenpen               compact       false: score pruned models with masks
+  evaluate      split, beam, lenpen, max-len-a, max-len-b
+  compact       false: score pruned models with masks
   compare       a method, for the report          local         jobs, cores, gpus
   slurm         partition, minutes, gpus, cpus, memory_gb …
   extends       another study, a path from this file's folder: its keys count where this one has none, and options are
