@@ -115,6 +115,9 @@ def _write(folder: Path, model: TrainedModel, task: Any, text: dict[str, Any], b
     except Exception as error:  # safetensors has an error class of its own for a full disk
         raise OSError(None, str(error)) from error
     source, target = task.cfg.source_lang, task.cfg.target_lang
+    for language in (source, target):
+        if not _is_plain(language):
+            raise UserError(f"the checkpoint {model.path} has the language {language}, which cannot be part of a name")
     task.source_dictionary.save(str(folder / f"dict.{source}.txt"))
     task.target_dictionary.save(str(folder / f"dict.{target}.txt"))
     if text["bpe_model"]:
@@ -332,11 +335,16 @@ def from_pretrained(folder: str | Path) -> Translator:
         raise UserError(f"{folder / CONFIG} is not a model's configuration ({reason}): {again}") from error
 
 
+def _is_plain(name: str) -> bool:
+    """Whether a name leads to no other folder."""
+    return Path(name).name == name
+
+
 def _check_names(config: dict[str, Any]) -> None:
     """Raise an error unless all the files that a configuration names are the folder's own."""
     languages = [config["source_lang"], config["target_lang"]]
     for name in [*config["sha256"], *languages, *([config["bpe_model"]] if config["bpe"] else [])]:
-        if Path(name).name != name:
+        if not _is_plain(name):
             raise UserError(
                 f"{CONFIG} names {name}, but only files of its own folder are read: do not trust this folder"
             )

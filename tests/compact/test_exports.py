@@ -137,6 +137,21 @@ def test_a_folder_names_its_own_files_only(folder, tmp_path, name, change):
         fairseq_dsp.from_pretrained(copy)
 
 
+def test_a_checkpoint_exports_into_the_folder_only(compact, tiny_data, tmp_path, capsys):
+    data, language = tmp_path / "in/data", "x/../../escaped"
+    (data / "dict.x").mkdir(parents=True)
+    shutil.copy(tiny_data / "dict.yy.txt", data)
+    shutil.copy(tiny_data / "dict.xx.txt", data / f"dict.{language}.txt")
+    state = torch.load(compact)
+    state["cfg"]["task"].update(source_lang=language, target_lang="yy")
+    torch.save(state, tmp_path / "hostile.pt")
+    out = tmp_path / "somewhere/deep/out"
+    out.parent.mkdir(parents=True)
+    assert main(["export-folder", str(tmp_path / "hostile.pt"), str(out), "--data", str(data)]) == 1
+    assert "has the language x/../" in capsys.readouterr().err
+    assert list(out.parent.iterdir()) == []
+
+
 def test_the_model_of_a_folder_is_made_of_no_other_file(folder, tmp_path):
     heads = json.loads((folder / "config.json").read_text())["model"]["kept_heads"]
     (tmp_path / "elsewhere").write_text(heads)
