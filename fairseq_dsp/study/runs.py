@@ -147,7 +147,9 @@ class _Maker:
                 yield self._run(method, method.heads[0], seed, self._options(method.options), suffix="")
             else:
                 for suffix, heads, own in self._trainings(method):
-                    options = self._options(method.options, own, anneal=method.method != "voita")
+                    options: Options | None = self._options(method.options, own, anneal=method.method != "voita")
+                    if "freeze-weights" in own and heads == self.study.total:  # there is nothing to choose, or train
+                        options = None
                     start = base if method.from_base else None
                     yield self._run(method, heads, seed, options, suffix=suffix, start=start)
 
