@@ -15,7 +15,7 @@ import fairseq_dsp
 from fairseq_dsp.cli import main
 from fairseq_dsp.compact.folder import _sha256_of
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.preparation.text import tokenise
+from fairseq_dsp.preparation.tokens import tokenise
 
 from .conftest import HEADS
 
@@ -77,7 +77,7 @@ def test_text_is_tokenised_as_for_training(folder, tmp_path):
     (tmp_path / "copy/config.json").write_text(json.dumps(config))
     model = fairseq_dsp.from_pretrained(tmp_path / "copy")
     tokenised = [model._tokenised(sentence) for sentence in text]
-    assert tokenised == tokenise(text, "xx", lowercase=True)
+    assert tokenised == list(tokenise(text, "xx", lowercase=True))
     assert tokenised[0].endswith("in den u.s .")
     assert " well-known " in tokenised[0]
 
