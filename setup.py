@@ -45,8 +45,15 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.11", "ctranslate2>=4.5,<5"],
-        "ctranslate2": ["ctranslate2>=4.5,<5"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.11",
+            "ctranslate2>=4.6.3,<5",
+        ],
+        "ctranslate2": ["ctranslate2>=4.6.3,<5"],
     },
     entry_points={"console_scripts": ["fairseq-dsp = fairseq_dsp.cli:main"]},
 )

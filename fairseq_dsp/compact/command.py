@@ -16,6 +16,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.transformer import TransformerConfig
 
 from ..errors import UserError
 from ..model import PrunableTransformer, PruningConfig
@@ -63,15 +64,15 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
 
 
 def _sizes(model: TrainedModel) -> str:
-    """Return the flags of the model's options that differ from its architecture's."""
-    usual = Namespace()
+    """Return the flags of the model's options that differ from its architecture's, or from fairseq's defaults."""
+    usual, defaults = Namespace(), TransformerConfig()
     ARCH_CONFIG_REGISTRY[model.architecture](usual)
     parser = argparse.ArgumentParser()
     PrunableTransformer.add_args(parser)
     flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
     text = ""
-    for name in sorted(flat_names() & set(vars(usual)) & flags):
+    for name in sorted(flat_names() & flags):
         value = getattr(model.options, name, None)
-        if value != getattr(usual, name) and value not in (None, False):
+        if value not in (None, False, getattr(usual, name, getattr(defaults, name))):
             text += f" {flag(name)}" + ("" if value is True else f" {shlex.quote(str(value))}")
     return text

@@ -12,7 +12,8 @@ import inprocess
 import pytest
 import support
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
 
@@ -137,6 +138,14 @@ def loaded(path, data):
     return model.eval(), task
 
 
+def trained_on(said, data):
+    """Build the model of the command that ``compact`` prints for training it on."""
+    printed = shlex.split(said.splitlines()[-1])
+    usual = ("--optimizer", "adam", "--criterion", "cross_entropy")
+    args = options.parse_args_and_arch(options.get_training_parser(), [str(data), *printed[2:], *usual])
+    return inprocess.build(convert_namespace_to_omegaconf(args))
+
+
 def translations(task, model, sample):
     generator = task.build_generator([model], Namespace(beam=3, max_len_b=12))
     found = task.inference_step(generator, [model], sample)
@@ -158,22 +167,24 @@ def test_same_or_refused(case, folders, tmp_path, capsys):
     embeddings.unlink()  # the weights are in the checkpoint
 
     def export(name, out, *arguments):
-        """Whether the export wrote *out*, and no less and no more."""
+        """What the export said if it wrote *out*; None if it refused to, as it should."""
         before = set(os.listdir(tmp_path))
         status = main([name, str(checkpoint), str(tmp_path / out), *map(str, arguments)])
-        error = capsys.readouterr().err
+        said, error = capsys.readouterr()
         refusal = refusals.get(name.removeprefix("export-"))
         if refusal is None:
             assert status == 0, error
-            return True
+            return said
         assert status == 1
         assert re.search(refusal, error), error
         assert len(error.strip().splitlines()) == 1
         assert set(os.listdir(tmp_path)) == before
-        return False
+        return None
 
     for name in ("compact", "export-fairseq"):
-        if export(name, f"{name}.pt"):
+        if said := export(name, f"{name}.pt"):
+            if name == "compact":
+                trained_on(said, data).load_state_dict(torch.load(tmp_path / "compact.pt")["model"])
             exported, _ = loaded(tmp_path / f"{name}.pt", data)
             exported.make_generation_fast_(need_attn=False)
             same(translations(task, exported, sample), expected)

@@ -113,6 +113,14 @@ def test_what_counts_as_the_same():
         check_same([float("nan")], [1.0], "it", float("inf"))
 
 
+def test_an_engine_that_is_too_old(export, pruned, monkeypatch):
+    spec = pytest.importorskip("ctranslate2.specs.transformer_spec", reason="the extra ctranslate2 is not installed")
+    monkeypatch.setattr(spec.TransformerEncoderSpec, "__init__", lambda self, num_layers, num_heads: None)
+    status, error = export("export-ctranslate2", pruned)
+    assert status == 1
+    assert "pip install 'ctranslate2>=4.6.3'" in error
+
+
 @pytest.mark.parametrize("quantization", export_ctranslate2.QUANTIZATIONS)
 def test_quantised_models_without_heads(pruned, tiny_data, tmp_path, quantization):
     ctranslate2 = pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
