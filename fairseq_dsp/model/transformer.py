@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+import torch
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerDecoder, TransformerEncoder, TransformerModel
@@ -16,7 +18,8 @@ from ..errors import UserError
 from . import dictionaries
 from .compact import CompactAttention, can_be_compact, group_rows, lay_out_for_decoding, make_compact
 from .config import PruningConfig, flatten, model_namespace
-from .heads import HeadSet, attention_modules
+from .heads import TYPES, HeadSet, attention_modules
+from .plan import PruningPlan
 from .pruner import HeadPruner
 
 
@@ -163,6 +166,7 @@ class PrunableTransformer(TransformerModel):
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
         self._check_heads(state_dict, prefix)
+        self._check_layers(state_dict, prefix)
         if self.pruner is not None:
             for module, gate in zip(self.pruner.modules, self.pruner.gates, strict=True):
                 state_dict.setdefault(f"{prefix}{module.name}.out_proj.importance", gate.importance.detach())
@@ -185,6 +189,35 @@ class PrunableTransformer(TransformerModel):
             raise UserError(
                 f"{module.name} has {width / attention.head_dim:g} heads in the checkpoint, but {module.heads} in this "
                 f"model: if the checkpoint is the one you mean, {advice}"
+            )
+
+    def _check_layers(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Raise a `UserError` if, with layers left out (LayerDrop), other heads would be kept than were trained."""
+        left = {stack: getattr(self.args, f"{stack}_layers_to_keep", None) for stack in ("encoder", "decoder")}
+        if self.pruner is None or not self.pruner.plan.prunes or not any(left.values()):
+            return
+        rows: dict[str, list[Tensor]] = {kind: [] for kind in TYPES}  # the importance in each trained layer
+        for kind, stack, attribute in {(m.type, *m.name.split(".")[::3]) for m in self.pruner.modules}:
+            names = (f"{prefix}{stack}.layers.{i}.{attribute}.out_proj.importance" for i in itertools.count())
+            found = itertools.takewhile(state_dict.__contains__, names)
+            rows[kind] = [state_dict[name].float() for name in found]
+        if not any(rows.values()):
+            return  # a stock Transformer's: no set was trained
+        shape = {kind: list(map(len, rows[kind])) for kind in TYPES}
+        importance = torch.cat([row for kind in TYPES for row in rows[kind]])
+        trained = HeadSet.from_gates(PruningPlan(self.pruner.plan.config, shape).keep(importance), shape)
+        kept, ours = [], []
+        for kind in TYPES:
+            given = left["encoder" if kind == "encoder_self" else "decoder"]
+            layers = sorted(map(int, given.split(","))) if given else range(len(shape[kind]))
+            kept += [trained.of(kind)[i] for i in layers if i < len(shape[kind])]
+            ours += [rows[kind][i] for i in layers if i < len(shape[kind])]
+        anew = HeadSet.from_gates(self.pruner.plan.keep(torch.cat(ours)), self.pruner.plan.shape)
+        if kept != [heads for kind in TYPES for heads in anew.of(kind)]:
+            raise UserError(
+                f"with --encoder-layers-to-keep {left['encoder']} and --decoder-layers-to-keep {left['decoder']} "
+                f"{anew.kept} heads would be chosen anew among those that are left, of which the trained model keeps "
+                f"{sum(map(len, kept))}: leave these options out"
             )
 
 
