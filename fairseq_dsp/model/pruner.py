@@ -62,6 +62,7 @@ class HeadPruner:
         """The number of updates made so far: an update that overflowed is none."""
         # the heads that a checkpoint said, until training goes on, or that no update can change any more
         self._fixed: HeadSet | None = None
+        self._left: HeadSet | None = None  # the trained heads of a model of which layers are left out
         self._loaded = False
         self._penalty_taken = False
         model.register_load_state_dict_pre_hook(self._before_loading)
@@ -246,8 +247,34 @@ class HeadPruner:
                 self._optimiser["order_of_0_1"] = self._order_of_0_1
         for name, value in self.choice.state_dict().items():
             if f"{prefix}{HEADS.name}.{name}" not in state:
-                value = self.plan.keep(state[importance]) if name == "kept" and importance in state else value
+                if name == "kept" and len(state.get(importance, ())) == self.plan.heads:
+                    value = self.plan.keep(state[importance])
                 state[f"{prefix}{HEADS.name}.{name}"] = value.detach().clone()
+
+    def leave_out_layers(
+        self, state: dict[str, Tensor], prefix: str, trained: list[UnitModule], left: dict[str, str | None]
+    ) -> None:
+        """Keep the trained model's heads of the layers that are left of it (LayerDrop), and choose none anew.
+
+        :param state: state dict of the trained model, completed; what it says of the choice is cut to these layers.
+        :param trained: the trained model's attention modules.
+        :param left: for ``encoder`` and ``decoder``, the layers left, such as ``0,2``, or None for all.
+        """
+        importance, kept = (f"{prefix}{HEADS.name}.{name}" for name in ("importance", "kept"))
+        sizes = [module.units for module in trained]
+        if len(state[importance]) != sum(sizes):
+            return  # made from the model at hand: the checkpoint says nothing of a choice
+        plan = PruningPlan(self.plan.config, shape_of(trained))
+        said = state[kept].float()
+        if len(said) != sum(sizes) or not plan.allows(said):
+            said = plan.keep(state[importance])
+        stays = [
+            left[module.stack] is None or str(module.layer) in str(left[module.stack]).split(",") for module in trained
+        ]
+        for name, values in ((importance, state[importance]), (kept, said)):
+            state[name] = torch.cat([v for v, stay in zip(values.split(sizes), stays, strict=True) if stay])
+        if plan.prunes:
+            self._left = HeadSet.from_gates(state[kept], self.plan.shape)
 
     def _before_loading(self, model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         """Refuse an importance that orders no heads."""
@@ -261,7 +288,9 @@ class HeadPruner:
 
     def _after_loading(self, *_: Any) -> None:
         """Keep the heads that a checkpoint says, whatever rule would choose them today, unless others are asked for."""
-        if self.plan.prunes and self.plan.allows(self.choice.kept):
+        if self._left is not None:
+            self._fixed = self._left
+        elif self.plan.prunes and self.plan.allows(self.choice.kept):
             self._fixed = HeadSet.from_gates(self.choice.kept, self.plan.shape)
 
     def _before_saving(self, *_: Any) -> None:

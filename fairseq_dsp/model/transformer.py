@@ -23,7 +23,7 @@ from .attention import SAVED, PrunableAttention, group_rows, lay_out_for_decodin
 from .config import IN_FORCE, PruningConfig, flag, flatten, model_namespace
 from .pruner import HeadPruner
 from .sets import HeadSet
-from .units import HEADS, modules_of, shape_of
+from .units import HEADS, modules_in, modules_of, shape_of
 
 
 class _EncoderLayer(TransformerEncoderLayerBase):
@@ -221,6 +221,10 @@ class PrunableTransformer(TransformerModel):
         self._check_heads(state_dict, prefix)
         if self.pruner is not None:
             self.pruner.complete(state_dict, prefix)
+            left = {stack: getattr(self.args, f"{stack}_layers_to_keep", None) for stack in ("encoder", "decoder")}
+            if any(left.values()):
+                names = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+                self.pruner.leave_out_layers(state_dict, prefix, modules_in(names, self.args), left)
 
     def _check_heads(self, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Raise a `UserError` that names the first attention module with another number of heads than this model's."""
