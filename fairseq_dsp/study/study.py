@@ -83,6 +83,7 @@ class Study:
     :param compact: whether pruned models are evaluated as compact ones.
     :param split: the text that is translated.
     :param compare: the name of a method that the report compares the others with, if any.
+    :param trained: the checkpoint of a model that is the unpruned one, instead of a training.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Study:
     beam: int = 5
     lenpen: float = 1.0
     compare: str | None = None
+    trained: Path | None = None
     local: dict[str, Any] = field(default_factory=dict)
     slurm: dict[str, Any] = field(default_factory=dict)
 
