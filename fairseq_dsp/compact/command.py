@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.transformer import TransformerConfig
 
 from ..errors import UserError
 from ..model import PrunableTransformer, PruningConfig
@@ -78,9 +79,10 @@ def sizes(options: Namespace, architecture: str) -> dict[str, Any]:
     PrunableTransformer.add_args(parser)
     flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
     found = {}
-    for name in sorted(flat_names() & flags):
+    stock = TransformerConfig()
+    for name in sorted((flat_names() & flags) - {"max_source_positions", "max_target_positions"}):  # the task's
         value = getattr(options, name, None)
         # 0 is a value: it switches off a dropout that the architecture has
-        if value is not None and value is not False and value != getattr(usual, name, parser.get_default(name)):
+        if value is not None and value is not False and value != getattr(usual, name, getattr(stock, name, None)):
             found[flag(name)] = value
     return found

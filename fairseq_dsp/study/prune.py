@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     options = _recorded(out, asked) or _options(model, data, heads, given)
     study = Study(
         name="prune",
-        description=f"{model.path.name}, pruned to {' and '.join(map(str, heads))} of {model.heads} heads.",
+        description=f"A trained model, pruned to {' and '.join(map(str, heads))} of its {model.heads} heads.",
         data=data,
         recipe={},
         base={},

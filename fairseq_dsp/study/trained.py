@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..model import PruningConfig, PruningPlan
 from ..model.config import model_namespace
 from ..model.units import modules_in, shape_of
-from .options import Options
+from .options import Options, without_chatter
 from .prepared import PreparedData
 
 STOCK = "transformer"
@@ -101,12 +101,12 @@ class Trained:
         for section, name in (("task", "max_source_positions"), ("task", "max_target_positions")):
             if get(section, name) not in (None, 1024):
                 options[name.replace("_", "-")] = get(section, name)
-        options["optimizer"] = "adam"
+        options |= {"optimizer": "adam", "adam-betas": "(0.9, 0.98)"}
         if get("optimizer", "_name") == "adam":
-            options["adam-betas"] = str(get("optimizer", "adam_betas", "(0.9,0.98)"))
+            betas = get("optimizer", "adam_betas", options["adam-betas"])
+            options["adam-betas"] = betas if isinstance(betas, str) else str(tuple(betas))
+            options["adam-eps"] = get("optimizer", "adam_eps", 1e-8)
             options["weight-decay"] = get("optimizer", "weight_decay", 0.0)
-        else:
-            options["adam-betas"] = "(0.9,0.98)"
         options["clip-norm"] = get("optimization", "clip_norm", 0.0)
         options["label-smoothing"] = get("criterion", "label_smoothing", 0.0)
         for name in ("max_tokens", "batch_size"):
@@ -142,7 +142,10 @@ class Trained:
         folders = [Path(str(self._option("task", "data", ".")).partition(":")[0]), self.path.parent]
         for stack, language in zip(("encoder", "decoder"), data.languages, strict=True):
             name = f"dict.{language}.txt"
-            words = Dictionary.load(str(data.data_bin / name))
+            try:
+                words = Dictionary.load(str(data.data_bin / name))
+            except FileNotFoundError as error:
+                raise UserError(f"{data.data_bin / name} is missing: run scripts/preprocess.sh again") from error
             rows = len(self.state["model"][f"{stack}.embed_tokens.weight"])
             advice = "give the corpus that it was trained on, or one prepared with its subwords and dictionaries"
             if rows != len(words):
@@ -163,12 +166,11 @@ class Trained:
         :raises UserError: if its weights do not fit what they build.
         """
         from fairseq import tasks
-        from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-        config = convert_namespace_to_omegaconf(args)
-        model = tasks.setup_task(config.task).build_model(config.model)
+        with without_chatter():
+            model = tasks.setup_task(args).build_model(args)
         try:
-            model.load_state_dict(dict(self.state["model"]), strict=True, model_cfg=config.model)
+            model.load_state_dict(dict(self.state["model"]), strict=True, model_cfg=args)
         except RuntimeError as error:
             first = str(error).splitlines()[1:2] or [str(error)]
             raise UserError(
