@@ -14,6 +14,7 @@ import argparse
 import shlex
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer import TransformerConfig
@@ -55,24 +56,34 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
     """Return what to tell the user: what was written, and the commands to use it."""
     data = shlex.quote(str(getattr(model.options, "data", "DATA")))
     name, heads = shlex.quote(str(out)), shlex.quote(str(heads_file))
+    own = "".join(
+        f" {name}" + ("" if value is True else f" {shlex.quote(str(value))}")
+        for name, value in sizes(model.options, model.architecture).items()
+    )
     return (
         f"{out}: {model.heads.kept} of {model.heads.total} heads, {out.stat().st_size:,} bytes; {heads_file}: which\n"
         f"To translate with it:\n  fairseq-generate {data} --user-dir fairseq_dsp --path {name} --beam 5\n"
         f"To train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir fairseq_dsp "
-        f"--arch {model.architecture}{_sizes(model)} --compact --kept-heads {heads} --finetune-from-model {name}"
+        f"--arch {model.architecture}{own} --compact --kept-heads {heads} --finetune-from-model {name}"
     )
 
 
-def _sizes(model: TrainedModel) -> str:
-    """Return the flags of the model's options that differ from its architecture's, or from fairseq's defaults."""
-    usual, defaults = Namespace(), TransformerConfig()
-    ARCH_CONFIG_REGISTRY[model.architecture](usual)
+def sizes(options: Namespace, architecture: str) -> dict[str, Any]:
+    """Return the options of a model that differ from its architecture's, by their flags; True for one without a value.
+
+    :param options: the model's.
+    :param architecture: one of this package's.
+    """
+    usual = Namespace()
+    ARCH_CONFIG_REGISTRY[architecture](usual)
     parser = argparse.ArgumentParser()
     PrunableTransformer.add_args(parser)
     flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
-    text = ""
-    for name in sorted(flat_names() & flags):
-        value = getattr(model.options, name, None)
-        if value not in (None, False, getattr(usual, name, getattr(defaults, name))):
-            text += f" {flag(name)}" + ("" if value is True else f" {shlex.quote(str(value))}")
-    return text
+    found = {}
+    stock = TransformerConfig()
+    for name in sorted((flat_names() & flags) - {"max_source_positions", "max_target_positions"}):  # the task's
+        value = getattr(options, name, None)
+        # 0 is a value: it switches off a dropout that the architecture has
+        if value is not None and value is not False and value != getattr(usual, name, getattr(stock, name, None)):
+            found[flag(name)] = value
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import logging
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from ..errors import UserError
 from ..model import PruningConfig, PruningPlan
 from ..model.units import shape_by
-from .options import parse_training, parse_words
+from .options import parse_training, parse_words, without_chatter
 from .prepared import PreparedData
 from .records import with_records
 from .runner import is_done, missing_steps
@@ -195,19 +194,15 @@ class _Texts:
 
         key = args.task, split, combine
         if key not in self._loaded:
-            chatter = logging.getLogger("fairseq")
-            level = chatter.level
-            chatter.setLevel(logging.WARNING)
             try:
-                task = tasks.setup_task(args)
-                task.load_dataset(split, combine=combine, epoch=1)
+                with without_chatter():
+                    task = tasks.setup_task(args)
+                    task.load_dataset(split, combine=combine, epoch=1)
             except (FileNotFoundError, ValueError) as error:  # an empty file cannot be mapped into memory
                 raise ValueError(
                     f"{where} is {split}, but fairseq cannot load such a text from {self.data.data_bin} ({error}): "
                     "give one that was prepared"
                 ) from error
-            finally:
-                chatter.setLevel(level)
             self._loaded[key] = task.dataset(split)
         return self._loaded[key]
 

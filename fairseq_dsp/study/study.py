@@ -83,6 +83,7 @@ class Study:
     :param compact: whether pruned models are evaluated as compact ones.
     :param split: the text that is translated.
     :param compare: the name of a method that the report compares the others with, if any.
+    :param trained: the checkpoint of a model that is the unpruned one, instead of a training.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Study:
     max_len_a: float = MAX_LEN_A
     max_len_b: int = MAX_LEN_B
     compare: str | None = None
+    trained: Path | None = None
     local: dict[str, Any] = field(default_factory=dict)
     slurm: dict[str, Any] = field(default_factory=dict)
 

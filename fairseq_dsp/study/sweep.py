@@ -44,7 +44,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,11 @@ def run(args: argparse.Namespace) -> None:
         print(text, file=sys.stderr)
     runs = with_wanted(runs, stale_steps)
     if args.dry_run:
-        _print_commands(runs)
+        print_commands(runs)
         return
-    with _lock(results), _interruptible():
-        _write_study(results, study, runs)
-        failures = _do(runs, results, study, local, slurm=args.slurm)
+    with alone(results), interruptible():
+        write_study(results, study, runs)
+        failures = do_runs(runs, results, study, local, slurm=args.slurm)
     print(f"\n{summary_table(read_results(results))}\n")
     if failures:
         raise UserError(
@@ -104,7 +104,11 @@ def run(args: argparse.Namespace) -> None:
     print(f"All {len(runs)} runs are done. Tables and pictures: fairseq-dsp report {results}")
 
 
-def _do(runs: list[Run], results: Path, study: Study, local: Local, *, slurm: bool) -> list[str]:
+def do_runs(runs: Sequence[Run], results: Path, study: Study, local: Local, *, slurm: bool = False) -> list[str]:
+    """Do what is missing of some runs, with a progress bar and the time left.
+
+    :return: the names of the runs that failed, told with the end of their logs.
+    """
     from tqdm import tqdm
 
     def say(text: str) -> None:
@@ -183,7 +187,7 @@ def _check_study(results: Path, study: Study) -> None:
         raise UserError(f"{results} holds the study {there}, not {study.name}: give another folder with --results")
 
 
-def _write_study(results: Path, study: Study, runs: list[Run]) -> None:
+def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
     """Leave beside the results what the report needs of the study and of the corpus."""
     content = {
         "name": study.name,
@@ -206,7 +210,8 @@ def _write_study(results: Path, study: Study, runs: list[Run]) -> None:
         write_json(path, content)
 
 
-def _print_commands(runs: list[Run]) -> None:
+def print_commands(runs: Sequence[Run]) -> None:
+    """Print the commands that are still to be run."""
     for run in runs:
         if is_done(run):
             print(f"# {run.name}: done")
@@ -217,25 +222,24 @@ def _print_commands(runs: list[Run]) -> None:
 
 
 @contextlib.contextmanager
-def _lock(results: Path) -> Iterator[None]:
-    """Keep other sweeps out of the results folder; the system frees the lock however this process ends."""
+def alone(results: Path, command: str = "sweep") -> Iterator[None]:
+    """Keep other commands out of the results folder; the system frees the lock however this process ends."""
     try:
         with locked(results / LOCK, lambda text: print(text, file=sys.stderr)):
             yield
     except LockedError as error:
         raise UserError(
-            f"another sweep ({error}) is at work in {results}: wait until it ends, or give another folder with "
-            "--results"
+            f"another {command} ({error}) is at work in {results}: wait until it ends, or give another folder"
         ) from error
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """On Ctrl-C or a request to terminate, kill the commands and say how to go on."""
 
     def stop(number: int, _: object) -> None:
         stop_all()
-        print("\nstopped: start the same sweep again, and it does only what is missing", file=sys.stderr, flush=True)
+        print("\nstopped: give the same command again, and it does only what is missing", file=sys.stderr, flush=True)
         os._exit(128 + number)  # threads still wait for the commands
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
