@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     data.check_split(args.split)
     model = Trained.read(args.checkpoint)
     try:
-        heads = numbers(args.heads_to_keep or [], "--heads-to-keep", int, 0, model.heads)
+        heads = numbers(sorted(args.heads_to_keep or [], reverse=True), "--heads-to-keep", int, 0, model.heads)
         given = read_words(args.more, "the command line", "this command")
     except ValueError as error:
         raise UserError(str(error)) from error

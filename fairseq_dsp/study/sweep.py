@@ -18,7 +18,8 @@ the keys of a study (* must be given):
                 merged one by one; the lists of heads, seeds and methods are replaced whole
   methods*      a list; of each method its name, or: method*, name, heads, seeds, options (of fairseq-train),
                 recovery (options of a further training with the heads held fixed), start (base: go on from the
-                unpruned model), distill (true: learn from the unpruned model's distribution too), and
+                unpruned model; joint does so with the recipe of `fairseq-dsp prune`, where its options say nothing),
+                distill (true: learn from the unpruned model's distribution too), and
                   joint       weights and importance train together (Li et al. 2021)
                   ste         the same with a straight-through gradient
                   pipelined   the importance alone trains, on the frozen base model

@@ -49,7 +49,7 @@ class Trained:
             raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
         config: Any = (state.get("cfg") or {}).get("model")
-        given = str(getattr(config, "_name", None) or getattr(config, "arch", None))
+        given = str(getattr(config, "_name", None) or getattr(config, "arch", None) or "unknown")
         if ARCH_MODEL_NAME_REGISTRY.get(given, given) not in (MODEL, STOCK):
             raise UserError(
                 f"the checkpoint {path} is of the architecture {given}, whose heads cannot be pruned: give one of "

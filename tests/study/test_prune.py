@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import inprocess
 import pytest
 import support
 import torch
@@ -266,5 +267,11 @@ def test_the_options_of_a_model(stock: Path, prepared: Path, train_tiny: Callabl
     assert "total-num-update" not in options
     model.state["optimizer_history"][-1]["num_updates"] = 6000
     assert prune._options(model, data, [6], {})["6"]["max-update"] == 2000
+    hydra = ("model._name=transformer", "criterion._name=label_smoothed_cross_entropy", "optimization.max_update=1")
+    inprocess.train_hydra("base", data.data_bin, tmp_path / "hydra", *inprocess.HYDRA_TINY, *hydra)
+    own = Trained.read(tmp_path / "hydra/checkpoint_last.pt")
+    assert (own.heads, own.sizes["arch"], own.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
+    options = prune._options(own, data, [6], {})["6"]
+    assert (options["lr"], options["adam-betas"], options["dropout"]) == (0.005, "(0.9,0.98)", 0.3)
     train_tiny(tmp_path, "--max-update", 1, arch="transformer_dsp_tiny")
     assert Trained.read(tmp_path / "checkpoint_last.pt").sizes["arch"] == "transformer_dsp_tiny"
