@@ -81,7 +81,7 @@ def sizes(options: Namespace, architecture: str) -> dict[str, Any]:
     flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
     found = {}
     stock = TransformerConfig()
-    for name in sorted((flat_names() & flags) - {"max_source_positions", "max_target_positions"}):  # the task's
+    for name in sorted(flat_names() & flags):
         value = getattr(options, name, None)
         # 0 is a value: it switches off a dropout that the architecture has
         if value is not None and value is not False and value != getattr(usual, name, getattr(stock, name, None)):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .attention import PrunableAttention
 from .config import PruningConfig
-from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_gates
+from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates
 from .monitor import GradientMonitor
 from .plan import PruningPlan
 from .sets import HeadSet
@@ -33,11 +33,9 @@ class HeadPruner:
         self.modules: list[UnitModule] = list(modules_of(model))
         self.attentions: list[PrunableAttention] = [module.module for module in self.modules]
         self.plan = PruningPlan(config, shape_of(self.modules))
-        if self.plan.prunes and not any(attention.reads_encoder for attention in self.attentions):
-            raise ValueError(
-                "--no-cross-attention leaves the decoder without the source, so no heads can be chosen: give "
-                "--cross-self-attention too, or leave it out"
-            )
+        if not any(attention.reads_encoder for attention in self.attentions):
+            # nothing goes backward through the encoder, where the gates are entered: they are in the decoder too
+            model.decoder.dropout_module.register_forward_hook(self._enter_decoder)  # type: ignore[union-attr]
         self.choice = UnitChoice(self.plan.heads)
         layers = [name for name, module in model.named_modules() if isinstance(module, PrunableAttention)]
         of_layers = torch.arange(self.plan.heads).split(
@@ -56,6 +54,7 @@ class HeadPruner:
         self.seed = torch.initial_seed()  # what fairseq was given with --seed: the same on every process
         self.sampled: Tensor | None = None
         """The gates of the last training forward pass. *Shape:* (N)"""
+        self._entered: tuple[Tensor, tuple[Tensor, ...]] | None = None  # the gates and leaves of `enter_gates`
         self._gates: Tensor | None = None  # the same with their graph, for a penalty in the loss
         self.monitor = GradientMonitor()
         self.update = 0
@@ -123,7 +122,9 @@ class HeadPruner:
                 return self._set_gates(x, self.sampled + 0 * self.importance)
             self._set_fixed()
         if self.importance.requires_grad:  # a gradient, as other processes expect, but of 0
-            x, _ = enter_gates(x, 0 * self.importance, [self.plan.heads])
+            gates = 0 * self.importance
+            x, parts = enter_gates(x, gates, [self.plan.heads])
+            self._entered = (gates, parts)
         return x
 
     def end_update(self, updates: int) -> None:
@@ -137,13 +138,20 @@ class HeadPruner:
                 f"{given} is a part of the loss, but this criterion does not add it: use --criterion "
                 "label_smoothed_cross_entropy_dsp"
             )
-        self._penalty_taken, self._gates, self.update = False, None, updates
+        self._penalty_taken, self._gates, self._entered, self.update = False, None, None, updates
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_gates": None}  # it carries a graph, which can be neither copied nor pickled
+        # they carry a graph, which can be neither copied nor pickled
+        return {**self.__dict__, "_gates": None, "_entered": None}
+
+    def _enter_decoder(self, _: nn.Module, __: Any, x: Tensor) -> Tensor:
+        if self._entered is None or not torch.is_grad_enabled():
+            return x
+        return enter_again(x, *self._entered)
 
     def _set_gates(self, x: Tensor, gates: Tensor) -> Tensor:
         x, parts = enter_gates(x, gates, [module.units for module in self.modules])
+        self._entered = (gates, parts) if gates.requires_grad else None
         for attention, part in zip(self.attentions, parts, strict=True):
             attention.gate, attention.kept = part, None
         return x

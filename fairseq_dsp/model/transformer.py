@@ -171,7 +171,8 @@ class PrunableTransformer(TransformerModel):
         self.kept_heads = kept
         self.pruner = self.encoder.pruner = None
         self._modules.pop(HEADS.name, None)
-        self.encoder.compact = True
+        # a module that reads both sides needs the encoder's output for each beam
+        self.encoder.compact = all(m.module.self_attention or m.module.encoder_decoder_attention for m in modules)
 
     @classmethod
     def build_encoder(cls, args: Any, src_dict: Any, embed_tokens: Any) -> PrunableEncoder:

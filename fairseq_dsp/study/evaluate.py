@@ -276,7 +276,7 @@ def _text(result: dict[str, Any]) -> str:
         best = (result.get("ceiling") or {}).get(key, 100)
         at_most = f" (a perfect translation: {best:.2f})" if best < 100 else ""
         lines.append(f"  {name:<15} {result[key]['score']:6.2f}{at_most}   {result[key]['signature']}")
-    if result["stopped_at_limit"]:
+    if result.get("stopped_at_limit"):
         lines.append(
             f"  {'stopped':<15} {result['stopped_at_limit']:6.0f}   translations at the limit of their length: if they "
             "are cut off, raise it with --max-len-b or --max-len-a"

@@ -71,6 +71,8 @@ class Trained:
             architecture = given if given.startswith(MODEL) else given.replace(STOCK, MODEL, 1)
             architecture = architecture if architecture in ARCH_CONFIG_REGISTRY else MODEL
             own = {flag.removeprefix("--"): value for flag, value in sizes(options, architecture).items()}
+            for name in ("max-source-positions", "max-target-positions"):  # the task's
+                own.pop(name, None)
         except KeyError as error:
             raise UserError(
                 f"the checkpoint {path} has no {error.args[0]}: give one that fairseq-train wrote"
