@@ -144,9 +144,11 @@ def _is_trained(step: Step, *, ended: bool) -> bool:
 
         try:
             state = checkpoint_utils.load_checkpoint_to_cpu(str(last))
-        except UserError as error:
-            raise RunError(f"{error}; without the folder {step.checkpoints} the training starts anew") from error
-        ended = state["optimizer_history"][-1]["num_updates"] >= step.updates
+            ended = state["optimizer_history"][-1]["num_updates"] >= step.updates
+        except (UserError, LookupError, TypeError) as error:
+            raise RunError(
+                f"{last} cannot be read ({error}); without the folder {step.checkpoints} the training starts anew"
+            ) from error
         if ended and _there(step.products):
             return True
         if not ended and state.get("last_optimizer_state") and not _RESETS.intersection(step.command):

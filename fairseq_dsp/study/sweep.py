@@ -3,7 +3,18 @@
 A study is a YAML file: the corpus, the recipe, the methods, the head counts and the seeds; scripts/studies/ has some.
 What several runs need, such as the unpruned model, is trained once. Every run leaves its result as soon as it has one,
 in RESULTS/runs/RUN, with its log. Interrupted at any moment, the same command goes on from there. A run that fails is
-told with the end of its log, and does not stop the others.
+told with the end of its log, and does not stop the others. Each run is done by one process at a time: started again
+with or without --slurm, a sweep waits for runs that jobs of an earlier one are still at.
+
+Before the first training everything is checked that can be: the options of every training, that each leaves the
+checkpoint that the study evaluates, the texts to train, validate and score on.
+
+Checkpoints may be removed to save space: what is finished stays finished, and what a new run needs of it is made again.
+A run's record, run.json, holds its options as fairseq resolved them, defaults included, and the version of this
+package. A changed study, or a version with other defaults, goes on where the change has no effect on what is there:
+options for logging or data loading; another checkpoint, text or beam before there are scores. Otherwise it is refused
+with what differs, and nothing is removed: results of different origin are not mixed. Those of another version with the
+same options stay, and the tables say so. To have runs scored anew without training, remove their result.json.
 
 the keys of a study (* must be given):
   name*         letters, digits, - and _          description   a sentence or two, for the report
@@ -13,7 +24,9 @@ the keys of a study (* must be given):
   evaluate      split, beam, lenpen, max-len-a, max-len-b
   compact       false: score pruned models with masks
   compare       a method, for the report          local         jobs, cores, gpus
-  slurm         partition, minutes, gpus, cpus, memory_gb …
+  slurm         partition, account, qos, constraint, minutes, cpus, gpus, memory_gb; at_a_time: jobs of an array that
+                run at once; array_size: jobs of an array at most (default: what the cluster takes); requeues: how
+                often a job may run out of time (default 100); setup: lines for the shell; additional: options of sbatch
   extends       another study, a path from this file's folder: its keys count where this one has none, and options are
                 merged one by one; the lists of heads, seeds and methods are replaced whole
   methods*      a list; of each method its name, or: method*, name, heads, seeds, options (of fairseq-train),

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.study import sweep
+from fairseq_dsp.study import report, sweep
 from fairseq_dsp.study.atomic import write_json
 from fairseq_dsp.study.records import begin, check_records
 from fairseq_dsp.study.results import read_results, summary_table
@@ -143,7 +143,9 @@ def test_another_version_is_told(results: Path, plan: Sweep) -> None:
     found = read_results(results)
     assert "by version 0.0.1 base-s1" in summary_table(found)
     change(results / "runs/michel-k6-s1/result.json", processes=2)
-    assert "trained by 2 process(es) michel-k6-s1" in read_results(results).mixture
+    found = read_results(results)
+    assert "trained by 2 process(es) michel-k6-s1" in found.mixture
+    assert found.mixture in report._markdown(found, [], {})
 
 
 def test_a_study_is_mended_before_it_has_scores(results: Path, plan: Sweep) -> None:
