@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}, but it must be 1 or more")
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}, but it must be 0 or more")
     model, dataset = _load(args.checkpoint, args.data, args.split)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     model = model.to(device).float()
