@@ -197,13 +197,13 @@ def quantile(level: float, sentences: float, seeds: float, freedom: float, count
     :param freedom: ν, the degrees of freedom of v.
     :param count: m, the number of sentences.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit  # the normal and Student's quantiles
 
-    square = t.isf(level / 2, count - 1) ** 2
+    square = float(stdtrit(count - 1, level / 2)) ** 2
     if seeds:
         weight = seeds**2 / (sentences**2 + 2 * (1 - 1 / freedom) * sentences * seeds + seeds**2)
-        power = norm.isf(LEVEL / 2) / max(norm.isf(level / 2), 1e-9)
-        square += weight ** (power ** (2 / freedom)) * (t.isf(level / 2, freedom) ** 2 - square)
+        power = ndtri(LEVEL / 2) / min(ndtri(level / 2), -1e-9)
+        square += weight ** (power ** (2 / freedom)) * (float(stdtrit(freedom, level / 2)) ** 2 - square)
     return math.sqrt(square)
 
 
