@@ -153,12 +153,12 @@ def rates(setting: Setting, seeds: int, methods: int, count: int, seed: int = 0)
     """Make studies and compare each method with the unpruned model."""
     found = Rates([], [], [])
     for study in studies(setting, seeds, methods, count, seed):
-        runs = [{s: f"{method}-{s}" for s in range(seeds)} for method in range(methods + 1)]
+        runs = [{s: [f"{method}-{s}"] for s in range(seeds)} for method in range(methods + 1)]
         compared = [study.compare(one, runs[0]) for one in runs[1:]]
         table = holm([one for one in compared if one])
         found.comparisons += table
         found.tables.append(table)
-        found.means += [study.mean(list(one.values())) for one in runs[1:]]
+        found.means += [study.mean(one) for one in runs[1:]]
     return found
 
 

@@ -62,6 +62,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}, but it must be 1 or more")
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}, but it must be 0 or more")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -48,7 +48,7 @@ def bleu_curve(results: Results, half: float) -> Figure:
         if row.label == BASE:
             mean = row.mean("bleu")
             axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
-            axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads)")
+            axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads), 95% CI")
             axes.plot([row.heads], [mean], color=GREY, marker="*")
     for i, label in enumerate(_methods(rows)):
         points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)

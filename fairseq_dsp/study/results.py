@@ -22,7 +22,7 @@ BASE_TITLE = "unpruned"
 
 @dataclass(frozen=True)
 class Row:
-    """A method at a number of heads: its runs, one a seed.
+    """A method at a number of heads: its runs, as a rule one a seed.
 
     :param label: the method's name; :data:`BASE` for the unpruned model.
     :param heads: K.
@@ -42,9 +42,17 @@ class Row:
         """The scores of the runs: ``bleu``, ``tokenised_bleu`` or ``chrf``."""
         return [run["scores"][metric]["score"] for run in self.runs]
 
+    @property
+    def seeds(self) -> dict[int, list[str]]:
+        """The names of the runs, by seed: a method may have several of one, as by several penalties."""
+        found: dict[int, list[str]] = {}
+        for run in self.runs:
+            found.setdefault(run["seed"], []).append(run["run"])
+        return found
+
     def mean(self, metric: str) -> float:
-        """Their mean."""
-        return statistics.fmean(self.values(metric))
+        """The mean over the seeds."""
+        return statistics.fmean(self._of_seeds(metric))
 
     @property
     def stopped(self) -> int:
@@ -52,9 +60,13 @@ class Row:
         return sum(int(run["scores"].get("stopped_at_limit", 0)) for run in self.runs)
 
     def spread(self, metric: str) -> float | None:
-        """Their standard deviation, None for a single run."""
-        values = self.values(metric)
+        """The standard deviation over the seeds, None for a single one."""
+        values = self._of_seeds(metric)
         return statistics.stdev(values) if len(values) > 1 else None
+
+    def _of_seeds(self, metric: str) -> list[float]:
+        score = {run["run"]: run["scores"][metric]["score"] for run in self.runs}
+        return [statistics.fmean(score[run] for run in runs) for runs in self.seeds.values()]
 
 
 @dataclass(frozen=True)

@@ -187,10 +187,14 @@ def test_a_training_that_had_ended_is_not_started_again(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_read_is_the_fault_of_that_run_alone(tmp_path: Path) -> None:
     run = training(tmp_path)
     (run.folder / "checkpoints/checkpoint_last.pt").write_text("half")
-    with pytest.raises(RunError, match=r"checkpoint_last\.pt cannot be read .*; without the folder .*checkpoints the training starts"):
+    with pytest.raises(
+        RunError, match=r"checkpoint_last\.pt cannot be read .*; without the folder .*checkpoints the training starts"
+    ):
         execute(run)
     torch.save({"model": {}}, run.folder / "checkpoints/checkpoint_last.pt")
-    with pytest.raises(RunError, match=r"checkpoint_last\.pt cannot be read .*; without the folder .*checkpoints the training starts"):
+    with pytest.raises(
+        RunError, match=r"checkpoint_last\.pt cannot be read .*; without the folder .*checkpoints the training starts"
+    ):
         execute(run)
 
 
