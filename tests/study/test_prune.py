@@ -216,7 +216,7 @@ def test_a_corpus_of_another_model(stock: Path, prepared: Path, tmp_path: Path) 
     beside = tmp_path / "moved"  # the training data are gone, the dictionaries beside the checkpoint are there
     beside.mkdir()
     state = torch.load(stock, weights_only=True)
-    state["cfg"]["task"]["data"] = str(tmp_path / "gone")
+    state["cfg"]["task"] |= {"data": str(tmp_path / "gone"), "source_lang": "xx", "target_lang": "yy"}
     torch.save(state, beside / "model.pt")
     (beside / "dict.yy.txt").write_text("".join(f"{line}\n" for line in [words[1], words[0], *words[2:]]))
     assert f"has other words than {beside / 'dict.yy.txt'}" in refused(
@@ -224,7 +224,9 @@ def test_a_corpus_of_another_model(stock: Path, prepared: Path, tmp_path: Path) 
     )
     summary = json.loads((other / "prepare.json").read_text()) | {"source_lang": "yy", "target_lang": "xx"}
     (other / "prepare.json").write_text(json.dumps(summary))
-    assert "translates from xx to yy, but the corpus" in refused(stock, other, tmp_path / "out", heads=[6])
+    assert "translates from xx to yy, but the corpus" in refused(
+        beside / "model.pt", other, tmp_path / "out", heads=[6]
+    )
     assert not (tmp_path / "out").exists()
 
 
