@@ -131,6 +131,6 @@ def test_a_checkpoint_that_cannot_be_used_ends_both(fault: str, stock: Path, tin
     for process in processes:
         process.join(120)
         assert process.exitcode == 1
-    sentence = "Only 1 of 2 processes see the checkpoint" if fault == "unseen" else "it is truncated"
+    sentence = "error: Only 1 of 2 processes see the checkpoint" if fault == "unseen" else "it is truncated"
     assert sentence in (tmp_path / "log0").read_text()
     assert not (tmp_path / "checkpoints/checkpoint_last.pt").exists()
