@@ -41,7 +41,9 @@ def main() -> None:
     args = parser.parse_args()
     start = time.time()
     print(f"{args.studies} studies of {args.methods} methods, {SENTENCES} test sentences\n")
-    print("| what varies | seeds, shared, own | runs | SD of Δ | p < 0.05 | Δ without 0 | any star | mean missed |")
+    print(
+        "| what varies | SD by seeds, shared, own | seeds | SD of Δ | p < 0.05 | Δ without 0 | any star | mean missed |"
+    )
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, setting in SETTINGS.items():
         for seeds in args.seeds:
