@@ -22,7 +22,7 @@ from scipy.stats import chi2, norm
 
 from fairseq_dsp.study.significance import SAMPLES, Bootstrap, Comparison, Estimate, holm, quantile
 
-SENTENCES, LONGEST, THRESHOLD = 400, 24, 1.0
+SENTENCES, LONGEST, THRESHOLD = 300, 16, 1.0
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -66,7 +66,7 @@ def shifted(draw: np.random.Generator, groups: int, seeds: int, sizes: tuple[flo
         that is a run's own.
     """
     of_run, of_sentence, own = sizes
-    lengths = draw.integers(6, LONGEST + 1, size=SENTENCES)
+    lengths = draw.integers(5, LONGEST + 1, size=SENTENCES)
     variable = own * draw.standard_normal((groups, seeds, SENTENCES, LONGEST), dtype=np.float32)
     variable += np.sqrt(1 - own**2) * draw.standard_normal((SENTENCES, LONGEST), dtype=np.float32)
     variable += of_run * draw.standard_normal((groups, seeds, 1, 1), dtype=np.float32)

@@ -229,6 +229,7 @@ def bootstrap(results: Results) -> Bootstrap:
 
     references = _lines(results, "references.txt")
     metric = metrics(results.data)["bleu"]
+    metric._ref_cache = metric._cache_references([references])  # once for all runs
     seed = os.environ.get("SACREBLEU_SEED", "12345").lower()
     draws = np.random.default_rng(None if seed == "none" else int(seed))
     # how often each sentence is in each resample. Shape: (samples, sentences)
@@ -245,7 +246,7 @@ def bootstrap(results: Results) -> Bootstrap:
                 f"{RUNS}/{name}/{TRANSLATIONS} has {len(text)} lines, but there are {len(references)} references: "
                 "remove the folder of that run and start the sweep again"
             )
-        counts = np.array(metric._extract_corpus_statistics(text, [references]), dtype=np.float32)
+        counts = np.array(metric._extract_corpus_statistics(text, None), dtype=np.float32)
         scores[name] = float(metric._compute_score_from_stats(counts.sum(0, dtype=np.float64)).score)
         resampled[name] = np.array([metric._compute_score_from_stats(row).score for row in times @ counts])
     signature = metric.get_signature()
