@@ -178,6 +178,8 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in asked if there[name] != asked[name]]
+        if there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:  # wherever it is now
+            differing = [name for name in differing if name != "checkpoint"]
         options: dict[str, Options] = there["options"]
     except FileNotFoundError:
         if out.is_dir() and any(entry.name != LOCK for entry in out.iterdir()):
@@ -187,8 +189,6 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
         raise UserError(f"{path} cannot be read ({error.strerror}): give another folder for the result") from error
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path} is not what this command wrote: give another folder for the result") from error
-    if differing == ["checkpoint"] and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
-        differing = []  # moved
     if differing:
         told = "; ".join(f"{name} {_brief(there[name])}, now {_brief(asked[name])}" for name in differing)
         raise UserError(f"{out} holds another pruning ({told}): give another folder, or remove that one")
