@@ -61,9 +61,8 @@ def schedule(options: Options, kept: int, total: int) -> Options:
     """
     if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
         return {}
-    shrinking, cooldown = (
-        _share(share, _number(options, "max-update", 0)) for share in (_MANY if 3 * kept >= total else _FEW)
-    )
+    updates = _number(options, "max-update", 0)
+    shrinking, cooldown = (_share(share, updates) for share in (_MANY if 3 * kept >= total else _FEW))
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
     if not _BUDGETS & options.keys():
         shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
