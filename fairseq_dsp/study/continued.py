@@ -38,8 +38,9 @@ def training(base: Options, given: Options, updates: int) -> Options:
     :param base: options of the model's own training; the learning rate is its.
     :param given: further options, which win.
     :param updates: how many updates the model had.
+    :raises ValueError: if a number of updates is given that is none.
     """
-    updates = int(given.get("max-update", updates_after(updates)))
+    updates = _number(given, "max-update", updates_after(updates))
     own = _scheduler_options(str(base.get("lr-scheduler", "fixed")))
     options = base | {"max-update": updates}
     if "lr-scheduler" not in given and not given.keys() & (own - _scheduler_options(_LINEAR)):
@@ -56,19 +57,29 @@ def schedule(options: Options, kept: int, total: int) -> Options:
     :param total: N, the number of heads of the model.
     :return: only options that are not given; none for a selection other than ``simple``, or for frozen weights, which
         have schedules of their own.
+    :raises ValueError: as `training`.
     """
     if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
         return {}
-    shrinking, cooldown = (_share(share, options["max-update"]) for share in (_MANY if 3 * kept >= total else _FEW))
+    updates = _number(options, "max-update", 0)
+    shrinking, cooldown = (_share(share, updates) for share in (_MANY if 3 * kept >= total else _FEW))
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
     if not _BUDGETS & options.keys():
-        shrinking = max(1, min(shrinking, int(options.get("cooldown-updates", shrinking))))
+        shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
         found |= {"heads-to-keep-start": total, "heads-to-keep-updates": shrinking}
     return {name: value for name, value in found.items() if name not in options}
 
 
-def _share(share: float, updates: int | str) -> int:
-    return max(1, round(share * int(updates)))
+def _share(share: float, updates: int) -> int:
+    return max(1, round(share * updates))
+
+
+def _number(options: Options, name: str, default: int) -> int:
+    value = options.get(name, default)
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ValueError(f"--{name} is {value}, but a number of updates is expected") from error
 
 
 def _scheduler_options(name: str) -> set[str]:

@@ -29,7 +29,7 @@ SHORT = ["--max-update", "20", "--log-interval", "5"]
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., Any]) -> Path:
-    """A trained model of stock fairseq's ``transformer``, with 12 heads, dropout and adaptive options of its own."""
+    """A trained model of stock fairseq's ``transformer``, with 12 heads, dropout and an optimiser of its own."""
     folder = tmp_path_factory.mktemp("stock")
     flags = ("--attention-dropout", 0.1, "--dropout", 0, "--adam-betas", "(0.9, 0.98)", "--weight-decay", 1e-4)
     train_tiny(folder, *flags, "--lr", 0.01, "--update-freq", 2)
@@ -189,7 +189,9 @@ def test_what_cannot_be_pruned(finished: tuple[Path, str], stock: Path, prepared
     for more, message in (
         (["--max-update", "0"], "--max-update is 0, but a number from 1 is expected"),
         (["--max-epoch", "2"], "give --max-update too"),
-        (["--max-update", "two"], "invalid literal for int() with base 10: 'two'"),
+        (["--max-update", "two"], "--max-update is two, but a number of updates is expected"),
+        (["--cooldown-updates", "x"], "--cooldown-updates is x, but a number of updates is expected"),
+        (["--pruning-lr", "x"], "argument --pruning-lr: invalid float value: 'x'"),
         (["--lrr", "1"], "unrecognized arguments: --lrr 1"),
         (["--seed"], "the command line has the option seed, but this command sets it itself"),
         (["--lr", "1", "2"], "the command line has the word 2, which belongs to no option"),
