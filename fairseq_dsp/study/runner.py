@@ -35,7 +35,7 @@ class RunError(Exception):
 
 def is_done(run: Run) -> bool:
     """Whether a run has its result and the files that others want of it."""
-    return (run.folder / RESULT).is_file() and all(path.is_file() for path in run.wanted)
+    return (run.folder / RESULT).is_file() and not (run.wanted and missing_steps(run))
 
 
 def missing_steps(run: Run, stale: Container[str] = ()) -> list[Step]:

@@ -73,6 +73,11 @@ def test_a_record_holds_what_the_run_was_made_from(results: Path) -> None:
     assert (train["max_update"], train["freeze_weights"], train["dropout"]) == (6, True, 0.1)
     assert (recover["head_selection"], recover["freeze_weights"]) == ("fixed", False)
     assert (train["attention_dropout"], train["pruning_lr"], train["seed"]) == (0.0, 0.2, 1)  # defaults
+    michel = json.loads(records(results)["michel-k6-s1"].read_text())["resolved"]
+    assert michel == {
+        "score-heads": {"split": "valid", "sentences": None, "seed": 1, "heads_to_keep": 6, "steps": 2,
+                        "min_heads_per_module": 0}
+    }  # fmt: skip
     for run in read_results(results).runs:
         assert run["version"] == __version__
         assert run.get("processes") == (None if run["method"] == "michel" else 1)

@@ -105,6 +105,9 @@ def test_what_another_run_needs_is_made_again(tmp_path: Path) -> None:
     assert all(map(is_done, runs))
     assert done(base)[3:] == ["train"]  # not scored again
     assert (base.folder / "result.json").read_text() == result
+    remove(base, ".train.done")  # as if it was killed while it was made again, half done
+    assert not is_done(with_wanted([base, replace(second, name="third", folder=tmp_path / "third")])[0])
+    execute(runs[0])
     remove(second, "result.json", "scores")
     remove(base, "model")
     assert is_done(with_wanted([base, second])[0])  # the second has its own model
@@ -187,14 +190,11 @@ def test_a_training_that_had_ended_is_not_started_again(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_read_is_the_fault_of_that_run_alone(tmp_path: Path) -> None:
     run = training(tmp_path)
     (run.folder / "checkpoints/checkpoint_last.pt").write_text("half")
-    with pytest.raises(
-        RunError, match=r"checkpoint_last\.pt cannot be read .*; without the folder .*checkpoints the training starts"
-    ):
+    told = r"checkpoint_last\.pt cannot be read .*; without the folder .*checkpoints the training starts anew"
+    with pytest.raises(RunError, match=told):
         execute(run)
     torch.save({"model": {}}, run.folder / "checkpoints/checkpoint_last.pt")
-    with pytest.raises(
-        RunError, match=r"checkpoint_last\.pt cannot be read .*; without the folder .*checkpoints the training starts"
-    ):
+    with pytest.raises(RunError, match=told):
         execute(run)
 
 

@@ -14,6 +14,7 @@ import yaml
 from support import REPOSITORY
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.study.checks import check_runs
 from fairseq_dsp.study.options import parse_training
 from fairseq_dsp.study.prepared import PreparedData
 from fairseq_dsp.study.runs import Run, expand
@@ -293,7 +294,7 @@ def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path) -> None:
     runs = expand(study, tmp_path)
     assert study.name == path.stem
     assert study.description
-    assert len(runs) > 3
+    assert len(check_runs(study, runs)) == len(runs) > 3
 
 
 def test_prepared_data_is_found_from_its_data_bin(prepared: Path, tmp_path: Path) -> None:
