@@ -43,6 +43,10 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "--adaptive-softmax-cutoff 10,20 --tie-adaptive-proj",
         {"ctranslate2": r"--adaptive-softmax-cutoff \[10, 20\]"},
     ),
+    "merged embeddings without positions": (
+        "JOINED --merge-src-tgt-embed --encoder-embed-dim 24 --decoder-output-dim 24 --no-token-positional-embeddings",
+        {},
+    ),
     "no cross-attention": ("--no-cross-attention", {}),
     "cross+self-attention": (
         "--cross-self-attention",
