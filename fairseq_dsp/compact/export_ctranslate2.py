@@ -96,8 +96,14 @@ def _scores(folder: Path, pairs: Pairs) -> list[float]:
     """Return what the engine gives where `log_probabilities` says what fairseq does."""
     import ctranslate2
 
-    engine = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
-    results = engine.score_batch([source for source, _ in pairs], [target for _, target in pairs])
+    try:
+        engine = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
+        results = engine.score_batch([source for source, _ in pairs], [target for _, target in pairs])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"CTranslate2 {ctranslate2.__version__} cannot run what was written for it ({error}), so nothing was: use "
+            "fairseq-dsp export-folder or export-fairseq instead"
+        ) from error
     return [score for result in results for score in result.log_probs]
 
 
