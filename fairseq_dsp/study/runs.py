@@ -220,7 +220,7 @@ class _Maker:
         self, name: str, options: Options, seed: int, checkpoints: Path, start: Path | None, teacher: Run | None
     ) -> Step:
         source, target = self.study.data.languages
-        words = [sys.executable, "-m", "fairseq_cli.train", str(self._data_bin), "--user-dir", str(PACKAGE)]
+        words = [sys.executable, "-m", "fairseq_cli.train", self.study.data.training_data, "--user-dir", str(PACKAGE)]
         words += ["--source-lang", source, "--target-lang", target, "--save-dir", str(checkpoints)]
         words += ["--seed", str(seed), "--log-format", "json", "--no-progress-bar", "--no-epoch-checkpoints"]
         if start:
