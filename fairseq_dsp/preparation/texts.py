@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..blank import is_blank
 from ..errors import UserError
 from ..languages import has_spaces
+from ..plain import is_blank, normalised
 from .stages import say
-from .text import Pairs, plain, stored_pairs
+from .text import Pairs, stored_pairs
 
 if TYPE_CHECKING:
     from .duplicates import Hashes
@@ -53,9 +52,7 @@ class Cleaning:
 
     def rewrite(self, line: str) -> str:
         """A line in the normalisation form."""
-        if self.normalise is None or line.isascii():
-            return line
-        return plain(unicodedata.normalize("NFC" if self.normalise == "nfc" else "NFKC", line))
+        return normalised(line, self.normalise)
 
     def reason(self, lengths: tuple[int, int]) -> str | None:
         """Why a pair of so many words is left out, if it is."""

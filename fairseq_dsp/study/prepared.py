@@ -114,8 +114,8 @@ class PreparedData:
         return [line.split() for line in self._lines(f"bpe/{split}.{language}")]
 
     def tokenised_references(self, split: str) -> list[str] | None:
-        """The reference translations as the recipe tokenised them, or None for a recipe without tokenisation."""
-        if self.summary["tokenizer"] == "none":
+        """The reference translations as the recipe tokenised them, or None where it did not."""
+        if self.summary["tokenizer"] == "none" or "given" in self.summary:
             return None
         return self._lines(f"tokenised/{split}.{self.languages[1]}")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..model import PruningConfig, with_heads
 from .evaluate import PACKAGE
+from .given import flags
 from .study import DEFAULTS, Method, Options, Study, command_line
 
 RUNS = "runs"
@@ -212,6 +213,7 @@ class _Maker:
             yield Step("compact", (*_COMMAND, *words), leftovers=(small, small.with_suffix(".heads.json")))
             checkpoint, kept = small, []
         words = ["evaluate", str(checkpoint), "--data", str(study.data.folder.absolute()), "--split", study.split]
+        words += flags(study.data)
         words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen), *kept]
         words += ["--json", str(folder / SCORES), "--translations", str(folder / TRANSLATIONS)]
         yield Step("evaluate", (*_COMMAND, *words))

@@ -17,6 +17,7 @@ import yaml
 
 from ..errors import UserError
 from ..subset import HINT
+from .given import read_data
 from .prepared import PreparedData
 
 METHODS = {
@@ -124,15 +125,16 @@ class Study:
     slurm: dict[str, Any] = field(default_factory=dict)
 
 
-def read_study(path: str | Path, *, data: str | None = None) -> Study:
+def read_study(path: str | Path, *, data: str | None = None, text: Mapping[str, Any] | None = None) -> Study:
     """Read and check a study file.
 
     :param data: another folder with the prepared corpus than the file names.
+    :param text: what is given of the text of a folder that fairseq-preprocess made; see :mod:`~.given`.
     :raises UserError: if the file cannot be read, or anything in it does not make sense.
     """
     content = _read(Path(path))
     try:
-        return _study(content, data)
+        return _study(content, data, text)
     except ValueError as error:
         raise UserError(f"the study {path}: {error}") from error
 
@@ -183,14 +185,15 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merged
 
 
-def _study(content: Mapping[str, Any], data: str | None) -> Study:
+def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any] | None) -> Study:
     _check_keys(content, _STUDY_KEYS, "the study", required=("name", "data", "recipe", "methods"))
     name = content["name"]
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"name is {name!r}, but letters, digits, - and _ are expected")
     recipe = _options(content["recipe"], "recipe")
     base = _options(content.get("base") or {}, "base")
-    prepared = PreparedData.read(data or str(content["data"]))
+    split = _mapping(content.get("evaluate") or {}, "evaluate").get("split", "test")
+    prepared = read_data(data or content["data"], split, text)
     prepared.check_trainable()
     total = _total_heads(prepared, {**recipe, **base})
     evaluate = _mapping(content.get("evaluate") or {}, "evaluate")
