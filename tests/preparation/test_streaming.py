@@ -252,6 +252,7 @@ def test_cleaning_on_demand(tmp_path: Path) -> None:
         assert f"train: left out {told}" in done.stdout
     assert (plain["pairs"]["train"], clean["pairs"]["train"]) == (245, 242)
     assert clean["normalise"] == "nfkc"
+    assert (plain["rewritten"], clean["rewritten"]) == ({}, {"train": {"nfkc": 1}})
     text = preparing.lines(tmp_path / "clean/raw/train.de")
     assert "finden ..." in text
     assert text.count(GERMAN[5]) == 2  # with another translation it is another pair
