@@ -31,6 +31,7 @@ setup(
         "omegaconf>=2.3,<2.4",
         "numpy>=1.26,<2.5",
         "babel>=2.14",
+        "backports.zstd>=1; python_version<'3.14'",
         "matplotlib>=3.8",
         "num2words>=0.5.13",
         "PyYAML>=6",

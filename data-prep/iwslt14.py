@@ -16,12 +16,12 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fairseq_dsp.blank import is_blank
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.plain import is_blank, plain
 from fairseq_dsp.preparation.corpora import Corpus, Recipe
 from fairseq_dsp.preparation.download import fetch, text_hash
 from fairseq_dsp.preparation.stages import PARTIAL, say
-from fairseq_dsp.preparation.text import Pairs, parallel, plain, read_lines, read_pairs, stored_lines
+from fairseq_dsp.preparation.text import Pairs, parallel, read_lines, read_pairs, stored_lines
 from fairseq_dsp.preparation.texts import Texts
 from fairseq_dsp.preparation.tokens import detokenise, tokenise
 

@@ -27,11 +27,11 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..blank import is_blank
 from ..errors import UserError
 from ..languages import base
 from ..model import PrunableTransformer, PruningConfig
 from ..model.config import flat_names
+from ..plain import is_blank, normalised, plain
 from .checkpoint import TrainedModel, check_target, new_folder
 from .data import preparation, task_of
 from .request import check_options, check_sentences
@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
         "bpe_model": Path(bpe_model).name if bpe in BPE_OPTIONS and bpe_model else None,
         "tokenizer": args.tokenizer or str(prepared.get("tokenizer", "none")),
         "lowercase": bool(args.lowercase or prepared.get("lowercase")),
+        "normalise": prepared.get("normalise"),
     }
     with new_folder(target) as temporary:
         temporary.mkdir()
@@ -198,6 +199,7 @@ class Translator:
     def __init__(self, model: PrunableTransformer, task: TranslationTask, config: dict[str, Any], folder: Path) -> None:
         self.model, self.task = model.eval(), task
         self._lowercase = config["lowercase"]
+        self._normalise = config.get("normalise")  # earlier folders have none
         self._tokenizer: Any = None
         self._bpe: Any = None
         if config["tokenizer"] == "moses":
@@ -264,7 +266,7 @@ class Translator:
 
     def _encode(self, sentence: str) -> Tensor:
         # as the preparation reads text
-        text = self._tokenised(" ".join(sentence.replace("\u2581", " ").split()))
+        text = self._tokenised(normalised(plain(sentence), self._normalise))
         text = self._bpe.encode(text) if self._bpe else text
         return self.task.source_dictionary.encode_line(text, add_if_not_exist=False).long()
 

@@ -111,8 +111,9 @@ def _binarise(piece: Piece, *, dictionary: Path) -> tuple[int, int, int]:
     with piece.text.open("rb") as file:
         file.seek(piece.start)
         while (left := piece.end - file.tell()) > 0:
-            for line in file.readlines(min(left, 1 << 16)):
-                numbers = [get(word, unk) for word in line.decode().split()]
+            block = file.read(min(left, 1 << 16)) + (file.readline() if left > 1 << 16 else b"")
+            for line in block.decode().removesuffix("\n").split("\n"):
+                numbers = [get(word, unk) for word in line.split()]
                 unknown += numbers.count(unk)
                 numbers.append(eos)
                 builder.add_item(torch.IntTensor(numbers))

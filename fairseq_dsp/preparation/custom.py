@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..blank import is_blank
 from ..errors import UserError
+from ..plain import is_blank
 from .arguments import positive
 from .corpora import Corpus, Recipe, split_names
 from .download import text_hash

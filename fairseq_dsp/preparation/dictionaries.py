@@ -11,8 +11,8 @@ from ..errors import UserError
 from .binarise import check_dictionary, write_dictionary
 from .stages import say
 
-MOST_UNKNOWN = 0.1
-"""The share of unknown subwords in the training text above which a dictionary cannot belong to the BPE model."""
+MOST_UNKNOWN = 0.5
+"""The share of unknown subwords in the training text from which on a dictionary is not that of the BPE model."""
 
 
 def make_dictionaries(
@@ -37,7 +37,7 @@ def make_dictionaries(
         known = check_dictionary(ready)
         total = sum(words.values())
         lacking = sum(count for word, count in words.items() if word not in known)
-        if lacking > MOST_UNKNOWN * total:
+        if lacking >= MOST_UNKNOWN * total:
             example = next(word for word, _ in words.most_common() if word not in known)
             raise UserError(
                 f"the dictionary {ready} lacks {lacking / total:.0%} of the subwords of the training text, such as "

@@ -246,7 +246,8 @@ class _Work:
             "references": {split: f"raw/{split}.{target}" for split in scored},
             "references_are_detokenised": corpus.detokenised,
             "pairs": {split: of_text["pairs"][split] for split in corpus.splits()},
-            "left_out": _together(self.space.reports["raw"], of_text),
+            "left_out": _together("left_out", self.space.reports["raw"], of_text),
+            "rewritten": _together("rewritten", self.space.reports["raw"], of_text),
             "longest": self.space.reports["bpe"]["longest"],
             # Four more than the file lists: fairseq's own symbols.
             "dictionary_sizes": {
@@ -258,11 +259,11 @@ class _Work:
         }
 
 
-def _together(*reports: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """What was left out, by text and reason."""
+def _together(what: str, *reports: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """What was ``left_out`` or ``rewritten``, by text and reason."""
     found: dict[str, dict[str, int]] = {}
     for report in reports:
-        for split, reasons in report["left_out"].items():
+        for split, reasons in report[what].items():
             found[split] = found.get(split, {}) | reasons
     return found
 

@@ -82,18 +82,19 @@ def learn(learning: Learning) -> None:
     of = "" if size == learning.pairs else f"{size} of "
     say(f"learning {learning.vocab_size} {learning.kind} {pieces} on {of}{learning.pairs} training pairs")
     # in a process of its own: the memory is gone afterwards, and what the library does to a process stays there
-    apart(_learn_sentencepiece if learning.kind == "sentencepiece" else _learn_subword_nmt, learning)
+    reserved = apart(_learn_sentencepiece if learning.kind == "sentencepiece" else _learn_subword_nmt, learning)
+    if reserved:
+        say(f"{reserved} sentences hold {RESERVED} (U+2585), which sentencepiece reserves: it learnt from the others")
 
 
-def _learn_sentencepiece(learning: Learning) -> None:
+def _learn_sentencepiece(learning: Learning) -> int:
+    """Learn; return how many sentences could not be learnt from."""
     import sentencepiece
 
     reserved = longest = 0
     for line in learning.sentences():
         reserved += RESERVED in line
         longest = max(longest, len(line.encode()))
-    if reserved:
-        say(f"{reserved} sentences hold {RESERVED} (U+2585), which sentencepiece reserves: it learns from the others")
     # it would learn nothing from longer ones, without a word; recorded in the model, so only where needed
     options: dict[str, Any] = {"max_sentence_length": longest} if longest > USUAL_LENGTH else {}
     model = io.BytesIO()  # written by us and not by the library, which does not notice a full disk
@@ -119,13 +120,15 @@ def _learn_sentencepiece(learning: Learning) -> None:
             hint = str(error).splitlines()[-1]
         raise UserError(f"--vocab-size {learning.vocab_size} does not fit: {hint}") from error
     learning.model.write_bytes(model.getvalue())
+    return reserved
 
 
-def _learn_subword_nmt(learning: Learning) -> None:
+def _learn_subword_nmt(learning: Learning) -> int:
     from subword_nmt.learn_bpe import learn_bpe
 
     with learning.model.open("w", encoding="utf-8") as codes:
         learn_bpe((line + "\n" for line in learning.sentences()), codes, learning.vocab_size)
+    return 0
 
 
 def check_model(kind: str, path: Path) -> None:

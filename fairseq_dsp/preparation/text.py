@@ -10,8 +10,8 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-from ..blank import is_blank
 from ..errors import UserError
+from ..plain import is_blank, plain
 from .stages import say
 
 Item = TypeVar("Item")
@@ -127,11 +127,6 @@ def read_lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path} is empty: expected a text file, a line a sentence")
     if signs:
         say(f"{path}: {signs} characters U+2581, with which sentencepiece writes a space, are read as spaces")
-
-
-def plain(line: str) -> str:
-    """A line with its white space normalised; U+2581 is a space, too."""
-    return " ".join(line.replace("\u2581", " ").split())
 
 
 def read_pairs(source: Path, target: Path) -> Iterator[tuple[str, str]]:

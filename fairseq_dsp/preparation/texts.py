@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..blank import is_blank
 from ..errors import UserError
 from ..languages import has_spaces
+from ..plain import is_blank, normalised
 from .stages import say
-from .text import Pairs, plain, stored_pairs
+from .text import Pairs, stored_pairs
 
 if TYPE_CHECKING:
     from .duplicates import Hashes
@@ -53,9 +52,7 @@ class Cleaning:
 
     def rewrite(self, line: str) -> str:
         """A line in the normalisation form."""
-        if self.normalise is None or line.isascii():
-            return line
-        return plain(unicodedata.normalize("NFC" if self.normalise == "nfc" else "NFKC", line))
+        return normalised(line, self.normalise)
 
     def reason(self, lengths: tuple[int, int]) -> str | None:
         """Why a pair of so many words is left out, if it is."""
@@ -80,7 +77,7 @@ class Texts:
         self.cleaning = cleaning or Cleaning()
         self.pairs: Counter[str] = Counter()
         self.left_out: dict[str, Counter[str]] = {}
-        self.rewritten: Counter[str] = Counter()
+        self.rewritten: dict[str, Counter[str]] = {}
         self._files: dict[str, tuple[IO[str], IO[str]]] = {}
         self._lengths = [str.split if has_spaces(language) else _characters for language in languages]
         self._hashes: Hashes | None = None
@@ -99,7 +96,8 @@ class Texts:
         if cleaning.normalise:
             given = source, target
             source, target = cleaning.rewrite(source), cleaning.rewrite(target)
-            self.rewritten[split] += (source, target) != given
+            if (source, target) != given:
+                self.rewritten.setdefault(split, Counter())[cleaning.normalise] += 1
         if split == "train" and (cleaning.max_words or cleaning.max_ratio):
             reason = cleaning.reason((len(self._lengths[0](source)), len(self._lengths[1](target))))
             if reason:
@@ -138,14 +136,15 @@ class Texts:
         for split, reasons in self.left_out.items():
             for reason, count in reasons.items():
                 say(f"{split}: left out {count} {REASONS[reason]}")
-        for split, count in self.rewritten.items():
-            say(f"{split}: {count} pairs rewritten in {str(self.cleaning.normalise).upper()}, references too")
+        for split, forms in self.rewritten.items():
+            for form, count in forms.items():
+                say(f"{split}: {count} pairs rewritten in {form.upper()}, references too")
         for split in splits:
             if not self.pairs[split]:
                 why = "is left" if self.left_out.get(split) else "is there"
                 raise UserError(f"no pair of {split} with text on both sides {why}: give other text, or clean less")
-        left_out = {split: dict(reasons) for split, reasons in self.left_out.items()}
-        return {"pairs": dict(self.pairs), "left_out": left_out, "rewritten": dict(self.rewritten)}
+        left_out, rewritten = ({x: dict(y) for x, y in counts.items()} for counts in (self.left_out, self.rewritten))
+        return {"pairs": dict(self.pairs), "left_out": left_out, "rewritten": rewritten}
 
     def close(self) -> None:
         """Close the files."""

@@ -10,6 +10,7 @@ examples:
   fairseq-dsp evaluate runs/joint/checkpoint_best.pt --data data/multi30k
   fairseq-dsp evaluate base.pt pruned.pt --data data/multi30k --split test1 --json scores.json
   fairseq-dsp evaluate pruned.pt --data data/multi30k --heads-to-keep 6
+  fairseq-dsp evaluate theirs.pt --data data-bin --references test.en --bpe subword-nmt --tokenizer moses
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ..errors import UserError
 from ..model import with_heads
 from ..model.dictionaries import fitting
 from ..model.units import is_weight
+from . import given
 from .atomic import write_json, write_text
 from .inputs import Sizes, checkpoint_paths, flags_for, positions, without_colons, without_references
 from .prepared import PreparedData
@@ -51,8 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("checkpoints", metavar="CKPT", nargs="+", help="checkpoint of fairseq, compact or not")
     parser.add_argument(
-        "--data", metavar="DATA", required=True, help="folder made by scripts/preprocess.sh, with prepare.json in it"
-    )
+        "--data", metavar="DATA", required=True,
+        help="folder made by scripts/preprocess.sh, with prepare.json in it, or by fairseq-preprocess",
+    )  # fmt: skip
     parser.add_argument("--split", default="test", help="which text: valid, test, test1 … (default: %(default)s)")
     parser.add_argument(
         "--heads-to-keep", type=int, metavar="K", help="evaluate with so many heads (default: as it was trained)"
@@ -67,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-len-b", type=int, default=MAX_LEN_B, metavar="B", help="see A (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="of a batch (default: %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
+    given.add_arguments(parser)
     parser.add_argument("--json", metavar="OUT", type=Path, help="also write the scores to this file")
     parser.add_argument(
         "--translations", metavar="OUT", type=Path,
@@ -79,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the data, a checkpoint or the number of heads cannot be used.
     """
-    data = PreparedData.read(args.data)
+    data = given.read_data(args.data, args.split, given.given_by(args))
     data.check_split(args.split)
     if args.heads_to_keep is not None and args.kept_heads is not None:
         raise UserError("--heads-to-keep and --kept-heads both say which heads to keep: give one of them")
@@ -196,7 +200,8 @@ def translate(
             *("--max-len-a", str(max_len_a), "--max-len-b", str(max_len_b)),
             # fairseq leaves out the sentences that do not fill the last batch up to such a multiple
             *("--required-batch-size-multiple", "1"),
-            *("--post-process", POST_PROCESS[data.summary["bpe"]], "--model-overrides", repr(overrides)),
+            *(["--post-process", POST_PROCESS[data.summary["bpe"]]] if data.summary["bpe"] in POST_PROCESS else []),
+            *("--model-overrides", repr(overrides)),
             *("--results-path", folder),
             *(["--cpu"] if cpu else []),
         ]

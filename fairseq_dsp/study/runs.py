@@ -11,6 +11,7 @@ from typing import Any
 from ..model import PruningConfig, with_heads
 from . import continued
 from .evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
+from .given import flags
 from .options import DEFAULTS, Options, command_line
 from .study import Method, Study
 
@@ -245,6 +246,7 @@ class _Maker:
             model, kept, files = small, [], ()
         scores, translations = folder / SCORES, folder / TRANSLATIONS
         words = ["evaluate", str(model), "--data", str(study.data.folder.absolute()), "--split", study.split]
+        words += flags(study.data)
         words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen), *kept]
         if (study.max_len_a, study.max_len_b) != (MAX_LEN_A, MAX_LEN_B):
             words += ["--max-len-a", str(study.max_len_a), "--max-len-b", str(study.max_len_b)]
@@ -262,7 +264,7 @@ class _Maker:
         *inputs: Path,
     ) -> Step:
         source, target = self.study.data.languages
-        words = [sys.executable, "-m", "fairseq_cli.train", str(self._data_bin), "--user-dir", str(PACKAGE)]
+        words = [sys.executable, "-m", "fairseq_cli.train", self.study.data.training_data, "--user-dir", str(PACKAGE)]
         words += ["--source-lang", source, "--target-lang", target, "--save-dir", str(checkpoints)]
         words += ["--seed", str(seed), "--log-format", "json", "--no-progress-bar", "--no-epoch-checkpoints"]
         if start:

@@ -12,6 +12,7 @@ import yaml
 
 from ..errors import UserError
 from .evaluate import MAX_LEN_A, MAX_LEN_B
+from .given import read_data
 from .options import Options, parse_options, read_options, total_heads
 from .prepared import PreparedData
 from .values import boolean, check_keys, closest, mapping, numbers
@@ -107,15 +108,16 @@ class Study:
     slurm: dict[str, Any] = field(default_factory=dict)
 
 
-def read_study(path: str | Path, *, data: str | None = None) -> Study:
+def read_study(path: str | Path, *, data: str | None = None, text: Mapping[str, Any] | None = None) -> Study:
     """Read and check a study file.
 
     :param data: another folder with the prepared corpus than the file names.
+    :param text: what is given of the text of a folder that fairseq-preprocess made; see :mod:`~.given`.
     :raises UserError: if the file cannot be read, or anything in it does not make sense.
     """
     content = _read(Path(path))
     try:
-        return _study(content, data)
+        return _study(content, data, text)
     except ValueError as error:
         raise UserError(f"the study {path}: {error}") from error
 
@@ -166,14 +168,15 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merged
 
 
-def _study(content: Mapping[str, Any], data: str | None) -> Study:
+def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any] | None) -> Study:
     check_keys(content, _STUDY_KEYS, "the study", required=("name", "data", "recipe", "methods"))
     name = content["name"]
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"name is {name!r}, but letters, digits, - and _ are expected")
     recipe = read_options(content["recipe"], "recipe")
     base = read_options(content.get("base") or {}, "base")
-    prepared = PreparedData.read(data or str(content["data"]))
+    split = mapping(content.get("evaluate") or {}, "evaluate").get("split", "test")
+    prepared = read_data(data or content["data"], split, text)
     prepared.check_trainable()
     total = total_heads(prepared, {**recipe, **base})
     evaluate = mapping(content.get("evaluate") or {}, "evaluate")
