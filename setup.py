@@ -31,6 +31,7 @@ setup(
         "omegaconf>=2.3,<2.4",
         "numpy>=1.26,<2.5",
         "babel>=2.14",
+        "backports.zstd>=1; python_version<'3.14'",
         "matplotlib>=3.8",
         "num2words>=0.5.13",
         "PyYAML>=6",
@@ -45,9 +46,17 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.11", "ctranslate2>=4.5,<5", "tokenizers>=0.20"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.11",
+            "ctranslate2>=4.6.3,<5",
+            "tokenizers>=0.20",
+        ],
         "nli": ["tokenizers>=0.20"],  # import-bert, and sentence pairs in WordPieces
-        "ctranslate2": ["ctranslate2>=4.5,<5"],
+        "ctranslate2": ["ctranslate2>=4.6.3,<5"],
     },
     entry_points={"console_scripts": ["fairseq-dsp = fairseq_dsp.cli:main"]},
 )

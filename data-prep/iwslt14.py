@@ -13,22 +13,17 @@ import os
 import re
 import shutil
 import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.plain import is_blank, plain
 from fairseq_dsp.preparation.corpora import Corpus, Recipe
 from fairseq_dsp.preparation.download import fetch, text_hash
 from fairseq_dsp.preparation.stages import PARTIAL, say
-from fairseq_dsp.preparation.text import (
-    Pairs,
-    check_parallel,
-    detokenise,
-    load_pairs,
-    read_lines,
-    read_pairs,
-    tokenise,
-    write_pairs,
-)
+from fairseq_dsp.preparation.text import Pairs, parallel, read_lines, read_pairs, stored_lines
+from fairseq_dsp.preparation.texts import Texts
+from fairseq_dsp.preparation.tokens import detokenise, tokenise
 
 SUMMARY = "TED talks, German-English, 160,000 pairs; downloaded, or from --raw-dir"
 DESCRIPTION = """IWSLT'14 as the published results on it are prepared: Moses tokenisation, lower case, 10,000 BPE
@@ -112,26 +107,30 @@ def iwslt14(
     else:
         origin = {"url": url}
 
-    def write_raw(folder: Path) -> None:
+    def write_raw(texts: Texts) -> None:
         folders = raw_dirs or [_download(url, downloads, names)]
-        sides = tuple(_strip_train(read_lines(_need(folders, _train_name(language)))) for language in languages)
-        pairs = check_parallel((sides[0], sides[1]), (_train_name(languages[0]), _train_name(languages[1])))
-        write_pairs(folder, "train", languages, pairs)
-        write_pairs(folder, "test", languages, _read_test(folders, languages))
+        source, target = (_train_name(language) for language in languages)
+        sides = (_strip_train(read_lines(_need(folders, name))) for name in (source, target))
+        texts.write("train", parallel(*sides, (source, target)))
+        texts.write("test", _read_test(folders, languages))
 
-    def write_tokenised(raw: Path, folder: Path) -> None:
+    def write_tokenised(raw: Path, texts: Texts) -> None:
         for split in ("test", "train"):
-            sides = [
-                tokenise(lines, language, workers=workers, label=f"tokenising {split}.{language}")
-                for language, lines in zip(languages, load_pairs(raw, split, languages), strict=True)
-            ]
+            sides = (
+                tokenise(
+                    stored_lines(raw / f"{split}.{language}"), language, workers=workers,
+                    label=f"tokenising {split}.{language}",
+                )
+                for language in languages
+            )  # fmt: skip
+            pairs = zip(*sides, strict=True)
             if split == "test":
-                write_pairs(folder, "test", languages, (_lower(sides[0]), _lower(sides[1])))
+                texts.write(split, ((a.lower(), b.lower()) for a, b in pairs))
             else:
-                train, valid = split_train(sides[0], sides[1])
-                say(f"{len(train[0])} training and {len(valid[0])} validation pairs (of the full corpus: 160239, 7283)")
-                write_pairs(folder, "train", languages, train)
-                write_pairs(folder, "valid", languages, valid)
+                for name, a, b in split_train(pairs):
+                    texts.add(name, a, b)
+        sizes = texts.pairs["train"], texts.pairs["valid"]
+        say(f"{sizes[0]} training and {sizes[1]} validation pairs (of the full corpus: 160239, 7283)")
 
     return Corpus("iwslt14", languages, origin, ["iwslt14_test"], write_raw, write_tokenised)
 
@@ -147,51 +146,40 @@ def _tokenised(languages: tuple[str, str], raw_dirs: list[Path], use_codes: bool
     if codes:
         origin["code"] = text_hash(codes)
 
-    def read(split: str) -> Pairs:
+    def read(split: str) -> Iterator[tuple[str, str]]:
         return read_pairs(*(_need(raw_dirs, f"{split}.{language}") for language in languages))
 
-    def write_raw(folder: Path) -> None:
-        source, target = read("test")
+    def write_raw(texts: Texts) -> None:
         if any(xml):
-            references = _read_test(raw_dirs, languages)
-            if len(references[0]) != len(source):
+            texts.write("test", _read_test(raw_dirs, languages))
+            there = sum(not (is_blank(a) or is_blank(b)) for a, b in read("test"))
+            if there != texts.pairs["test"]:
                 raise UserError(
-                    f"test.{languages[0]} has {len(source)} lines and the XML files have {len(references[0])} "
-                    "segments: expected the same sentences in both"
+                    f"test.{languages[0]} has {there} lines and the XML files have {texts.pairs['test']} segments: "
+                    "expected the same sentences in both"
                 )
         else:
-            references = detokenise(source, languages[0]), detokenise(target, languages[1])
-        write_pairs(folder, "test", languages, references)
+            source = detokenise((a for a, _ in read("test")), languages[0])
+            target = detokenise((b for _, b in read("test")), languages[1])
+            texts.write("test", zip(source, target, strict=True))
 
-    def write_tokenised(_: Path, folder: Path) -> None:
+    def write_tokenised(_: Path, texts: Texts) -> None:
         for split in ("train", "valid", "test"):
-            write_pairs(folder, split, languages, read(split))
+            texts.write(split, read(split))
 
     return Corpus(
         "iwslt14", languages, origin, ["iwslt14_test"], write_raw, write_tokenised, codes, detokenised=not any(xml)
     )
 
 
-def split_train(source: list[str], target: list[str]) -> tuple[Pairs, Pairs]:
-    """Tokenised pairs, cleaned and lower-cased: those for training and those for validation."""
-    kept = [
-        (a, b)
-        for a, b in zip(source, target, strict=True)
-        if (n := len(a.split()))
-        and (m := len(b.split()))
-        and max(n, m) <= MAX_TOKENS
-        and max(n, m) <= MAX_RATIO * min(n, m)
-    ]
-    if len(kept) < VALID_EVERY:
-        raise UserError(f"{len(kept)} training pairs are left after cleaning: expected at least {VALID_EVERY}")
-    valid = kept[VALID_EVERY - 1 :: VALID_EVERY]
-    del kept[VALID_EVERY - 1 :: VALID_EVERY]
-    train_sides, valid_sides = (([a.lower() for a, _ in p], [b.lower() for _, b in p]) for p in (kept, valid))
-    return train_sides, valid_sides
-
-
-def _lower(lines: list[str]) -> list[str]:
-    return [line.lower() for line in lines]
+def split_train(pairs: Pairs) -> Iterator[tuple[str, str, str]]:
+    """Tokenised pairs, cleaned and lower-cased: ``train`` or ``valid``, source and target of each."""
+    kept = 0
+    for source, target in pairs:
+        lengths = len(source.split()), len(target.split())
+        if min(lengths) and max(lengths) <= MAX_TOKENS and max(lengths) <= MAX_RATIO * min(lengths):
+            kept += 1
+            yield "train" if kept % VALID_EVERY else "valid", source.lower(), target.lower()
 
 
 def _train_name(language: str) -> str:
@@ -202,10 +190,11 @@ def _xml_name(part: str, language: str) -> str:
     return f"IWSLT14.{part}.de-en.{language}.xml"
 
 
-def _strip_train(lines: list[str]) -> list[str]:
+def _strip_train(lines: Iterable[str]) -> Iterator[str]:
     """The sentences of a train.tags file."""
-    plain = [TITLE_TAGS.sub("", line) for line in lines if not re.search("<(url|talkid|keywords)>", line)]
-    return [" ".join(line.split()) for line in plain]
+    for line in lines:
+        if not re.search("<(url|talkid|keywords)>", line):
+            yield plain(TITLE_TAGS.sub("", line))
 
 
 def _segments(path: Path) -> list[str]:
@@ -216,15 +205,10 @@ def _segments(path: Path) -> list[str]:
     return [segment.replace("’", "'") for segment in found]
 
 
-def _read_test(folders: list[Path], languages: tuple[str, str]) -> Pairs:
-    test: Pairs = ([], [])
+def _read_test(folders: list[Path], languages: tuple[str, str]) -> Iterator[tuple[str, str]]:
     for part in TEST_PARTS:
-        paths = [_need(folders, _xml_name(part, language)) for language in languages]
-        for side, lines in zip(
-            test, check_parallel((_segments(paths[0]), _segments(paths[1])), (paths[0], paths[1])), strict=True
-        ):
-            side.extend(lines)
-    return test
+        source, target = (_need(folders, _xml_name(part, language)) for language in languages)
+        yield from parallel(_segments(source), _segments(target), (source, target))
 
 
 def _find(folders: list[Path], name: str) -> Path | None:

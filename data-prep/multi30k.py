@@ -9,7 +9,8 @@ from fairseq_dsp.errors import UserError
 from fairseq_dsp.preparation.corpora import Corpus, Recipe, split_names
 from fairseq_dsp.preparation.download import fetch, text_hash
 from fairseq_dsp.preparation.stages import say
-from fairseq_dsp.preparation.text import read_pairs, write_pairs
+from fairseq_dsp.preparation.text import COMPRESSED, read_pairs
+from fairseq_dsp.preparation.texts import Texts
 
 SUMMARY = "image captions, German-English, 29,000 pairs; downloaded, or from --raw-dir"
 DESCRIPTION = """Multi30k task 1 from its raw text: cased, untokenised. Its test sets become test (test_2016_flickr),
@@ -82,7 +83,7 @@ def multi30k(languages: tuple[str, str], raw_dir: Path | None, url: str, downloa
                     raise UserError(f"{raw_dir} has no {name}.{language}, nor {name}.{language}.gz")
                 origin[f"{name}.{language}"] = text_hash(path)  # as if it had been downloaded
 
-    def write_raw(folder: Path) -> None:
+    def write_raw(texts: Texts) -> None:
         for split, name in zip(split_names(len(tests)), ["train", "val", *tests], strict=True):
             if raw_dir is None:
                 downloads.mkdir(exist_ok=True)
@@ -90,11 +91,11 @@ def multi30k(languages: tuple[str, str], raw_dir: Path | None, url: str, downloa
                 paths = [fetch(f"{url}/{file}.gz", downloads / f"{file}.gz", CHECKSUMS[file]) for file in files]
             else:
                 paths = [path for language in languages if (path := _find(raw_dir, name, language))]
-            write_pairs(folder, split, languages, read_pairs(*paths))
+            texts.write(split, read_pairs(*paths))
 
     return Corpus("multi30k", languages, origin, tests, write_raw)
 
 
 def _find(folder: Path, name: str, language: str) -> Path | None:
-    paths = (folder / f"{name}.{language}", folder / f"{name}.{language}.gz")
+    paths = [folder / f"{name}.{language}{ending}" for ending in ("", *COMPRESSED)]
     return next((path for path in paths if path.is_file()), None)

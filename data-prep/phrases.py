@@ -10,7 +10,7 @@ from pathlib import Path
 from fairseq_dsp.preparation.arguments import positive
 from fairseq_dsp.preparation.corpora import Corpus, Recipe, split_names
 from fairseq_dsp.preparation.stages import progress
-from fairseq_dsp.preparation.text import write_pairs
+from fairseq_dsp.preparation.texts import Texts
 
 SUMMARY = "generated German-English phrases; needs no network and no files"
 DESCRIPTION = """The embedded corpus: dates, times, durations, amounts of money, units, spelled-out numbers, countries
@@ -50,23 +50,23 @@ def phrases(languages: tuple[str, str], sizes: tuple[int, int, int], seed: int) 
         "num2words": version("num2words"),
     }
 
-    def write_raw(folder: Path) -> None:
+    def write_raw(texts: Texts) -> None:
         from .phrasebook import Phrasebook  # takes a moment: only when there is something to make
 
         book = Phrasebook(random.Random(seed))
         seen: tuple[set[str], set[str]] = set(), set()
         # The training text last: a larger one leaves the other two as they are.
         for split, size in reversed(list(zip(split_names(1), sizes, strict=True))):
-            pairs: tuple[list[str], list[str]] = [], []
+            made = 0
             with progress(total=size, desc=f"making {split}", unit="pair", disable=size < 5000) as bar:
-                while len(pairs[0]) < size:
-                    drawn = book.draw()
-                    if drawn[0] in seen[0] or drawn[1] in seen[1]:
+                while made < size:
+                    german, english = book.draw()
+                    if german in seen[0] or english in seen[1]:
                         continue
-                    for i, text in enumerate(drawn):
-                        seen[i].add(text)
-                        pairs[i].append(text)
+                    seen[0].add(german)
+                    seen[1].add(english)
+                    texts.add(split, *((german, english) if languages == ("de", "en") else (english, german)))
+                    made += 1
                     bar.update()
-            write_pairs(folder, split, languages, pairs if languages == ("de", "en") else (pairs[1], pairs[0]))
 
     return Corpus("phrases", languages, origin, ["phrases_test"], write_raw)

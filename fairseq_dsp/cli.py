@@ -21,9 +21,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": (".study.bench", "Measure size, memory and speed of models side by side"),
     "evaluate": (".study.evaluate", "Score models: tokenised BLEU, detokenised BLEU, chrF"),
     "sweep": (".study.sweep", "Run a study: many trainings, head counts and methods, ending in one table"),
+    "prune": (".study.prune", "Prune a trained model: choose its heads, train on, make it compact, evaluate it"),
     "report": (".study.report", "Tables and pictures of a study: Markdown, HTML, CSV, LaTeX"),
 }
-"""Name of a command → (module, what it does). A module has ``add_arguments(parser)`` and ``run(args) -> None``."""
+"""Name of a command → (module, what it does). A module has ``add_arguments(parser)`` and ``run(args) -> None``;
+one that sets a default for ``more`` is given there what is no argument of its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.epilog = chosen.__doc__
             chosen.add_arguments(command)
             command.set_defaults(run=chosen.run)
-    args = parser.parse_args(argv)
+    args, more = parser.parse_known_args(argv)
+    if more and not hasattr(args, "more"):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    args.more = more
     try:
         args.run(args)
     except UserError as error:

@@ -41,5 +41,11 @@ def bleu_tokenizer(code: str) -> str:
     return "char" if language in _NOT_SPLIT else "13a"
 
 
+def has_spaces(code: str) -> bool:
+    """Whether a language has spaces between its words."""
+    language = base(code)
+    return language not in _NOT_SPLIT and language not in ("zh", "ja")
+
+
 def _installed(*modules: str) -> bool:
     return all(importlib.util.find_spec(module) for module in modules)

@@ -55,12 +55,17 @@ if [[ "$data" == *:* ]]; then
     exit 1
 fi
 summary=$("$PYTHON" - "$data/prepare.json" <<'PY'
-import json, sys
+import json, os, sys
+folder = os.path.dirname(sys.argv[1])
 summary = json.load(open(sys.argv[1], encoding="utf-8"))
-print(summary["source_lang"], summary["target_lang"], summary["data_bin"])
+data = [os.path.join(folder, name) for name in summary.get("data_bins", [summary["data_bin"]])]
+missing = [path for path in data if not os.path.isdir(path)]
+if missing:
+    sys.exit(f"error: {missing[0]} is missing, but {sys.argv[1]} names it: run scripts/preprocess.sh again")
+print(summary["source_lang"], summary["target_lang"], ":".join(data))
 PY
 )
-read -r source_lang target_lang data_bin <<<"$summary"
+read -r source_lang target_lang data_bins <<<"$summary"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m fairseq_cli.train "$data/$data_bin" --user-dir "$ROOT/fairseq_dsp" --save-dir "$save_dir" \
+exec "$PYTHON" -m fairseq_cli.train "$data_bins" --user-dir "$ROOT/fairseq_dsp" --save-dir "$save_dir" \
     --source-lang "$source_lang" --target-lang "$target_lang" ${recipe[*]} "$@"

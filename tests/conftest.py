@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -41,3 +43,20 @@ def train_tiny(tiny_data: Path) -> Callable[..., Completed]:
         return support.run_fairseq("train", *args, **options)
 
     return train_tiny
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny corpus as the data preparation would leave it; ``xx`` → ``yy``, 20 test sentences."""
+    folder = tmp_path_factory.mktemp("prepared")
+    shutil.copytree(tiny_data, folder / "data-bin")
+    (folder / "raw").mkdir()
+    for split in ("valid", "test"):
+        for language in ("xx", "yy"):
+            shutil.copy(tiny_data.parent / f"{split}.{language}", folder / "raw")
+    summary = {
+        "corpus": "tiny", "source_lang": "xx", "target_lang": "yy", "data_bin": "data-bin", "bpe": "subword-nmt",
+        "tokenizer": "none", "lowercase": False, "references": {"test": "raw/test.yy"}, "key": "tiny",
+    }  # fmt: skip
+    (folder / "prepare.json").write_text(json.dumps(summary), encoding="utf-8")
+    return folder

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import inprocess
 import support
 import torch
 from fairseq import trainer
@@ -77,6 +76,8 @@ def train_on_two_processes(data: Path, folder: Path, *flags: object) -> tuple[di
             other.kill()
         assert ended == 0, (folder / f"log{rank}").read_text()
     records = [[json.loads(line) for line in (folder / f"record{rank}").open()] for rank in range(2)]
+    import inprocess  # not above: the processes import this file before they are fairseq's, and it imports the plugin
+
     return inprocess.checkpoint(folder / "checkpoints"), records
 
 

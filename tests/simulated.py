@@ -22,7 +22,7 @@ from scipy.stats import chi2, norm
 
 from fairseq_dsp.study.significance import SAMPLES, Bootstrap, Comparison, Estimate, holm, quantile
 
-SENTENCES, LONGEST, THRESHOLD = 400, 24, 1.0
+SENTENCES, LONGEST, THRESHOLD = 300, 16, 1.0
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -66,7 +66,7 @@ def shifted(draw: np.random.Generator, groups: int, seeds: int, sizes: tuple[flo
         that is a run's own.
     """
     of_run, of_sentence, own = sizes
-    lengths = draw.integers(6, LONGEST + 1, size=SENTENCES)
+    lengths = draw.integers(5, LONGEST + 1, size=SENTENCES)
     variable = own * draw.standard_normal((groups, seeds, SENTENCES, LONGEST), dtype=np.float32)
     variable += np.sqrt(1 - own**2) * draw.standard_normal((SENTENCES, LONGEST), dtype=np.float32)
     variable += of_run * draw.standard_normal((groups, seeds, 1, 1), dtype=np.float32)
@@ -153,12 +153,12 @@ def rates(setting: Setting, seeds: int, methods: int, count: int, seed: int = 0)
     """Make studies and compare each method with the unpruned model."""
     found = Rates([], [], [])
     for study in studies(setting, seeds, methods, count, seed):
-        runs = [{s: f"{method}-{s}" for s in range(seeds)} for method in range(methods + 1)]
+        runs = [{s: [f"{method}-{s}"] for s in range(seeds)} for method in range(methods + 1)]
         compared = [study.compare(one, runs[0]) for one in runs[1:]]
         table = holm([one for one in compared if one])
         found.comparisons += table
         found.tables.append(table)
-        found.means += [study.mean(list(one.values())) for one in runs[1:]]
+        found.means += [study.mean(one) for one in runs[1:]]
     return found
 
 

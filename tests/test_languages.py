@@ -7,8 +7,8 @@ import unicodedata
 
 import pytest
 
-from fairseq_dsp.blank import is_blank
 from fairseq_dsp.languages import base, bleu_tokenizer
+from fairseq_dsp.plain import is_blank
 
 JAPANESE = "ja-mecab" if importlib.util.find_spec("ipadic") and importlib.util.find_spec("MeCab") else "char"
 

@@ -14,12 +14,15 @@ import argparse
 import shlex
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
-from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models.transformer import TransformerConfig
 
 from ..errors import UserError
 from ..model import PruningConfig
-from ..model.config import flag
+from ..model.config import EncoderConfig, flag
+from ..model.dictionaries import with_fingerprints
 from .checkpoint import TrainedModel, check_target, write_files
 
 
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
             f"the checkpoint {model.path} was not trained with pruning, so no heads are chosen: train with "
             "--heads-to-keep K, or give --kept-heads FILE with heads scored by fairseq-dsp score-heads"
         )
-    small = model.compact_parameters()
+    small = with_fingerprints(model.compact_parameters(), model.state["model"])
     write_files({heads_file: model.heads.to_json() + "\n", out: model.state_with(small, model.compact_options())})
     print(report(model, out, heads_file))
 
@@ -53,6 +56,10 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
     """Return what to tell the user: what was written, and the commands to use it."""
     data = shlex.quote(str(getattr(model.options, "data", "DATA")))
     name, heads = shlex.quote(str(out)), shlex.quote(str(heads_file))
+    own = "".join(
+        f" {name}" + ("" if value is True else f" {shlex.quote(str(value))}")
+        for name, value in sizes(model.options, model.architecture).items()
+    )
     if model.heads.decoder_self:
         use = f"To translate with it:\n  fairseq-generate {data} --user-dir fairseq_dsp --path {name} --beam 5"
     else:
@@ -63,23 +70,25 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
     return (
         f"{out}: {model.heads.kept} of {model.heads.total} heads, {out.stat().st_size:,} bytes; {heads_file}: which\n"
         f"{use}\nTo train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir fairseq_dsp "
-        f"--arch {model.architecture}{_sizes(model)} --compact --kept-heads {heads} --finetune-from-model {name}"
+        f"--arch {model.architecture}{own} --compact --kept-heads {heads} --finetune-from-model {name}"
     )
 
 
-def _sizes(model: TrainedModel) -> str:
-    """Return the flags of the model's options that differ from its architecture's."""
-    usual = Namespace()
-    ARCH_CONFIG_REGISTRY[model.architecture](usual)
-    for part in model.model_class.own_options:
-        if part is not PruningConfig:
-            vars(usual).update({name: value for name, value in vars(part()).items() if not name.startswith("_")})
-    parser = argparse.ArgumentParser()
-    model.model_class.add_args(parser)
+def sizes(options: Namespace, architecture: str) -> dict[str, Any]:
+    """Return the options of a model that differ from its architecture's, by their flags; True for one without a value.
+
+    :param options: the model's.
+    :param architecture: one of this package's.
+    """
+    model_class, parser = ARCH_MODEL_REGISTRY[architecture], argparse.ArgumentParser(add_help=False)
+    model_class.add_args(parser)
     flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
-    text = ""
-    for name in sorted(set(vars(usual)) & flags):
-        value = getattr(model.options, name, None)
-        if value != getattr(usual, name) and value not in (None, False):
-            text += f" {flag(name)}" + ("" if value is True else f" {shlex.quote(str(value))}")
-    return text
+    usual, stock = Namespace(), {**vars(TransformerConfig()), **vars(EncoderConfig())}
+    ARCH_CONFIG_REGISTRY[architecture](usual)
+    found = {}
+    for name in sorted(flags - set(PruningConfig.__dataclass_fields__)):
+        value = getattr(options, name, None)
+        # 0 is a value: it switches off a dropout that the architecture has
+        if value is not None and value is not False and value != getattr(usual, name, stock.get(name)):
+            found[flag(name)] = value
+    return found

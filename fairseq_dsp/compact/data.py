@@ -11,6 +11,7 @@ from fairseq import tasks
 from omegaconf import OmegaConf, open_dict
 
 from ..errors import UserError
+from ..model.dictionaries import check, fitting
 from .checkpoint import TrainedModel
 
 
@@ -21,7 +22,7 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
     :raises UserError: if it has no dictionaries, or those of another model, or the task is not one of translation from
         one language into another.
     """
-    check_task(model.state, model.path)
+    check_task(model.state, model.path, any_plugin=False)
     config = OmegaConf.create(model.state["cfg"]["task"])
     folder = data or config.data
     with open_dict(config):
@@ -38,28 +39,21 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
             f"{model.path} was trained with --merge-src-tgt-embed on two different dictionaries, with which fairseq "
             "writes words of the source language: prepare the corpus with fairseq-preprocess --joined-dictionary"
         )
-    rows = {
-        "encoder": len(task.source_dictionary),
-        "decoder": len(task.target_dictionary),
-    }
-    for stack, words in rows.items():
-        weight = model.state["model"].get(f"{stack}.embed_tokens.weight")
-        if weight is not None and len(weight) != words:
-            raise UserError(
-                f"the {stack}'s dictionary in {folder} has {words} entries, but the model's has {len(weight)}: give "
-                "--data with the folder that fairseq-preprocess made for the model"
-            )
+    with fitting(model.path, folder):
+        check(model.state["model"], encoder=task.source_dictionary, decoder=task.target_dictionary)
     return task
 
 
-def check_task(state: dict[str, Any], path: str) -> None:
-    """Check that a model was trained on fairseq's plain translation task, or one like it.
+def check_task(state: dict[str, Any], path: str, *, any_plugin: bool = True) -> None:
+    """Check that a model translates from one language into another, without language tokens in its input.
 
     :param state: what fairseq loaded from the checkpoint *path*.
-    :raises UserError: for a task with options of its own, such as a multilingual one: they change the input.
+    :param any_plugin: whether it may be of a task of somebody's own that has no dataclass.
+    :raises UserError: if not.
     """
     task = (state.get("cfg") or {}).get("task")
-    if isinstance(task, Namespace):  # of a task that has no dataclass
+    many = getattr(task, "lang_pairs", None) or getattr(task, "langs", None)
+    if many or (isinstance(task, Namespace) and not any_plugin):
         raise UserError(
             f"{path} was trained with --task {getattr(task, 'task', None)}, but translation or translation_dsp is "
             "expected: use fairseq-generate with the options of that task"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..model.config import flag
+from ..model.config import flag, flat_names
 from ..model.units import is_weight
 from .checkpoint import TrainedModel
 
@@ -22,7 +21,7 @@ EXPRESSED = frozenset(
     "decoder_embed_dim decoder_ffn_embed_dim decoder_layers decoder_attention_heads decoder_embed_path "
     "decoder_input_dim decoder_output_dim max_source_positions max_target_positions share_all_embeddings "
     "share_decoder_input_output_embed merge_src_tgt_embed no_cross_attention layernorm_embedding "
-    # in what the engine computes
+    # in what the engine computes, of the activation functions some
     "activation_fn encoder_normalize_before decoder_normalize_before no_decoder_final_norm no_scale_embedding "
     # in the tables of embeddings and positions
     "no_token_positional_embeddings encoder_learned_pos decoder_learned_pos quant_noise_pq "
@@ -33,20 +32,7 @@ EXPRESSED = frozenset(
     "adaptive_input adaptive_softmax_factor tie_adaptive_weights tie_adaptive_proj base_sublayers base_shuffle "
     "char_inputs".split()
 )
-"""The options of fairseq's Transformer that the engine can express, whatever their value but for `INEXPRESSIBLE`."""
-
-INEXPRESSIBLE: dict[str, Callable[[Any], bool]] = {
-    "activation_fn": lambda given: given not in ACTIVATIONS,
-    "adaptive_softmax_cutoff": lambda given: given is not None,
-    "base_layers": bool,
-    "cross_self_attention": bool,
-    "quant_noise_scalar": bool,
-    "encoder_layers_to_keep": bool,
-    "decoder_layers_to_keep": bool,
-    "encoder_xformers_att_config": bool,
-    "decoder_xformers_att_config": bool,
-}
-"""The options that it cannot express, at the values for which the function is true."""
+"""The options of fairseq's Transformer that the engine can express; a model with another one is refused."""
 
 LONGEST = 1024
 """Number of positions that a table has at least: the engine cuts sources there, and loses a batch beyond the table."""
@@ -56,13 +42,13 @@ _ATTENTION = [f"{part}_proj.{kind}" for part in ("q", "k", "v", "out") for kind 
 
 def check_options(options: Any) -> None:
     """Raise a `UserError` for options of a model that the engine cannot express."""
-    given = {name: getattr(options, name, None) for name in INEXPRESSIBLE}
-    wrong = [
-        flag(name) if given[name] is True else f"{flag(name)} {given[name]}"
-        for name, refuses in INEXPRESSIBLE.items()
-        if refuses(given[name])
-    ]
-    if getattr(options, "layernorm_embedding", False) and _has_input_projection(options):
+    given = {name: getattr(options, name, None) for name in flat_names()}
+    others = [name for name in sorted(flat_names() - EXPRESSED) if given[name]]
+    if given["activation_fn"] not in ACTIVATIONS:
+        others.append("activation_fn")
+    wrong = [flag(name) if given[name] is True else f"{flag(name)} {given[name]}" for name in others]
+    # the embeddings of a model trained with quantisation noise are projected, here after the normalisation
+    if given["layernorm_embedding"] and given["quant_noise_pq"] and not given["adaptive_input"]:
         wrong.append("--quant-noise-pq with --layernorm-embedding")
     if wrong:
         raise UserError(
@@ -71,16 +57,12 @@ def check_options(options: Any) -> None:
         )
 
 
-def _has_input_projection(options: Any) -> bool:
-    """Whether the embeddings are projected once more, which fairseq does to models trained with quantisation noise."""
-    return bool(getattr(options, "quant_noise_pq", 0)) and not getattr(options, "adaptive_input", False)
-
-
 def largest(model: TrainedModel) -> dict[str, int]:
     """Return the number of heads of each stack's largest module, 1 at least."""
-    decoder = model.heads.decoder_self + model.heads.cross
-    stacks = {"encoder": model.heads.encoder_self, "decoder": decoder}
-    return {stack: max([1, *map(len, layers)]) for stack, layers in stacks.items()}
+    sizes = {"encoder": 1, "decoder": 1}
+    for module, kept in model.kept_by_module():
+        sizes[module.stack] = max(sizes[module.stack], len(kept))
+    return sizes
 
 
 def specification(model: TrainedModel, network: Any, task: Any, alignment_heads: int = 1) -> Any:
@@ -134,16 +116,11 @@ def specification(model: TrainedModel, network: Any, task: Any, alignment_heads:
             f"CTranslate2 has no place for {names} of {model.path}: use fairseq-dsp export-folder or export-fairseq "
             "instead"
         )
-    spec.register_source_vocabulary(vocabulary(task.source_dictionary))
-    spec.register_target_vocabulary(vocabulary(task.target_dictionary))
+    spec.register_source_vocabulary(task.source_dictionary.symbols)
+    spec.register_target_vocabulary(task.target_dictionary.symbols)
     spec.config.decoder_start_token = spec.config.eos_token
     spec.config.add_source_eos = True
     return spec
-
-
-def vocabulary(dictionary: Any) -> list[str]:
-    """Return a dictionary's symbols under the names that the engine has for the special ones."""
-    return ["<blank>" if i == dictionary.pad() else symbol for i, symbol in enumerate(dictionary.symbols)]
 
 
 def _padded(model: TrainedModel, network: Any, sizes: dict[str, int]) -> dict[str, Tensor]:
@@ -153,20 +130,19 @@ def _padded(model: TrainedModel, network: Any, sizes: dict[str, int]) -> dict[st
         names = [f"{module.name}.{name}" for name in _ATTENTION]
         part = {name.removeprefix(f"{module.name}."): state.pop(name) for name in names if name in state}
         small = part if model.is_compact else module.remove(part, kept)
-        size = sizes["encoder" if module.type == "encoder_self" else "decoder"]
-        full = module.resized(size).restore(small, range(len(kept)))
+        full = module.resized(sizes[module.stack]).restore(small, range(len(kept)))
         state |= {f"{module.name}.{name}": weight for name, weight in full.items()}
     return model.finite(state)
 
 
-def _positions(stack: Any, learned: Tensor | None) -> Tensor:
+def _positions(stack: Any, learned: Tensor | None, width: int) -> Tensor:
     """Return the positions that a stack adds to its embeddings, as many as it has, but `LONGEST` at least.
 
-    Sinusoids go on as fairseq's do; of learned positions, the last one is repeated.
+    Sinusoids go on as fairseq's do; of learned positions, the last one is repeated. *Shape:* (n, width).
     """
     table, count = stack.embed_positions, max(LONGEST, stack.max_positions())
     if table is None:
-        return torch.zeros(count, stack.embed_tokens.embedding_dim)
+        return torch.zeros(count, width)
     first = table.padding_idx + 1
     if learned is not None:
         learned = learned[first:]
@@ -220,13 +196,14 @@ class _Weights:
         A linear layer behind the embeddings is in the table: (x · s + p) Wᵀ = xWᵀ · s + pWᵀ. The encoder adds the
         positions p before it, the decoder behind it.
         """
-        words = self.take(f"{name}.embed_tokens.weight")
-        places = _positions(module, self.left.pop(f"{name}.embed_positions.weight", None))
-        for part in ("quant_noise", "project_in_dim"):
-            if f"{name}.{part}.weight" in self.left:
-                matrix = self.take(f"{name}.{part}.weight").T
-                words = words @ matrix
-                places = places @ matrix if name == "encoder" else places
+        words, learned = self.take(f"{name}.embed_tokens.weight"), self.left.pop(f"{name}.embed_positions.weight", None)
+        behind = [f"{name}.{part}.weight" for part in ("quant_noise", "project_in_dim")]
+        matrices = [self.take(matrix).T for matrix in behind if matrix in self.left]
+        for matrix in matrices:
+            words = words @ matrix
+        places = _positions(module, learned, words.shape[1])
+        for matrix in matrices if name == "encoder" else ():
+            places = places @ matrix
         spec.weight, stack.position_encodings.encodings = words.numpy(), places.numpy()
         stack.scale_embeddings = module.embed_scale
         for part in ("layer_norm", "layernorm_embedding"):

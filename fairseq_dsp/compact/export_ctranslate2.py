@@ -2,6 +2,12 @@
 The engine takes one number of heads for the encoder and one for the decoder, so each module is padded with heads of
 zeros up to the largest of its stack. Needs the package: pip install fairseq-dsp[ctranslate2].
 
+The engine computes what fairseq's Transformer does, with all options but --adaptive-softmax-cutoff,
+--cross-self-attention, --activation-fn linear, and --quant-noise-pq together with --layernorm-embedding: models with
+these are refused. FOLDER is put in place once the engine, in float32, has given the words of two sentences the
+log-probabilities that the model gives them, within 0.001. Positions that the model does not have go on as sinusoids do,
+or repeat the last learned one, up to 1,024, so that one long sentence does not cost the engine a whole batch.
+
 examples:
   fairseq-dsp export-ctranslate2 compact.pt engine --data data-bin
   fairseq-dsp export-ctranslate2 compact.pt engine-int8 --data data-bin --quantization int8
@@ -10,6 +16,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
 import shutil
 from pathlib import Path
@@ -42,8 +49,14 @@ def run(args: argparse.Namespace) -> None:
     """Write the folder."""
     try:
         import ctranslate2
+        from ctranslate2.specs.transformer_spec import TransformerEncoderSpec
     except ImportError as error:
         raise UserError("the package ctranslate2 is not installed: pip install fairseq-dsp[ctranslate2]") from error
+    if "head_dim" not in inspect.signature(TransformerEncoderSpec.__init__).parameters:
+        raise UserError(
+            f"ctranslate2 {ctranslate2.__version__} is installed, which is too old for models with pruned heads: "
+            "pip install 'ctranslate2>=4.6.3'"
+        )
     target = check_target(args.folder)
     model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
     task = task_of(model, args.data)
@@ -83,13 +96,18 @@ def _scores(folder: Path, pairs: Pairs) -> list[float]:
     """Return what the engine gives where `log_probabilities` says what fairseq does."""
     import ctranslate2
 
-    engine = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
-    results = engine.score_batch([source for source, _ in pairs], [target for _, target in pairs])
+    try:
+        engine = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
+        results = engine.score_batch([source for source, _ in pairs], [target for _, target in pairs])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"CTranslate2 {ctranslate2.__version__} cannot run what was written for it ({error}), so nothing was: use "
+            "fairseq-dsp export-folder or export-fairseq instead"
+        ) from error
     return [score for result in results for score in result.log_probs]
 
 
 def _padding(model: TrainedModel) -> str:
     sizes = largest(model)
-    counts = {"encoder": len(model.heads.encoder_self), "decoder": len(model.heads.decoder_self + model.heads.cross)}
-    computed = sum(sizes[stack] * counts[stack] for stack in sizes)
+    computed = sum(sizes[module.stack] for module in model.modules)
     return f"{model.heads.kept} heads and {computed - model.heads.kept} of zeros for padding"

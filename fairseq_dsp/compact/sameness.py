@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..model import with_heads
+from ..model import PrunableTransformer, with_heads
 from .checkpoint import TrainedModel
 
 TOLERANCE = 1e-3
@@ -27,7 +28,7 @@ def original(model: TrainedModel, task: Any) -> Any:
     :param task: fairseq's translation task, which has the dictionaries.
     """
     chosen = {} if model.is_compact else with_heads(model.heads.to_json())
-    network = task.build_model(Namespace(**{**vars(model.options), **chosen}))
+    network = PrunableTransformer.build_model(Namespace(**{**vars(model.options), **chosen}), task)
     network.load_state_dict(dict(model.state["model"]))
     return network.float().eval().requires_grad_(False)
 
@@ -69,8 +70,27 @@ def check_same(found: Sequence[float], expected: Sequence[float], what: str, tol
     """
     gaps = [abs(one - other) for one, other in zip(found, expected, strict=True)]
     worst = max(gaps, key=lambda gap: float("inf") if gap != gap else gap)
-    if not worst <= tolerance:
+    if not (math.isfinite(worst) and worst <= tolerance):
         raise UserError(
             f"{what} computes something else than the trained model (the log-probability of a word differs by "
             f"{worst:.2g}, and rounding makes {tolerance:g} at most), so nothing was written: use another export"
         )
+
+
+def check_read(network: Any, read: Any, model: TrainedModel, task: Any) -> None:
+    """Compare a model and a task that were read from a folder with the trained model.
+
+    :param network: the model that was read, in float32.
+    :param read: the task that was read.
+    :param task: fairseq's translation task of the trained model.
+    :raises UserError: if the dictionaries or a forward pass differ.
+    """
+    for side in ("source", "target"):
+        if getattr(read, f"{side}_dictionary").symbols != getattr(task, f"{side}_dictionary").symbols:
+            raise UserError(
+                f"the {side} dictionary of {model.path} is another one once it is read from a file, so nothing was "
+                "written: give a model of --task translation or translation_dsp, without line breaks in its words"
+            )
+    pairs = sentences(task)
+    expected = log_probabilities(original(model, task), task, pairs)
+    check_same(log_probabilities(network, read, pairs), expected, "the folder")

@@ -14,7 +14,7 @@ from fairseq_dsp.compat import (
     long_sentences_stop_validation,
     options_are_evaluated,
     other_processes_refuse_checkpoints,
-    resume_forgets_the_end,
+    resume_forgets_counts,
     resume_regroups_sentences,
     safe_loading,
     torchrun_splits_training,
@@ -37,7 +37,7 @@ def apply_all() -> None:
     atomic_checkpoints.apply()
     other_processes_refuse_checkpoints.apply()
     legacy_ddp_mixes_types.apply()
-    resume_forgets_the_end.apply()
+    resume_forgets_counts.apply()
     resume_regroups_sentences.apply()
     torchrun_splits_training.apply()
     bf16_means_tpu.apply()

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..compat.atomic_checkpoints import replacing
 from ..errors import UserError
 from ..model import HeadSet
+from ..model.dictionaries import fitting
 from .michel import HeadScores, choose, score
 
 
@@ -61,6 +62,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}, but it must be 1 or more")
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}, but it must be 0 or more")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -114,7 +117,8 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
     ):
         if not there:
             raise UserError(f"the {what} {path} is missing: give one that fairseq wrote")
-    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides={"data": data})
+    with fitting(checkpoint, data):
+        (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides={"data": data})
     try:
         task.load_dataset(split)
     except FileNotFoundError as error:

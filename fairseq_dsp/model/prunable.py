@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..version import __version__
+from . import dictionaries
 from .config import IN_FORCE, PruningConfig, flag, flatten, model_namespace
 from .encoder import PrunableEncoder
 from .pruner import HeadPruner
 from .sets import HeadSet
-from .units import HEADS, Architecture, modules_of, shape_of
+from .units import HEADS, Architecture, modules_in, modules_of, shape_of
 
 _WITHOUT_GATES = {
     "quant_noise_scalar": "puts other layers in place of those whose heads have gates",
@@ -101,6 +102,7 @@ class PrunableModel(BaseFairseqModel):
         except ValueError as error:
             raise UserError(str(error)) from error
         model = super().build_model(args, task)
+        dictionaries.tie(model)
         try:
             if options.compact:
                 model._remove_heads(HeadSet.read(str(options.kept_heads)))
@@ -130,7 +132,8 @@ class PrunableModel(BaseFairseqModel):
         self.kept_heads = kept
         self.pruner = self.first.pruner = None
         self._modules.pop(HEADS.name, None)
-        self.first.compact = True
+        # a module that reads both sides needs the encoder's output for each beam
+        self.first.compact = all(m.module.self_attention or m.module.encoder_decoder_attention for m in modules)
 
     def train(self, mode: bool = True) -> Any:
         """Enter training or evaluation mode; fairseq's trainer enters training mode before every update.
@@ -154,6 +157,10 @@ class PrunableModel(BaseFairseqModel):
         self._check_heads(state_dict, prefix)
         if self.pruner is not None:
             self.pruner.complete(state_dict, prefix)
+            left = {stack: getattr(self.args, f"{stack}_layers_to_keep", None) for stack in ("encoder", "decoder")}
+            if any(left.values()):
+                names = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+                self.pruner.leave_out_layers(state_dict, prefix, modules_in(names, self.args), left)
 
     def _check_heads(self, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Raise a `UserError` that names the first attention module with another number of heads than this model's."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .attention import PrunableAttention
 from .config import PruningConfig
-from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_gates
+from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates
 from .monitor import GradientMonitor
 from .plan import PruningPlan
 from .sets import HeadSet
@@ -33,12 +33,9 @@ class HeadPruner:
         self.modules: list[UnitModule] = list(modules_of(model))
         self.attentions: list[PrunableAttention] = [module.module for module in self.modules]
         self.plan = PruningPlan(config, shape_of(self.modules))
-        decodes = any(self.plan.shape["decoder_self"])
-        if self.plan.prunes and decodes and not any(attention.reads_encoder for attention in self.attentions):
-            raise ValueError(
-                "--no-cross-attention leaves the decoder without the source, so no heads can be chosen: give "
-                "--cross-self-attention too, or leave it out"
-            )
+        if hasattr(model, "decoder") and not any(attention.reads_encoder for attention in self.attentions):
+            # nothing goes backward through the encoder, where the gates are entered: they are in the decoder too
+            model.decoder.dropout_module.register_forward_hook(self._enter_decoder)  # type: ignore[union-attr]
         self.choice = UnitChoice(self.plan.heads)
         layers = [name for name, module in model.named_modules() if isinstance(module, PrunableAttention)]
         of_layers = torch.arange(self.plan.heads).split(
@@ -57,12 +54,14 @@ class HeadPruner:
         self.seed = torch.initial_seed()  # what fairseq was given with --seed: the same on every process
         self.sampled: Tensor | None = None
         """The gates of the last training forward pass. *Shape:* (N)"""
+        self._entered: tuple[Tensor, tuple[Tensor, ...]] | None = None  # the gates and leaves of `enter_gates`
         self._gates: Tensor | None = None  # the same with their graph, for a penalty in the loss
         self.monitor = GradientMonitor()
         self.update = 0
         """The number of updates made so far: an update that overflowed is none."""
         # the heads that a checkpoint said, until training goes on, or that no update can change any more
         self._fixed: HeadSet | None = None
+        self._left: HeadSet | None = None  # the trained heads of a model of which layers are left out
         self._loaded = False
         self._penalty_taken = False
         model.register_load_state_dict_pre_hook(self._before_loading)
@@ -123,7 +122,9 @@ class HeadPruner:
                 return self._set_gates(x, self.sampled + 0 * self.importance)
             self._set_fixed()
         if self.importance.requires_grad:  # a gradient, as other processes expect, but of 0
-            x, _ = enter_gates(x, 0 * self.importance, [self.plan.heads])
+            gates = 0 * self.importance
+            x, parts = enter_gates(x, gates, [self.plan.heads])
+            self._entered = (gates, parts)
         return x
 
     def end_update(self, updates: int) -> None:
@@ -137,13 +138,20 @@ class HeadPruner:
                 f"{given} is a part of the loss, but this criterion does not add it: use --criterion "
                 "label_smoothed_cross_entropy_dsp, or sentence_prediction_dsp for classification"
             )
-        self._penalty_taken, self._gates, self.update = False, None, updates
+        self._penalty_taken, self._gates, self._entered, self.update = False, None, None, updates
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_gates": None}  # it carries a graph, which can be neither copied nor pickled
+        # they carry a graph, which can be neither copied nor pickled
+        return {**self.__dict__, "_gates": None, "_entered": None}
+
+    def _enter_decoder(self, _: nn.Module, __: Any, x: Tensor) -> Tensor:
+        if self._entered is None or not torch.is_grad_enabled():
+            return x
+        return enter_again(x, *self._entered)
 
     def _set_gates(self, x: Tensor, gates: Tensor) -> Tensor:
         x, parts = enter_gates(x, gates, [module.units for module in self.modules])
+        self._entered = (gates, parts) if gates.requires_grad else None
         for attention, part in zip(self.attentions, parts, strict=True):
             attention.gate, attention.kept = part, None
         return x
@@ -248,8 +256,34 @@ class HeadPruner:
                 self._optimiser["order_of_0_1"] = self._order_of_0_1
         for name, value in self.choice.state_dict().items():
             if f"{prefix}{HEADS.name}.{name}" not in state:
-                value = self.plan.keep(state[importance]) if name == "kept" and importance in state else value
+                if name == "kept" and len(state.get(importance, ())) == self.plan.heads:
+                    value = self.plan.keep(state[importance])
                 state[f"{prefix}{HEADS.name}.{name}"] = value.detach().clone()
+
+    def leave_out_layers(
+        self, state: dict[str, Tensor], prefix: str, trained: list[UnitModule], left: dict[str, str | None]
+    ) -> None:
+        """Keep the trained model's heads of the layers that are left of it (LayerDrop), and choose none anew.
+
+        :param state: state dict of the trained model, completed; what it says of the choice is cut to these layers.
+        :param trained: the trained model's attention modules.
+        :param left: for ``encoder`` and ``decoder``, the layers left, such as ``0,2``, or None for all.
+        """
+        importance, kept = (f"{prefix}{HEADS.name}.{name}" for name in ("importance", "kept"))
+        sizes = [module.units for module in trained]
+        if len(state[importance]) != sum(sizes):
+            return  # made from the model at hand: the checkpoint says nothing of a choice
+        plan = PruningPlan(self.plan.config, shape_of(trained))
+        said = state[kept].float()
+        if len(said) != sum(sizes) or not plan.allows(said):
+            said = plan.keep(state[importance])
+        stays = [
+            left[module.stack] is None or str(module.layer) in str(left[module.stack]).split(",") for module in trained
+        ]
+        for name, values in ((importance, state[importance]), (kept, said)):
+            state[name] = torch.cat([v for v, stay in zip(values.split(sizes), stays, strict=True) if stay])
+        if plan.prunes:
+            self._left = HeadSet.from_gates(state[kept], self.plan.shape)
 
     def _before_loading(self, model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         """Refuse an importance that orders no heads."""
@@ -263,7 +297,9 @@ class HeadPruner:
 
     def _after_loading(self, *_: Any) -> None:
         """Keep the heads that a checkpoint says, whatever rule would choose them today, unless others are asked for."""
-        if self.plan.prunes and self.plan.allows(self.choice.kept):
+        if self._left is not None:
+            self._fixed = self._left
+        elif self.plan.prunes and self.plan.allows(self.choice.kept):
             self._fixed = HeadSet.from_gates(self.choice.kept, self.plan.shape)
 
     def _before_saving(self, *_: Any) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from torch import Tensor, nn
 
 
@@ -137,6 +138,11 @@ class UnitModule:
     parameters: Mapping[str, tuple[int, tuple[int, ...]]]
     module: Any = field(default=None, compare=False, repr=False)
 
+    @property
+    def stack(self) -> str:
+        """``encoder`` or ``decoder``: where it is."""
+        return self.name.partition(".")[0]
+
     def rows(self, kept: Sequence[int]) -> Tensor:
         """Return the rows or columns of the *kept* units. *Shape:* (len(kept) · width)"""
         return torch.tensor([unit * self.width + i for unit in kept for i in range(self.width)], dtype=torch.long)
@@ -202,6 +208,17 @@ def modules_in(names: Collection[str], options: Any) -> list[UnitModule]:
             )
             i += 1
     return found
+
+
+def shape_by(options: Any) -> dict[str, list[int]]:
+    """Return for each type the number of heads of each layer of the model that some options build."""
+    arch = str(options.arch)
+    places = ARCHITECTURES[ARCH_MODEL_NAME_REGISTRY.get(arch, arch)].places
+    sides = {kind: places[kind][0].partition(".")[0] for kind in HEADS.types if kind in places}
+    shape: dict[str, list[int]] = {kind: [] for kind in HEADS.types}
+    for kind, side in sides.items():
+        shape[kind] = [int(getattr(options, f"{side}_attention_heads"))] * int(getattr(options, f"{side}_layers"))
+    return shape
 
 
 def attention_module(

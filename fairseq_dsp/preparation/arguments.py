@@ -13,6 +13,14 @@ def positive(text: str) -> int:
     return number
 
 
+def ratio(text: str) -> float:
+    """A number from one, for argparse."""
+    number = float(text)
+    if not 1 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
+    return number
+
+
 def share(text: str) -> float:
     """A number above zero and at most one, for argparse."""
     number = float(text)

@@ -38,14 +38,18 @@ def decode(bpe: str, tokens: Iterable[str], known: set[str]) -> str:
     :param tokens: the subwords.
     :param known: the dictionary; fairseq sees no difference between the subwords that are not in it.
     """
-    text = " ".join(token if token in known else UNKNOWN for token in tokens if token not in _NEVER_SHOWN)
+    return joined(bpe, " ".join(token if token in known else UNKNOWN for token in tokens if token not in _NEVER_SHOWN))
+
+
+def joined(bpe: str, text: str) -> str:
+    """A sentence of subwords with the BPE undone, as fairseq undoes it."""
     if bpe == "sentencepiece":
         return text.replace(" ", "").replace("\u2581", " ").strip()
     return (text + " ").replace("@@ ", "").rstrip()
 
 
 def regained(data: PreparedData, split: str, references: list[str], raw: list[str]) -> bool:
-    """Whether a recipe's tokens give the text back; if not, say how far they are from it.
+    """Whether a recipe's subwords give the text back; if not, say how far they are from it.
 
     :param references: what they give.
     :param raw: the text as it is.
@@ -56,8 +60,8 @@ def regained(data: PreparedData, split: str, references: list[str], raw: list[st
         return True
     bleu = metrics(data)["bleu"].corpus_score(references, [raw]).score
     say(
-        f"{split}: the recipe's tokens do not say where all spaces were (BLEU of what they give back: {bleu:.2f}), so "
-        "the references are made from them too, in references/"
+        f"{split}: the subwords do not give the text back as it is (BLEU of what they give back: {bleu:.2f}), so the "
+        "references are made from them too, in references/"
     )
     return False
 

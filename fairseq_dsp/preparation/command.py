@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from . import corpora, nli
-from .arguments import positive, share
+from .arguments import positive, ratio, share
 from .corpora import Recipe
+from .subwords import SAMPLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +43,15 @@ def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add = parser.add_argument_group("languages").add_argument
     add("-s", "--source-lang", choices=recipe.languages, help=f"from (default: {source or of_ending})")
     add("-t", "--target-lang", choices=recipe.languages, help=f"to (default: {target or of_ending})")
+    add = parser.add_argument_group("cleaning, of the training text alone").add_argument
+    add("--max-words", type=positive, metavar="N", help="leave out pairs with more words on a side")
+    add("--max-ratio", type=ratio, metavar="R", help="leave out pairs with one side more than R times as long")
+    add("--deduplicate", action="store_true", help="leave out pairs that have occurred before")
+    add(
+        "--normalise",
+        choices=["nfc", "nfkc"],
+        help="Unicode normalisation, of all texts, the references too",
+    )
     add = parser.add_argument_group("subwords").add_argument
     add("--bpe", choices=["sentencepiece", "subword-nmt"], default=recipe.bpe, help="default: %(default)s")
     add(
@@ -50,6 +61,16 @@ def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         help="pieces of sentencepiece, or merges of subword-nmt, for both languages together "
         f"(default: {recipe.vocab_size})",
     )
+    add(
+        "--bpe-sample",
+        type=positive,
+        default=SAMPLE,
+        metavar="N",
+        help="learn BPE on so many pairs of the training text, chosen at random, if it has more (default: %(default)s)",
+    )
+    add("--bpe-model", type=Path, metavar="FILE", help="take this BPE model instead of learning one")
+    add("--source-dictionary", type=Path, metavar="FILE", help="take this dictionary of fairseq's for the source")
+    add("--target-dictionary", type=Path, metavar="FILE", help="the same for the target")
     add(
         "--character-coverage",
         type=share,
@@ -75,6 +96,13 @@ def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         add("--lowercase", action="store_true", help="lower-case all text (the references in raw/ keep their case)")
     add = parser.add_argument_group("running").add_argument
     add(
+        "--shard-size",
+        type=positive,
+        metavar="N",
+        help="training pairs in a folder of data; more go into data-bin1, data-bin2 …, which fairseq-train takes "
+        "joined by colons, one an epoch (default: all)",
+    )
+    add(
         "--workers",
         type=positive,
         default=min(len(os.sched_getaffinity(0)), 8),
@@ -94,24 +122,50 @@ def run(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     """Prepare a parallel corpus."""
+    from .binarise import check_dictionary
     from .pipeline import Options, prepare
     from .stages import told_in_one_sentence
-    from .subwords import count_merges
+    from .subwords import check_model, count_merges
+    from .texts import Cleaning
 
     _settle_languages(args)
+    model, dictionaries = args.bpe_model, (args.source_dictionary, args.target_dictionary)
     with told_in_one_sentence(args.out):
+        if model and args.vocab_size:
+            args.parser.error(
+                "--vocab-size is for learning a BPE model, and --bpe-model gives a ready one: leave one out"
+            )
+        if args.joined_dictionary and all(dictionaries):
+            args.parser.error("--joined-dictionary means one, but two are given: leave one of the dictionaries out")
+        if model:
+            check_model(args.bpe, model)
+        for path in filter(None, dictionaries):
+            check_dictionary(path)
         corpus = corpora.module(args.corpus).corpus(args)
-        joined = args.bpe == "sentencepiece" if args.joined_dictionary is None else args.joined_dictionary
         options = Options(
             bpe=args.bpe,
-            vocab_size=args.vocab_size or count_merges(corpus.codes) or args.recipe.vocab_size,
+            vocab_size=args.vocab_size or count_merges(corpus.codes) or (None if model else args.recipe.vocab_size),
             tokenizer=args.tokenizer or ("none" if args.bpe == "sentencepiece" else "moses"),
             lowercase=args.lowercase,
-            joined_dictionary=joined,
+            joined_dictionary=_joined(args),
             coverage=args.character_coverage,
+            sample=args.bpe_sample,
+            seed=getattr(args, "seed", 1),
+            model=model,
+            dictionaries=dictionaries,
+            cleaning=Cleaning(args.max_words, args.max_ratio, args.deduplicate, args.normalise),
+            shard_size=args.shard_size,
             workers=args.workers,
         )
         prepare(corpus, options, args.out, force=args.force)
+
+
+def _joined(args: argparse.Namespace) -> bool:
+    """Whether there is one dictionary for both languages."""
+    if args.joined_dictionary is not None:
+        return bool(args.joined_dictionary)
+    both = args.source_dictionary and args.target_dictionary
+    return args.bpe == "sentencepiece" and not both
 
 
 def _settle_languages(args: argparse.Namespace) -> None:

@@ -17,7 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .texts import Texts
 
 NAMES = ("phrases", "multi30k", "iwslt14", "custom")
 PACKAGE = "fairseq_dsp_corpora"
@@ -48,8 +51,8 @@ class Corpus:
     :param languages: source and target.
     :param origin: everything the text depends on: settings, and the SHA-256 of each input file; JSON-like.
     :param test_sets: their names, the first one the main one.
-    :param write_raw: fills a folder with ``{train,valid,test,test1,…}.{SRC,TGT}``.
-    :param write_tokenised: instead of tokenising all of raw/: is given the folders raw/ and tokenised/.
+    :param write_raw: is given the texts ``{train,valid,test,test1,…}.{SRC,TGT}`` of raw/ to write them.
+    :param write_tokenised: instead of tokenising all of raw/: is given the folder raw/ and the texts of tokenised/.
     :param codes: a ready table of BPE merges.
     :param detokenised: the references in raw/ had to be made from tokenised text.
     """
@@ -58,8 +61,8 @@ class Corpus:
     languages: tuple[str, str]
     origin: dict[str, Any]
     test_sets: list[str]
-    write_raw: Callable[[Path], None]
-    write_tokenised: Callable[[Path, Path], None] | None = None
+    write_raw: Callable[[Texts], None]
+    write_tokenised: Callable[[Path, Texts], None] | None = None
     codes: Path | None = None
     detokenised: bool = False
 

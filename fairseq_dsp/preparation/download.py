@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import urllib.error
 import urllib.request
-import zlib
 from http.client import HTTPException
 from pathlib import Path
 
 from ..errors import UserError
 from .stages import PARTIAL, progress, say
+from .text import blocks
 
 
 def text_hash(path: Path) -> str:
     """SHA-256 of what a file holds once decompressed: gzip writes other bytes on another day, the text stays.
 
-    Raises:
-        UserError: it is a damaged gzip file.
+    :raises UserError: if it is missing, or compressed and damaged.
     """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file ({error}): get it again") from error
+    sha256 = hashlib.sha256()
+    for block in blocks(path):
+        sha256.update(b"".join(block))
+    return sha256.hexdigest()
 
 
 def fetch(url: str, target: Path, sha256: str | None = None) -> Path:

@@ -11,7 +11,7 @@ The stages, each a folder of the output folder and each made from the one before
 from __future__ import annotations
 
 import argparse
-import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from typing import Any
 from ..errors import UserError
 from ..wordpiece import WordPiece
 from .arguments import positive
+from .binarise import binarise
 from .corpora import split_names
 from .download import text_hash
 from .nli_layouts import LABELS, Texts, read_corpus
 from .stages import Workspace, content_hash, say, settings_key, told_in_one_sentence, write_json
-from .text import read_lines, write_lines
+from .text import stored_lines, write_lines
 
 NAME = "nli"
 HELP = "sentence pairs of SICK, SNLI or MNLI, from a folder"
@@ -83,7 +84,8 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the input is bad, or OUT holds a finished preparation with other settings.
     """
-    from .pipeline import SUMMARY, is_done  # help needs none of its packages
+    from .pipeline import SUMMARY  # help needs none of its packages
+    from .settings import is_done
 
     with told_in_one_sentence(args.out):
         encoder = Encoder(args.encoder)
@@ -137,14 +139,14 @@ def _encode(raw: Path, splits: list[str], encoder: Encoder, positions: int, fold
     model = WordPiece.read(encoder.tokeniser)
     room = positions - 3  # the symbol at the beginning, and one at the end of each sentence
     for split in splits:
-        sides = [model.encode(read_lines(raw / f"{split}.{name}")) for name in COLUMNS[:2]]
+        sides = [model.encode(stored_lines(raw / f"{split}.{name}")) for name in COLUMNS[:2]]
         rows = [_cut(first.split(" "), second.split(" "), room) for first, second in zip(*sides, strict=True)]
         cut = sum(was_cut for _, _, was_cut in rows)
         if cut:
             say(f"{split}: {cut} of {len(rows)} pairs have more than {positions} tokens, so their longer side was cut")
         write_lines(folder / f"{split}.input0", [first for first, _, _ in rows])
         write_lines(folder / f"{split}.input1", [second for _, second, _ in rows])
-        write_lines(folder / f"{split}.label", read_lines(raw / f"{split}.label"))
+        write_lines(folder / f"{split}.label", stored_lines(raw / f"{split}.label"))
 
 
 def _cut(first: list[str], second: list[str], room: int) -> tuple[str, str, bool]:
@@ -155,20 +157,14 @@ def _cut(first: list[str], second: list[str], room: int) -> tuple[str, str, bool
 
 
 def _binarise(pieces: Path, splits: list[str], encoder: Encoder, folder: Path) -> None:
-    from .pipeline import run_preprocess
-
-    labels = folder / "labels.txt"
-    write_lines(labels, [f"{label} 1" for label in LABELS])
-    tests = splits[2:]
     for name in COLUMNS:
-        dictionary = labels if name == "label" else encoder.dictionary
-        prefixes = [f"{split}.{name}" for split in (splits[0], splits[1])]
-        run_preprocess(
-            "--only-source", "--srcdict", str(dictionary.absolute()), "--destdir", str((folder / name).absolute()),
-            "--trainpref", prefixes[0], "--validpref", prefixes[1],
-            "--testpref", ",".join(f"{split}.{name}" for split in tests),
-            cwd=pieces, out=folder,
-        )  # fmt: skip
-    os.unlink(labels)
+        (folder / name).mkdir()
+        dictionary = folder / name / "dict.txt"
+        if name == "label":
+            write_lines(dictionary, [f"{label} 1" for label in LABELS])
+        else:
+            shutil.copyfile(encoder.dictionary, dictionary)
+        for split in splits:
+            binarise(pieces / f"{split}.{name}", dictionary, folder / name / split, workers=1)
     for path in (encoder.dictionary, encoder.tokeniser):
-        (folder / path.name).write_bytes(path.read_bytes())
+        shutil.copyfile(path, folder / path.name)

@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..blank import is_blank
 from ..errors import UserError
+from ..plain import is_blank
 from .stages import say
 from .text import read_lines
 
@@ -132,7 +132,7 @@ def _read(folder: Path, file: str) -> list[Row]:
     """
     paths = _paths(folder, file)
     if len(paths) == 3:
-        columns = [read_lines(path) for path in paths]
+        columns = [list(read_lines(path)) for path in paths]
         if len({len(column) for column in columns}) > 1:
             counts = ", ".join(f"{path.name} {len(c)}" for path, c in zip(paths, columns, strict=True))
             raise UserError(f"the files of {folder} differ in their number of lines ({counts}): get the corpus again")

@@ -37,7 +37,7 @@ def progress(**options: Any) -> Any:
     """A progress bar: tqdm's, imported when it is needed, so that ``--help`` needs no package."""
     from tqdm import tqdm
 
-    return tqdm(**options)
+    return tqdm(**{"delay": 1, **options})
 
 
 def content_hash(path: Path) -> str:
@@ -131,6 +131,10 @@ class Workspace:
             for file, size in stamp["files"].items()
         )
 
+    def is_stage(self, name: str) -> bool:
+        """Whether a folder was made by a preparation."""
+        return (self.out / name / STAMP).is_file()
+
     def stage(self, name: str, key: str, make: Callable[[Path], Any]) -> Path:
         """Make the stage unless it is finished; the folder appears whole or not at all.
 
@@ -150,7 +154,7 @@ class Workspace:
             say(f"{folder}: already there")
             self.reports[name] = read_json(folder / STAMP).get("report")
             return folder
-        if folder.exists() and not (folder / STAMP).is_file() and any(folder.iterdir()):
+        if folder.exists() and not self.is_stage(name) and any(folder.iterdir()):
             raise UserError(
                 f"{folder} was not made by a preparation, so it is left alone: choose another output folder"
             )

@@ -1,4 +1,4 @@
-"""Subwords: learning byte-pair encoding on the training text, applying it to every text.
+"""Subwords: learning byte-pair encoding on the training text, or taking a ready model, and applying it.
 
 The file names of the models are those that fairseq's hub interface looks for in a folder of data.
 """
@@ -6,65 +6,105 @@ The file names of the models are those that fairseq's hub interface looks for in
 from __future__ import annotations
 
 import io
+import random
 import re
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from .stages import progress, say
-from .text import BATCH, in_batches
+from .text import in_batches, stored_lines, stored_pairs
+from .workers import apart, in_order
 
 MODEL_NAMES = {"sentencepiece": "sentencepiece.bpe.model", "subword-nmt": "bpecodes"}
-
-
 NORMALISATION = "identity"
 """sentencepiece's own default rewrites text (，becomes , and ½ becomes 1⁄2): no translation could match it then."""
 
 RESERVED = "\u2585"
 USUAL_LENGTH = 4192  # bytes of a sentence that sentencepiece learns from
+SAMPLE = 250_000
+"""Pairs that BPE is learned on by default: they keep sentencepiece within 0.8 GB (docs/results/preparation.md)."""
 
 
-def learn(kind: str, sides: tuple[Sequence[str], Sequence[str]], vocab_size: int, coverage: float, model: Path) -> None:
-    """Learn one BPE model for both languages and write it to ``model``.
+@dataclass(frozen=True)
+class Learning:
+    """What a BPE model is learned from, and how.
 
-    Args:
-        kind: ``sentencepiece`` or ``subword-nmt``.
-        sides: the training text, source and target.
-        vocab_size: pieces for sentencepiece, merges for subword-nmt.
-        coverage: share of all characters that sentencepiece has to know.
-        model: the file to write.
-
-    Raises:
-        UserError: the text does not yield a model of that size.
+    :param kind: ``sentencepiece`` or ``subword-nmt``.
+    :param vocab_size: pieces for sentencepiece, merges for subword-nmt.
+    :param coverage: share of all characters that sentencepiece has to know.
+    :param folder: of the training text.
+    :param languages: source and target.
+    :param pairs: of the training text.
+    :param sample: how many of them to learn from, at most.
+    :param seed: of their choice.
+    :param model: the file to write.
     """
-    say(f"learning {vocab_size} {kind} {'pieces' if kind == 'sentencepiece' else 'merges'} on "
-        f"{len(sides[0])} training pairs")  # fmt: skip
-    if kind == "sentencepiece":
-        model.write_bytes(_learn_sentencepiece(sides, vocab_size, coverage))
-    else:
-        model.write_text(_learn_subword_nmt(sides, vocab_size), encoding="utf-8")
+
+    kind: str
+    vocab_size: int
+    coverage: float
+    folder: Path
+    languages: tuple[str, str]
+    pairs: int
+    sample: int
+    seed: int
+    model: Path
+
+    def sentences(self) -> Iterator[str]:
+        """The sample, first its source sides, then its target sides, always the same."""
+        for language in self.languages:
+            lines = stored_lines(self.folder / f"train.{language}")
+            if self.pairs <= self.sample:
+                yield from lines
+                continue
+            draw = random.Random(self.seed).random
+            left, wanted = self.pairs, self.sample
+            for line in lines:
+                if draw() * left < wanted:  # as many as wanted, every choice of them equally likely
+                    wanted -= 1
+                    yield line
+                left -= 1
 
 
-def _learn_sentencepiece(sides: tuple[Sequence[str], Sequence[str]], vocab_size: int, coverage: float) -> bytes:
+def learn(learning: Learning) -> None:
+    """Learn one BPE model for both languages.
+
+    :raises UserError: if the text does not yield a model of that size.
+    """
+    pieces = "pieces" if learning.kind == "sentencepiece" else "merges"
+    size = min(learning.sample, learning.pairs)
+    of = "" if size == learning.pairs else f"{size} of "
+    say(f"learning {learning.vocab_size} {learning.kind} {pieces} on {of}{learning.pairs} training pairs")
+    # in a process of its own: the memory is gone afterwards, and what the library does to a process stays there
+    reserved = apart(_learn_sentencepiece if learning.kind == "sentencepiece" else _learn_subword_nmt, learning)
+    if reserved:
+        say(f"{reserved} sentences hold {RESERVED} (U+2585), which sentencepiece reserves: it learnt from the others")
+
+
+def _learn_sentencepiece(learning: Learning) -> int:
+    """Learn; return how many sentences could not be learnt from."""
     import sentencepiece
 
-    reserved = sum(RESERVED in line for side in sides for line in side)
-    if reserved:
-        say(f"{reserved} sentences hold {RESERVED} (U+2585), which sentencepiece reserves: it learns from the others")
-    longest = max(len(line.encode()) for side in sides for line in side)
+    reserved = longest = 0
+    for line in learning.sentences():
+        reserved += RESERVED in line
+        longest = max(longest, len(line.encode()))
     # it would learn nothing from longer ones, without a word; recorded in the model, so only where needed
     options: dict[str, Any] = {"max_sentence_length": longest} if longest > USUAL_LENGTH else {}
-    # Written by us and not by the library, which does not notice a full disk.
-    model = io.BytesIO()
+    model = io.BytesIO()  # written by us and not by the library, which does not notice a full disk
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line for side in sides for line in side),
+            sentence_iterator=learning.sentences(),
             model_writer=model,
             model_type="bpe",
-            vocab_size=vocab_size,
-            character_coverage=coverage,
+            vocab_size=learning.vocab_size,
+            character_coverage=learning.coverage,
             normalization_rule_name=NORMALISATION,
             minloglevel=2,
             **options,
@@ -78,20 +118,34 @@ def _learn_sentencepiece(sides: tuple[Sequence[str], Sequence[str]], vocab_size:
             hint = f"the letters of this training text alone need {least[1]}"
         else:
             hint = str(error).splitlines()[-1]
-        raise UserError(f"--vocab-size {vocab_size} does not fit: {hint}") from error
-    return model.getvalue()
+        raise UserError(f"--vocab-size {learning.vocab_size} does not fit: {hint}") from error
+    learning.model.write_bytes(model.getvalue())
+    return reserved
 
 
-def _learn_subword_nmt(sides: tuple[Sequence[str], Sequence[str]], vocab_size: int) -> str:
+def _learn_subword_nmt(learning: Learning) -> int:
     from subword_nmt.learn_bpe import learn_bpe
 
-    codes = io.StringIO()
-    learn_bpe([line + "\n" for side in sides for line in side], codes, vocab_size)
-    return codes.getvalue()
+    with learning.model.open("w", encoding="utf-8") as codes:
+        learn_bpe((line + "\n" for line in learning.sentences()), codes, learning.vocab_size)
+    return 0
 
 
-def check_codes(path: Path) -> None:
-    """Raise `UserError` unless ``path`` holds merges of subword-nmt."""
+def check_model(kind: str, path: Path) -> None:
+    """Raise `UserError` unless ``path`` holds a BPE model of that kind."""
+    if not path.is_file():
+        raise UserError(f"the BPE model {path} is {'not a file' if path.exists() else 'missing'}")
+    if kind == "sentencepiece":
+        import sentencepiece
+
+        try:
+            sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+        except RuntimeError as error:
+            raise UserError(
+                f"{path} is not a model of sentencepiece: give the .model file that it wrote, or --bpe subword-nmt "
+                "for a table of merges"
+            ) from error
+        return
     try:
         with path.open(encoding="utf-8") as file:
             good = file.readline().startswith("#version: 0.2") and len(file.readline().split()) == 2
@@ -105,39 +159,94 @@ def count_merges(codes: Path | None) -> int:
     """The number of merges in a ready table; 0 without one. Raises `UserError` when it is none."""
     if codes is None:
         return 0
-    check_codes(codes)
+    check_model("subword-nmt", codes)
     return sum(1 for line in codes.read_text(encoding="utf-8").splitlines() if line) - 1
 
 
-def copy_codes(codes: Path, model: Path) -> None:
-    """Use a ready table of merges instead of learning one."""
-    check_codes(codes)
-    shutil.copyfile(codes, model)
+def take_model(kind: str, given: Path, model: Path) -> None:
+    """Use a ready model instead of learning one."""
+    check_model(kind, given)
+    shutil.copyfile(given, model)
 
 
-class Subwords:
-    """Applies a model that `learn` wrote."""
+Encode = Callable[[list[str]], list[str]]
 
-    def __init__(self, kind: str, model: Path) -> None:
-        self.kind = kind
-        if kind == "sentencepiece":
-            import sentencepiece
 
-            self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
-        else:
-            from subword_nmt.apply_bpe import BPE
+@cache
+def encoder(kind: str, model: Path) -> Encode:
+    """The function that writes each of some lines as its subwords, joined by spaces; loaded once a process."""
+    if kind == "sentencepiece":
+        import sentencepiece
 
-            with model.open(encoding="utf-8") as codes:
-                self._merges = BPE(codes)
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        return lambda lines: [" ".join(found) for found in pieces.encode(lines, out_type=str)]
+    from subword_nmt.apply_bpe import BPE
 
-    def encode(self, lines: Sequence[str], *, label: str = "") -> list[str]:
-        """Each line as its subwords, joined by spaces; ``label`` stands in front of the progress bar."""
-        done: list[str] = []
-        with progress(total=len(lines), desc=label, unit="line", unit_scale=True, disable=len(lines) < BATCH) as bar:
-            for batch in in_batches(lines):
-                if self.kind == "sentencepiece":
-                    done += [" ".join(pieces) for pieces in self._pieces.encode(batch, out_type=str)]
-                else:
-                    done += [self._merges.process_line(line) for line in batch]
-                bar.update(len(batch))
-        return done
+    with model.open(encoding="utf-8") as codes:
+        merges = BPE(codes)
+    return lambda lines: [merges.process_line(line) for line in lines]
+
+
+@dataclass
+class Encoded:
+    """Some pairs in subwords, and what is counted of them.
+
+    :param lines: of source and target.
+    :param longest: the number of subwords of the longest one, of source and target.
+    :param too_long: how many pairs have more than a usual model takes.
+    :param empty: how many were left out, since a side has no subword.
+    :param words: how often each subword occurs, in source and target; of the training text only.
+    """
+
+    lines: tuple[list[str], list[str]]
+    longest: tuple[int, int]
+    too_long: int = 0
+    empty: int = 0
+    words: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
+
+
+def encode_pairs(pairs: list[tuple[str, str]], *, kind: str, model: Path, limit: int, training: bool) -> Encoded:
+    """Encode some pairs.
+
+    :param limit: subwords that a usual model takes.
+    :param training: leave out pairs with an empty side, and count the subwords.
+    """
+    encode = encoder(kind, model)
+    source, target = (encode([pair[side] for pair in pairs]) for side in (0, 1))
+    kept = [pair for pair in zip(source, target, strict=True) if (pair[0] and pair[1]) or not training]
+    lengths = [[1 + line.count(" ") for line in pair] for pair in kept]
+    source, target = [pair[0] for pair in kept], [pair[1] for pair in kept]
+    encoded = Encoded(
+        (source, target), (max((n for n, _ in lengths), default=0), max((n for _, n in lengths), default=0))
+    )
+    encoded.too_long = sum(max(pair) > limit for pair in lengths)
+    encoded.empty = len(pairs) - len(kept)
+    if training:
+        for counter, side in zip(encoded.words, (source, target), strict=True):
+            for line in side:
+                counter.update(line.split(" "))
+    return encoded
+
+
+def encode_text(
+    plain: Path, folder: Path, split: str, languages: tuple[str, str], work: Callable[[Any], Encoded], workers: int
+) -> Encoded:
+    """Encode a text of a folder into another one; what is counted is returned, without lines."""
+    total = Encoded(([], []), (0, 0))
+    paths = [folder / f"{split}.{language}" for language in languages]
+    batches = in_batches(stored_pairs(plain, split, languages))
+    with (
+        paths[0].open("w", encoding="utf-8", newline="\n") as source,
+        paths[1].open("w", encoding="utf-8", newline="\n") as target,
+        progress(desc=f"BPE {split}", unit="pair", unit_scale=True) as bar,
+    ):
+        for batch in in_order(work, batches, workers):
+            for file, lines in zip((source, target), batch.lines, strict=True):
+                file.writelines(line + "\n" for line in lines)
+            for counter, more in zip(total.words, batch.words, strict=True):
+                counter.update(more)
+            total.longest = max(total.longest[0], batch.longest[0]), max(total.longest[1], batch.longest[1])
+            total.too_long += batch.too_long
+            total.empty += batch.empty
+            bar.update(len(batch.lines[0]))
+    return total

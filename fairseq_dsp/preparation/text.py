@@ -1,173 +1,209 @@
-"""Parallel text: reading it with every check, writing it, tokenising it."""
+"""Parallel text, line by line: reading it with every check, whatever its size, and writing it."""
 
 from __future__ import annotations
 
 import gzip
-import re
+import lzma
 import zlib
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, Any, TypeVar, cast
 
-from ..blank import is_blank
 from ..errors import UserError
-from ..languages import base
-from .stages import progress, say
-from .workers import in_order
+from ..plain import is_blank, plain
+from .stages import say
 
-if TYPE_CHECKING:
-    from sacremoses import MosesTokenizer
-
-Pairs = tuple[list[str], list[str]]
-"""The two sides of a parallel text, line by line."""
+Item = TypeVar("Item")
+Pairs = Iterable[tuple[str, str]]
+"""A parallel text, pair by pair: source and target."""
 
 RULES = 2
-"""The number of the rules by which `read_lines` and `check_parallel` read text; another number, another text."""
+"""The number of the rules by which text is read; another number, another text."""
 
 BATCH = 2000
-FINAL_STOP = re.compile(r"([^\s.])\.$")
+"""Lines that are worked on at a time."""
+
+COMPRESSED = (".gz", ".xz", ".zst")
+"""Endings of the compressed files that are read as if they were not."""
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, gzip-compressed or not, white space normalised.
+def _open_zstd(path: Path) -> IO[bytes]:
+    try:
+        from backports import zstd
+    except ImportError as error:
+        raise UserError(f"{path} needs the package backports.zstd: install it, or decompress the file") from error
+    return cast(IO[bytes], zstd.open(path))
 
-    Only a line feed ends a line. Whatever else Python or fairseq might take for a line end (carriage return, U+2028 …)
-    and the no-break spaces, at which fairseq would split a word that the BPE model joins, become plain spaces. So does
-    U+2581, as which sentencepiece writes a space.
 
-    Raises:
-        UserError: the file is missing, empty, truncated, or not UTF-8 text.
+_OPENERS: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
+    ".gz": (b"\x1f\x8b", gzip.open),
+    ".xz": (b"\xfd7zXZ\0", lzma.open),
+    ".zst": (b"\x28\xb5\x2f\xfd", _open_zstd),
+}
+"""The first bytes of the compressed formats, none of which can begin a text, and how to open them."""
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file, decompressed where its ending or its first bytes say that it is compressed.
+
+    :raises UserError: if it is missing.
     """
     if not path.is_file():
         raise UserError(
             f"{path} is {'not a file' if path.exists() else 'missing'}: expected a text file, a line a sentence"
         )
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path} is not a whole gzip file ({error}): get it again") from error
+    with path.open("rb") as file:
+        start = file.read(6)
+    for ending, (magic, opener) in _OPENERS.items():
+        if path.suffix == ending or start.startswith(magic):
+            opened: IO[bytes] = opener(path)
+            return opened
+    return path.open("rb")
+
+
+def blocks(path: Path) -> Iterator[list[bytes]]:
+    """The lines of a file as bytes, decompressed, some thousands at a time.
+
+    :raises UserError: if it is missing, or compressed and cut short or damaged.
+    """
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}, is not UTF-8 (byte 0x{data[error.start]:02x}): convert the file to UTF-8, "
-            "for example with iconv"
-        ) from error
-    if "\0" in text:
-        raise UserError(
-            f"{path}, line {text[: text.index(chr(0))].count(chr(10)) + 1}, holds a NUL character: "
-            "expected plain UTF-8 text"
-        )
-    if "\u2581" in text:
-        count = text.count("\u2581")
-        say(f"{path}: {count} characters U+2581, with which sentencepiece writes a space, are read as spaces")
-        text = text.replace("\u2581", " ")
-    lines = [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
-    if all(map(is_blank, lines)):
+        with open_bytes(path) as file:
+            while block := file.readlines(1 << 20):
+                yield block
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the format
+            raise
+        raise _damaged(path, error) from error
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":  # of a package that need not be there
+            raise
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    kind = {".xz": "xz", ".zst": "zstd"}.get(path.suffix, "gzip")
+    return UserError(f"{path} is not a whole {kind} file ({error}): get it again")
+
+
+def read_text(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file, without what ends them, otherwise as they are.
+
+    :raises UserError: if the file is missing, damaged, or not UTF-8 text.
+    """
+    number = 0
+    for block in blocks(path):
+        for raw in block:
+            number += 1
+            try:
+                line = raw.decode()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}, is not UTF-8 (byte 0x{raw[error.start]:02x}): convert the file to UTF-8, "
+                    "for example with iconv"
+                ) from error
+            if "\0" in line:
+                raise UserError(f"{path}, line {number}, holds a NUL character: expected plain UTF-8 text")
+            yield line.removeprefix("\ufeff") if number == 1 else line
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file, compressed or not, white space normalised.
+
+    Only a line feed ends a line. Whatever else Python or fairseq might take for a line end (carriage return, U+2028 …)
+    and the no-break spaces, at which fairseq would split a word that the BPE model joins, become plain spaces. So does
+    U+2581, as which sentencepiece writes a space.
+
+    :raises UserError: if the file is missing, empty, damaged, or not UTF-8 text.
+    """
+    signs = 0
+    empty = True
+    for line in read_text(path):
+        signs += line.count("\u2581")
+        line = plain(line)
+        empty = empty and is_blank(line)
+        yield line
+    if empty:
         raise UserError(f"{path} is empty: expected a text file, a line a sentence")
-    return lines
+    if signs:
+        say(f"{path}: {signs} characters U+2581, with which sentencepiece writes a space, are read as spaces")
 
 
-def check_parallel(pairs: Pairs, names: tuple[object, object]) -> Pairs:
-    """The pairs without those that have a blank side.
+def read_pairs(source: Path, target: Path) -> Iterator[tuple[str, str]]:
+    """The pairs of the two sides of a parallel text, with all the checks of `read_lines`.
 
-    Args:
-        pairs: two sides.
-        names: of the two sides, for the messages.
-
-    Raises:
-        UserError: the sides differ in length, or nothing is left.
+    :raises UserError: if the sides differ in length, too.
     """
-    source, target = pairs
-    if len(source) != len(target):
-        raise UserError(
-            f"{names[0]} has {len(source)} lines and {names[1]} has {len(target)}: the two sides of a parallel text "
-            "need the same number of lines, each line the translation of the other"
-        )
-    kept = [(a, b) for a, b in zip(source, target, strict=True) if not (is_blank(a) or is_blank(b))]
-    if not kept:
-        raise UserError(f"{names[0]} and {names[1]} have no line with text on both sides")
-    if len(kept) < len(source):
-        say(f"{names[0]}, {names[1]}: left out {len(source) - len(kept)} pairs with a blank side")
-    return [a for a, _ in kept], [b for _, b in kept]
+    return parallel(read_lines(source), read_lines(target), (source, target))
 
 
-def read_pairs(source: Path, target: Path) -> Pairs:
-    """Read the two sides of a parallel text, with all the checks of `read_lines` and `check_parallel`."""
-    return check_parallel((read_lines(source), read_lines(target)), (source, target))
+def parallel(source: Iterable[str], target: Iterable[str], names: tuple[object, object]) -> Iterator[tuple[str, str]]:
+    """The two sides as pairs.
+
+    :param names: of the two sides, for the message.
+    :raises UserError: if they differ in length.
+    """
+    pairs = zip_longest(source, target)
+    for number, (a, b) in enumerate(pairs):
+        if a is None or b is None:
+            rest = number + 1 + sum(1 for _ in pairs)
+            sizes = (number, rest) if a is None else (rest, number)
+            raise UserError(
+                f"{names[0]} has {sizes[0]} lines and {names[1]} has {sizes[1]}: the two sides of a parallel text "
+                "need the same number of lines, each line the translation of the other"
+            )
+        yield a, b
 
 
-def write_lines(path: Path, lines: Sequence[str]) -> None:
-    """Write a line a string, UTF-8."""
+def read_table(path: Path) -> Iterator[tuple[str, str]]:
+    """The pairs of a file with source, tab and target in each line, with the checks of `read_lines`.
+
+    :raises UserError: if a line has no or more than one tab, too.
+    """
+    seen = False
+    for number, line in enumerate(read_text(path), 1):
+        if not line.strip():
+            yield "", ""
+            continue
+        columns = line.rstrip("\r\n").split("\t")
+        if len(columns) != 2:
+            raise UserError(f"{path}, line {number}, has {len(columns)} columns: expected source, tab, target")
+        seen = True
+        yield plain(columns[0]), plain(columns[1])
+    if not seen:
+        raise UserError(f"{path} is empty: expected pairs, source, tab and target in each line")
+
+
+def stored_lines(path: Path) -> Iterator[str]:
+    """Read back the lines that a stage wrote."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield line.removesuffix("\n")
+
+
+def stored_pairs(folder: Path, split: str, languages: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Read back a parallel text that a stage wrote."""
+    return zip(*(stored_lines(folder / f"{split}.{language}") for language in languages), strict=True)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> int:
+    """Write a line a string, UTF-8; return their number."""
+    count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(line + "\n" for line in lines)
+        for batch in in_batches(lines):
+            file.write("\n".join(batch) + "\n")
+            count += len(batch)
+    return count
 
 
-def write_pairs(folder: Path, split: str, languages: tuple[str, str], pairs: Pairs) -> None:
-    """Write ``folder/SPLIT.SRC`` and ``folder/SPLIT.TGT``."""
-    for language, lines in zip(languages, pairs, strict=True):
-        write_lines(folder / f"{split}.{language}", lines)
+def in_batches(items: Iterable[Item], size: int = BATCH) -> Iterator[list[Item]]:
+    """The items, some thousands at a time."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
-def load_pairs(folder: Path, split: str, languages: tuple[str, str]) -> Pairs:
-    """Read back what `write_pairs` wrote."""
-    source, target = (read_lines(folder / f"{split}.{language}") for language in languages)
-    return source, target
-
-
-def in_batches(lines: Sequence[str]) -> Iterator[list[str]]:
-    """The lines, some thousands at a time."""
-    for start in range(0, len(lines), BATCH):
-        yield list(lines[start : start + BATCH])
-
-
-def _tokenise_batch(lines: list[str], *, language: str, lowercase: bool) -> list[str]:
-    tokenizer = _moses(language)
-    # Moses' own script splits the full stop off the last word whatever the word; sacremoses leaves it with "U.S.".
-    out = [FINAL_STOP.sub(r"\1 .", tokenizer.tokenize(line, return_str=True)) for line in lines]
-    return [line.lower() for line in out] if lowercase else out
-
-
-_tokenizers: dict[str, MosesTokenizer] = {}
-
-
-def _moses(language: str) -> MosesTokenizer:
-    """One Moses tokenizer a language and process: making one reads the language's abbreviations."""
-    if language not in _tokenizers:
-        from sacremoses import MosesTokenizer
-
-        _tokenizers[language] = MosesTokenizer(base(language))
-    return _tokenizers[language]
-
-
-def detokenise(lines: Sequence[str], language: str) -> list[str]:
-    """Plain sentences from Moses-tokenised ones; case that is lost stays lost."""
-    from sacremoses import MosesDetokenizer
-
-    detokenizer = MosesDetokenizer(base(language))
-    return [detokenizer.detokenize(line.split()) for line in lines]
-
-
-def tokenise(
-    lines: Sequence[str], language: str, *, lowercase: bool = False, workers: int = 1, label: str = ""
-) -> list[str]:
-    """Moses tokenisation, with the escapes that Moses writes (``&apos;`` …), and lower-casing where asked for.
-
-    Args:
-        lines: plain sentences.
-        language: picks the abbreviations, after which a full stop stays with its word.
-        lowercase: lower-case the result.
-        workers: processes; small texts use one.
-        label: in front of the progress bar.
-    """
-    work = partial(_tokenise_batch, language=language, lowercase=lowercase)
-    done: list[str] = []
-    with progress(total=len(lines), desc=label, unit="line", unit_scale=True, disable=len(lines) < BATCH) as bar:
-        for batch in in_order(work, in_batches(lines), workers if len(lines) > 5 * BATCH else 1):
-            done += batch
-            bar.update(len(batch))
-    return done
+def count_lines(path: Path) -> int:
+    """The number of lines that a stage wrote."""
+    with path.open("rb") as file:
+        return sum(1 for _ in file)

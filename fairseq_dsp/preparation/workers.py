@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -24,30 +25,30 @@ held: set[int] = set()
 """File descriptors of locks, which a worker must not keep when this process is killed."""
 
 
-def end_with_parent() -> None:
-    """In a child: end when this process is killed and cannot end it any more."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _begin() -> None:
-    end_with_parent()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the parent sees to it
-    for lock in held:
-        with contextlib.suppress(OSError):
-            os.close(lock)
-
-
 def in_order(work: Callable[[Given], Made], items: Iterable[Given], workers: int) -> Iterator[Made]:
     """``map(work, items)``, spread over processes; only a few items for each are held in memory.
 
     :param work: can be pickled: a function of a module, or a partial of one.
-    :param workers: processes; with 1 the work is done in this one.
+    :param workers: processes; with 1, or for a single item, the work is done in this one.
     :raises UserError: if a process was killed.
     """
-    if workers == 1:
-        yield from map(work, items)
-        return
+    rest = iter(items)
+    first = list(islice(rest, 2))
+    if workers == 1 or len(first) < 2:
+        yield from map(work, chain(first, rest))
+    else:
+        yield from _spread(work, chain(first, rest), workers)
+
+
+def apart(work: Callable[[Given], Made], item: Given) -> Made:
+    """``work(item)`` in a process of its own, whose memory is gone afterwards.
+
+    :raises UserError: if the process was killed.
+    """
+    return next(_spread(work, [item], 1))
+
+
+def _spread(work: Callable[[Given], Made], items: Iterable[Given], workers: int) -> Iterator[Made]:
     # forked ones start at once, and share what is imported
     executor = ProcessPoolExecutor(workers, get_context("fork"), _begin)
     try:
@@ -65,3 +66,13 @@ def in_order(work: Callable[[Given], Made], items: Iterable[Given], workers: int
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """In a worker: end when its parent is killed, and leave to the parent what concerns both."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes
+    for lock in held:
+        with contextlib.suppress(OSError):
+            os.close(lock)

@@ -275,7 +275,7 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
         raise UserError(f"{path} does not exist: give a checkpoint, or a folder of fairseq-dsp export-ctranslate2")
     state = checkpoint_utils.load_checkpoint_to_cpu(path)
     try:
-        parameters = state["model"]
+        parameters = dict(state["model"])  # without what it knows of its dictionaries: these are invented
         words = [len(parameters[f"{stack}.embed_tokens.weight"]) for stack in ("encoder", "decoder")]
         task = TranslationTask(TranslationConfig(), *map(dictionary, words))
         config = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]

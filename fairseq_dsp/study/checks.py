@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import logging
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import UserError
 from ..model import PruningConfig, PruningPlan
-from .options import parse_training, parse_words, shape_of
+from ..model.units import shape_by
+from .options import parse_training, parse_words, without_chatter
 from .prepared import PreparedData
 from .records import with_records
 from .runner import is_done, missing_steps
@@ -26,6 +26,9 @@ _OF_THIS_RUN = {"--seed": "0"} | dict.fromkeys(
 
 _OF_THE_MACHINE = ("distributed_world_size", "distributed_num_procs", "nprocs_per_node")
 """Options whose default is the number of this machine's GPUs."""
+
+_NOT_RECORDED = {"checkpoint", "data", "out", "scores", "max_tokens", "cpu"}
+"""Arguments of score-heads that say where, not what."""
 
 _LOWEST_IS_BEST = {"loss", "nll_loss", "ppl"}
 _HIGHEST_IS_BEST = {"bleu": "eval-bleu", "accuracy": "report-accuracy"}
@@ -59,9 +62,12 @@ def check_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
                         checked.add(words)
                         _check_training(parsed[words], where, study.checkpoint, "--finetune-from-model" in words, texts)
                     resolved[run.name][step.name] = _recorded(parsed[words], words) | {"seed": run.seed}
-                elif step.name == "score-heads" and step in missing:
-                    (unpruned,) = resolved[run.needs[0]].values()
-                    _check_score_heads(step, where, Namespace(**unpruned), texts)
+                elif step.name == "score-heads":
+                    args = _parse_score_heads(step, where)
+                    resolved[run.name][step.name] = {k: v for k, v in vars(args).items() if k not in _NOT_RECORDED}
+                    if step in missing:
+                        (unpruned,) = resolved[run.needs[0]].values()
+                        _check_score_heads(args, where, Namespace(**unpruned), texts)
         if any(run.scored and not is_done(run) for run in runs):
             texts.check_translated(study.split, next(iter(parsed.values())))
     except ValueError as error:
@@ -92,7 +98,7 @@ def _check_training(args: Namespace, where: str, checkpoint: str, starts: bool, 
     pruning = PruningConfig.from_namespace(args)
     if pruning.kept_heads is None:  # or they are another step's
         try:
-            PruningPlan(pruning, shape_of(args))
+            PruningPlan(pruning, shape_by(args))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
     texts.check_trained_on(args, where)
@@ -154,11 +160,8 @@ def _why_no_metric(args: Namespace, checkpoint: str) -> Iterator[str]:
         yield f"the lowest {metric} is the best, but maximize-best-checkpoint-metric is given: leave it out"
 
 
-def _check_score_heads(step: Step, where: str, unpruned: Namespace, texts: _Texts) -> None:
-    """Check the options of score-heads.
-
-    :param unpruned: the options of the model that it scores.
-    """
+def _parse_score_heads(step: Step, where: str) -> Namespace:
+    """Parse the options of score-heads."""
     from ..importance import command
 
     parser = argparse.ArgumentParser()
@@ -166,14 +169,23 @@ def _check_score_heads(step: Step, where: str, unpruned: Namespace, texts: _Text
     try:
         args = parse_words(parser, step.command[4:])
         command.check_arguments(args)
-        floors = [min(args.min_heads_per_module, n) for layers in shape_of(unpruned).values() for n in layers]
-        if sum(floors) > args.heads_to_keep:
-            raise ValueError(
-                f"--min-heads-per-module {args.min_heads_per_module} keeps {sum(floors)} heads, but only "
-                f"{args.heads_to_keep} are to be kept: lower it, or give other heads"
-            )
     except ValueError as error:
         raise ValueError(f"score-heads does not take the options of {where}: {error}") from error
+    return args
+
+
+def _check_score_heads(args: Namespace, where: str, unpruned: Namespace, texts: _Texts) -> None:
+    """Raise a ``ValueError`` if score-heads cannot do what its options ask for.
+
+    :param unpruned: the options of the model that it scores.
+    """
+    least = args.min_heads_per_module
+    floors = [min(least, heads) for layers in shape_by(unpruned).values() for heads in layers]
+    if sum(floors) > args.heads_to_keep:
+        raise ValueError(
+            f"{where}: min-heads-per-module {least} keeps {sum(floors)} heads, but only {args.heads_to_keep} are to be "
+            "kept: lower it, or give other heads"
+        )
     texts.load(unpruned, args.split, f"split of {where}")
 
 
@@ -194,19 +206,15 @@ class _Texts:
 
         key = args.task, split, combine
         if key not in self._loaded:
-            chatter = logging.getLogger("fairseq")
-            level = chatter.level
-            chatter.setLevel(logging.WARNING)
             try:
-                task = tasks.setup_task(args)
-                task.load_dataset(split, combine=combine, epoch=1)
+                with without_chatter():
+                    task = tasks.setup_task(args)
+                    task.load_dataset(split, combine=combine, epoch=1)
             except (FileNotFoundError, ValueError) as error:  # an empty file cannot be mapped into memory
                 raise ValueError(
                     f"{where} is {split}, but fairseq cannot load such a text from {self.data.data_bin} ({error}): "
                     "give one that was prepared"
                 ) from error
-            finally:
-                chatter.setLevel(level)
             self._loaded[key] = task.dataset(split)
         return self._loaded[key]
 

@@ -111,7 +111,7 @@ def _check_additional(options: Mapping[Any, Any]) -> None:
     for name, value in options.items():
         if not isinstance(name, str) or not isinstance(value, (str, int, float)):
             raise UserError(f"slurm: additional has {name!r}: {value!r}, but options of sbatch are expected")
-        if name.replace("_", "-") in ("array", "output", "error", "wrap"):
+        if name.replace("_", "-") in ("array", "wrap"):
             raise UserError(f"slurm: additional has {name}, but a sweep sets it itself: leave it out")
 
 

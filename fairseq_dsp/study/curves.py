@@ -37,15 +37,16 @@ def final_valid_loss(log: Path, checkpoint: str) -> float | None:
 
     :param log: the run's log.
     :param checkpoint: ``best`` or ``last``, as the study says.
-    :return: None if the run trained nothing, or its options make the checkpoint another than that of the least or last
-        loss in the log.
+    :return: None if the run trained nothing, the loss is not finite, or the run's options make the checkpoint another
+        than that of the least or last loss in the log.
     """
     text = _text(log)
     curves = list(_trainings(text).values())
-    losses = [loss for _, loss in curves[-1].get("valid_loss", []) if math.isfinite(loss)] if curves else []
+    losses = [loss for _, loss in curves[-1].get("valid_loss", [])] if curves else []
     if not losses or _OTHER_CHOICE.search(text):
         return None
-    return min(losses) if checkpoint == "best" else losses[-1]
+    loss = losses[-1] if checkpoint == "last" else min(filter(math.isfinite, losses), default=math.nan)
+    return loss if math.isfinite(loss) else None
 
 
 def _text(log: Path) -> str:

@@ -13,10 +13,10 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)  # importing fairseq t
 import matplotlib as mpl  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from ..model import HEADS  # noqa: E402
 from .curves import NAMES, Curve  # noqa: E402
 from .results import BASE, BASE_TITLE, Results, Row  # noqa: E402
 
-TYPES = {"encoder_self": "encoder self", "decoder_self": "decoder self", "cross": "cross"}
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # for the colour-blind too
 MARKERS = "osD^vPX"
 GREY = "#555555"
@@ -48,7 +48,7 @@ def bleu_curve(results: Results, half: float) -> Figure:
         if row.label == BASE:
             mean = row.mean("bleu")
             axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
-            axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads)")
+            axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads), 95% CI")
             axes.plot([row.heads], [mean], color=GREY, marker="*")
     for i, label in enumerate(_methods(rows)):
         points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)
@@ -72,13 +72,13 @@ def bleu_curve(results: Results, half: float) -> Figure:
 def head_maps(results: Results, label: str) -> Figure:
     """Which heads a method keeps: a column a K, a row a type, a cell a head, shaded by its share of the seeds."""
     rows = [row for row in results.rows() if row.label == label and row.runs[0]["scores"]["kept"]]
-    heads = {kind: _width(rows, kind) for kind in TYPES}
-    layers = [len(rows[0].runs[0]["scores"]["kept"][kind]) for kind in TYPES]
+    heads = {kind: _width(rows, kind) for kind in HEADS.types}
+    layers = [len(rows[0].runs[0]["scores"]["kept"][kind]) for kind in HEADS.types]
     cell = min(0.26, 6 / (len(rows) * max(heads.values())))
     heights = [max(0.8, cell * number) for number in layers]  # the name of a type takes 0.8 inch
     figure = Figure(figsize=(7.5, 1.4 + sum(heights)), layout="constrained")
-    grid = figure.subplots(len(TYPES), len(rows), squeeze=False, height_ratios=heights)
-    for i, (kind, title) in enumerate(TYPES.items()):
+    grid = figure.subplots(len(HEADS.types), len(rows), squeeze=False, height_ratios=heights)
+    for i, (kind, title) in enumerate(HEADS.titles.items()):
         for j, row in enumerate(rows):
             axes = grid[i][j]
             kept = [run["scores"]["kept"][kind] for run in row.runs]
@@ -156,7 +156,7 @@ def _width(rows: Sequence[Row], kind: str) -> int:
     kept = [layer for row in rows for run in row.runs for layer in run["scores"]["kept"][kind]]
     total, layers = (
         rows[0].runs[0]["scores"]["kept"]["total"],
-        [len(rows[0].runs[0]["scores"]["kept"][k]) for k in TYPES],
+        [len(rows[0].runs[0]["scores"]["kept"][k]) for k in HEADS.types],
     )
     return max([max(layer, default=-1) + 1 for layer in kept] + [total // sum(layers)])
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..blank import is_blank
 from ..errors import UserError
+from ..plain import is_blank
 from .prepared import PreparedData
 
 

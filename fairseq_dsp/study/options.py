@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..model.units import shape_by
 from ..subset import HINT
 from .prepared import PreparedData
 from .values import closest, mapping
@@ -32,22 +34,41 @@ _OWN = {
 """Options that follow from the rest of a study."""
 
 
-def read_options(value: Any, where: str) -> Options:
+def read_options(value: Any, where: str, by: str = "a sweep") -> Options:
     """Return the options in a part of a study file.
 
+    :param by: what sets the options that follow from the rest, for the message.
     :raises ValueError: if one is none of a study's to give, is given twice or has a value that no option has.
     """
     options: Options = {}
     for key, content in mapping(value, where).items():
         name = str(key).replace("_", "-")
         if name in _OWN:
-            raise ValueError(f"{where} has the option {name}, but a sweep sets it itself: leave it out")
+            raise ValueError(f"{where} has the option {name}, but {by} sets it itself: leave it out")
         if isinstance(content, (dict, list)) or content is None:
             raise ValueError(f"{where}: {name} is {content!r}, but a number, a text, true or false is expected")
         if name in options:
             raise ValueError(f"{where} has the option {name} twice, with - and with _: leave one out")
         options[name] = content
     return options
+
+
+def read_words(words: Sequence[str], where: str, by: str) -> Options:
+    """Return the options in words of a command line, of which the last counts; see `read_options`.
+
+    :raises ValueError: if a word belongs to no option.
+    """
+    options: Options = {}
+    name = ""
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            options[name] = value if equals else True
+        elif options.get(name) is True:
+            options[name] = word
+        else:
+            raise ValueError(f"{where} has the word {word}, which belongs to no option: give each one --name and value")
+    return read_options(options, where, by)
 
 
 def command_line(options: Options) -> list[str]:
@@ -96,6 +117,18 @@ def parse_words(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     return _quietly(lambda: parser.parse_args(list(words)))
 
 
+@contextlib.contextmanager
+def without_chatter() -> Iterator[None]:
+    """Keep all but warnings of fairseq from the screen."""
+    chatter = logging.getLogger("fairseq")
+    level = chatter.level
+    chatter.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        chatter.setLevel(level)
+
+
 def _quietly(parse: Callable[[], Namespace]) -> Namespace:
     said = io.StringIO()
     try:
@@ -115,11 +148,4 @@ def total_heads(data: PreparedData, options: Options) -> int:
     missing = [n for n in ("encoder_attention_heads", "decoder_attention_heads") if not hasattr(args, n)]
     if missing or not str(args.arch).startswith("transformer_dsp"):
         raise ValueError(f"arch is {args.arch}, but only transformer_dsp and its architectures have heads to prune")
-    return sum(map(sum, shape_of(args).values()))
-
-
-def shape_of(args: Namespace) -> dict[str, list[int]]:
-    """Return, for each attention type, the number of heads of each layer."""
-    encoder = [int(args.encoder_attention_heads)] * int(args.encoder_layers)
-    decoder = [int(args.decoder_attention_heads)] * int(args.decoder_layers)
-    return {"encoder_self": encoder, "decoder_self": decoder, "cross": decoder}
+    return sum(map(sum, shape_by(args).values()))

@@ -47,14 +47,25 @@ class PreparedData:
         if missing:
             raise UserError(f"{file} lacks {', '.join(sorted(missing))}: run scripts/preprocess.sh again")
         data = PreparedData(folder, summary)
-        if not data.data_bin.is_dir():
-            raise UserError(f"{data.data_bin} is missing, but {file} names it: run scripts/preprocess.sh again")
+        for data_bin in data.data_bins:
+            if not data_bin.is_dir():
+                raise UserError(f"{data_bin} is missing, but {file} names it: run scripts/preprocess.sh again")
         return data
 
     @property
     def data_bin(self) -> Path:
         """The folder that fairseq's tools read."""
         return self.folder / self.summary["data_bin"]
+
+    @property
+    def data_bins(self) -> list[Path]:
+        """That folder and those of further parts of the training text."""
+        return [self.folder / name for name in self.summary.get("data_bins", [self.summary["data_bin"]])]
+
+    @property
+    def training_data(self) -> str:
+        """What fairseq-train is given: a folder, or several, joined by colons, one for each epoch in turn."""
+        return ":".join(str(path.absolute()) for path in self.data_bins)
 
     def check_trainable(self) -> None:
         """Raise a `UserError` if fairseq-train would take the path of ``data-bin`` for a list of folders."""
@@ -103,8 +114,8 @@ class PreparedData:
         return [line.split() for line in self._lines(f"bpe/{split}.{language}")]
 
     def tokenised_references(self, split: str) -> list[str] | None:
-        """The reference translations as the recipe tokenised them, or None for a recipe without tokenisation."""
-        if self.summary["tokenizer"] == "none":
+        """The reference translations as the recipe tokenised them, or None where it did not."""
+        if self.summary["tokenizer"] == "none" or "given" in self.summary:
             return None
         return self._lines(f"tokenised/{split}.{self.languages[1]}")
 

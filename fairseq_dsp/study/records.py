@@ -133,7 +133,7 @@ def begin(run: Run) -> None:
     if (run.folder / RESULT).is_file():
         return  # some of its files are made again
     there, record = _read(run), run.record or run.identity
-    if there and _trained(run):
+    if there and (_trained(run) or any(step.marker(run.folder).exists() for step in run.steps)):
         versions = [*str(there.get("version", UNKNOWN)).split(", "), __version__]
         record = record | {"version": ", ".join(dict.fromkeys(versions))}
     write_json(run.folder / RECORD, record)

@@ -26,7 +26,7 @@ from ..errors import UserError
 from . import figures, tables
 from .atomic import write_text
 from .curves import Curve, learning_curves
-from .results import BASE, BASE_TITLE, Results, read_results, summary_table
+from .results import BASE, BASE_TITLE, Results, read_results, stopped, summary_table
 from .runs import LOG, RUNS
 from .significance import Comparison, bootstrap
 
@@ -107,6 +107,7 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
             "the checkpoint that is evaluated, if it was trained at that number of heads: choose by it, not by the "
             "test set. BLEU is of detokenised text, the mean over the seeds. "
             + note("the unpruned model", [line.to_base for line in lines])
+            + f" {stopped(results.rows())}".rstrip()
             + f" Sentences are resampled by bootstrap. Signature: {signature}",
             tables.HEADER,
             [tables.cells(line) for line in lines],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ BASE_TITLE = "unpruned"
 
 @dataclass(frozen=True)
 class Row:
-    """A method at a number of heads: its runs, one a seed.
+    """A method at a number of heads: its runs, as a rule one a seed.
 
     :param label: the method's name; :data:`BASE` for the unpruned model.
     :param heads: K.
@@ -41,14 +42,31 @@ class Row:
         """The scores of the runs: ``bleu``, ``tokenised_bleu`` or ``chrf``."""
         return [run["scores"][metric]["score"] for run in self.runs]
 
+    @property
+    def seeds(self) -> dict[int, list[str]]:
+        """The names of the runs, by seed: a method may have several of one, as by several penalties."""
+        found: dict[int, list[str]] = {}
+        for run in self.runs:
+            found.setdefault(run["seed"], []).append(run["run"])
+        return found
+
     def mean(self, metric: str) -> float:
-        """Their mean."""
-        return statistics.fmean(self.values(metric))
+        """The mean over the seeds."""
+        return statistics.fmean(self._of_seeds(metric))
+
+    @property
+    def stopped(self) -> int:
+        """How many of the runs' translations end at the limit of their length."""
+        return sum(int(run["scores"].get("stopped_at_limit", 0)) for run in self.runs)
 
     def spread(self, metric: str) -> float | None:
-        """Their standard deviation, None for a single run."""
-        values = self.values(metric)
+        """The standard deviation over the seeds, None for a single one."""
+        values = self._of_seeds(metric)
         return statistics.stdev(values) if len(values) > 1 else None
+
+    def _of_seeds(self, metric: str) -> list[float]:
+        score = {run["run"]: run["scores"][metric]["score"] for run in self.runs}
+        return [statistics.fmean(score[run] for run in runs) for runs in self.seeds.values()]
 
 
 @dataclass(frozen=True)
@@ -127,6 +145,19 @@ def read_results(folder: str | Path) -> Results:
     return Results(folder, study, runs)
 
 
+def stopped(rows: Sequence[Row]) -> str:
+    """Name the rows with translations that end at the limit of their length; "" if there are none."""
+    found = [
+        f"{row.stopped:,} of {sum(int(run['scores'].get('sentences', 0)) for run in row.runs):,} of {row.title} with "
+        f"{row.heads} heads"
+        for row in rows
+        if row.stopped
+    ]
+    if not found:
+        return ""
+    return f"Translations that end at the limit of their length, perhaps cut off (max-len-b): {'; '.join(found)}."
+
+
 def summary_table(results: Results) -> str:
     """The table for a terminal."""
     total = results.study["total"]
@@ -139,6 +170,7 @@ def summary_table(results: Results) -> str:
         parameters = max(run["scores"]["parameters"] for run in row.runs)
         heads = f"{row.heads} of {total}"
         lines.append(f"{row.title:<{width}} {heads:>9} {bleu:>14} {row.mean('chrf'):7.2f} {parameters:11,d}")
+    lines += [text] if (text := stopped(rows)) else []
     lines += [f"missing: {', '.join(results.missing)}"] if results.missing else []
     lines += [results.mixture] if results.mixture else []
     return "\n".join(lines)

@@ -35,7 +35,7 @@ class RunError(Exception):
 
 def is_done(run: Run) -> bool:
     """Whether a run has its result and the files that others want of it."""
-    return (run.folder / RESULT).is_file() and all(path.is_file() for path in run.wanted)
+    return (run.folder / RESULT).is_file() and not (run.wanted and missing_steps(run))
 
 
 def missing_steps(run: Run, stale: Container[str] = ()) -> list[Step]:
@@ -144,9 +144,11 @@ def _is_trained(step: Step, *, ended: bool) -> bool:
 
         try:
             state = checkpoint_utils.load_checkpoint_to_cpu(str(last))
-        except UserError as error:
-            raise RunError(f"{error}; without the folder {step.checkpoints} the training starts anew") from error
-        ended = state["optimizer_history"][-1]["num_updates"] >= step.updates
+            ended = state["optimizer_history"][-1]["num_updates"] >= step.updates
+        except (UserError, LookupError, TypeError) as error:
+            raise RunError(
+                f"{last} cannot be read ({error}); without the folder {step.checkpoints} the training starts anew"
+            ) from error
         if ended and _there(step.products):
             return True
         if not ended and state.get("last_optimizer_state") and not _RESETS.intersection(step.command):

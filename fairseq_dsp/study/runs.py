@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..model import PruningConfig, with_heads
-from .evaluate import PACKAGE
+from . import continued
+from .evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
+from .given import flags
 from .options import DEFAULTS, Options, command_line
 from .study import Method, Study
 
@@ -115,10 +117,15 @@ class _Maker:
             "checkpoint": study.checkpoint,
             "compact": study.compact,
         }
+        # results of before there were these options stay usable
+        lengths = {"max_len_a": (study.max_len_a, MAX_LEN_A), "max_len_b": (study.max_len_b, MAX_LEN_B)}
+        self.common |= {name: value for name, (value, usual) in lengths.items() if value != usual}
 
     def base(self, seed: int) -> Run:
-        """The unpruned model."""
+        """The unpruned model: a training of its own, or the one that is given."""
         method = Method("base", "base", (self.study.total,), (seed,), self.study.base)
+        if self.study.trained:
+            return self._run(method, self.study.total, seed, None, suffix="", model=self.study.trained)
         return self._run(method, self.study.total, seed, self._options(self.study.base), suffix="")
 
     def of(self, method: Method) -> Iterator[Run]:
@@ -144,8 +151,14 @@ class _Maker:
                 yield self._run(method, method.heads[0], seed, self._options(method.options), suffix="")
             else:
                 for suffix, heads, own in self._trainings(method):
-                    options = self._options(method.options, own, anneal=method.method != "voita")
                     start = base if method.from_base else None
+                    options: Options | None
+                    if start and method.method == "joint" and heads is not None:
+                        options = self._continued(method.options, own, heads)
+                    else:
+                        options = self._options(method.options, own, anneal=method.method != "voita")
+                    if "freeze-weights" in own and heads == self.study.total:  # there is nothing to choose, or train
+                        options = None
                     yield self._run(method, heads, seed, options, suffix=suffix, start=start)
 
     @staticmethod
@@ -172,16 +185,22 @@ class _Maker:
         *,
         suffix: str,
         start: Run | None = None,
+        model: Path | None = None,
         score_heads: Sequence[str] | None = None,
         scored: bool = True,
     ) -> Run:
-        """A run that trains with *options*; if None, it takes the model of *start*, with K heads or those it scores."""
+        """A run that trains with *options*; if None, it takes a model as it is, with K heads or those it scores.
+
+        :param start: the run whose model it trains on or takes.
+        :param model: a trained model that it takes whole.
+        """
         name = f"{method.name}{suffix}-s{seed}"
         folder = self.folder / name
         recovery = method.recovery if scored else None
         teacher = self.base(seed) if method.distill else None
         steps: list[Step] = []
-        model = self._checkpoint(start.folder / "checkpoints") if start else None
+        if start:
+            model = self._model_of(start)
         kept: list[str] = []  # how the heads are given to what comes after the pruning
         chosen = folder / "kept.json"
         if options is not None:
@@ -193,7 +212,7 @@ class _Maker:
             command = (*_COMMAND, *words, "--out", str(chosen), *score_heads)
             steps.append(Step("score-heads", command, products=(chosen,), inputs=(model,)))
             kept = ["--kept-heads", str(chosen)]
-        elif options is None:
+        elif options is None and start:
             kept = ["--heads-to-keep", str(heads)]
         if recovery is not None:
             if score_heads is None:
@@ -227,7 +246,10 @@ class _Maker:
             model, kept, files = small, [], ()
         scores, translations = folder / SCORES, folder / TRANSLATIONS
         words = ["evaluate", str(model), "--data", str(study.data.folder.absolute()), "--split", study.split]
+        words += flags(study.data)
         words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen), *kept]
+        if (study.max_len_a, study.max_len_b) != (MAX_LEN_A, MAX_LEN_B):
+            words += ["--max-len-a", str(study.max_len_a), "--max-len-b", str(study.max_len_b)]
         words += ["--json", str(scores), "--translations", str(translations)]
         yield Step("evaluate", (*_COMMAND, *words), products=(scores, translations), inputs=(model, *files))
 
@@ -242,14 +264,14 @@ class _Maker:
         *inputs: Path,
     ) -> Step:
         source, target = self.study.data.languages
-        words = [sys.executable, "-m", "fairseq_cli.train", str(self._data_bin), "--user-dir", str(PACKAGE)]
+        words = [sys.executable, "-m", "fairseq_cli.train", self.study.data.training_data, "--user-dir", str(PACKAGE)]
         words += ["--source-lang", source, "--target-lang", target, "--save-dir", str(checkpoints)]
         words += ["--seed", str(seed), "--log-format", "json", "--no-progress-bar", "--no-epoch-checkpoints"]
         if start:
             words += ["--finetune-from-model", str(start)]
             inputs += (start,)
         if teacher:
-            model = self._checkpoint(teacher.folder / "checkpoints")
+            model = self._model_of(teacher)
             words += ["--distill-from", str(model)]
             inputs += (model,)
         return Step(
@@ -269,12 +291,32 @@ class _Maker:
         options = dict(DEFAULTS)
         for one in (self.study.recipe, *more):
             options |= one
-        if anneal and "cooldown-updates" not in options:
-            selection = options.get("head-selection", PruningConfig.head_selection)
-            # simple fixes the heads then, and the weights have the rest of the run to get used to them
-            share = 0.3 if selection == "simple" and "freeze-weights" not in options else 0.9
-            options["cooldown-updates"] = round(share * int(options["max-update"]))
-        return options
+        return self._annealed(options) if anneal else options
+
+    @staticmethod
+    def _annealed(options: Options) -> Options:
+        """Add the length of the cooldown where it is not given."""
+        if "cooldown-updates" in options:
+            return options
+        selection = options.get("head-selection", PruningConfig.head_selection)
+        # simple fixes the heads then, and the weights have the rest of the run to get used to them
+        share = 0.3 if selection == "simple" and "freeze-weights" not in options else 0.9
+        return options | {"cooldown-updates": round(share * int(options["max-update"]))}
+
+    def _continued(self, given: Options, own: Options, heads: int) -> Options:
+        """The options of a training that starts from the unpruned model, and chooses its heads; see `continued`."""
+        study = self.study
+        before = DEFAULTS | study.recipe
+        updates = int((study.recipe | study.base).get("max-update", 0))
+        options = continued.training(before, given, updates) | own
+        options |= continued.schedule(options, heads, study.total)
+        return self._annealed(options)
+
+    def _model_of(self, run: Run) -> Path:
+        """The checkpoint that a run leaves, or that stands for it."""
+        if run.method == "base" and self.study.trained:
+            return self.study.trained
+        return self._checkpoint(run.folder / "checkpoints")
 
     def _checkpoint(self, folder: Path) -> Path:
         return folder / f"checkpoint_{self.study.checkpoint}.pt"

@@ -16,12 +16,13 @@ covers the sentences only.
 The interval is ± q √(c + v). With c alone q would be Student's quantile of m − 1 degrees of freedom, with v alone of
 ν = n − 1; in between
 
-    q² = (1 − w) t²(m − 1) + w t²(ν)    with    w = v² / (c² + 2 (1 − 1/ν) c v + v²)
+    q² = (1 − w) t²(m − 1) + w t²(ν)    with    w = [v² / (c² + 2 (1 − 1/ν) c v + v²)] ^ (1.96 / z)^(2/ν)
 
-which for many seeds is the first term of Welch's series (1947, *Biometrika* 34:28). For few, where Welch's degrees of
-freedom give intervals that are too short, the weights were chosen so that 95% intervals cover what they should,
-whatever c / v is: ``tests/long/significance.py`` measures it. A p-value is the level at which the interval would end
-at 0, so that p < 0.05 where the 95% interval leaves 0 out.
+where z is the normal quantile of the level, 1.96 for 95%. For many seeds this is the first term of Welch's series
+(1947, *Biometrika* 34:28). For few, where the usual degrees of freedom (Satterthwaite 1946) give intervals that are too
+short, the weights were chosen so that intervals cover what they should, whatever c / v is, and that p-values hold at
+the small levels at which :func:`holm` looks: ``tests/long/significance.py`` measures both. A p-value is the level at
+which the interval would end at 0, so that p < 0.05 where the 95% interval leaves 0 out.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
+
+Runs = Mapping[int, Sequence[str]]
+"""The names of a method's runs, by seed: several of one seed where several of its trainings keep as many heads."""
+
+_Draw = list[tuple[float, str]]
+"""What one seed gives: a weighted sum of runs."""
 
 SAMPLES = 1000
 LEVEL = 0.05  # of significance
@@ -108,39 +115,38 @@ class Bootstrap:
     sentences: int
     signature: str = ""
 
-    def mean(self, runs: Sequence[str]) -> Estimate:
-        """The mean BLEU of runs that differ in their seeds."""
-        return self._estimate([(+1, [(run, None) for run in runs])])[0]
+    def mean(self, runs: Runs) -> Estimate:
+        """The mean BLEU over the seeds of a method."""
+        return self._estimate([[_draw(+1, names) for names in runs.values()]])[0]
 
-    def compare(self, ones: Mapping[int, str], others: Mapping[int, str]) -> Comparison | None:
+    def compare(self, ones: Runs, others: Runs) -> Comparison | None:
         """Compare two methods; None if one has no run.
 
-        :param ones: the runs of the one by their seeds.
-        :param others: the runs of the other, whose BLEU is subtracted.
+        :param others: those whose BLEU is subtracted.
         """
         if not ones or not others:
             return None
         seeds = sorted(ones.keys() & others.keys())
         if seeds:
-            estimate, p_value = self._estimate([(+1, [(ones[seed], others[seed]) for seed in seeds])])
+            groups = [[_draw(+1, ones[seed]) + _draw(-1, others[seed]) for seed in seeds]]
         else:
-            groups = [(sign, [(run, None) for run in runs.values()]) for sign, runs in ((+1, ones), (-1, others))]
-            estimate, p_value = self._estimate(groups)
+            groups = [[_draw(sign, names) for names in runs.values()] for sign, runs in ((+1, ones), (-1, others))]
+        estimate, p_value = self._estimate(groups)
         return Comparison(estimate, len(seeds), p_value, p_value)
 
-    def _estimate(self, groups: Sequence[tuple[int, Sequence[tuple[str, str | None]]]]) -> tuple[Estimate, float]:
+    def _estimate(self, groups: Sequence[Sequence[_Draw]]) -> tuple[Estimate, float]:
         """A sum of means with its interval, and the p-value of its being 0.
 
-        :param groups: for each mean its sign, and the draws of a seed it is the mean of: runs, or differences of two.
+        :param groups: for each mean the draws of a seed it is the mean of.
         """
         import numpy as np
 
-        def of(draws: Sequence[tuple[str, str | None]], values: Mapping[str, Any]) -> Array:
-            return np.array([values[one] - (0.0 if other is None else values[other]) for one, other in draws])
+        def of(draws: Sequence[_Draw], values: Mapping[str, Any]) -> Array:
+            return np.array([sum(weight * values[run] for weight, run in draw) for draw in draws])
 
-        scores = [sign * of(draws, self.scores) for sign, draws in groups]
+        scores = [of(draws, self.scores) for draws in groups]
         value = float(sum(one.mean() for one in scores))
-        samples = np.concatenate([sign * of(draws, self.resampled) for sign, draws in groups])
+        samples = np.concatenate([of(draws, self.resampled) for draws in groups])
         covariance = np.atleast_2d(np.cov(samples)) * self.sentences / max(1, self.sentences - 1)
         cuts = np.cumsum([len(one) for one in scores])[:-1]
         blocks = [np.split(rows, cuts, axis=1) for rows in np.split(covariance, cuts)]
@@ -157,6 +163,11 @@ class Bootstrap:
         seeds = sum(part for part, _ in parts)
         freedom = seeds**2 / sum(part**2 / degrees for part, degrees in parts) if seeds else math.inf
         return _interval(value, max(0.0, sentences), seeds, freedom, self.sentences, covers_seeds=True)
+
+
+def _draw(sign: int, names: Sequence[str]) -> _Draw:
+    """The mean of the runs of one seed: they are no independent draws of one."""
+    return [(sign / len(names), name) for name in names]
 
 
 def _interval(
@@ -186,12 +197,13 @@ def quantile(level: float, sentences: float, seeds: float, freedom: float, count
     :param freedom: ν, the degrees of freedom of v.
     :param count: m, the number of sentences.
     """
-    from scipy.stats import t
+    from scipy.special import ndtri, stdtrit  # the normal and Student's quantiles
 
-    square = t.isf(level / 2, count - 1) ** 2
+    square = float(stdtrit(count - 1, level / 2)) ** 2
     if seeds:
         weight = seeds**2 / (sentences**2 + 2 * (1 - 1 / freedom) * sentences * seeds + seeds**2)
-        square += weight * (t.isf(level / 2, freedom) ** 2 - square)
+        power = ndtri(LEVEL / 2) / min(ndtri(level / 2), -1e-9)
+        square += weight ** (power ** (2 / freedom)) * (float(stdtrit(freedom, level / 2)) ** 2 - square)
     return math.sqrt(square)
 
 
@@ -217,6 +229,7 @@ def bootstrap(results: Results) -> Bootstrap:
 
     references = _lines(results, "references.txt")
     metric = metrics(results.data)["bleu"]
+    metric._ref_cache = metric._cache_references([references])  # once for all runs
     seed = os.environ.get("SACREBLEU_SEED", "12345").lower()
     draws = np.random.default_rng(None if seed == "none" else int(seed))
     # how often each sentence is in each resample. Shape: (samples, sentences)
@@ -233,7 +246,7 @@ def bootstrap(results: Results) -> Bootstrap:
                 f"{RUNS}/{name}/{TRANSLATIONS} has {len(text)} lines, but there are {len(references)} references: "
                 "remove the folder of that run and start the sweep again"
             )
-        counts = np.array(metric._extract_corpus_statistics(text, [references]), dtype=np.float32)
+        counts = np.array(metric._extract_corpus_statistics(text, None), dtype=np.float32)
         scores[name] = float(metric._compute_score_from_stats(counts.sum(0, dtype=np.float64)).score)
         resampled[name] = np.array([metric._compute_score_from_stats(row).score for row in times @ counts])
     signature = metric.get_signature()

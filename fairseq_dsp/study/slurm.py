@@ -17,7 +17,7 @@ WHICH_SLURM = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"}
 """Variables that say which SLURM is asked, and as whom; all others of SLURM's tell commands what to do."""
 
 _GPUS = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
-_PASSING = re.compile(r"timed? ?out|[Uu]nable to contact|temporarily|[Tt]ry again|Connection re(fused|set)", re.I)
+_PASSING = re.compile(r"timed out|unable to contact|temporarily|try again|connection re(fused|set)", re.I)
 
 PATIENCE = 60.0
 """Seconds that a command of SLURM may take."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from .evaluate import MAX_LEN_A, MAX_LEN_B
+from .given import read_data
 from .options import Options, parse_options, read_options, total_heads
 from .prepared import PreparedData
 from .values import boolean, check_keys, closest, mapping, numbers
@@ -83,6 +84,7 @@ class Study:
     :param compact: whether pruned models are evaluated as compact ones.
     :param split: the text that is translated.
     :param compare: the name of a method that the report compares the others with, if any.
+    :param trained: the checkpoint of a model that is the unpruned one, instead of a training.
     """
 
     name: str
@@ -98,20 +100,24 @@ class Study:
     split: str = "test"
     beam: int = 5
     lenpen: float = 1.0
+    max_len_a: float = MAX_LEN_A
+    max_len_b: int = MAX_LEN_B
     compare: str | None = None
+    trained: Path | None = None
     local: dict[str, Any] = field(default_factory=dict)
     slurm: dict[str, Any] = field(default_factory=dict)
 
 
-def read_study(path: str | Path, *, data: str | None = None) -> Study:
+def read_study(path: str | Path, *, data: str | None = None, text: Mapping[str, Any] | None = None) -> Study:
     """Read and check a study file.
 
     :param data: another folder with the prepared corpus than the file names.
+    :param text: what is given of the text of a folder that fairseq-preprocess made; see :mod:`~.given`.
     :raises UserError: if the file cannot be read, or anything in it does not make sense.
     """
     content = _read(Path(path))
     try:
-        return _study(content, data)
+        return _study(content, data, text)
     except ValueError as error:
         raise UserError(f"the study {path}: {error}") from error
 
@@ -162,18 +168,20 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merged
 
 
-def _study(content: Mapping[str, Any], data: str | None) -> Study:
+def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any] | None) -> Study:
     check_keys(content, _STUDY_KEYS, "the study", required=("name", "data", "recipe", "methods"))
     name = content["name"]
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"name is {name!r}, but letters, digits, - and _ are expected")
     recipe = read_options(content["recipe"], "recipe")
     base = read_options(content.get("base") or {}, "base")
-    prepared = PreparedData.read(data or str(content["data"]))
+    split = mapping(content.get("evaluate") or {}, "evaluate").get("split", "test")
+    prepared = read_data(data or content["data"], split, text)
     prepared.check_trainable()
     total = total_heads(prepared, {**recipe, **base})
     evaluate = mapping(content.get("evaluate") or {}, "evaluate")
-    check_keys(evaluate, {"split", "beam", "lenpen"}, "evaluate")
+    evaluate = {str(key).replace("_", "-"): value for key, value in evaluate.items()}
+    check_keys(evaluate, {"split", "beam", "lenpen", "max-len-a", "max-len-b"}, "evaluate")
     prepared.check_split(evaluate.get("split", "test"))
     checkpoint = content.get("checkpoint", "best")
     if checkpoint not in ("best", "last"):
@@ -214,6 +222,8 @@ def _study(content: Mapping[str, Any], data: str | None) -> Study:
         split=evaluate.get("split", "test"),
         beam=numbers([evaluate.get("beam", 5)], "beam", int, 1, 1000)[0],
         lenpen=numbers([evaluate.get("lenpen", 1.0)], "lenpen", float, -100, 100)[0],
+        max_len_a=numbers([evaluate.get("max-len-a", MAX_LEN_A)], "max-len-a", float, 0, 1000)[0],
+        max_len_b=numbers([evaluate.get("max-len-b", MAX_LEN_B)], "max-len-b", int, 1, 10**6)[0],
         compare=compare,
         local=dict(mapping(content.get("local") or {}, "local")),
         slurm=dict(mapping(content.get("slurm") or {}, "slurm")),
@@ -248,7 +258,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     heads = numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
     penalties: tuple[float, ...] = ()
     if kind == "voita":
-        penalties = numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, math.inf)
+        penalties = numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, 1e9)
         if bool(penalties) == ("heads" in content):
             raise ValueError(
                 f"{name} needs either penalties, a list of numbers such as [0.0003, 0.001], or heads of its own"

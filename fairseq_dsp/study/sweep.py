@@ -3,21 +3,37 @@
 A study is a YAML file: the corpus, the recipe, the methods, the head counts and the seeds; scripts/studies/ has some.
 What several runs need, such as the unpruned model, is trained once. Every run leaves its result as soon as it has one,
 in RESULTS/runs/RUN, with its log. Interrupted at any moment, the same command goes on from there. A run that fails is
-told with the end of its log, and does not stop the others.
+told with the end of its log, and does not stop the others. Each run is done by one process at a time: started again
+with or without --slurm, a sweep waits for runs that jobs of an earlier one are still at.
+
+Before the first training everything is checked that can be: the options of every training, that each leaves the
+checkpoint that the study evaluates, the texts to train, validate and score on.
+
+Checkpoints may be removed to save space: what is finished stays finished, and what a new run needs of it is made again.
+A run's record, run.json, holds its options as fairseq resolved them, defaults included, and the version of this
+package. A changed study, or a version with other defaults, goes on where the change has no effect on what is there:
+options for logging or data loading; another checkpoint, text or beam before there are scores. Otherwise it is refused
+with what differs, and nothing is removed: results of different origin are not mixed. Those of another version with the
+same options stay, and the tables say so. To have runs scored anew without training, remove their result.json.
 
 the keys of a study (* must be given):
   name*         letters, digits, - and _          description   a sentence or two, for the report
-  data*         folder made by preprocess.sh      recipe*       options of fairseq-train, without the dashes
+  data*         folder made by preprocess.sh, or folder (of fairseq-preprocess), references, bpe, tokenizer, lowercase
+  recipe*       options of fairseq-train, without the dashes
   heads         numbers of heads K                seeds         default [1]
   base          options for the unpruned model    checkpoint    best (default) or last
-  evaluate      split, beam, lenpen               compact       false: score pruned models with masks
+  evaluate      split, beam, lenpen, max-len-a, max-len-b
+  compact       false: score pruned models with masks
   compare       a method, for the report          local         jobs, cores, gpus
-  slurm         partition, minutes, gpus, cpus, memory_gb …
+  slurm         partition, account, qos, constraint, minutes, cpus, gpus, memory_gb; at_a_time: jobs of an array that
+                run at once; array_size: jobs of an array at most (default: what the cluster takes); requeues: how
+                often a job may run out of time (default 100); setup: lines for the shell; additional: options of sbatch
   extends       another study, a path from this file's folder: its keys count where this one has none, and options are
                 merged one by one; the lists of heads, seeds and methods are replaced whole
   methods*      a list; of each method its name, or: method*, name, heads, seeds, options (of fairseq-train),
                 recovery (options of a further training with the heads held fixed), start (base: go on from the
-                unpruned model), distill (true: learn from the unpruned model's distribution too), and
+                unpruned model; joint does so with the recipe of `fairseq-dsp prune`, where its options say nothing),
+                distill (true: learn from the unpruned model's distribution too), and
                   joint       weights and importance train together (Li et al. 2021)
                   ste         the same with a straight-through gradient
                   pipelined   the importance alone trains, on the frozen base model
@@ -43,11 +59,12 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from . import given
 from .atomic import write_json, write_text
 from .checks import check_runs
 from .cluster import check_options, run_on_slurm
@@ -72,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", metavar="LIST", help="GPUs to use, such as 0,1 (default: all; '' for none)")
     parser.add_argument("--slurm", action="store_true", help="run as SLURM jobs; the study's slurm says how")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
+    given.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -79,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the study, the data or the results folder cannot be used, or a run failed.
     """
-    study = read_study(args.study, data=args.data)
+    study = read_study(args.study, data=args.data, text=given.given_by(args))
     results: Path = args.results or Path("results") / study.name
     local = _local(args, study)
     check_options(study.slurm)
@@ -89,11 +107,11 @@ def run(args: argparse.Namespace) -> None:
         print(text, file=sys.stderr)
     runs = with_wanted(runs, stale_steps)
     if args.dry_run:
-        _print_commands(runs)
+        print_commands(runs)
         return
-    with _lock(results), _interruptible():
-        _write_study(results, study, runs)
-        failures = _do(runs, results, study, local, slurm=args.slurm)
+    with alone(results), interruptible():
+        write_study(results, study, runs)
+        failures = do_runs(runs, results, study, local, slurm=args.slurm)
     print(f"\n{summary_table(read_results(results))}\n")
     if failures:
         raise UserError(
@@ -103,7 +121,11 @@ def run(args: argparse.Namespace) -> None:
     print(f"All {len(runs)} runs are done. Tables and pictures: fairseq-dsp report {results}")
 
 
-def _do(runs: list[Run], results: Path, study: Study, local: Local, *, slurm: bool) -> list[str]:
+def do_runs(runs: Sequence[Run], results: Path, study: Study, local: Local, *, slurm: bool = False) -> list[str]:
+    """Do what is missing of some runs, with a progress bar and the time left.
+
+    :return: the names of the runs that failed, told with the end of their logs.
+    """
     from tqdm import tqdm
 
     def say(text: str) -> None:
@@ -182,7 +204,7 @@ def _check_study(results: Path, study: Study) -> None:
         raise UserError(f"{results} holds the study {there}, not {study.name}: give another folder with --results")
 
 
-def _write_study(results: Path, study: Study, runs: list[Run]) -> None:
+def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
     """Leave beside the results what the report needs of the study and of the corpus."""
     content = {
         "name": study.name,
@@ -205,7 +227,8 @@ def _write_study(results: Path, study: Study, runs: list[Run]) -> None:
         write_json(path, content)
 
 
-def _print_commands(runs: list[Run]) -> None:
+def print_commands(runs: Sequence[Run]) -> None:
+    """Print the commands that are still to be run."""
     for run in runs:
         if is_done(run):
             print(f"# {run.name}: done")
@@ -216,25 +239,24 @@ def _print_commands(runs: list[Run]) -> None:
 
 
 @contextlib.contextmanager
-def _lock(results: Path) -> Iterator[None]:
-    """Keep other sweeps out of the results folder; the system frees the lock however this process ends."""
+def alone(results: Path, command: str = "sweep") -> Iterator[None]:
+    """Keep other commands out of the results folder; the system frees the lock however this process ends."""
     try:
         with locked(results / LOCK, lambda text: print(text, file=sys.stderr)):
             yield
     except LockedError as error:
         raise UserError(
-            f"another sweep ({error}) is at work in {results}: wait until it ends, or give another folder with "
-            "--results"
+            f"another {command} ({error}) is at work in {results}: wait until it ends, or give another folder"
         ) from error
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """On Ctrl-C or a request to terminate, kill the commands and say how to go on."""
 
     def stop(number: int, _: object) -> None:
         stop_all()
-        print("\nstopped: start the same sweep again, and it does only what is missing", file=sys.stderr, flush=True)
+        print("\nstopped: give the same command again, and it does only what is missing", file=sys.stderr, flush=True)
         os._exit(128 + number)  # threads still wait for the commands
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

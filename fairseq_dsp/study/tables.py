@@ -51,18 +51,17 @@ def table_lines(results: Results, found: Bootstrap, against: str | None = None) 
     if against is not None and against not in names:
         raise UserError(f"the study has no method {against} to compare with: give one of {', '.join(names)}")
     rows = results.rows()
-    bases = {run["seed"]: run["run"] for row in rows if row.label == BASE for run in row.runs}
-    others = {row.heads: {run["seed"]: run["run"] for run in row.runs} for row in rows if row.label == against}
+    bases = next((row.seeds for row in rows if row.label == BASE), {})
+    others = {row.heads: row.seeds for row in rows if row.label == against}
     to_base, to_other = [], []
     for row in rows:
-        own = {run["seed"]: run["run"] for run in row.runs}
-        to_base.append(None if row.label == BASE else found.compare(own, bases))
-        to_other.append(None if row.label in (BASE, against) else found.compare(own, others.get(row.heads, {})))
+        to_base.append(None if row.label == BASE else found.compare(row.seeds, bases))
+        to_other.append(None if row.label in (BASE, against) else found.compare(row.seeds, others.get(row.heads, {})))
     lines = []
     for row, base, other in zip(rows, _corrected(to_base), _corrected(to_other), strict=True):
         losses = [loss for run in row.runs if (loss := results.valid_loss(run)) is not None]
         valid_loss = statistics.fmean(losses) if len(losses) == len(row.runs) else None
-        lines.append(Line(row, valid_loss, found.mean([run["run"] for run in row.runs]), base, other))
+        lines.append(Line(row, valid_loss, found.mean(row.seeds), base, other))
     return lines
 
 
@@ -93,7 +92,7 @@ def cells(line: Line) -> list[str]:
     return [
         row.title,
         str(row.heads),
-        str(len(row.runs)),
+        str(len(row.seeds)),
         "" if line.valid_loss is None else f"{line.valid_loss:.3f}",
         f"{row.mean('bleu'):.2f}",
         "" if spread is None else f"{spread:.2f}",
@@ -192,7 +191,7 @@ def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
         row, spread = line.row, line.row.spread("bleu")
         writer.writerow(
             [
-                *(row.title, row.heads, len(row.runs)),
+                *(row.title, row.heads, len(row.seeds)),
                 *map(_rounded, (line.valid_loss, row.mean("bleu"), spread, line.bleu.half)),
                 _covered(line.bleu),
                 *_csv_cells(line.to_base),

@@ -4,15 +4,16 @@ N independent choices z with the log-odds θ, conditioned on their number:
 
     p(z) = exp(Σ_h θ_h z_h) / Z   over all z in {0, 1}^N with Σ_h z_h = K,
 
-where Z is the elementary symmetric polynomial of degree K in exp(θ). Its log's gradient is the mean μ = E[z] (their
-theorem 1) and its Hessian is Cov(z).
+where Z is the elementary symmetric polynomial of degree K in exp(θ). Its log's gradient is the mean μ = E[z], and its
+Hessian is Cov(z).
 
-They compute it head by head, in N steps. Here it is a tree of about log N levels, each of them a handful of operations
-on all its nodes at once: blocks of up to :data:`_BLOCK` heads, of which all subsets are listed, then pairs of nodes,
-whose polynomials' product is a convolution of coefficients. Every node has, for each count c of chosen heads below it,
-the chances of each way to split c among what lies below; with these, samples, marginals and products with Cov(z) go
-down the tree in plain sums of products. Only the chances themselves need the log space. All is in float64 where the
-scores are, in O(N · K) time and memory; shapes depend on N and K alone, and nothing waits for a GPU.
+They compute it head by head, in N steps (algorithms 1 and 2). Here it is a tree of about log N levels, each of them a
+handful of operations on all its nodes at once: blocks of up to :data:`_BLOCK` heads, of which all subsets are listed,
+then pairs of nodes, whose polynomials' product is a convolution of coefficients. Every node has, for each count c of
+chosen heads below it, the chances of each way to split c among what lies below; with these, samples, marginals and
+products with Cov(z) go down the tree in plain sums of products. Only the chances themselves need the log space. All is
+in float64 where the scores are, in O(N · K) time and memory; shapes depend on N and K alone, and nothing waits for a
+GPU.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class KSubset:
 
     @property
     def marginals(self) -> Tensor:
-        """μ, the chance of each head to be chosen (their theorem 1), differentiable once. *Shape:* that of θ."""
+        """μ, the chance of each head to be chosen, differentiable once. *Shape:* that of θ."""
         marginals: Tensor = _Marginals.apply(self._odds, self)
         return marginals.reshape(self.shape)
 

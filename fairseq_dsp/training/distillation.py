@@ -18,6 +18,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 
 from ..errors import UserError
+from ..model.dictionaries import fitting
 
 
 class Teacher:
@@ -37,15 +38,9 @@ class Teacher:
             raise UserError(f"--distill-from {path} is missing: give the checkpoint of a trained model")
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
         state.pop("task_state", None)  # the training's own is another
-        try:
-            with _generators_untouched():
-                # with --eval-bleu a task keeps a generator for the last model it built: the copy may keep this one
-                (model,), _ = checkpoint_utils.load_model_ensemble([path], task=copy.copy(task), state=state)
-        except RuntimeError as error:  # of sizes that differ
-            raise UserError(
-                f"--distill-from {path} cannot be loaded with this training's dictionaries "
-                f"({str(error).splitlines()[-1].strip()}): give a model that was trained on the same data-bin"
-            ) from error
+        with _generators_untouched(), fitting(f"--distill-from {path}", "this training's data-bin"):
+            # with --eval-bleu a task keeps a generator for the last model it built: the copy may keep this one
+            (model,), _ = checkpoint_utils.load_model_ensemble([path], task=copy.copy(task), state=state)
         if not isinstance(model, FairseqEncoderDecoderModel):
             raise UserError(
                 f"--distill-from {path} holds a {type(model).__name__}, but a model with an encoder and a decoder is "

@@ -15,7 +15,7 @@ import fairseq_dsp
 from fairseq_dsp.cli import main
 from fairseq_dsp.compact.folder import _sha256_of
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.preparation.text import tokenise
+from fairseq_dsp.preparation.tokens import tokenise
 
 from .conftest import HEADS
 
@@ -77,7 +77,7 @@ def test_text_is_tokenised_as_for_training(folder, tmp_path):
     (tmp_path / "copy/config.json").write_text(json.dumps(config))
     model = fairseq_dsp.from_pretrained(tmp_path / "copy")
     tokenised = [model._tokenised(sentence) for sentence in text]
-    assert tokenised == tokenise(text, "xx", lowercase=True)
+    assert tokenised == list(tokenise(text, "xx", lowercase=True))
     assert tokenised[0].endswith("in den u.s .")
     assert " well-known " in tokenised[0]
 
@@ -135,6 +135,21 @@ def test_a_folder_names_its_own_files_only(folder, tmp_path, name, change):
     copy = altered(folder, tmp_path / "copy", lambda config: config | change)
     with pytest.raises(UserError, match=f"names {name}, but only files of its own folder are read"):
         fairseq_dsp.from_pretrained(copy)
+
+
+def test_a_checkpoint_exports_into_the_folder_only(compact, tiny_data, tmp_path, capsys):
+    data, language = tmp_path / "in/data", "x/../../escaped"
+    (data / "dict.x").mkdir(parents=True)
+    shutil.copy(tiny_data / "dict.yy.txt", data)
+    shutil.copy(tiny_data / "dict.xx.txt", data / f"dict.{language}.txt")
+    state = torch.load(compact)
+    state["cfg"]["task"].update(source_lang=language, target_lang="yy")
+    torch.save(state, tmp_path / "hostile.pt")
+    out = tmp_path / "somewhere/deep/out"
+    out.parent.mkdir(parents=True)
+    assert main(["export-folder", str(tmp_path / "hostile.pt"), str(out), "--data", str(data)]) == 1
+    assert "has the language x/../" in capsys.readouterr().err
+    assert list(out.parent.iterdir()) == []
 
 
 def test_the_model_of_a_folder_is_made_of_no_other_file(folder, tmp_path):

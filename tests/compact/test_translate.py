@@ -18,7 +18,9 @@ from fairseq_dsp.errors import UserError
 def model(compact: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     target = tmp_path_factory.mktemp("folder") / "model"
     assert main(["export-folder", str(compact), str(target), "--data", str(tiny_data)]) == 0
-    return fairseq_dsp.from_pretrained(target)
+    model = fairseq_dsp.from_pretrained(target)
+    model.folder = target
+    return model
 
 
 def test_blank_stays_blank(model: Any) -> None:
@@ -34,6 +36,24 @@ def test_blank_stays_blank(model: Any) -> None:
 def test_white_space_is_read_as_in_the_preparation(model: Any) -> None:
     (expected,) = model.translate(["ba di fo"])
     assert model.translate([" ba\u00a0di\t\u2028 fo\r\n", "ba\u2581di\u3000fo"]) == [expected, expected]
+
+
+def test_text_is_normalised_where_that_of_training_was(model: Any, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    from fairseq_dsp.compact.folder import _sha256_of
+
+    folder = tmp_path / "copy"
+    shutil.copytree(model.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["normalise"] is None
+    config["normalise"] = "nfkc"
+    config["sha256"]["config.json"] = _sha256_of(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    again = fairseq_dsp.from_pretrained(folder)
+    assert again.translate(["ba ｄｉ"]) == model.translate(["ba di"])
+    assert again._encode("ba ｄｉ").tolist() == model._encode("ba di").tolist() != model._encode("ba ｄｉ").tolist()
 
 
 def test_a_long_sentence_is_cut_and_told(model: Any) -> None:

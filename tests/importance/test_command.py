@@ -75,6 +75,7 @@ def test_greedy_on_a_sample_of_train_is_reproducible(trained: Path, tiny_data: P
         ("--split nowhere", "has no split nowhere: give train or valid"),
         ("--heads-to-keep 13", "13 heads are to be kept of 12: give a number from 0 to 12"),
         ("--heads-to-keep 3 --min-heads-per-module 1", "need 6 heads in all, but only 3"),
+        ("--sentences 3 --seed -1", "--seed is -1, but it must be 0 or more"),
         ("--heads-to-keep 3 --steps 0", "--steps is 0, but it must be 1 or more"),
         ("--sentences 0", "--sentences is 0"),
         ("--data elsewhere", "the corpus elsewhere is missing"),

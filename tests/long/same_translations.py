@@ -36,7 +36,7 @@ import fairseq_dsp
 from fairseq_dsp.cli import main as main_command
 from fairseq_dsp.compact.checkpoint import TrainedModel
 from fairseq_dsp.compact.data import preparation, task_of
-from fairseq_dsp.compact.export_ctranslate2 import converter
+from fairseq_dsp.compact.export_ctranslate2 import convert
 from fairseq_dsp.model import PrunableTransformer
 
 BEAM, BATCH, TIE, LONGEST = 5, 50, 1e-5, 200
@@ -173,8 +173,7 @@ def main() -> None:
         row(name, translate(task, make(), args.split))
     for kind in ("float32", "int8"):
         with tempfile.TemporaryDirectory() as folder:
-            with contextlib.redirect_stdout(io.StringIO()):
-                converter(trained, task).convert(folder, quantization=kind, force=True)
+            convert(trained, task, Path(folder), kind)
             row(f"CTranslate2 {kind}", translate_with_engine(task, Path(folder), args.split))
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from fairseq_dsp.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -26,8 +30,14 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def prepare(*args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run ``fairseq-dsp prepare`` to its end; with ``check`` it has to succeed."""
-    done = subprocess.run(command(*args), capture_output=True, text=True, env=environment(), timeout=300)
+    """Run ``fairseq-dsp prepare`` to its end, in this process; with ``check`` it has to succeed."""
+    printed, told = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told):
+        try:
+            status = main(["prepare", *map(str, args)])
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else 1
+    done = subprocess.CompletedProcess(list(map(str, args)), status, printed.getvalue(), told.getvalue())
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

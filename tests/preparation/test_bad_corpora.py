@@ -55,7 +55,7 @@ BREAKING: dict[str, tuple[Callable[[Path], object], list[str]]] = {
             preparing.write(raw / "val.de", ["text", ""]),
             preparing.write(raw / "val.en", ["", "text"]),
         ),
-        ["no line with text on both sides"],
+        ["no pair of valid with text on both sides is left"],
     ),
 }
 

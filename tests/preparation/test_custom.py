@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import tempfile
 from pathlib import Path
 
 import preparing
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.preparation.custom import hold_out, ready_splits
+from fairseq_dsp.preparation.custom import choose, ready_splits, whole_text
+from fairseq_dsp.preparation.texts import Texts
 
 SENTENCES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=2, max_size=60)
 
@@ -22,16 +25,37 @@ def test_nothing_held_out_is_known_from_training(
     pairs: list[tuple[int, int]], sizes: tuple[int, int], seed: int
 ) -> None:
     sides = [f"s{a}" for a, _ in pairs], [f"t{b}" for _, b in pairs]
-    try:
-        splits = hold_out(sides, *sizes, seed)
-    except UserError:
-        return
-    assert [len(split[0]) for split in splits[1:]] == list(sizes)
-    for side in (0, 1):
-        train, valid, test = (split[side] for split in splits)
-        assert sorted([*train, *valid, *test]) == sorted(sides[side])
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [preparing.write(Path(folder) / f"t.{x}", side) for x, side in zip(("de", "en"), sides, strict=True)]
+        texts = Texts(Path(folder), ("de", "en"))
+        try:
+            whole_text(("de", "en"), paths, *sizes, seed).write_raw(texts)
+        except UserError:
+            return
+        texts.finish([])
+        splits = {
+            (name, x): preparing.lines(path) if (path := Path(folder) / f"{name}.{x}").exists() else []
+            for name in ("train", "valid", "test")
+            for x in ("de", "en")
+        }
+    assert (len(splits["valid", "de"]), len(splits["test", "de"])) == sizes
+    for side, language in zip(sides, ("de", "en"), strict=True):
+        train, valid, test = (splits[name, language] for name in ("train", "valid", "test"))
+        assert sorted([*train, *valid, *test]) == sorted(side)
         assert not {*valid, *test} & {*train}
         assert not {*valid} & {*test}
+
+
+def test_the_choice_is_that_of_earlier_versions() -> None:
+    """A sample of the places of all pairs that may be held out, whatever blocks these are looked for in."""
+    import numpy as np
+
+    draw = random.Random(7)
+    single = [draw.random() < 0.6 for _ in range(3000)]
+    places = [place for place, good in enumerate(single) if good]
+    chosen = random.Random(5).sample(places, 300)
+    expected = {place: "valid" if i < 100 else "test" for i, place in enumerate(chosen)}
+    assert choose(np.array(single), 100, 200, 5) == expected
 
 
 def test_two_files(small_multi30k: Path, tmp_path: Path) -> None:
@@ -43,7 +67,7 @@ def test_two_files(small_multi30k: Path, tmp_path: Path) -> None:
         (tmp_path / f"mine.{language}").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(text).encode())
     out = tmp_path / "new" / "out"
     done = preparing.prepare("custom", tmp_path / "mine.de", tmp_path / "mine.en", out, "--vocab-size", 600)
-    assert "left out 1 pairs" in done.stdout
+    assert "train: left out 1 pairs with a blank side" in done.stdout
     summary = json.loads((out / "prepare.json").read_text())
     assert (summary["source_lang"], summary["target_lang"]) == ("de", "en")
     assert summary["pairs"] == {"train": 271, "valid": 14, "test": 14}
@@ -58,7 +82,9 @@ def test_ready_splits(small_multi30k: Path, tmp_path: Path) -> None:
     )
     corpus = ready_splits(("en", "de"), train, valid, tests)
     assert corpus.test_sets == ["test_2016_flickr", "test_2017_flickr"]
-    corpus.write_raw(tmp_path)
+    texts = Texts(tmp_path, ("en", "de"))
+    corpus.write_raw(texts)
+    texts.finish(corpus.splits())
     assert preparing.lines(tmp_path / "test1.de") == preparing.lines(Path(f"{tests[1]}.de"))
     assert preparing.lines(tmp_path / "valid.en") == preparing.lines(Path(f"{valid}.en"))
 

@@ -11,6 +11,7 @@ import preparing
 import pytest
 
 from fairseq_dsp.preparation import corpora as known
+from fairseq_dsp.preparation.texts import Texts
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +74,22 @@ def test_training_text_is_cleaned_and_split(prepared: Path) -> None:
 
 def test_every_23rd_pair_is_for_validation() -> None:
     source = [f"Satz {i}" for i in range(100)]
-    train, valid = known.module("iwslt14").split_train(source, source)
-    assert valid[0] == ["satz 22", "satz 45", "satz 68", "satz 91"]
-    assert train[0] == [line.lower() for i, line in enumerate(source) if i % 23 != 22]
+    found = list(known.module("iwslt14").split_train(zip(source, source, strict=True)))
+    assert [a for name, a, _ in found if name == "valid"] == ["satz 22", "satz 45", "satz 68", "satz 91"]
+    assert [b for name, _, b in found if name == "train"] == [x.lower() for i, x in enumerate(source) if i % 23 != 22]
 
 
 def test_ratio_and_length_limits() -> None:
     good = [("a b", "a b c"), ("x " * 175, "x " * 175)]
     bad = [("a b", "a b c d"), ("a b c d", "a b"), ("x " * 176, "x " * 175), ("", "")]
     pairs = [*good, *bad, *[("fill", "fill")] * 30]
-    train, valid = known.module("iwslt14").split_train([a for a, _ in pairs], [b for _, b in pairs])
-    assert len(train[0]) + len(valid[0]) == 32
+    assert len(list(known.module("iwslt14").split_train(pairs))) == 32
+
+
+def write_raw(corpus: known.Corpus, folder: Path) -> None:
+    texts = Texts(folder, corpus.languages)
+    corpus.write_raw(texts)
+    texts.close()
 
 
 def test_tokenised_text_with_its_codes(corpora: Path, tmp_path: Path) -> None:
@@ -102,7 +108,7 @@ def test_tokenised_text_with_its_codes(corpora: Path, tmp_path: Path) -> None:
     assert corpus.codes == small / "code"
     assert not corpus.detokenised
     (tmp_path / "raw").mkdir()
-    corpus.write_raw(tmp_path / "raw")
+    write_raw(corpus, tmp_path / "raw")
     assert preparing.lines(tmp_path / "raw" / "test.en")[0].startswith("You know, ")
 
     arguments.raw_dir, arguments.vocab_size = [small], 500
@@ -111,5 +117,5 @@ def test_tokenised_text_with_its_codes(corpora: Path, tmp_path: Path) -> None:
     assert corpus.detokenised
     for path in small.glob("test.*"):
         preparing.write(path, preparing.lines(path)[:200])
-    corpus.write_raw(tmp_path / "raw")
+    write_raw(corpus, tmp_path / "raw")
     assert preparing.lines(tmp_path / "raw" / "test.en")[0].startswith("you know, ")

@@ -18,6 +18,7 @@ import pytest
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.preparation import corpora as known
+from fairseq_dsp.preparation.texts import Texts
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +192,17 @@ def test_download(mirror: tuple[Server, Path], corpora: Path, tmp_path: Path) ->
 
     (folder / "val.en.gz").write_bytes(gzip.compress(b"not the corpus\n"))
     with pytest.raises(UserError, match="expected 1f2a23d992769b"):
-        corpus.write_raw(raw)
+        corpus.write_raw(Texts(raw, ("de", "en")))
     (folder / "val.en.gz").write_bytes(good[: len(good) // 2])
     with pytest.raises(UserError, match="not a whole gzip file"):
-        corpus.write_raw(raw)
+        corpus.write_raw(Texts(raw, ("de", "en")))
     assert sorted(path.name for path in downloads.iterdir()) == ["train.de.gz", "train.en.gz", "val.de.gz"]
 
     (folder / "val.en.gz").write_bytes(good)
     server.asked.clear()
-    corpus.write_raw(raw)
+    texts = Texts(raw, ("de", "en"))
+    corpus.write_raw(texts)
+    texts.finish(corpus.splits())
     assert "/train.de.gz" not in server.asked
     assert "/val.en.gz" in server.asked
     for split, name in {"train": "train", "test3": "test_2018_flickr"}.items():

@@ -14,6 +14,7 @@ import preparing
 import pytest
 
 from fairseq_dsp.preparation.corpora import module
+from fairseq_dsp.preparation.texts import Texts
 
 DRAW = """
 import random, sys
@@ -52,7 +53,9 @@ def test_no_sentence_twice(tmp_path: Path) -> None:
     corpora = [phrases.phrases(("en", "de"), (size, 100, 100), 1) for size in (3000, 4000)]
     for corpus, folder in zip(corpora, (tmp_path / "a", tmp_path / "b"), strict=True):
         folder.mkdir()
-        corpus.write_raw(folder)
+        texts = Texts(folder, corpus.languages)
+        corpus.write_raw(texts)
+        texts.finish(corpus.splits())
     for language in ("de", "en"):
         splits = [preparing.lines(tmp_path / "a" / f"{name}.{language}") for name in ("train", "valid", "test")]
         assert [len(split) for split in splits] == [3000, 100, 100]

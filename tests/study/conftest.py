@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,23 +30,6 @@ TINY_RECIPE = {
 def tiny_recipe() -> dict[str, Any]:
     """The recipe of `write_study`."""
     return TINY_RECIPE
-
-
-@pytest.fixture(scope="session")
-def prepared(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny corpus as the data preparation would leave it; ``xx`` → ``yy``, 20 test sentences."""
-    folder = tmp_path_factory.mktemp("prepared")
-    shutil.copytree(tiny_data, folder / "data-bin")
-    (folder / "raw").mkdir()
-    for split in ("valid", "test"):
-        for language in ("xx", "yy"):
-            shutil.copy(tiny_data.parent / f"{split}.{language}", folder / "raw")
-    summary = {
-        "corpus": "tiny", "source_lang": "xx", "target_lang": "yy", "data_bin": "data-bin", "bpe": "subword-nmt",
-        "tokenizer": "none", "lowercase": False, "references": {"test": "raw/test.yy"}, "key": "tiny",
-    }  # fmt: skip
-    (folder / "prepare.json").write_text(json.dumps(summary), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="session")

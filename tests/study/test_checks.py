@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 import support
 import yaml
-from conftest import Completed
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.study.checks import check_runs
 from fairseq_dsp.study.runs import Run, expand
 from fairseq_dsp.study.study import read_study
+
+Completed = subprocess.CompletedProcess[str]
 
 BLEU = {"best-checkpoint-metric": "bleu", "eval-bleu": True, "maximize-best-checkpoint-metric": True}
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.study import sweep
+from fairseq_dsp.study import report, sweep
 from fairseq_dsp.study.atomic import write_json
 from fairseq_dsp.study.records import begin, check_records
 from fairseq_dsp.study.results import read_results, summary_table
@@ -73,6 +73,11 @@ def test_a_record_holds_what_the_run_was_made_from(results: Path) -> None:
     assert (train["max_update"], train["freeze_weights"], train["dropout"]) == (6, True, 0.1)
     assert (recover["head_selection"], recover["freeze_weights"]) == ("fixed", False)
     assert (train["attention_dropout"], train["pruning_lr"], train["seed"]) == (0.0, 0.2, 1)  # defaults
+    michel = json.loads(records(results)["michel-k6-s1"].read_text())["resolved"]
+    assert michel == {
+        "score-heads": {"split": "valid", "sentences": None, "seed": 1, "heads_to_keep": 6, "steps": 2,
+                        "min_heads_per_module": 0}
+    }  # fmt: skip
     for run in read_results(results).runs:
         assert run["version"] == __version__
         assert run.get("processes") == (None if run["method"] == "michel" else 1)
@@ -143,7 +148,9 @@ def test_another_version_is_told(results: Path, plan: Sweep) -> None:
     found = read_results(results)
     assert "by version 0.0.1 base-s1" in summary_table(found)
     change(results / "runs/michel-k6-s1/result.json", processes=2)
-    assert "trained by 2 process(es) michel-k6-s1" in read_results(results).mixture
+    found = read_results(results)
+    assert "trained by 2 process(es) michel-k6-s1" in found.mixture
+    assert found.mixture in report._markdown(found, [], {})
 
 
 def test_a_study_is_mended_before_it_has_scores(results: Path, plan: Sweep) -> None:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ import pytest
 import torch
 import yaml
 
-from fairseq_dsp.study import local, runner
+from fairseq_dsp.study import local, runner, sweep
 from fairseq_dsp.study.atomic import write_json
+from fairseq_dsp.study.cluster import Job
 from fairseq_dsp.study.local import Local, run_locally
 from fairseq_dsp.study.lock import locked
 from fairseq_dsp.study.runner import RunError, execute, is_done, missing_steps, progress, with_wanted
@@ -103,6 +105,9 @@ def test_what_another_run_needs_is_made_again(tmp_path: Path) -> None:
     assert all(map(is_done, runs))
     assert done(base)[3:] == ["train"]  # not scored again
     assert (base.folder / "result.json").read_text() == result
+    remove(base, ".train.done")  # as if it was killed while it was made again, half done
+    assert not is_done(with_wanted([base, replace(second, name="third", folder=tmp_path / "third")])[0])
+    execute(runs[0])
     remove(second, "result.json", "scores")
     remove(base, "model")
     assert is_done(with_wanted([base, second])[0])  # the second has its own model
@@ -185,7 +190,11 @@ def test_a_training_that_had_ended_is_not_started_again(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_read_is_the_fault_of_that_run_alone(tmp_path: Path) -> None:
     run = training(tmp_path)
     (run.folder / "checkpoints/checkpoint_last.pt").write_text("half")
-    with pytest.raises(RunError, match=r"checkpoint_last\.pt .*; without the folder .*checkpoints the training starts"):
+    told = r"checkpoint_last\.pt cannot be read .*; without the folder .*checkpoints the training starts anew"
+    with pytest.raises(RunError, match=told):
+        execute(run)
+    torch.save({"model": {}}, run.folder / "checkpoints/checkpoint_last.pt")
+    with pytest.raises(RunError, match=told):
         execute(run)
 
 
@@ -233,9 +242,22 @@ def test_a_run_is_done_once_by_two_processes(tmp_path: Path) -> None:
     assert is_done(run)
 
 
+def test_two_copies_of_a_job_do_a_run_once(tmp_path: Path) -> None:
+    """As when a job has two tasks; the one that comes second waits for the other."""
+    run = chain(tmp_path, "one", train="sleep 0.3; touch model")
+    job = Job(run, {})
+    copies = [multiprocessing.get_context("fork").Process(target=job) for _ in range(2)]
+    for copy in copies:
+        copy.start()
+    for copy in copies:
+        copy.join()
+    assert [copy.exitcode for copy in copies] == [0, 0]
+    assert done(run) == ["train", "compact", "evaluate"]
+
+
 def test_a_cleaned_up_study_goes_on(
     finished: tuple[Path, Any], tmp_path: Path, write_study: Callable[..., Path], dsp: Callable[..., Any],
-    table: Callable[..., str],
+    table: Callable[..., str], capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """All checkpoints and a result are removed; what is made again is what it was."""
     results = tmp_path / "results"
@@ -250,10 +272,10 @@ def test_a_cleaned_up_study_goes_on(
     (results / "references.txt").unlink()
     (results / "study.json").write_text("{")
     study = write_study(methods=yaml.safe_load((finished[0] / "study.yaml").read_text())["methods"][:3])
-    arguments = ["sweep", study, "--results", results, "--jobs", 1, "--cores", 1]
-    planned = dsp(*arguments, "--dry-run").stdout
-    assert planned.count("fairseq_cli.train") == 1  # the unpruned model, for the third run
-    dsp(*arguments)
+    options = {"study": study, "results": results, "data": None, "jobs": 1, "cores": 1, "gpus": "", "slurm": False}
+    sweep.run(Namespace(**options, dry_run=True))
+    assert capsys.readouterr().out.count("fairseq_cli.train") == 1  # the unpruned model, for the third run
+    dsp("sweep", study, "--results", results, "--jobs", 1, "--cores", 1)
     assert table(results, only) == before
     assert (results / "runs/base-s1/result.json").read_text() == base
     assert not (results / "runs/joint-k6-s1/checkpoints/checkpoint_best.pt").exists()

@@ -48,7 +48,7 @@ def test_the_resamples_are_those_of_sacrebleu(made_up: Results) -> None:
 
 def test_one_run_has_an_interval_over_the_sentences(made_up: Results) -> None:
     found = bootstrap(made_up)
-    one = found.mean(["joint-k6-s1"])
+    one = found.mean({1: ["joint-k6-s1"]})
     m = len(REFERENCES)
     expected = stats.t.ppf(0.975, m - 1) * found.resampled["joint-k6-s1"].std(ddof=1) * np.sqrt(m / (m - 1))
     assert one.half == pytest.approx(expected)
@@ -62,9 +62,9 @@ SCORES = {1: 30.2, 2: 29.1, 3: 31.4, 4: 30.0}
 BASES = {1: 30.9, 2: 30.1, 3: 31.6, 4: 31.2}
 
 
-def runs(letter: str, scores: dict[int, float]) -> tuple[dict[int, str], dict[str, float]]:
+def runs(letter: str, scores: dict[int, float]) -> tuple[dict[int, list[str]], dict[str, float]]:
     """The names of a method's runs by seed, and their scores by name."""
-    return {s: f"{letter}{s}" for s in scores}, {f"{letter}{s}": score for s, score in scores.items()}
+    return {s: [f"{letter}{s}"] for s in scores}, {f"{letter}{s}": score for s, score in scores.items()}
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 4])
@@ -79,7 +79,7 @@ def test_where_only_the_seeds_vary_it_is_students_test(seeds: int) -> None:
     interval = student.confidence_interval()
     assert (compared.difference.low, compared.difference.high) == pytest.approx((interval.low, interval.high))
     assert (compared.pairs, compared.difference.covers_seeds) == (seeds, True)
-    mean = found.mean(list(a.values()))
+    mean = found.mean(a)
     alone = stats.ttest_1samp(list(ones.values()), 0).confidence_interval()
     assert (mean.low, mean.high) == pytest.approx((alone.low, alone.high))
     # of other seeds, it is Welch's test of two samples
@@ -97,9 +97,9 @@ def test_the_sentences_common_to_the_seeds_add_to_the_variance() -> None:
         found = drawn(0.5, scores, own=own)
         share = seeds**2 / (0.5**2 + 2 * (2 / 3) * 0.5 * seeds + seeds**2)
         q = np.sqrt((1 - share) * stats.norm.ppf(0.975) ** 2 + share * stats.t.ppf(0.975, 3) ** 2)
-        assert found.mean(list(names.values())).half == pytest.approx(q * np.sqrt(0.5 + seeds), rel=1e-6)
+        assert found.mean(names).half == pytest.approx(q * np.sqrt(0.5 + seeds), rel=1e-6)
     # the same runs without a spread of the seeds: the sentences alone
-    alike = drawn(0.5, dict.fromkeys(scores, 30.0)).mean(list(names.values()))
+    alike = drawn(0.5, dict.fromkeys(scores, 30.0)).mean(names)
     assert alike.half == pytest.approx(stats.norm.ppf(0.975) * np.sqrt(0.5), rel=1e-6)
 
 
@@ -109,13 +109,10 @@ def test_p_and_the_interval_agree() -> None:
         for _ in range(20):
             scores = dict(enumerate(draw.normal(0.5, 1.0, n)))
             names, named = runs("a", scores)
-            found = drawn(draw.uniform(0, 0.5), named | {"b0": 0.0}, own=0.1)
-            bases = {seed: f"b{seed}" for seed in scores}
-            more = Bootstrap(
-                found.scores | dict.fromkeys(bases.values(), 0.0),
-                found.resampled | dict.fromkeys(bases.values(), np.zeros(1000)),
-                MANY,
-            )
+            found = drawn(draw.uniform(0, 0.5), named, own=0.1)
+            bases, of_bases = runs("b", dict.fromkeys(scores, 0.0))
+            zeros = dict.fromkeys(of_bases, np.zeros(1000))
+            more = Bootstrap(found.scores | of_bases, found.resampled | zeros, MANY)
             compared = more.compare(names, bases)
             assert compared is not None
             one = compared.difference
@@ -124,13 +121,13 @@ def test_p_and_the_interval_agree() -> None:
 
 
 def test_a_model_does_not_differ_from_itself(made_up: Results) -> None:
-    compared = bootstrap(made_up).compare({1: "base-s1"}, {1: "base-s1"})
+    compared = bootstrap(made_up).compare({1: ["base-s1"]}, {1: ["base-s1"]})
     assert compared == Comparison(Estimate(0.0, 0.0, covers_seeds=False), 1, 1.0, 1.0)
 
 
 def test_a_single_sentence_shows_nothing() -> None:
     found = Bootstrap({"a": 90.0, "b": 10.0}, {"a": np.full(1000, 90.0), "b": np.full(1000, 10.0)}, 1)
-    compared = found.compare({1: "a"}, {1: "b"})
+    compared = found.compare({1: ["a"]}, {1: ["b"]})
     assert compared is not None
     assert (compared.p_value, compared.difference.low, compared.difference.high) == (1.0, -np.inf, np.inf)
 
@@ -166,8 +163,8 @@ def test_errors_in_simulated_studies(setting: Setting, seeds: int) -> None:
 def test_the_pairs_of_the_table(made_up: Results) -> None:
     found = bootstrap(made_up)
     lines = {(line.row.label, line.row.heads): line for line in table_lines(made_up, found, "paper")}
-    bases, joint = ({seed: f"{name}-s{seed}" for seed in (1, 2)} for name in ("base", "joint-k6"))
-    paper = {seed: f"paper-k6-s{seed}" for seed in (1, 2)}
+    bases, joint = ({seed: [f"{name}-s{seed}"] for seed in (1, 2)} for name in ("base", "joint-k6"))
+    paper = {seed: [f"paper-k6-s{seed}"] for seed in (1, 2)}
 
     def same(one: Comparison | None, other: Comparison | None) -> bool:
         assert one is not None
@@ -188,12 +185,28 @@ def test_the_pairs_of_the_table(made_up: Results) -> None:
     # only the seeds that both have
     fewer = Results(made_up.folder, made_up.study, [run for run in made_up.runs if run["run"] != "base-s2"])
     one_pair = table_lines(fewer, found)[1].to_base
-    assert same(one_pair, found.compare({1: "joint-k6-s1"}, {1: "base-s1"}))
+    assert same(one_pair, found.compare({1: ["joint-k6-s1"]}, {1: ["base-s1"]}))
     compared = [line.to_base for line in lines.values() if line.to_base]
     assert [one.p_corrected for one in compared] == [one.p_corrected for one in holm(compared)]
     assert all(line.to_other is None for line in table_lines(made_up, found))
     with pytest.raises(UserError, match="no method papre to compare with: give one of joint, paper"):
         table_lines(made_up, found, "papre")
+
+
+def test_two_trainings_with_one_seed_are_one_draw_of_it(made_up: Results) -> None:
+    """As of voita with two penalties that keep as many heads."""
+    again = [{**run, "label": "joint", "heads": 6} if run["label"] == "paper" else run for run in made_up.runs]
+    results = Results(made_up.folder, made_up.study, again)
+    found = bootstrap(results)
+    row = next(row for row in results.rows() if row.label == "joint" and row.heads == 6)
+    assert {seed: len(names) for seed, names in row.seeds.items()} == {1: 3, 2: 2}
+    means = [np.mean([found.scores[name] for name in names]) for names in row.seeds.values()]
+    line = table_lines(results, found)[1]
+    assert cells(line)[2] == "2"
+    assert row.spread("bleu") == pytest.approx(np.std(means, ddof=1), abs=1e-3)
+    assert line.bleu.value == pytest.approx(np.mean(means))
+    assert line.to_base is not None
+    assert line.to_base.pairs == 2
 
 
 def test_the_table_says_what_it_covers(made_up: Results) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 import support
+
+from fairseq_dsp.study.results import read_results
 
 CONFIG = """
 ClusterName=test
@@ -33,6 +36,7 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
 KillWait=2
+MaxArraySize=2
 SchedulerParameters=sched_interval=2
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -40,7 +44,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -160,6 +164,113 @@ def test_a_requeued_sweep_ends_as_the_local_one(
             os.waitpid(sweep.pid, 0)
     assert (victim / "log.txt").read_text().count("fairseq_cli.train") > 1  # it was stopped and went on
     assert table(results) == table(finished[0] / "results")
+
+
+ASKING_OFTEN = """
+import sys
+from fairseq_dsp.cli import main
+from fairseq_dsp.study import cluster
+cluster.ASK = 1
+sys.exit(main())
+"""
+FAILING_NOW_AND_THEN = """#!/bin/bash
+echo >> {calls}
+[ $(($(wc -l < {calls}) % 2)) = 1 ] && {{ echo slurm_load_jobs error: Socket timed out >&2; exit 1; }}
+exec {squeue} "$@"
+"""
+
+
+def test_inside_an_allocation_it_ends_as_the_local_one(
+    slurm: dict[str, str],
+    finished: tuple[Path, Any],
+    tmp_path: Path,
+    write_study_to: Callable[..., Path],
+    methods: list[Any],
+    table: Callable[..., str],
+) -> None:
+    """As from ``salloc -n 2 --mem-per-cpu=…``; every other question to squeue fails; arrays may have two jobs."""
+    calls, squeue = tmp_path / "calls", tmp_path / "bin/squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(FAILING_NOW_AND_THEN.format(calls=calls, squeue=shutil.which("squeue")))
+    squeue.chmod(0o755)
+    options = {"partition": "main", "minutes": 10, "cpus": 1, "memory_gb": 1}
+    study = write_study_to(tmp_path, methods=methods, slurm=options)  # one of the five runs fails
+    sweep = [sys.executable, "-c", ASKING_OFTEN, "sweep", study, "--results", tmp_path / "results", "--slurm"]
+    variables = {**slurm, "PATH": f"{squeue.parent}:{os.environ['PATH']}"}
+    said = tmp_path / "environment"
+    script = f"env > {said}; exec {shlex.join(map(str, sweep))}"
+    allocation = ["salloc", "-N1", "-n2", "--mem-per-cpu=100", "-t10", "bash", "-c", script]
+    done = support.run_command(allocation, check=False, timeout=900, **variables)
+    assert {"SLURM_NTASKS=2", "SLURM_MEM_PER_CPU=100"} <= set(said.read_text().splitlines())
+    assert "1 of 5 runs failed (broken-k6-s1)" in done.stdout, done.stdout
+    assert "run broken-k6-s1 failed: train ended with status 1; the end of" in done.stdout
+    assert "SLURM does not answer (squeue: slurm_load_jobs error: Socket timed out); the jobs go on" in done.stdout
+    assert len(calls.read_text()) > 5
+    for folder in (tmp_path / "results/runs").iterdir():
+        assert len(set(commands_of(folder))) == len(commands_of(folder))  # no run was done twice
+        assert "_" not in json.loads((folder / "slurm.json").read_text())["job"]  # no array of three was taken
+    assert table(tmp_path / "results") == table(finished[0] / "results")
+    assert read_results(tmp_path / "results").missing == ["broken-k6-s1"]
+
+
+def commands_of(folder: Path) -> list[str]:
+    """The commands that a run's log tells."""
+    return [line for line in (folder / "log.txt").read_text().splitlines() if line.startswith("$ ")]
+
+
+def test_a_sweep_goes_on_beside_its_jobs(
+    slurm: dict[str, str],
+    finished: tuple[Path, Any],
+    tmp_path: Path,
+    write_study_to: Callable[..., Path],
+    table: Callable[..., str],
+) -> None:
+    """It is killed before it has noted its jobs, and started again without SLURM; the jobs are still at their runs."""
+    study = write_study_to(tmp_path, methods=["joint"], slurm={"minutes": 10})
+    results, log = tmp_path / "results", tmp_path / "sweep.log"
+    folders = [results / "runs" / name for name in ("base-s1", "joint-k6-s1")]
+    environment = support.environment(**slurm)
+    command = [sys.executable, "-m", "fairseq_dsp.cli", "sweep", str(study), "--results", str(results), "--cores", "1"]
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                [*command, *words], env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            )
+
+    def control(word: str) -> None:
+        for job in jobs:
+            subprocess.run(["scontrol", word, job], env=environment, check=True)
+
+    sweep = start("--slurm")
+    try:
+        wait_for(lambda: all((folder / "slurm.json").exists() for folder in folders), log.read_text)
+        jobs = [json.loads((folder / "slurm.json").read_text())["job"] for folder in folders]
+        wait_for(lambda: all((folder / "log.txt").exists() for folder in folders), log.read_text)
+        control("suspend")
+        sweep.kill()
+        sweep.wait()
+        for folder in folders:
+            (folder / "slurm.json").unlink()
+        sweep = start("--jobs", "2")
+        wait_for(lambda: log.read_text().count("is at work on it, and is waited for") == 2, log.read_text)
+        assert f", SLURM job {subprocess_id(jobs[0], environment)}, is at work" in log.read_text()
+        control("resume")
+        assert sweep.wait(600) == 0, log.read_text()
+    finally:
+        sweep.kill()
+        sweep.wait()
+        subprocess.run(["scancel", "--me"], env=environment)
+    for folder in folders:
+        assert [" fairseq_cli.train " in command for command in commands_of(folder)].count(True) == 1
+    only = [folder.name for folder in folders]
+    assert table(results, only) == table(finished[0] / "results", only)
+
+
+def subprocess_id(job: str, environment: dict[str, str]) -> str:
+    """The id that the processes of an array's element see as theirs."""
+    shown = subprocess.run(["scontrol", "show", "job", job], env=environment, capture_output=True, text=True)
+    return shown.stdout.split()[0].removeprefix("JobId=")
 
 
 def test_a_bad_slurm_is_told(

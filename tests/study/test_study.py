@@ -14,6 +14,8 @@ import yaml
 from support import REPOSITORY
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.study.checks import check_runs
+from fairseq_dsp.study.options import parse_training
 from fairseq_dsp.study.prepared import PreparedData
 from fairseq_dsp.study.runs import Run, expand
 from fairseq_dsp.study.study import read_study
@@ -230,6 +232,40 @@ def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy)
     assert value(words(shallow, "train"), "--decoder-layers") == "1"
 
 
+def test_a_training_from_the_base_model_has_the_recipe_of_pruning_a_trained_one(
+    write_study: WriteStudy, tiny_recipe: dict[str, Any]
+) -> None:
+    def joint(name: str, *heads: int, **options: Any) -> dict[str, Any]:
+        return {"method": "joint", "name": name, "heads": list(heads), "start": "base", "options": options}
+
+    methods = [
+        joint("silent", 4, 3),
+        joint("short", 4, **{"max-update": 100, "cooldown-updates": 10, "pruning-lr": 0.1}),
+        joint("same", 4, **{"lr-scheduler": "inverse_sqrt"}),
+        joint("init", 4, **{"warmup-init-lr": 0.1}),
+        joint("paper", 4, **{"head-selection": "gumbel"}),
+    ]
+    runs = runs_of(write_study(recipe={**tiny_recipe, "max-update": 6000}, methods=methods))
+    for name, expected in (
+        # a third of the base's updates, and of these 25% and 30%, or with fewer than a third of the heads 40% and 45%
+        ("silent-k4", [2000, "polynomial_decay", 100, 2000, 500, 600, 0.02]),
+        ("silent-k3", [2000, "polynomial_decay", 100, 2000, 800, 900, 0.02]),
+        ("short-k4", [100, "polynomial_decay", 5, 100, 10, 10, 0.1]),
+        ("same-k4", [2000, "inverse_sqrt", 4, None, 500, 600, 0.02]),
+        ("init-k4", [2000, "inverse_sqrt", 4, None, 500, 600, 0.02]),
+        ("paper-k4", [2000, "polynomial_decay", 100, 2000, None, 1800, None]),
+    ):
+        command = words(runs[f"{name}-s1"], "train")
+        flags = ("max-update", "lr-scheduler", "warmup-updates", "total-num-update")
+        flags += ("heads-to-keep-updates", "cooldown-updates", "pruning-lr")
+        found = [value(command, f"--{flag}") if f"--{flag}" in command else None for flag in flags]
+        assert found == [None if one is None else str(one) for one in expected], name
+        assert ("--heads-to-keep-start" in command) == (name != "paper-k4")
+        parse_training(command[3:], name)  # fairseq takes what is left of the recipe
+    assert value(words(runs["silent-k4-s1"], "train"), "--heads-to-keep-start") == "12"
+    assert value(words(runs["base-s1"], "train"), "--max-update") == "6000"
+
+
 def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]) -> None:
     path = write_study(heads=list(range(2, 12)), seeds=list(range(1, 20)))
     seconds = []
@@ -258,7 +294,7 @@ def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path) -> None:
     runs = expand(study, tmp_path)
     assert study.name == path.stem
     assert study.description
-    assert len(runs) > 3
+    assert len(check_runs(study, runs)) == len(runs) > 3
 
 
 def test_prepared_data_is_found_from_its_data_bin(prepared: Path, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_full_disk(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"result\.json cannot be written"):
             write_text(path, "new" * 1000)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-        with pytest.raises(UserError, match=r"study\.json cannot be written"), sweep._lock(tmp_path / "results"):
+        with pytest.raises(UserError, match=r"study\.json cannot be written"), sweep.alone(tmp_path / "results"):
             write_text(tmp_path / "results/study.json", "{}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -101,7 +101,10 @@ def test_teachers_that_cannot_be_used(stock: Path, tiny_data: Path, tmp_path: Pa
     for path, message in (
         (tmp_path / "none.pt", r"--distill-from .*none.pt is missing: give the checkpoint"),
         (tmp_path, "is missing"),
-        (altered(stock, tmp_path / "other.pt", other_words), r"this training's dictionaries \(size mismatch"),
+        (
+            altered(stock, tmp_path / "other.pt", other_words),
+            "the dictionaries have other numbers of words",
+        ),
         (altered(stock, tmp_path / "nan.pt", not_a_number), "holds a NaN or an infinity among its weights"),
     ):
         _, criterion, _ = build(tiny_data, tmp_path, "--distill-from", path)

@@ -1,12 +1,13 @@
 """Trainings that are called again.
 
-Broken: ve-fairseq 0.12.3 counts in memory only how often the validation has not improved, so that ``--patience`` counts
-from 0 whenever a training is resumed. A training that had come to its end, by patience, ``--max-update`` or
-``--stop-time-hours``, trains on each time it is called, an update at least. And a second training in one process takes
-over the count and the best score of the first.
+Broken: ve-fairseq 0.12.3 counts in memory only how often the validation has not improved, so that ``--patience`` and
+``--lr-patience`` count from 0 whenever a training is resumed, and so does half precision the updates until it raises
+the scale of the loss. A training that had come to its end, by patience, ``--max-update`` or ``--stop-time-hours``,
+trains on each time it is called, an update at least. And a second training in one process takes over the count and the
+best score of the first.
 
-Mended: checkpoints hold the count, and the score that it counts from; a training that is at its end says so and trains
-no more; and each training starts with a count and a best score of its own. Can go when fairseq does so.
+Mended: checkpoints hold these counts; a training that is at its end says so and trains no more; and each training
+starts with a count and a best score of its own. Can go when fairseq does so.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fairseq import checkpoint_utils
+from fairseq.optim import fp16_optimizer
+from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
 from fairseq.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 KEY = "early_stopping"
-"""Where the extra state of a checkpoint holds the count."""
+"""Where the extra state of a checkpoint holds the count of ``--patience``."""
+
+COUNTS = "counts"
+"""Where the states of optimiser and scheduler hold theirs."""
 
 
 def apply() -> None:
@@ -31,6 +37,30 @@ def apply() -> None:
     Trainer.save_checkpoint = _saving_count(Trainer.save_checkpoint)
     Trainer.load_checkpoint = _restoring_count(Trainer.load_checkpoint)
     checkpoint_utils.load_checkpoint = _starting_anew(checkpoint_utils.load_checkpoint)
+    _keep(ReduceLROnPlateauLRSchedule, "lr_scheduler", ("num_bad_epochs", "cooldown_counter"))
+    for optimizer in (fp16_optimizer._FP16OptimizerMixin, fp16_optimizer._MemoryEfficientFP16OptimizerMixin):
+        counters = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
+        _keep(optimizer, "scaler", counters)
+
+
+def _keep(kind: Any, part: str, counters: Sequence[str]) -> None:
+    """Have the state of a kind of object hold the counters of a part of it, if it has that part."""
+    stock_state, stock_load = kind.state_dict, kind.load_state_dict
+
+    @functools.wraps(stock_state)
+    def state_dict(self: Any) -> dict[str, Any]:
+        counting = getattr(self, part)
+        own = {} if counting is None else {COUNTS: {name: getattr(counting, name) for name in counters}}
+        return {**stock_state(self), **own}
+
+    @functools.wraps(stock_load)
+    def load_state_dict(self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        stock_load(self, state_dict, *args, **kwargs)
+        counts = state_dict.get(COUNTS, {}) if getattr(self, part) is not None else {}
+        for name in set(counters) & set(counts):
+            setattr(getattr(self, part), name, counts[name])
+
+    kind.state_dict, kind.load_state_dict = state_dict, load_state_dict
 
 
 def _command() -> dict[str, Any]:
@@ -69,8 +99,15 @@ def _restoring_count(stock: Callable[..., Any]) -> Callable[..., Any]:
         reset_meters: bool = False,
     ) -> Any:
         state = stock(self, filename, reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters)
-        if state is not None and not reset_optimizer and not reset_meters:  # as for the best score
+        if state is None or reset_optimizer:
+            return state
+        if not reset_meters:  # as for the best score
             _count().update(state.get(KEY, {}))
+        scheduler, score = self.lr_scheduler, state.get("val_loss")
+        at_end_of_epoch = state["train_iterator"].get("iterations_in_epoch") == 0
+        if isinstance(scheduler, ReduceLROnPlateauLRSchedule) and at_end_of_epoch and not reset_lr_scheduler:
+            # it was saved before the scheduler was told the score of that epoch
+            scheduler.step(state["train_iterator"]["epoch"], score)
         return state
 
     return load_checkpoint

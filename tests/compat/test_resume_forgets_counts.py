@@ -90,6 +90,26 @@ def updates(state: dict[str, Any]) -> int:
     return state["optimizer_history"][-1]["num_updates"]
 
 
+def test_the_patience_of_the_learning_rate_counts_on(tiny_data: Path, tmp_path: Path):
+    flags = [*STEADY, "--lr-scheduler", "reduce_lr_on_plateau", "--lr-patience", 2, "--lr-shrink", 0.1, "--patience", 0]
+    flags += ["--warmup-updates", 0, "--lr", 1e-6, "--lr-threshold", 0.01]
+    rates = []
+    for end in (2, 3, 4, 5):
+        state = inprocess.train(tiny_data, tmp_path, *flags, "--max-epoch", end)
+        rates.append(state["last_optimizer_state"]["param_groups"][0]["lr"])
+    straight = inprocess.train(tiny_data, tmp_path / "straight", *flags, "--max-epoch", 5)
+    assert rates == pytest.approx([1e-6, 1e-6, 1e-6, 1e-7], abs=0)
+    assert rates[-1] == straight["last_optimizer_state"]["param_groups"][0]["lr"]
+
+
+def test_half_precision_raises_its_scale_at_the_same_update(tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", "--memory-efficient-fp16", "--fp16-scale-window", 6, "--fp16-init-scale", 4]
+    straight = inprocess.train(tiny_data, tmp_path / "straight", *flags, "--max-update", 8)
+    for end in (4, 8):
+        resumed = inprocess.train(tiny_data, tmp_path / "resumed", *flags, "--max-update", end)
+    assert straight["last_optimizer_state"]["loss_scale"] == resumed["last_optimizer_state"]["loss_scale"] == 8
+
+
 def test_checkpoints_without_a_count_load(tiny_data: Path, tmp_path: Path):
     state = inprocess.train(tiny_data, tmp_path, *STEADY, "--max-epoch", 2)
     del state["extra_state"]["early_stopping"]

@@ -1,8 +1,9 @@
-"""Blank text: a line of which nothing would be seen in print."""
+"""Plain text: lines of which nothing would be seen in print, white space, Unicode normalisation."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _VISIBLE = re.compile(
     "[^"
@@ -17,3 +18,15 @@ _VISIBLE = re.compile(
 def is_blank(text: str) -> bool:
     """Whether a text has no visible character: only spaces, control characters, byte-order marks, joiners …"""
     return not _VISIBLE.search(text)
+
+
+def plain(line: str) -> str:
+    """A line with its white space normalised; U+2581, with which sentencepiece writes a space, is one, too."""
+    return " ".join(line.replace("\u2581", " ").split())
+
+
+def normalised(line: str, form: str | None) -> str:
+    """A plain line in a Unicode normalisation form, ``nfc`` or ``nfkc``; as it is with None."""
+    if form is None or line.isascii():
+        return line
+    return plain(unicodedata.normalize("NFC" if form == "nfc" else "NFKC", line))

@@ -1,0 +1,114 @@
+"""Checkpoints know the dictionaries that they were trained with: of another, the same numbers are other words.
+
+A fingerprint of each dictionary is a part of the state dict's metadata, where torch keeps versions: no parameter, and
+no name, is added. It is compared wherever a state dict is loaded into a model, which is built with the dictionaries of
+the data at hand: by fairseq's own commands, to train on, to score. State dicts without it, of stock fairseq or of
+earlier versions, are compared by the number of words alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+_KEY = "dictionaries"
+_STACKS = {"encoder": "source", "decoder": "target"}
+
+
+class OtherDictionaryError(UserError):
+    """A checkpoint was trained with another dictionary than the one at hand."""
+
+
+def tie(model: nn.Module) -> None:
+    """Have a model leave the fingerprints of its dictionaries in its state dicts, and compare those that it loads.
+
+    :param model: a model of fairseq's whose encoder and decoder know their dictionaries, where they have one.
+    """
+    model.register_state_dict_post_hook(_leave)
+    model.register_load_state_dict_pre_hook(_compare)
+
+
+def check(parameters: Mapping[str, Tensor], **dictionaries: Any) -> None:
+    """Compare dictionaries with those that a model was trained with, as far as it tells.
+
+    :param parameters: its state dict.
+    :param dictionaries: fairseq's, by ``encoder`` and ``decoder``.
+    :raises OtherDictionaryError: if one differs.
+    """
+    theirs = getattr(parameters, "_metadata", {}).get("", {}).get(_KEY, {})
+    for stack, dictionary in dictionaries.items():
+        _same(stack, theirs.get(stack), _rows(parameters, stack), dictionary)
+
+
+def with_fingerprints(parameters: dict[str, Tensor], source: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Return *parameters* as a state dict that knows the dictionaries that the state dict *source* knows."""
+    result = OrderedDict(parameters)
+    theirs = getattr(source, "_metadata", {}).get("", {})
+    result._metadata = OrderedDict({"": dict(theirs)})  # type: ignore[attr-defined]
+    return result
+
+
+@contextlib.contextmanager
+def fitting(checkpoint: object, data: object) -> Iterator[None]:
+    """Name the two in what goes wrong where a checkpoint is loaded with the dictionaries of a data-bin.
+
+    :raises UserError: in place of the error of another dictionary, also of stock models, of other sizes.
+    """
+    try:
+        yield
+    except OtherDictionaryError as error:
+        raise UserError(f"{checkpoint} and {data} do not belong together: {error}") from error
+    except RuntimeError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if "size mismatch for" in line), "")
+        if not any(name in reason for name in ("embed_tokens", "output_projection", "embed_out")):
+            raise
+        raise UserError(
+            f"{checkpoint} and {data} do not belong together: the dictionaries have other numbers of words "
+            f"({reason}); give the data-bin that the model was trained on"
+        ) from error
+
+
+def _fingerprint(dictionary: Any) -> str:
+    """The number of words, and a hash of the words in their order."""
+    words = "\n".join(dictionary.symbols).encode("utf-8", errors="surrogatepass")
+    return f"{len(dictionary)}:{hashlib.sha256(words).hexdigest()}"
+
+
+def _leave(model: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    found = {stack: getattr(getattr(model, stack, None), "dictionary", None) for stack in _STACKS}
+    metadata[_KEY] = {stack: _fingerprint(one) for stack, one in found.items() if one is not None}
+
+
+def _compare(model: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any) -> None:
+    for stack in _STACKS:
+        dictionary = getattr(getattr(model, stack, None), "dictionary", None)
+        if dictionary is not None:
+            _same(stack, metadata.get(_KEY, {}).get(stack), _rows(state, prefix + stack), dictionary)
+
+
+def _rows(state: Mapping[str, Tensor], stack: str) -> int | None:
+    names = f"{stack}.embed_tokens.weight", f"{stack}.sentence_encoder.embed_tokens.weight"
+    return next((len(state[name]) for name in names if name in state), None)
+
+
+def _same(stack: str, theirs: str | None, rows: int | None, dictionary: Any) -> None:
+    """Raise an `OtherDictionaryError` if a dictionary is not that of a checkpoint."""
+    if theirs is None:
+        differ, count = rows is not None and rows != len(dictionary), rows
+    else:
+        differ, count = theirs != _fingerprint(dictionary), int(theirs.partition(":")[0])
+    if not differ:
+        return
+    sizes = f"{count} words, here {len(dictionary)}" if count != len(dictionary) else f"{count} words, here others"
+    raise OtherDictionaryError(
+        f"the checkpoint was trained with another {_STACKS[stack]} dictionary ({sizes}), so words would be taken for "
+        "others; give the data-bin that it was trained on or, to train on with other words on purpose, start from what "
+        "fairseq-dsp export-fairseq makes of it"
+    )

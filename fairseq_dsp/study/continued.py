@@ -1,0 +1,92 @@
+"""Pruning a trained model: the recipe with which it trains on while a shrinking budget chooses its heads.
+
+All heads are there at first, and the budget shrinks to K over a share of the updates. A little later the heads are
+fixed, and the weights train on with just these to the end, while the learning rate falls to 0. Few heads take longer to
+choose. The choice is slow: the importance has a tenth of the usual learning rate.
+
+Shares become update numbers here, once: a training that is extended keeps its schedule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from ..model import PruningConfig
+from .options import Options
+
+LEAST_UPDATES = 500
+PRUNING_LR = 0.02
+_WARM_UP = 0.05
+_MANY = 0.25, 0.3
+"""Of a training that keeps a third of the heads or more: the shares until the budget is K, and the heads are fixed."""
+_FEW = 0.4, 0.45
+"""The same for fewer heads."""
+_OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric"}
+"""What schedulers read of others' options."""
+_LINEAR = "polynomial_decay"
+_BUDGETS = {"heads-to-keep-start", "heads-to-keep-updates", "heads-to-keep-low", "heads-to-keep-high"}
+
+
+def updates_after(updates: int) -> int:
+    """How many updates a model that had so many is trained on for: a third of them, :data:`LEAST_UPDATES` at least."""
+    return max(LEAST_UPDATES, round(updates / 3))
+
+
+def training(base: Options, given: Options, updates: int) -> Options:
+    """Options of a training that goes on from a trained model, with a learning rate that falls linearly to 0.
+
+    :param base: options of the model's own training; the learning rate is its.
+    :param given: further options, which win.
+    :param updates: how many updates the model had.
+    :raises ValueError: if a number of updates is given that is none.
+    """
+    updates = _number(given, "max-update", updates_after(updates))
+    own = _scheduler_options(str(base.get("lr-scheduler", "fixed")))
+    options = base | {"max-update": updates}
+    if "lr-scheduler" not in given and not given.keys() & (own - _scheduler_options(_LINEAR)):
+        options = {name: value for name, value in options.items() if name not in own}
+        options |= {"lr-scheduler": _LINEAR, "warmup-updates": _share(_WARM_UP, updates), "total-num-update": updates}
+    return options | given
+
+
+def schedule(options: Options, kept: int, total: int) -> Options:
+    """What options leave open of how the heads are chosen.
+
+    :param options: of the training, ``max-update`` among them.
+    :param kept: K.
+    :param total: N, the number of heads of the model.
+    :return: only options that are not given; none for a selection other than ``simple``, or for frozen weights, which
+        have schedules of their own.
+    :raises ValueError: as `training`.
+    """
+    if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
+        return {}
+    updates = _number(options, "max-update", 0)
+    shrinking, cooldown = (_share(share, updates) for share in (_MANY if 3 * kept >= total else _FEW))
+    found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
+    if not _BUDGETS & options.keys():
+        shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
+        found |= {"heads-to-keep-start": total, "heads-to-keep-updates": shrinking}
+    return {name: value for name, value in found.items() if name not in options}
+
+
+def _share(share: float, updates: int) -> int:
+    return max(1, round(share * updates))
+
+
+def _number(options: Options, name: str, default: int) -> int:
+    value = options.get(name, default)
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ValueError(f"--{name} is {value}, but a number of updates is expected") from error
+
+
+def _scheduler_options(name: str) -> set[str]:
+    """The options that a learning-rate scheduler alone reads."""
+    from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
+
+    if name not in LR_SCHEDULER_DATACLASS_REGISTRY:
+        return set()
+    names = {field.name for field in fields(LR_SCHEDULER_DATACLASS_REGISTRY[name])} - {"_name", *_OF_OTHERS}
+    return {name.replace("_", "-") for name in names}

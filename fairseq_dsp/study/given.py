@@ -1,0 +1,149 @@
+"""Anyone's binarised corpus: a folder that ``fairseq-preprocess`` made, its references, what its text went through."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .prepared import SUMMARY, PreparedData
+
+BPE = ("sentencepiece", "subword-nmt", "none")
+TOKENIZERS = ("none", "moses")
+KEYS = ("references", "bpe", "tokenizer", "lowercase")
+"""What is given of a text, under the names of the command line."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options for a folder of fairseq-preprocess."""
+    group = parser.add_argument_group("for a DATA that fairseq-preprocess made")
+    group.add_argument("--references", metavar="FILE", help="the text's untokenised translations, a line a sentence")
+    group.add_argument("--bpe", choices=BPE, help="how its words were cut (default: none)")
+    group.add_argument("--tokenizer", choices=TOKENIZERS, help="how it was tokenised before that (default: none)")
+    group.add_argument("--lowercase", action="store_true", default=None, help="its text is lower-cased")
+
+
+def given_by(args: argparse.Namespace) -> dict[str, Any]:
+    """What a command line says about a text."""
+    return {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}
+
+
+def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> PreparedData:
+    """Read a preparation, or a folder of fairseq-preprocess with what is given of its text.
+
+    :param path: the folder; or, in a study, a mapping with it as ``folder`` and with what is given.
+    :param split: the text that is to be scored.
+    :param given: of `KEYS`; of a preparation, other references only.
+    :raises UserError: if it is neither, or what is given does not fit it.
+    """
+    if isinstance(path, Mapping):
+        given = {**{key: value for key, value in path.items() if key != "folder"}, **(given or {})}
+        path = path.get("folder")
+    given = {key: value for key, value in (given or {}).items() if value is not None}
+    for key, value in given.items():
+        known = {"bpe": BPE, "tokenizer": TOKENIZERS, "lowercase": (True, False)}.get(key, (value,))
+        if key not in KEYS or value not in known:
+            raise UserError(
+                f"{key} is {value!r}, but a folder of data has {', '.join(('folder', *KEYS))}, bpe of {BPE}"
+            )
+    if not isinstance(path, (str, Path)):
+        raise UserError(f"the data is {path!r}, but a folder is expected")
+    references = given.get("references")
+    if references is None:
+        if given:
+            raise UserError(
+                f"{', '.join(given)} says how a folder of fairseq-preprocess was made: give its references too"
+            )
+        return PreparedData.read(path)
+    references = Path(str(references)).absolute()
+    folder = Path(path)
+    if (folder / SUMMARY).is_file() or (folder.absolute().parent / SUMMARY).is_file():
+        data = _with_references(PreparedData.read(path), split, references, given)
+    else:
+        data = _binarised(folder, split, references, given)
+    _check_lengths(data, split)
+    return data
+
+
+def flags(data: PreparedData) -> list[str]:
+    """The words of a command line that give the same again, after ``--data``."""
+    words = []
+    for key, value in data.summary.get("given", {}).items():
+        words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
+    return words
+
+
+def _with_references(data: PreparedData, split: str, references: Path, given: Mapping[str, Any]) -> PreparedData:
+    others = sorted(set(given) - {"references"})
+    if others:
+        raise UserError(f"{data.folder / SUMMARY} says how its text was made: leave out {', '.join(others)}")
+    summary = {
+        **data.summary,
+        "references": {**data.summary["references"], split: str(references)},
+        "ceiling": {name: best for name, best in data.summary.get("ceiling", {}).items() if name != split},
+        "given": {"references": str(references)},
+        "key": _key([data.summary.get("key"), hashlib.sha256(_read(references)).hexdigest()]),
+    }
+    return replace(data, summary=summary)
+
+
+def _binarised(folder: Path, split: str, references: Path, given: Mapping[str, Any]) -> PreparedData:
+    source, target = _languages(folder, split)
+    content = hashlib.sha256(_read(references))
+    for language in (source, target):
+        content.update(_read(folder / f"dict.{language}.txt"))
+    binarised = sorted((path.name, path.stat().st_size) for path in folder.glob("*.bin"))
+    summary = {
+        "source_lang": source,
+        "target_lang": target,
+        "data_bin": ".",
+        "bpe": given.get("bpe", "none"),
+        "tokenizer": given.get("tokenizer", "none"),
+        "lowercase": bool(given.get("lowercase", False)),
+        "references": {split: str(references)},
+        "given": {**given, "references": str(references)},
+        "key": _key([content.hexdigest(), binarised]),
+    }
+    return PreparedData(folder, summary)
+
+
+def _languages(folder: Path, split: str) -> tuple[str, str]:
+    """Source and target of a binarised text, which the names of its files say."""
+    known = sorted(path.name.removeprefix("dict.").removesuffix(".txt") for path in folder.glob("dict.*.txt"))
+    for source, target in itertools.permutations(known, 2):
+        if (folder / f"{split}.{source}-{target}.{source}.idx").is_file():
+            return source, target
+    raise UserError(
+        f"{folder} holds neither a preparation nor a text called {split} that fairseq-preprocess binarised: give the "
+        "folder with dict.*.txt and that text"
+    )
+
+
+def _check_lengths(data: PreparedData, split: str) -> None:
+    from fairseq.data import data_utils
+
+    pair, source = "-".join(data.languages), data.languages[0]
+    binarised = data_utils.load_indexed_dataset(str(data.data_bin / f"{split}.{pair}.{source}"))
+    there, references = len(binarised or ()), len(data.references(split))
+    if there != references:
+        raise UserError(
+            f"{data.summary['references'][split]} has {references} lines, but the text {split} in {data.data_bin} has "
+            f"{there} sentences: give the references of this very text, a line a sentence"
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give another file") from error
+
+
+def _key(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -1,0 +1,291 @@
+"""Prune a trained model in one command: choose K of its heads while it trains on, remove the others for good, and
+compare the result with the original on the test set.
+
+CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp; the sizes of the model, its
+batches, its loss and its learning rate come from there. Unless options say otherwise, it trains on for a third of the
+updates that it has had, with a learning rate that falls linearly to 0 and a budget that shrinks from all heads to K.
+
+OUT then holds
+  compact.pt, compact.heads.json    the small model, and its heads; with several K compact-kK.pt, compact-kK.heads.json
+  table.md                          BLEU with its interval, the difference, parameters, sentences a second
+  prune.json                        what was asked for, and the options of each training in update numbers
+  runs/                             for each model its checkpoints, log, scores and translations
+
+Interrupted, the same command goes on from there. `fairseq-dsp report OUT` draws the heads and curves.
+
+Options of fairseq-train come last, each with one value or none, and win:
+
+examples:
+  fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18
+  fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 6 --max-update 2000 --max-tokens 4096
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from . import continued
+from .atomic import write_json, write_text
+from .bench import load, measure
+from .checks import check_runs
+from .local import Local
+from .options import Options, parse_options, read_words
+from .prepared import PreparedData
+from .records import check_records, stale_steps
+from .results import BASE, Results, read_results
+from .runner import LOCK, is_done, with_wanted
+from .runs import Run, expand
+from .significance import bootstrap
+from .study import Method, Study
+from .sweep import alone, do_runs, interruptible, print_commands, write_study
+from .tables import table_lines, to_markdown
+from .trained import Trained
+from .values import numbers
+
+RECORD = "prune.json"
+TABLE = "table.md"
+SPEED = "speed.json"
+METHOD = "pruned"
+BATCH, LENGTH, TURNS = 64, 25, 5
+"""Of measuring the speed: sentences of a batch, subwords of each, and how often each model translates it."""
+SAVES = 5
+"""How often a training is saved on its way, beside the ends of epochs."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.usage = "fairseq-dsp prune CKPT DATA OUT --heads-to-keep K [K …] [options] [options of fairseq-train]"
+    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of the trained, unpruned model")
+    parser.add_argument("data", metavar="DATA", help="folder made by scripts/preprocess.sh: the model's corpus")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the result, a new one or one to go on with")
+    parser.add_argument("--heads-to-keep", metavar="K", type=int, nargs="+", help="how many heads to keep; required")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the training (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="the text to compare on (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
+    parser.set_defaults(more=[])
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prune, and print the table.
+
+    :raises UserError: if the model, the corpus, an option or OUT cannot be used, or a command failed.
+    """
+    out: Path = args.out
+    data = PreparedData.read(args.data)
+    data.check_trainable()
+    data.check_split(args.split)
+    model = Trained.read(args.checkpoint)
+    try:
+        heads = numbers(sorted(args.heads_to_keep or [], reverse=True), "--heads-to-keep", int, 0, model.heads)
+        given = read_words(args.more, "the command line", "this command")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not heads:
+        raise UserError(
+            f"no number of heads is given: give --heads-to-keep K, how many of the {model.heads} heads of {model.path} "
+            "to keep"
+        )
+    model.check_data(data)
+    asked = {
+        "checkpoint": {"path": str(model.path), "sha256": _digest(model.path)},
+        "data": data.summary.get("key", str(data.folder.absolute())),
+        "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
+    }  # fmt: skip
+    options = _recorded(out, asked) or _options(model, data, heads, given)
+    study = Study(
+        name="prune",
+        description=f"A trained model, pruned to {' and '.join(map(str, heads))} of its {model.heads} heads.",
+        data=data,
+        recipe={},
+        base={},
+        seeds=(args.seed,),
+        methods=tuple(Method("joint", METHOD, (k,), (args.seed,), options[str(k)], from_base=True) for k in heads),
+        total=model.heads,
+        split=args.split,
+        trained=model.path,
+    )
+    runs = check_runs(study, with_wanted(expand(study, out)))
+    for text in check_records(runs, finished=all(map(is_done, runs))):
+        print(text, file=sys.stderr)
+    runs = with_wanted(runs, stale_steps)
+    if args.dry_run:
+        print_commands(runs)
+        return
+    with alone(out, "pruning"), interruptible():
+        write_json(out / RECORD, {**asked, "options": options})
+        write_study(out, study, runs)
+        _say_commands(runs)
+        failures = do_runs(runs, out, study, _local(len(heads)))
+        if failures:
+            raise UserError(
+                f"{' and '.join(failures)} failed: mend the reason given above and give the same command again, which "
+                "does only what is missing"
+            )
+        models = _place(out, {run.heads: run for run in runs if run.label == METHOD})
+        speeds = _speeds(out / SPEED, {BASE: model.path, **models})
+        text = table(read_results(out), speeds)
+        write_text(out / TABLE, text)
+    print(f"\n{text}")
+    for path in models.values():
+        print(f"{path}: fairseq-generate {data.data_bin} --user-dir fairseq_dsp --path {path} --beam 5")
+
+
+def _options(model: Trained, data: PreparedData, heads: Sequence[int], given: Options) -> dict[str, Options]:
+    """Return the options of each K's training, all of them in update numbers.
+
+    :raises UserError: if fairseq-train does not take what is given, or the model does not fit it.
+    """
+    import torch
+
+    base = model.options(fp16=torch.cuda.is_available())
+    if "max-epoch" in given and "max-update" not in given:
+        raise UserError(
+            "--max-epoch is given, but the heads are chosen in shares of the updates: give --max-update too"
+        )
+    found: dict[str, Options] = {}
+    try:
+        for k in heads:
+            options = continued.training(base, given, model.updates)
+            updates = int(options["max-update"])
+            if updates < 1:
+                raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
+            every = max(1, round(updates / SAVES))
+            options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
+            found[str(k)] = options | continued.schedule(options, k, model.heads)
+            args = parse_options(data, {**found[str(k)], "heads-to-keep": k}, "the command line")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    model.check_fits(args)
+    return found
+
+
+def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
+    """Return the options of the trainings that OUT was begun with; None if it was not.
+
+    :raises UserError: if it holds something else.
+    """
+    path = out / RECORD
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in asked if there[name] != asked[name]]
+        if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
+            differing.remove("checkpoint")  # moved
+        options: dict[str, Options] = there["options"]
+    except FileNotFoundError:
+        if out.is_dir() and any(entry.name != LOCK for entry in out.iterdir()):
+            raise UserError(f"{out} is not empty, and no pruning was begun in it: give another folder") from None
+        return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give another folder for the result") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} is not what this command wrote: give another folder for the result") from error
+    if differing:
+        told = "; ".join(f"{name} {_brief(there[name])}, now {_brief(asked[name])}" for name in differing)
+        raise UserError(f"{out} holds another pruning ({told}): give another folder, or remove that one")
+    return options
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        value = {name: content[:8] if name == "sha256" else content for name, content in value.items()}
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _say_commands(runs: Sequence[Run]) -> None:
+    """Say how the models that are not finished are trained: what this command is short for."""
+    for one in runs:
+        if not is_done(one):
+            for step in one.steps:
+                if step.checkpoints:
+                    print(f"{one.name}:\n  {shlex.join(step.command)}", file=sys.stderr)
+
+
+def _local(models: int) -> Local:
+    """As many trainings at a time as a sweep has, with the threads that the environment says, if it does."""
+    default = Local.of(None, None, None)
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return Local.of(min(models, default.jobs), int(threads) if threads.isdecimal() else None, default.gpus)
+
+
+def _place(out: Path, runs: Mapping[int | None, Run]) -> dict[str, Path]:
+    """Put the compact models and their heads where the user looks for them.
+
+    :return: the models, by the names of their runs.
+    """
+    models = {}
+    for k, one in runs.items():
+        name = "compact" if len(runs) == 1 else f"compact-k{k}"
+        for ending in (".pt", ".heads.json"):
+            made, target = one.folder / f"compact{ending}", out / f"{name}{ending}"
+            if made.exists() and not (target.exists() and target.samefile(made)):
+                temporary = target.with_name(f".{target.name}.tmp")
+                temporary.unlink(missing_ok=True)
+                try:
+                    os.link(made, temporary)
+                except OSError:  # a file system without links
+                    shutil.copyfile(made, temporary)
+                os.replace(temporary, target)
+        models[one.name] = out / f"{name}.pt"
+    return models
+
+
+def _speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
+    """Return how many sentences a second the models translate, measured in turns, once."""
+    import torch
+
+    try:
+        there: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        if there.keys() == models.keys():
+            return there
+    except (OSError, ValueError):
+        pass  # not measured yet
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    runners = {name: load(str(file), 5, LENGTH, device, "float32") for name, file in models.items()}
+    found = measure(runners, [BATCH], LENGTH, TURNS, device=device)
+    speeds = {one.model: one.sentences_per_second for one in found}
+    write_json(path, speeds)
+    return speeds
+
+
+def table(results: Results, speeds: Mapping[str, float]) -> str:
+    """Return the comparison with the original in Markdown.
+
+    :param speeds: sentences a second, by the names of runs; the original is :data:`~.results.BASE`.
+    """
+    header = ["model", "heads", "BLEU", "95% CI", "difference", "95% CI of it", "parameters", "sentences/s"]
+    body = []
+    for line in table_lines(results, bootstrap(results)):
+        (one,) = line.row.runs
+        difference = line.to_base and line.to_base.difference
+        body.append(
+            [
+                "original" if line.row.label == BASE else line.row.title,
+                str(line.row.heads),
+                f"{line.bleu.value:.2f}",
+                f"± {line.bleu.half:.2f}",
+                f"{difference.value:+.2f}" if difference else "",
+                f"{difference.low:+.2f} to {difference.high:+.2f}" if difference else "",
+                f"{one['scores']['parameters']:,}",
+                f"{speeds[BASE if line.row.label == BASE else one['run']]:.1f}",
+            ]
+        )
+    note = (
+        f"BLEU on {results.study['split']}, beam {results.study['beam']}; the intervals cover the sentences, not other "
+        f"seeds. Speed: batches of {BATCH} sentences of {LENGTH} subwords, in float32."
+    )
+    return f"{to_markdown(header, body)}\n{note}\n"

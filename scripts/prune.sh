@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Prunes a trained model: chooses K of its heads while it trains on, makes it compact and compares it with the original;
+# a thin wrapper of `fairseq-dsp prune`, where all the work and all the help is.
+#   scripts/prune.sh CHECKPOINT DATA OUT --heads-to-keep K [K …] [options of fairseq-train]
+#   scripts/prune.sh --help
+source "$(dirname "$0")/common.sh"
+find_python
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+exec "$PYTHON" -m fairseq_dsp.cli prune "$@"
