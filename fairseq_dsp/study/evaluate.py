@@ -23,7 +23,7 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--translations takes the output of one CKPT, but {len(args.checkpoints)} are given")
     if args.max_tokens < 1:
         raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
-    firsts = [checkpoint_paths(checkpoint)[0] for checkpoint in args.checkpoints]
-    insides = [_describe(path, args.heads_to_keep, args.kept_heads) for path in firsts]
+    members = [checkpoint_paths(checkpoint) for checkpoint in args.checkpoints]
+    insides = [_describe_all(paths, args.heads_to_keep, args.kept_heads) for paths in members]
     results = []
     for checkpoint, inside in zip(args.checkpoints, insides, strict=True):
         tokens, speed = translate(
@@ -122,6 +122,13 @@ def run(args: argparse.Namespace) -> None:
             write_text(args.translations, "".join(line + "\n" for line in detokenised(data, tokens)))
     if args.json:
         write_json(args.json, results)
+
+
+def _describe_all(checkpoints: Sequence[str], heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
+    """Return what `_describe` does for an ensemble: all its parameters, and the heads where its members agree."""
+    first, *others = (_describe(checkpoint, heads_to_keep, kept_heads) for checkpoint in checkpoints)
+    agreed = {name: first[name] if all(o[name] == first[name] for o in others) else None for name in ("heads", "kept")}
+    return {"parameters": sum(model["parameters"] for model in (first, *others)), **agreed}
 
 
 def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:

@@ -47,6 +47,8 @@ def read_options(value: Any, where: str, by: str = "a sweep") -> Options:
             raise ValueError(f"{where} has the option {name}, but {by} sets it itself: leave it out")
         if isinstance(content, (dict, list)) or content is None:
             raise ValueError(f"{where}: {name} is {content!r}, but a number, a text, true or false is expected")
+        if str(content).lower() == "nan":
+            raise ValueError(f"{where}: {name} is not a number (NaN): give it a value")
         if name in options:
             raise ValueError(f"{where} has the option {name} twice, with - and with _: leave one out")
         options[name] = content

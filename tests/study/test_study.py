@@ -56,6 +56,11 @@ def value(command: list[str], option: str) -> str:
         ({"methods": [{"method": "ste", "name": "base"}]}, "a method is called base"),
         ({"methods": [{"method": "range", "low": 9, "high": 3}]}, "low of range is 9, above its high of 3"),
         ({"methods": [{"method": "joint", "recovery": {}}]}, "lacks max-update"),
+        ({"base": {"lr": float("nan")}}, "base: lr is not a number (NaN)"),
+        (
+            {"methods": [{"method": "joint", "options": {"dropout": "NaN"}}]},
+            "options of joint: dropout is not a number",
+        ),
         ({"heads": [6, 6]}, "holds a number twice"),
         ({"heads": [-1]}, "-1, but numbers from 0 to 12"),
         ({"heads": None}, "joint has no head counts"),
