@@ -28,16 +28,17 @@ import torch
 from fairseq.data.data_utils import post_process
 from tqdm import tqdm
 
-from fairseq_dsp.compact.checkpoint import TrainedModel, check_target, new_folder
-from fairseq_dsp.compact.data import task_of
-from fairseq_dsp.compact.export_ctranslate2 import converter
-from fairseq_dsp.compact.export_fairseq import stock_state
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.study import bench, figures
-from fairseq_dsp.study.evaluate import POST_PROCESS
-from fairseq_dsp.study.prepared import PreparedData
+from fairseq_dsp.evaluation import bench
+from fairseq_dsp.evaluation.evaluate import POST_PROCESS
+from fairseq_dsp.evaluation.prepared import PreparedData
+from fairseq_dsp.evaluation.scoring import score
+from fairseq_dsp.removal.checkpoint import TrainedModel, check_target, new_folder
+from fairseq_dsp.removal.data_bin import task_of
+from fairseq_dsp.removal.export_ctranslate2 import converter
+from fairseq_dsp.removal.export_fairseq import stock_state
+from fairseq_dsp.report import figures
 from fairseq_dsp.study.results import BASE, Results, Row, read_results
-from fairseq_dsp.study.scoring import score
 
 ENGINE, FAIRSEQ = "CTranslate2 int8", "fairseq"
 STOCK = "unpruned, fairseq's transformer"

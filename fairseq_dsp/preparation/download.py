@@ -10,8 +10,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 from ..errors import UserError
+from .lines import blocks
 from .stages import PARTIAL, progress, say
-from .text import blocks
 
 
 def text_hash(path: Path) -> str:

@@ -8,8 +8,8 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from ..languages import base
+from .lines import in_batches
 from .stages import progress
-from .text import in_batches
 from .workers import in_order
 
 if TYPE_CHECKING:

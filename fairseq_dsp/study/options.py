@@ -10,9 +10,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..evaluation.prepared import PreparedData
 from ..model.units import shape_by
 from ..subset import HINT
-from .prepared import PreparedData
 from .values import closest, mapping
 
 Options = dict[str, Any]

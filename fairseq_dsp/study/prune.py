@@ -34,21 +34,21 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..evaluation.bench import load, measure
+from ..evaluation.prepared import PreparedData
+from ..evaluation.significance import bootstrap
+from ..files import write_json, write_text
+from ..report.tables import table_lines, to_markdown
 from . import continued
-from .atomic import write_json, write_text
-from .bench import load, measure
 from .checks import check_runs
 from .local import Local
 from .options import Options, parse_options, read_words
-from .prepared import PreparedData
 from .records import check_records, stale_steps
 from .results import BASE, Results, read_results
 from .runner import LOCK, is_done, with_wanted
 from .runs import Run, expand
-from .significance import bootstrap
-from .study import Method, Study
+from .study_file import Method, Study
 from .sweep import alone, do_runs, interruptible, print_commands, write_study
-from .tables import table_lines, to_markdown
 from .trained import Trained
 from .values import numbers
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .curves import final_valid_loss
-from .prepared import PreparedData
+from ..evaluation.prepared import PreparedData
 from .runs import LOG, RESULT, RUNS
+from .training_log import final_valid_loss
 
 STUDY = "study.json"
 REFERENCES = "references.txt"

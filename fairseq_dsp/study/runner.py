@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .atomic import write_json, write_text
+from ..files import write_json, write_text
 from .lock import locked
 from .records import begin, version_of
 from .runs import LOG, RESULT, SCORES, Run, Step

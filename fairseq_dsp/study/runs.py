@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
+from ..evaluation.given import flags
 from ..model import PruningConfig, with_heads
 from . import continued
-from .evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
-from .given import flags
 from .options import DEFAULTS, Options, command_line
-from .study import Method, Study
+from .study_file import Method, Study
 
 RUNS = "runs"
 RESULT = "result.json"

@@ -64,8 +64,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from . import given
-from .atomic import write_json, write_text
+from ..evaluation import given
+from ..files import write_json, write_text
 from .checks import check_runs
 from .cluster import check_options, run_on_slurm
 from .local import Local, run_locally
@@ -74,7 +74,7 @@ from .records import RECORD, check_records, stale_steps
 from .results import REFERENCES, STUDY, read_results, summary_table
 from .runner import LOCK, is_done, missing_steps, progress, stop_all, with_wanted
 from .runs import RUNS, Run, expand
-from .study import Study, read_study
+from .study_file import Study, read_study
 
 _LOCAL_KEYS = ("jobs", "cores", "gpus")
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..compact.checkpoint import MODEL
-from ..compact.command import sizes
-from ..compact.data import check_task
 from ..errors import UserError
+from ..evaluation.prepared import PreparedData
 from ..model import PruningConfig, PruningPlan
 from ..model.config import model_namespace
 from ..model.units import modules_in, shape_of
+from ..removal.checkpoint import MODEL
+from ..removal.compact import sizes
+from ..removal.data_bin import check_task
 from .options import Options, without_chatter
-from .prepared import PreparedData
 
 STOCK = "transformer"
 

@@ -25,12 +25,12 @@ from fairseq_cli import generate
 
 import fairseq_dsp
 from fairseq_dsp.cli import main
-from fairseq_dsp.compact.folder import _sha256_of
 from fairseq_dsp.compat.options_are_evaluated import read_literal
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.importance import command
+from fairseq_dsp.evaluation import bench
+from fairseq_dsp.importance import score_heads as command
 from fairseq_dsp.model.config import PruningConfig, flat_names
-from fairseq_dsp.study import bench
+from fairseq_dsp.removal.export_folder import _sha256_of
 
 PAYLOAD, SHELL_PAYLOAD = "open('ran','w')", "$(touch ran)"
 """Make the file ``ran`` in the working folder: as Python, and as the plugin that `hostile` puts there; in a shell."""

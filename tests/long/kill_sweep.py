@@ -19,12 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from fairseq_dsp.evaluation.significance import bootstrap
+from fairseq_dsp.report.tables import table_lines, to_csv
 from fairseq_dsp.study.results import read_results, summary_table
 from fairseq_dsp.study.runner import is_done
 from fairseq_dsp.study.runs import LOG, Run, expand
-from fairseq_dsp.study.significance import bootstrap
-from fairseq_dsp.study.study import read_study
-from fairseq_dsp.study.tables import table_lines, to_csv
+from fairseq_dsp.study.study_file import read_study
 
 
 def outcome(results: Path) -> dict[str, str]:

@@ -20,8 +20,8 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.study import prune
-from fairseq_dsp.study.prepared import PreparedData
 from fairseq_dsp.study.trained import Trained
 
 SHORT = ["--max-update", "20", "--log-interval", "5"]
