@@ -106,7 +106,7 @@ class Results:
         return PreparedData(self.folder, self.study["data"])
 
     def valid_loss(self, run: dict[str, Any]) -> float | None:
-        """The validation loss of a run's model; see :func:`~.curves.final_valid_loss`."""
+        """The validation loss of a run's model; see :func:`~.training_log.final_valid_loss`."""
         return final_valid_loss(self.folder / RUNS / run["run"] / LOG, self.study.get("checkpoint", "best"))
 
     def rows(self) -> list[Row]:
