@@ -14,7 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "heads": (".removal.heads", "Show which heads a model keeps"),
     "score-heads": (
         ".importance.score_heads",
-        "Score a trained model's heads and choose some (Michel et al. 2019)",
+        "Score the heads of a trained model and choose some (Michel et al. 2019)",
     ),
     "compact": (".removal.compact", "Remove the heads that a model does not keep, for good"),
     "export-fairseq": (".removal.export_fairseq", "Write a checkpoint for fairseq without this plugin"),

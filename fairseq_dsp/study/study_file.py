@@ -112,7 +112,7 @@ def read_study(path: str | Path, *, data: str | None = None, text: Mapping[str, 
     """Read and check a study file.
 
     :param data: another folder with the prepared corpus than the file names.
-    :param text: what is given of the text of a folder that fairseq-preprocess made; see :mod:`~fairseq_dsp.evaluation.given`.
+    :param text: what is given of the text of a folder that fairseq-preprocess made; see `read_data`.
     :raises UserError: if the file cannot be read, or anything in it does not make sense.
     """
     content = _read(Path(path))
