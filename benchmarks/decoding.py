@@ -34,8 +34,9 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from torch import Tensor, nn
 
 from fairseq_dsp.evaluation import bench
+from fairseq_dsp.files import check_target
 from fairseq_dsp.model import TYPES, HeadSet, PrunableTransformer, modules_of
-from fairseq_dsp.removal.checkpoint import TrainedModel, check_target
+from fairseq_dsp.removal.checkpoint import TrainedModel
 from fairseq_dsp.removal.export_ctranslate2 import converter
 
 WORDS = (8848, 6632)  # German and English with 10,000 joint BPE merges

@@ -33,7 +33,8 @@ from fairseq_dsp.evaluation import bench
 from fairseq_dsp.evaluation.evaluate import POST_PROCESS
 from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.evaluation.scoring import score
-from fairseq_dsp.removal.checkpoint import TrainedModel, check_target, new_folder
+from fairseq_dsp.files import check_target, new_folder
+from fairseq_dsp.removal.checkpoint import TrainedModel
 from fairseq_dsp.removal.data_bin import task_of
 from fairseq_dsp.removal.export_ctranslate2 import converter
 from fairseq_dsp.removal.export_fairseq import stock_state

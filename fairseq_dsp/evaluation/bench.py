@@ -37,8 +37,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..files import check_target, new_folder
 from ..model import modules_of
-from ..removal.checkpoint import check_target, new_folder
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PARTS = ("attention", "feed-forward", "vocabulary", "layer norms", "the rest")

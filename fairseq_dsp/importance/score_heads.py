@@ -24,8 +24,8 @@ from fairseq.data import data_utils
 from torch import Tensor
 from tqdm import tqdm
 
-from ..compat.atomic_checkpoints import replacing
 from ..errors import UserError
+from ..files import write_text
 from ..model import HeadSet
 from ..model.dictionaries import fitting
 from .michel import HeadScores, choose, score
@@ -100,9 +100,9 @@ def run(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     if args.scores:
-        _write(args.scores, json.dumps(scores.to_json()))
+        write_text(args.scores, json.dumps(scores.to_json()) + "\n")
     if heads is not None and args.out:
-        _write(args.out, heads.to_json())
+        write_text(args.out, heads.to_json() + "\n")
     elif heads is not None:
         print(heads.to_json())
     elif not args.scores:
@@ -128,12 +128,3 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
             raise
         raise UserError(f"the split {split} of {data} is empty: give a split that holds sentences") from error
     return model, task.dataset(split)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(str(path)) as temporary:
-            Path(temporary).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): give another place") from error

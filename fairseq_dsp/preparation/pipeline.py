@@ -23,13 +23,14 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluation.prepared import SUMMARY, PreparedData
+from ..files import write_json
 from . import ceiling
 from .binarise import binarise, read_counts, write_counts
 from .cleaning import Texts
 from .corpora import Corpus
 from .lines import count_lines, stored_lines, write_lines
 from .settings import Options, is_done, settings_of, stage_keys
-from .stages import Workspace, say, write_json
+from .stages import Workspace, say
 from .subwords import MODEL_NAMES, Learning, encode_pairs, encode_text, encoder, learn, take_model
 from .tokens import detokenise, tokenise
 from .vocabularies import make_dictionaries

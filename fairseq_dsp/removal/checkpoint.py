@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +15,7 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from ..compat.atomic_checkpoints import replacing
-from ..errors import UserError, find_in_chain
+from ..errors import UserError
 from ..model import HEADS, HeadSet, PruningConfig, PruningPlan, UnitModule
 from ..model.config import IN_FORCE, flag, model_namespace
 from ..model.units import modules_in, shape_of
@@ -223,68 +219,3 @@ def _importance(parameters: dict[str, Tensor], modules: list[UnitModule]) -> Ten
     if name not in parameters and modules and f"{modules[0].name}.out_proj.importance" in parameters:  # version 0.1
         return torch.cat([parameters[f"{module.name}.out_proj.importance"] for module in modules]).float()
     return parameters[name].float()
-
-
-def check_target(path: str | Path) -> Path:
-    """Return *path* if a new file or folder can be made there.
-
-    :raises UserError: if something is there already, or its folder does not exist or cannot be written to.
-    """
-    path = Path(path)
-    if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists already, and nothing is overwritten: give another name, or remove it")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder} for {path.name}: make it, or give another name")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"the folder {folder} cannot be written to: give a name in another folder")
-    return path
-
-
-def write_files(contents: dict[Path, Any]) -> None:
-    """Write files, all of them or none: text and bytes as they are, anything else with ``torch.save``.
-
-    :raises UserError: if one cannot be written, for example because the disk is full.
-    """
-    if not contents:
-        return
-    (path, content), *others = contents.items()
-    try:
-        with replacing(str(path)) as temporary:
-            if isinstance(content, str):
-                Path(temporary).write_text(content, encoding="utf-8")
-            elif isinstance(content, bytes):
-                Path(temporary).write_bytes(content)
-            else:
-                with open(temporary, "wb") as file:
-                    torch.save(content, file)
-            write_files(dict(others))
-    except UserError:
-        raise
-    except Exception as error:
-        failure = find_in_chain(error, OSError)  # torch wraps it in an error about its own file format
-        if failure is None:
-            raise
-        raise UserError(
-            f"{path} could not be written ({failure.strerror or failure}), so nothing was: mend that, or give a name "
-            "on another disk"
-        ) from error
-
-
-@contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary name beside *target* for a folder to be made there; on leaving it becomes *target*.
-
-    :raises UserError: if the folder cannot be written; nothing is left of it then.
-    """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(
-            f"the folder {target} could not be written ({error.strerror or error}), so nothing was: mend that, or give "
-            "a name on another disk"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

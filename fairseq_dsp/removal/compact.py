@@ -20,10 +20,11 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer import TransformerConfig
 
 from ..errors import UserError
+from ..files import check_target, write_files
 from ..model import PrunableTransformer, PruningConfig
 from ..model.config import flag, flat_names
 from ..model.dictionaries import with_fingerprints
-from .checkpoint import TrainedModel, check_target, write_files
+from .checkpoint import TrainedModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .checkpoint import TrainedModel, check_target, new_folder
+from ..files import check_target, new_folder
+from .checkpoint import TrainedModel
 from .data_bin import task_of
 from .engine import check_options, largest, specification
 from .sameness import TOLERANCE, Pairs, check_same, log_probabilities, original, sentences

@@ -16,8 +16,9 @@ from typing import Any
 
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 
+from ..files import check_target, write_files
 from ..model.config import flat_names
-from .checkpoint import TrainedModel, check_target, write_files
+from .checkpoint import TrainedModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,11 +29,12 @@ from torch import Tensor
 
 from ..deployment.request import check_options, check_sentences
 from ..errors import UserError
+from ..files import check_target, new_folder
 from ..languages import base
 from ..model import PrunableTransformer, PruningConfig
 from ..model.config import flat_names
 from ..plain import is_blank, normalised, plain
-from .checkpoint import TrainedModel, check_target, new_folder
+from .checkpoint import TrainedModel
 from .data_bin import preparation, task_of
 from .sameness import check_read
 

@@ -19,8 +19,9 @@ import logging
 from typing import Any
 
 from ..errors import UserError
+from ..files import check_target, write_files
 from ..model import HEADS
-from .checkpoint import TrainedModel, check_target, write_files
+from .checkpoint import TrainedModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,7 @@ from ..errors import UserError
 from ..evaluation.bench import load, measure
 from ..evaluation.prepared import PreparedData
 from ..evaluation.significance import bootstrap
-from ..files import write_json, write_text
+from ..files import replacing, write_json, write_text
 from ..report.tables import table_lines, to_markdown
 from . import continued
 from .checks import check_runs
@@ -233,13 +233,11 @@ def _place(out: Path, runs: Mapping[int | None, Run]) -> dict[str, Path]:
         for ending in (".pt", ".heads.json"):
             made, target = one.folder / f"compact{ending}", out / f"{name}{ending}"
             if made.exists() and not (target.exists() and target.samefile(made)):
-                temporary = target.with_name(f".{target.name}.tmp")
-                temporary.unlink(missing_ok=True)
-                try:
-                    os.link(made, temporary)
-                except OSError:  # a file system without links
-                    shutil.copyfile(made, temporary)
-                os.replace(temporary, target)
+                with replacing(target) as temporary:
+                    try:
+                        os.link(made, temporary)
+                    except OSError:  # a file system without links
+                        shutil.copyfile(made, temporary)
         models[one.name] = out / f"{name}.pt"
     return models
 
