@@ -14,7 +14,6 @@ import pytest
 import support
 import yaml
 
-from fairseq_dsp.evaluation.significance import bootstrap
 from fairseq_dsp.report.tables import table_lines, to_csv
 from fairseq_dsp.study.results import Results, read_results
 
@@ -95,7 +94,7 @@ def table() -> Callable[..., str]:
         paths = [results / "runs" / run["run"] / "translations.txt" for run in read.runs]
         texts = sorted(f"{path.parent.name}: {path.read_text()}" for path in paths)
         kept = [json.dumps(run["scores"]["kept"]) for run in read.runs]
-        return to_csv(table_lines(read, bootstrap(read))) + "\n".join(kept + texts)
+        return to_csv(table_lines(read, read.bootstrap())) + "\n".join(kept + texts)
 
     return table
 

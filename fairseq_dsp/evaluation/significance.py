@@ -34,11 +34,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
-from ..study.results import Results
-from ..study.runs import RESULT, RUNS, TRANSLATIONS
-from .scoring import metrics
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -220,15 +215,15 @@ def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [dataclasses.replace(one, p_corrected=p) for one, p in zip(comparisons, corrected, strict=True)]
 
 
-def bootstrap(results: Results) -> Bootstrap:
-    """Resample the test sentences of all runs, as sacrebleu's paired bootstrap does: with the same seed and resamples.
+def bootstrap(metric: Any, references: Sequence[str], translations: Mapping[str, Sequence[str]]) -> Bootstrap:
+    """Resample the test sentences, as sacrebleu's paired bootstrap does: with the same seed and resamples.
 
-    :raises UserError: if a translation is missing or does not belong to the references.
+    :param metric: sacrebleu's BLEU.
+    :param references: a line a sentence.
+    :param translations: for each run by name its translations, a line a sentence.
     """
     import numpy as np
 
-    references = _lines(results, "references.txt")
-    metric = metrics(results.data)["bleu"]
     metric._ref_cache = metric._cache_references([references])  # once for all runs
     seed = os.environ.get("SACREBLEU_SEED", "12345").lower()
     draws = np.random.default_rng(None if seed == "none" else int(seed))
@@ -238,14 +233,7 @@ def bootstrap(results: Results) -> Bootstrap:
         row += np.bincount(draws.integers(len(references), size=len(references)), minlength=len(references))
     scores: dict[str, float] = {}
     resampled = {}
-    for run in results.runs:
-        name = run["run"]
-        text = _lines(results, f"{RUNS}/{name}/{TRANSLATIONS}")
-        if len(text) != len(references):
-            raise UserError(
-                f"{RUNS}/{name}/{TRANSLATIONS} has {len(text)} lines, but there are {len(references)} references: "
-                "remove the folder of that run and start the sweep again"
-            )
+    for name, text in translations.items():
         counts = np.array(metric._extract_corpus_statistics(text, None), dtype=np.float32)
         scores[name] = float(metric._compute_score_from_stats(counts.sum(0, dtype=np.float64)).score)
         resampled[name] = np.array([metric._compute_score_from_stats(row).score for row in times @ counts])
@@ -253,12 +241,3 @@ def bootstrap(results: Results) -> Bootstrap:
     signature.update("seed", seed)
     signature.update("bs", SAMPLES)
     return Bootstrap(scores, resampled, len(references), str(signature))
-
-
-def _lines(results: Results, name: str) -> list[str]:
-    try:
-        return (results.folder / name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except OSError as error:
-        path = results.folder / name
-        remedy = f"remove {RESULT} beside it and " if path.name == TRANSLATIONS else ""
-        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}start the sweep again") from error

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..evaluation.significance import Comparison, bootstrap
+from ..evaluation.significance import Comparison
 from ..files import write_text
+from ..markdown import markdown_table
 from ..study.results import BASE, BASE_TITLE, Results, stopped
 from ..study.runs import LOG, RUNS
 from ..study.training_log import Curve, learning_curves
@@ -39,7 +40,7 @@ def write_report(results: Results, out: Path, against: str | None = None) -> Non
 
     :param against: the name of a method that the others are compared with, too.
     """
-    found = bootstrap(results)
+    found = results.bootstrap()
     lines = tables.table_lines(results, found, against)
     parts = _parts(results, lines, found.signature, against)
     pictures = _pictures(results, next((line.bleu.half for line in lines if line.row.label == BASE), 0.0))
@@ -142,7 +143,7 @@ def _missing(results: Results) -> str:
 def _markdown(results: Results, parts: list[Table], pictures: dict[str, tuple[str, str]]) -> str:
     text = [f"# {results.study['name']}", results.study["description"], _missing(results)]
     for title, note, header, body in parts:
-        text += [f"## {title}", tables.to_markdown(header, body), note]
+        text += [f"## {title}", markdown_table(header, body), note]
     text += [f"## {title}\n\n![{title}]({name}.svg)" for name, (title, _) in pictures.items()]
     return "\n\n".join(part.strip() for part in text if part) + "\n"
 

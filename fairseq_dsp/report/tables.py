@@ -158,12 +158,6 @@ def cost_cells(rows: Sequence[Row]) -> list[list[str]]:
     return out
 
 
-def to_markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first column to the left, the others to the right."""
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(line).replace("*", "\\*") + " |" for line in body]) + "\n"
-
-
 def to_html(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A table in HTML; a line above the first row of each method."""
 

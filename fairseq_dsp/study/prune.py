@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..evaluation.bench import load, measure
+from ..evaluation.measuring import measure
 from ..evaluation.prepared import PreparedData
-from ..evaluation.significance import bootstrap
+from ..evaluation.runners import load
 from ..files import replacing, write_json, write_text
-from ..report.tables import table_lines, to_markdown
+from ..markdown import markdown_table
 from . import continued
 from .checks import check_runs
 from .local import Local
@@ -266,24 +266,27 @@ def table(results: Results, speeds: Mapping[str, float]) -> str:
     :param speeds: sentences a second, by the names of runs; the original is :data:`~.results.BASE`.
     """
     header = ["model", "heads", "BLEU", "95% CI", "difference", "95% CI of it", "parameters", "sentences/s"]
+    found, rows = results.bootstrap(), results.rows()
+    original = next(row.seeds for row in rows if row.label == BASE)
     body = []
-    for line in table_lines(results, bootstrap(results)):
-        (one,) = line.row.runs
-        difference = line.to_base and line.to_base.difference
+    for row in rows:
+        (one,) = row.runs
+        bleu = found.mean(row.seeds)
+        compared = None if row.label == BASE else found.compare(row.seeds, original)
         body.append(
             [
-                "original" if line.row.label == BASE else line.row.title,
-                str(line.row.heads),
-                f"{line.bleu.value:.2f}",
-                f"± {line.bleu.half:.2f}",
-                f"{difference.value:+.2f}" if difference else "",
-                f"{difference.low:+.2f} to {difference.high:+.2f}" if difference else "",
+                "original" if row.label == BASE else row.title,
+                str(row.heads),
+                f"{bleu.value:.2f}",
+                f"± {bleu.half:.2f}",
+                f"{compared.difference.value:+.2f}" if compared else "",
+                f"{compared.difference.low:+.2f} to {compared.difference.high:+.2f}" if compared else "",
                 f"{one['scores']['parameters']:,}",
-                f"{speeds[BASE if line.row.label == BASE else one['run']]:.1f}",
+                f"{speeds[BASE if row.label == BASE else one['run']]:.1f}",
             ]
         )
     note = (
         f"BLEU on {results.study['split']}, beam {results.study['beam']}; the intervals cover the sentences, not other "
         f"seeds. Speed: batches of {BATCH} sentences of {LENGTH} subwords, in float32."
     )
-    return f"{to_markdown(header, body)}\n{note}\n"
+    return f"{markdown_table(header, body)}\n{note}\n"

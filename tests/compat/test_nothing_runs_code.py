@@ -27,7 +27,7 @@ import fairseq_dsp
 from fairseq_dsp.cli import main
 from fairseq_dsp.compat.options_are_evaluated import read_literal
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.evaluation import bench
+from fairseq_dsp.evaluation import runners
 from fairseq_dsp.importance import score_heads as command
 from fairseq_dsp.model.config import PruningConfig, flat_names
 from fairseq_dsp.removal.export_folder import _sha256_of
@@ -143,7 +143,7 @@ def translate(path: str, data: Path) -> None:
 
 
 def measure(path: str, data: Path) -> None:
-    bench.load(path, 1, 2, "cpu", "float32")
+    runners.load(path, 1, 2, "cpu", "float32")
 
 
 def score_heads(path: str, data: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_checkpoint_may_name_any_architecture(arch: str, option: str, trained:
     setattr(config, option, PAYLOAD)
     torch.save({**trained["transformer"], "cfg": {"model": config}}, "poisoned.pt")
     with pytest.raises(UserError, match=r"only numbers, texts, lists|cannot be built"):
-        bench.load("poisoned.pt", 1, 2, "cpu", "float32")
+        runners.load("poisoned.pt", 1, 2, "cpu", "float32")
 
 
 def test_what_a_study_gives_to_a_training_is_read_as_literals(tiny_data: Path, tmp_path: Path, train_tiny, capsys):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fairseq_dsp.cli import main
-from fairseq_dsp.evaluation import bench
+from fairseq_dsp.evaluation import measuring
 
 QUICK = ("--runs", "3", "--length", "4", "--beam", "2", "--threads", "1")
 
@@ -47,7 +47,7 @@ def test_table_json_and_picture(models, tmp_path, capsys):
         for r in (stock, pruned, compact):
             assert r["runs"] == len(r["times"]) == 3
             assert r["median"] <= r["p95"]
-            assert set(r["parts"]) == set(bench.PARTS)
+            assert set(r["parts"]) == set(measuring.PARTS)
             assert r["tokens_per_second"] == pytest.approx(4 * r["sentences_per_second"])
     header = printed.splitlines()[0]
     for column in ("sentences/s", "tokens/s", "p50 ms", "p95 ms", "runs", "spread", "GFLOPs/sentence", "parameters"):
@@ -72,7 +72,7 @@ def test_models_take_turns():
             turns.append((self.name, batch))
 
     ticks = iter(range(1000))
-    results = bench.measure(
+    results = measuring.measure(
         {name: Recorder(name) for name in "ab"}, [1, 2], 25, 2, clock=lambda: float(next(ticks))
     )  # fmt: skip
     assert turns == [(name, size) for size in (1, 2) for _ in range(3) for name in "ab"]
@@ -81,7 +81,7 @@ def test_models_take_turns():
 
 def test_spread_and_percentiles():
     times = [1.0, 2.0, 3.0, 4.0, 5.0]
-    result = bench.Result("m", "cpu", "float32", "float32", 2, 10, 5, 1, 1, 1, 1, times)
+    result = measuring.Result("m", "cpu", "float32", "float32", 2, 10, 5, 1, 1, 1, 1, times)
     assert (result.median, result.p95, result.spread) == (3, 5, 1)
     assert result.sentences_per_second == pytest.approx(2 / 3)
     assert result.tokens_per_second == pytest.approx(20 / 3)
@@ -98,7 +98,7 @@ def test_the_engine_runs_beside_fairseq(models, tiny_data, capsys):
 
 def test_peak_memory_is_of_the_model_alone(models):
     ballast = torch.ones(250_000_000)  # 1 GB in this process
-    peak = bench.peak_memory(models[2], 1, 2, 4, "cpu", "float32")
+    peak = measuring.peak_memory(models[2], 1, 2, 4, "cpu", "float32")
     assert 1e8 < peak < 4 * ballast.numel()
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 from simulated import Setting, error_rate, rates
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.evaluation.significance import Bootstrap, Comparison, Estimate, bootstrap, holm
+from fairseq_dsp.evaluation.significance import Bootstrap, Comparison, Estimate, holm
 from fairseq_dsp.report.tables import cells, table_lines, to_csv, to_latex
 from fairseq_dsp.study.results import Results
 
@@ -33,7 +33,7 @@ def drawn(sentences: float, scores: dict[str, float], *, own: float = 0.0) -> Bo
 
 
 def test_the_resamples_are_those_of_sacrebleu(made_up: Results) -> None:
-    found = bootstrap(made_up)
+    found = made_up.bootstrap()
     texts = [(str(run), translation(RUNS[run], run[2])) for run in (("base", 12, 1), ("joint", 6, 1))]
     signatures, scores = PairedTest(texts, {"BLEU": BLEU()}, [REFERENCES], "bs", 1000)()
     assert found.signature == str(signatures["BLEU"])
@@ -47,7 +47,7 @@ def test_the_resamples_are_those_of_sacrebleu(made_up: Results) -> None:
 
 
 def test_one_run_has_an_interval_over_the_sentences(made_up: Results) -> None:
-    found = bootstrap(made_up)
+    found = made_up.bootstrap()
     one = found.mean({1: ["joint-k6-s1"]})
     m = len(REFERENCES)
     expected = stats.t.ppf(0.975, m - 1) * found.resampled["joint-k6-s1"].std(ddof=1) * np.sqrt(m / (m - 1))
@@ -121,7 +121,7 @@ def test_p_and_the_interval_agree() -> None:
 
 
 def test_a_model_does_not_differ_from_itself(made_up: Results) -> None:
-    compared = bootstrap(made_up).compare({1: ["base-s1"]}, {1: ["base-s1"]})
+    compared = made_up.bootstrap().compare({1: ["base-s1"]}, {1: ["base-s1"]})
     assert compared == Comparison(Estimate(0.0, 0.0, covers_seeds=False), 1, 1.0, 1.0)
 
 
@@ -161,7 +161,7 @@ def test_errors_in_simulated_studies(setting: Setting, seeds: int) -> None:
 
 
 def test_the_pairs_of_the_table(made_up: Results) -> None:
-    found = bootstrap(made_up)
+    found = made_up.bootstrap()
     lines = {(line.row.label, line.row.heads): line for line in table_lines(made_up, found, "paper")}
     bases, joint = ({seed: [f"{name}-s{seed}"] for seed in (1, 2)} for name in ("base", "joint-k6"))
     paper = {seed: [f"paper-k6-s{seed}"] for seed in (1, 2)}
@@ -197,7 +197,7 @@ def test_two_trainings_with_one_seed_are_one_draw_of_it(made_up: Results) -> Non
     """As of voita with two penalties that keep as many heads."""
     again = [{**run, "label": "joint", "heads": 6} if run["label"] == "paper" else run for run in made_up.runs]
     results = Results(made_up.folder, made_up.study, again)
-    found = bootstrap(results)
+    found = results.bootstrap()
     row = next(row for row in results.rows() if row.label == "joint" and row.heads == 6)
     assert {seed: len(names) for seed, names in row.seeds.items()} == {1: 3, 2: 2}
     means = [np.mean([found.scores[name] for name in names]) for names in row.seeds.values()]
@@ -210,7 +210,7 @@ def test_two_trainings_with_one_seed_are_one_draw_of_it(made_up: Results) -> Non
 
 
 def test_the_table_says_what_it_covers(made_up: Results) -> None:
-    lines = table_lines(made_up, bootstrap(made_up))
+    lines = table_lines(made_up, made_up.bootstrap())
     joint_6, joint_3, _, paper_3 = map(cells, lines[1:])
     assert (joint_6[6][-1].isdigit(), joint_6[8][-1].isdigit(), joint_6[9]) == (True, True, "2")
     assert (joint_3[6][-1], joint_3[8][-1], joint_3[9]) == ("†", "†", "unpaired")
@@ -224,7 +224,7 @@ def test_the_table_says_what_it_covers(made_up: Results) -> None:
 
 
 def test_the_report_compares(made_up: Results, tmp_path: Path, dsp: Callable[..., Any]) -> None:
-    lines = table_lines(made_up, bootstrap(made_up), "paper")
+    lines = table_lines(made_up, made_up.bootstrap(), "paper")
     header, _, joint, *_ = (line.split(",") for line in to_csv(lines, "paper").splitlines())
     row = dict(zip(header, joint, strict=True))
     compared = lines[1].to_other

@@ -19,7 +19,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from fairseq_dsp.evaluation.significance import bootstrap
 from fairseq_dsp.report.tables import table_lines, to_csv
 from fairseq_dsp.study.results import read_results, summary_table
 from fairseq_dsp.study.runner import is_done
@@ -32,7 +31,7 @@ def outcome(results: Path) -> dict[str, str]:
     read = read_results(results)
     found = {p.parent.name: p.read_text(encoding="utf-8") for p in results.glob("runs/*/translations.txt")}
     found |= {f"heads of {run['run']}": json.dumps(run["scores"]["kept"]) for run in read.runs}
-    return found | {"table": to_csv(table_lines(read, bootstrap(read)))}
+    return found | {"table": to_csv(table_lines(read, read.bootstrap()))}
 
 
 def log_sizes(runs: list[Run]) -> dict[str, int]:
