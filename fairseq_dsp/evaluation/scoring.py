@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .. import languages
+from .. import languages, moses
 from .prepared import PreparedData
 
 
@@ -40,7 +40,7 @@ def score(data: PreparedData, split: str, hypotheses: Sequence[str]) -> dict[str
     tokens, reference_tokens = list(hypotheses), data.tokenised_references(split)
     if reference_tokens is None:
         lower = bool(data.summary["lowercase"])
-        tokens, reference_tokens = (_moses(lines, data.languages[1], lower) for lines in (plain, references))
+        tokens, reference_tokens = (_tokenised(lines, data.languages[1], lower) for lines in (plain, references))
     return {"tokenised_bleu": _score(BLEU(tokenize="none", force=True), tokens, reference_tokens), **scores}
 
 
@@ -48,17 +48,11 @@ def detokenised(data: PreparedData, hypotheses: Sequence[str]) -> list[str]:
     """Plain sentences from a recipe's tokens."""
     if data.summary["tokenizer"] == "none":
         return list(hypotheses)
-    from sacremoses import MosesDetokenizer
-
-    moses = MosesDetokenizer(languages.base(data.languages[1]))
-    return [moses.detokenize(line.split()) for line in hypotheses]
+    return [moses.detokenised(line, data.languages[1]) for line in hypotheses]
 
 
-def _moses(lines: Sequence[str], language: str, lower: bool) -> list[str]:
-    from sacremoses import MosesTokenizer
-
-    moses = MosesTokenizer(languages.base(language))
-    tokens = [str(moses.tokenize(line, return_str=True)) for line in lines]
+def _tokenised(lines: Sequence[str], language: str, lower: bool) -> list[str]:
+    tokens = [moses.tokenised(line, language) for line in lines]
     return [line.lower() for line in tokens] if lower else tokens
 
 

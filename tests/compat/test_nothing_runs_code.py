@@ -26,11 +26,11 @@ from fairseq_cli import generate
 import fairseq_dsp
 from fairseq_dsp.cli import main
 from fairseq_dsp.compat.options_are_evaluated import read_literal
+from fairseq_dsp.deployment.folder import config_checksum
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation import runners
 from fairseq_dsp.importance import score_heads as command
 from fairseq_dsp.model.config import PruningConfig, flat_names
-from fairseq_dsp.removal.export_folder import _sha256_of
 
 PAYLOAD, SHELL_PAYLOAD = "open('ran','w')", "$(touch ran)"
 """Make the file ``ran`` in the working folder: as Python, and as the plugin that `hostile` puts there; in a shell."""
@@ -186,7 +186,7 @@ def test_no_option_of_a_folder_runs(folder: Path, tmp_path: Path):
     def run(changed: Sequence[Key]) -> None:
         made = poisoned(config, changed)
         if isinstance(made["sha256"], dict):
-            made["sha256"]["config.json"] = _sha256_of(made)
+            made["sha256"]["config.json"] = config_checksum(made)
         (copy / "config.json").unlink()
         (copy / "config.json").write_text(json.dumps(made))
         assert len(fairseq_dsp.from_pretrained(copy).translate(["ba di"], max_len_b=2)) == 1
