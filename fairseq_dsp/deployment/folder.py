@@ -13,6 +13,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from safetensors.torch import load_file
 
 from ..errors import UserError
+from ..files import sha256
 from ..model import PrunableTransformer
 from .translator import Translator
 
@@ -37,7 +38,7 @@ def from_pretrained(folder: str | Path) -> Translator:
         for name, checksum in config["sha256"].items():
             if not (folder / name).is_file():
                 raise UserError(f"the file {name} is missing in {folder}: {again}")
-            if (config_checksum(config) if name == CONFIG else checksum(folder / name)) != checksum:
+            if (config_checksum(config) if name == CONFIG else sha256(folder / name)) != checksum:
                 raise UserError(f"the file {name} in {folder} is not as it was written (its checksum differs): {again}")
         languages = (config["source_lang"], config["target_lang"])
         dictionaries = [Dictionary.load(str(folder / f"dict.{language}.txt")) for language in languages]
@@ -63,11 +64,6 @@ def from_pretrained(folder: str | Path) -> Translator:
     except Exception as error:  # whatever a value of another kind makes of the model
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{folder / CONFIG} is not a model's configuration ({reason}): {again}") from error
-
-
-def checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def config_checksum(config: dict[str, Any]) -> str:

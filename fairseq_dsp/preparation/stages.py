@@ -41,12 +41,6 @@ def progress(**options: Any) -> Any:
     return tqdm(**{"delay": 1, **options})
 
 
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def settings_key(settings: Any) -> str:
     """One short name for a JSON-like value: equal values have equal keys."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

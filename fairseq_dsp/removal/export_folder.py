@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..deployment.folder import CONFIG, FORMAT, NO_FILES, WEIGHTS, checksum, config_checksum, from_pretrained, is_plain
+from ..deployment.folder import CONFIG, FORMAT, NO_FILES, WEIGHTS, config_checksum, from_pretrained, is_plain
 from ..deployment.translator import BPE_OPTIONS
 from ..errors import UserError
-from ..files import check_target, new_folder
+from ..files import check_target, new_folder, sha256
 from ..model import PruningConfig
 from ..model.config import flat_names
 from .checkpoint import TrainedModel
@@ -121,7 +121,7 @@ def _write(folder: Path, model: TrainedModel, task: Any, text: dict[str, Any], b
         **text,
         "shared": shared,
         "model": {**options, **NO_FILES, "_name": "transformer_dsp"},
-        "sha256": {file.name: checksum(file) for file in sorted(folder.iterdir())},
+        "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())},
     }
     config["sha256"][CONFIG] = config_checksum(config)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

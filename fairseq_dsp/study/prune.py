@@ -23,7 +23,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shlex
@@ -37,7 +36,7 @@ from ..errors import UserError
 from ..evaluation.measuring import measure
 from ..evaluation.prepared import PreparedData
 from ..evaluation.runners import load
-from ..files import replacing, write_json, write_text
+from ..files import replacing, sha256, write_json, write_text
 from ..markdown import markdown_table
 from . import continued
 from .checks import check_runs
@@ -97,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         )
     model.check_data(data)
     asked = {
-        "checkpoint": {"path": str(model.path), "sha256": _digest(model.path)},
+        "checkpoint": {"path": str(model.path), "sha256": sha256(model.path)},
         "data": data.summary.get("key", str(data.folder.absolute())),
         "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
     }  # fmt: skip
@@ -199,11 +198,6 @@ def _brief(value: Any) -> str:
     if isinstance(value, dict):
         value = {name: content[:8] if name == "sha256" else content for name, content in value.items()}
     return json.dumps(value, ensure_ascii=False)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _say_commands(runs: Sequence[Run]) -> None:
