@@ -32,7 +32,7 @@ from ..files import write_json, write_text
 from ..model import with_heads
 from ..model.dictionaries import fitting
 from ..model.units import is_weight
-from . import given
+from . import preprocessed
 from .inputs import Sizes, checkpoint_paths, flags_for, positions, without_colons, without_references
 from .prepared import PreparedData
 from .scoring import detokenised, score
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-len-b", type=int, default=MAX_LEN_B, metavar="B", help="see A (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="of a batch (default: %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
-    given.add_arguments(parser)
+    preprocessed.add_arguments(parser)
     parser.add_argument("--json", metavar="OUT", type=Path, help="also write the scores to this file")
     parser.add_argument(
         "--translations", metavar="OUT", type=Path,
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the data, a checkpoint or the number of heads cannot be used.
     """
-    data = given.read_data(args.data, args.split, given.given_by(args))
+    data = preprocessed.read_data(args.data, args.split, preprocessed.given_by(args))
     data.check_split(args.split)
     if args.heads_to_keep is not None and args.kept_heads is not None:
         raise UserError("--heads-to-keep and --kept-heads both say which heads to keep: give one of them")

@@ -27,9 +27,9 @@ import numpy as np
 from ..errors import UserError
 from ..files import check_target, new_folder
 from .checkpoint import TrainedModel
+from .ctranslate2_spec import check_options, largest, specification
 from .data_bin import task_of
-from .engine import check_options, largest, specification
-from .sameness import TOLERANCE, Pairs, check_same, log_probabilities, original, sentences
+from .export_check import TOLERANCE, Pairs, check_same, log_probabilities, original, sentences
 
 LONGEST_TRANSLATION = 256
 """The engine's max_decoding_length, unless it is given another one."""

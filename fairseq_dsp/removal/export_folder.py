@@ -28,7 +28,7 @@ from ..model import PruningConfig
 from ..model.config import flat_names
 from .checkpoint import TrainedModel
 from .data_bin import preparation, task_of
-from .sameness import check_read
+from .export_check import check_read
 
 _CARD = """---
 language: ["{source}", "{target}"]

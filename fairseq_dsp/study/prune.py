@@ -38,7 +38,7 @@ from ..evaluation.prepared import PreparedData
 from ..evaluation.runners import load
 from ..files import replacing, sha256, write_json, write_text
 from ..markdown import markdown_table
-from . import continued
+from . import pruning_recipe
 from .checks import check_runs
 from .local import Local
 from .options import Options, parse_options, read_words
@@ -48,7 +48,7 @@ from .runner import LOCK, is_done, with_wanted
 from .runs import Run, expand
 from .study_file import Method, Study
 from .sweep import alone, do_runs, interruptible, print_commands, write_study
-from .trained import Trained
+from .unpruned_model import UnprunedModel
 from .values import numbers
 
 RECORD = "prune.json"
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     data = PreparedData.read(args.data)
     data.check_trainable()
     data.check_split(args.split)
-    model = Trained.read(args.checkpoint)
+    model = UnprunedModel.read(args.checkpoint)
     try:
         heads = numbers(sorted(args.heads_to_keep or [], reverse=True), "--heads-to-keep", int, 0, model.heads)
         given = read_words(args.more, "the command line", "this command")
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: fairseq-generate {data.data_bin} --user-dir fairseq_dsp --path {path} --beam 5")
 
 
-def _options(model: Trained, data: PreparedData, heads: Sequence[int], given: Options) -> dict[str, Options]:
+def _options(model: UnprunedModel, data: PreparedData, heads: Sequence[int], given: Options) -> dict[str, Options]:
     """Return the options of each K's training, all of them in update numbers.
 
     :raises UserError: if fairseq-train does not take what is given, or the model does not fit it.
@@ -154,13 +154,13 @@ def _options(model: Trained, data: PreparedData, heads: Sequence[int], given: Op
     found: dict[str, Options] = {}
     try:
         for k in heads:
-            options = continued.training(base, given, model.updates)
+            options = pruning_recipe.training(base, given, model.updates)
             updates = int(options["max-update"])
             if updates < 1:
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
-            found[str(k)] = options | continued.schedule(options, k, model.heads)
+            found[str(k)] = options | pruning_recipe.schedule(options, k, model.heads)
             args = parse_options(data, {**found[str(k)], "heads-to-keep": k}, "the command line")
     except ValueError as error:
         raise UserError(str(error)) from error

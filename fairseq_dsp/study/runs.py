@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
-from ..evaluation.given import flags
+from ..evaluation.preprocessed import flags
 from ..model import PruningConfig, with_heads
-from . import continued
+from . import pruning_recipe
 from .options import DEFAULTS, Options, command_line
 from .study_file import Method, Study
 
@@ -304,12 +304,12 @@ class _Maker:
         return options | {"cooldown-updates": round(share * int(options["max-update"]))}
 
     def _continued(self, given: Options, own: Options, heads: int) -> Options:
-        """The options of a training that starts from the unpruned model, and chooses its heads; see `continued`."""
+        """The options of a training that starts from the unpruned model and chooses its heads; see `pruning_recipe`."""
         study = self.study
         before = DEFAULTS | study.recipe
         updates = int((study.recipe | study.base).get("max-update", 0))
-        options = continued.training(before, given, updates) | own
-        options |= continued.schedule(options, heads, study.total)
+        options = pruning_recipe.training(before, given, updates) | own
+        options |= pruning_recipe.schedule(options, heads, study.total)
         return self._annealed(options)
 
     def _model_of(self, run: Run) -> Path:

@@ -12,8 +12,8 @@ import yaml
 
 from ..errors import UserError
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
-from ..evaluation.given import read_data
 from ..evaluation.prepared import PreparedData
+from ..evaluation.preprocessed import read_data
 from .options import Options, parse_options, read_options, total_heads
 from .values import boolean, check_keys, closest, mapping, numbers
 

@@ -64,7 +64,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..evaluation import given
+from ..evaluation import preprocessed
 from ..files import write_json, write_text
 from .checks import check_runs
 from .cluster import check_options, run_on_slurm
@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", metavar="LIST", help="GPUs to use, such as 0,1 (default: all; '' for none)")
     parser.add_argument("--slurm", action="store_true", help="run as SLURM jobs; the study's slurm says how")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
-    given.add_arguments(parser)
+    preprocessed.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the study, the data or the results folder cannot be used, or a run failed.
     """
-    study = read_study(args.study, data=args.data, text=given.given_by(args))
+    study = read_study(args.study, data=args.data, text=preprocessed.given_by(args))
     results: Path = args.results or Path("results") / study.name
     local = _local(args, study)
     check_options(study.slurm)

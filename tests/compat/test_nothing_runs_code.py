@@ -29,7 +29,7 @@ from fairseq_dsp.compat.options_are_evaluated import read_literal
 from fairseq_dsp.deployment.folder import config_checksum
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation import runners
-from fairseq_dsp.importance import score_heads as command
+from fairseq_dsp.importance import score_heads
 from fairseq_dsp.model.config import PruningConfig, flat_names
 
 PAYLOAD, SHELL_PAYLOAD = "open('ran','w')", "$(touch ran)"
@@ -146,14 +146,16 @@ def measure(path: str, data: Path) -> None:
     runners.load(path, 1, 2, "cpu", "float32")
 
 
-def score_heads(path: str, data: Path) -> None:
+def _score_heads(path: str, data: Path) -> None:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    command.run(parser.parse_args([path, "--data", str(data), "--sentences", "1", "--scores", "scores.json", "--cpu"]))
+    score_heads.add_arguments(parser)
+    score_heads.run(
+        parser.parse_args([path, "--data", str(data), "--sentences", "1", "--scores", "scores.json", "--cpu"])
+    )
 
 
 @pytest.mark.parametrize(
-    ("program", "arch"), [(translate, "transformer_dsp"), (measure, "transformer"), (score_heads, "transformer")]
+    ("program", "arch"), [(translate, "transformer_dsp"), (measure, "transformer"), (_score_heads, "transformer")]
 )
 def test_no_option_of_a_checkpoint_runs(program: Callable[..., None], arch: str, trained: dict[str, Any], tiny_data):
     state = trained[arch]

@@ -13,10 +13,10 @@ import torch
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.removal import engine, export_ctranslate2, sameness
+from fairseq_dsp.removal import ctranslate2_spec, export_check, export_ctranslate2
 from fairseq_dsp.removal.checkpoint import TrainedModel
 from fairseq_dsp.removal.data_bin import task_of
-from fairseq_dsp.removal.sameness import check_read, check_same, log_probabilities, original, sentences
+from fairseq_dsp.removal.export_check import check_read, check_same, log_probabilities, original, sentences
 
 EXPORTS = ("compact", "export-fairseq", "export-folder", "export-ctranslate2")
 
@@ -72,21 +72,21 @@ def test_every_weight_has_a_place_in_the_engine(pruned, tiny_data):
     network = original(model, task)
     network.decoder.layers[1].w_resid = torch.nn.Parameter(torch.ones(16))
     with pytest.raises(UserError, match=r"no place for decoder\.layers\.1\.w_resid of .*: use fairseq-dsp export"):
-        engine.specification(model, network, task)
+        ctranslate2_spec.specification(model, network, task)
 
 
 def test_another_computation_is_noticed(pruned, tiny_data, tmp_path, monkeypatch, export):
     """The engine is told the wrong activation function, and the folder is given another model's weights."""
     pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
-    monkeypatch.setitem(engine.ACTIVATIONS, "relu", "GELU")
+    monkeypatch.setitem(ctranslate2_spec.ACTIVATIONS, "relu", "GELU")
     status, error = export("export-ctranslate2", pruned)
     assert status == 1
     assert "CTranslate2 computes something else than the trained model (the log-probability of a word differs" in error
-    monkeypatch.setattr(sameness, "original", lambda model, task: original(model, task).half().float())
+    monkeypatch.setattr(export_check, "original", lambda model, task: original(model, task).half().float())
     assert export("export-folder", pruned)[0] == 0  # rounding
     (tmp_path / "to" / "out").rename(tmp_path / "kept")
     other = altered(pruned, tmp_path / "other.pt", lambda model: model["decoder.layers.1.fc2.bias"][0].add_(1))
-    monkeypatch.setattr(sameness, "original", lambda model, task: original(TrainedModel.read(str(other)), task))
+    monkeypatch.setattr(export_check, "original", lambda model, task: original(TrainedModel.read(str(other)), task))
     status, error = export("export-folder", pruned)
     assert status == 1
     assert "the folder computes something else" in error

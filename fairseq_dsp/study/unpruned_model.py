@@ -21,7 +21,7 @@ STOCK = "transformer"
 
 
 @dataclass(frozen=True)
-class Trained:
+class UnprunedModel:
     """An unpruned model.
 
     :param path: its checkpoint.
@@ -36,7 +36,7 @@ class Trained:
     shape: dict[str, list[int]]
 
     @staticmethod
-    def read(path: str | Path) -> Trained:
+    def read(path: str | Path) -> UnprunedModel:
         """Read a checkpoint.
 
         :raises UserError: if it is none, or its model is no plain Transformer for translation, or pruned already.
@@ -79,7 +79,7 @@ class Trained:
             ) from error
         except (ValueError, AttributeError) as error:
             raise UserError(f"the checkpoint {path} cannot be pruned: {error}") from error
-        return Trained(path, state, {"arch": architecture, **own}, shape)
+        return UnprunedModel(path, state, {"arch": architecture, **own}, shape)
 
     @property
     def heads(self) -> int:

@@ -13,7 +13,7 @@ import support
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.evaluation.given import flags, read_data
+from fairseq_dsp.evaluation.preprocessed import flags, read_data
 from fairseq_dsp.study.runs import expand
 from fairseq_dsp.study.study_file import read_study
 
