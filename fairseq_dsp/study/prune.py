@@ -39,15 +39,13 @@ from ..evaluation.runners import load
 from ..files import replacing, sha256, write_json, write_text
 from ..markdown import markdown_table
 from . import pruning_recipe
-from .checks import check_runs
 from .local import Local
 from .options import Options, parse_options, read_words
-from .records import check_records, stale_steps
 from .results import BASE, Results, read_results
-from .runner import LOCK, is_done, with_wanted
-from .runs import Run, expand
+from .runner import LOCK, is_done
+from .runs import Run
 from .study_file import Method, Study
-from .sweep import alone, do_runs, interruptible, print_commands, write_study
+from .sweep import alone, checked_runs, do_runs, interruptible, print_commands, write_study
 from .unpruned_model import UnprunedModel
 from .values import numbers
 
@@ -113,10 +111,7 @@ def run(args: argparse.Namespace) -> None:
         split=args.split,
         trained=model.path,
     )
-    runs = check_runs(study, with_wanted(expand(study, out)))
-    for text in check_records(runs, finished=all(map(is_done, runs))):
-        print(text, file=sys.stderr)
-    runs = with_wanted(runs, stale_steps)
+    runs = checked_runs(study, out)
     if args.dry_run:
         print_commands(runs)
         return

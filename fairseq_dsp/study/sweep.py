@@ -102,10 +102,7 @@ def run(args: argparse.Namespace) -> None:
     local = _local(args, study)
     check_options(study.slurm)
     _check_study(results, study)
-    runs = check_runs(study, with_wanted(expand(study, results)))
-    for text in check_records(runs, finished=all(map(is_done, runs))):
-        print(text, file=sys.stderr)
-    runs = with_wanted(runs, stale_steps)
+    runs = checked_runs(study, results)
     if args.dry_run:
         print_commands(runs)
         return
@@ -119,6 +116,17 @@ def run(args: argparse.Namespace) -> None:
             "start the sweep again, which does only what is missing"
         )
     print(f"All {len(runs)} runs are done. Tables and pictures: fairseq-dsp report {results}")
+
+
+def checked_runs(study: Study, results: Path) -> list[Run]:
+    """Return the runs of a study, with what is to be done of each; what the user should know is printed.
+
+    :raises UserError: if one cannot be done, or the folder holds runs that were made in another way.
+    """
+    runs = check_runs(study, with_wanted(expand(study, results)))
+    for text in check_records(runs, finished=all(map(is_done, runs))):
+        print(text, file=sys.stderr)
+    return with_wanted(runs, stale_steps)
 
 
 def do_runs(runs: Sequence[Run], results: Path, study: Study, local: Local, *, slurm: bool = False) -> list[str]:
