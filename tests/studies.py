@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -14,8 +16,10 @@ import pytest
 import support
 import yaml
 
+from fairseq_dsp.cli import main
 from fairseq_dsp.report.tables import table_lines, to_csv
 from fairseq_dsp.study.results import Results, read_results
+from fairseq_dsp.study.runs import Run
 
 TINY_RECIPE = {
     "arch": "transformer_dsp_tiny", "encoder-layers": 2, "decoder-layers": 2, "encoder-embed-dim": 16,
@@ -109,3 +113,17 @@ def methods() -> list[Any]:
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Results of an unpruned model and two methods that nobody trained."""
     return made.write(tmp_path_factory.mktemp("made-up"))
+
+
+def do(run: Run) -> None:
+    """Do the steps of a run: trainings by `run_fairseq`, all else in this process."""
+    run.folder.mkdir(parents=True)
+    for step in run.steps:
+        if step.checkpoints:
+            support.run_fairseq("train", *step.command[3:])
+        else:
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                assert main(step.command[3:]) == 0, step.command
+            if step.output:
+                step.output.write_text(printed.getvalue())
+        assert all(product.exists() for product in step.products), step.command

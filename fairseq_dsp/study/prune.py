@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
         base={},
         seeds=(args.seed,),
         methods=tuple(Method("joint", METHOD, (k,), (args.seed,), options[str(k)], from_base=True) for k in heads),
-        total=model.heads,
+        shape=model.shape,
         split=args.split,
         trained=model.path,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
-from .options import Options, parse_options, read_options, total_heads
+from .options import Options, heads_by_type, parse_options, read_options, total_heads
 from .values import boolean, check_keys, closest, mapping, numbers
 
 METHODS = {
@@ -23,21 +23,25 @@ METHODS = {
     "pipelined": "the importance alone trains, on the frozen base model",
     "voita": "hard-concrete gates under an L0 penalty, from the base model (Voita et al. 2019)",
     "michel": "the base model's heads scored by the gradient of their gates (Michel et al. 2019)",
+    "random": "random heads, fixed from the first update, with which the base model trains on",
+    "structure": "the heads that another method found, with new weights, trained from scratch",
     "range": "one training for every K: the number of heads is drawn anew at every update",
     "unpruned": "another model without pruning, such as a smaller one, for comparison",
 }
 """The ways to get a model with fewer heads, by the name that a study gives them."""
 
 FROM_BASE = {"pipelined", "voita", "michel"}
-"""Methods that always start from the trained, unpruned model; ``joint`` and ``ste`` do with ``start: base``."""
+"""Methods that always start from the trained, unpruned model; ``random`` does unless it says ``start: scratch``,
+``joint`` and ``ste`` with ``start: base``."""
 
 _STUDY_KEYS = {
     "name", "description", "extends", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint",
     "compact", "compare", "local", "slurm",
 }  # fmt: skip
 _METHOD_KEYS = {
-    "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
+    "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill", "of",
 }  # fmt: skip
+_KEYS_OF = {"penalties": "voita", "low": "range", "high": "range", "of": "structure"}
 _MICHEL_OPTIONS = {"split", "sentences", "steps", "min-heads-per-module", "max-tokens", "cpu"}
 """What ``options`` may hold for ``michel``: options of ``fairseq-dsp score-heads``."""
 
@@ -57,6 +61,7 @@ class Method:
     :param high: the most heads of ``range``.
     :param from_base: whether its training starts from the trained, unpruned model of the same seed.
     :param distill: whether its trainings, recovery included, learn from that model's distribution too.
+    :param of: the method whose heads ``structure`` has.
     """
 
     method: str
@@ -70,6 +75,7 @@ class Method:
     high: int | None = None
     from_base: bool = False
     distill: bool = False
+    of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Study:
     :param data: the prepared corpus.
     :param recipe: options of fairseq-train for every training.
     :param base: further options for the unpruned model.
-    :param total: N, the number of heads of the unpruned model.
+    :param shape: of the unpruned model: for each attention type, the number of heads of each layer.
     :param checkpoint: ``best`` or ``last``: which checkpoint of a training is evaluated.
     :param compact: whether pruned models are evaluated as compact ones.
     :param split: the text that is translated.
@@ -94,7 +100,7 @@ class Study:
     base: Options
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
-    total: int
+    shape: dict[str, list[int]]
     checkpoint: str = "best"
     compact: bool = True
     split: str = "test"
@@ -106,6 +112,11 @@ class Study:
     trained: Path | None = None
     local: dict[str, Any] = field(default_factory=dict)
     slurm: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """N, the number of heads of the unpruned model."""
+        return sum(map(sum, self.shape.values()))
 
 
 def read_study(path: str | Path, *, data: str | None = None, text: Mapping[str, Any] | None = None) -> Study:
@@ -178,7 +189,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     split = mapping(content.get("evaluate") or {}, "evaluate").get("split", "test")
     prepared = read_data(data or content["data"], split, text)
     prepared.check_trainable()
-    total = total_heads(prepared, {**recipe, **base})
+    shape = heads_by_type(prepared, {**recipe, **base})
+    total = sum(map(sum, shape.values()))
     evaluate = mapping(content.get("evaluate") or {}, "evaluate")
     evaluate = {str(key).replace("_", "-"): value for key, value in evaluate.items()}
     check_keys(evaluate, {"split", "beam", "lenpen", "max-len-a", "max-len-b"}, "evaluate")
@@ -205,6 +217,10 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
                 f"two methods are called {one.name}: give one of them another name with the key name, or the same "
                 "options and other heads or seeds"
             )
+    compact = boolean(content.get("compact", True), "compact")
+    for method in methods:
+        if method.method == "structure":
+            _check_structure(method, methods, compact=compact)
     compare = content.get("compare")
     if compare is not None and compare not in names:
         raise ValueError(f"compare is {compare!r}, but the name of a method is expected: one of {', '.join(names)}")
@@ -216,9 +232,9 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         base=base,
         seeds=seeds,
         methods=methods,
-        total=total,
+        shape=shape,
         checkpoint=checkpoint,
-        compact=boolean(content.get("compact", True), "compact"),
+        compact=compact,
         split=evaluate.get("split", "test"),
         beam=numbers([evaluate.get("beam", 5)], "beam", int, 1, 1000)[0],
         lenpen=numbers([evaluate.get("lenpen", 1.0)], "lenpen", float, -100, 100)[0],
@@ -253,8 +269,9 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         raise ValueError(f"the name of a method is {name!r}, but letters, digits, - and _ are expected")
     own = [key for key in ("penalties",) if key in content and kind != "voita"]
     own += [key for key in ("low", "high") if key in content and kind != "range"]
+    own += [key for key in ("of",) if key in content and kind != "structure"]
     if own:
-        raise ValueError(f"{name} has the key {own[0]}, which is for {'voita' if own[0] == 'penalties' else 'range'}")
+        raise ValueError(f"{name} has the key {own[0]}, which is for {_KEYS_OF[own[0]]}")
     heads = numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
     penalties: tuple[float, ...] = ()
     if kind == "voita":
@@ -278,9 +295,13 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     low, high = numbers([low, high], f"low and high of {name}", int, 0, total)
     if low > high:
         raise ValueError(f"low of {name} is {low}, above its high of {high}: swap them")
-    start = content.get("start", "base" if kind in FROM_BASE else "scratch")
+    start = content.get("start", "base" if kind in FROM_BASE or kind == "random" else "scratch")
+    if kind == "structure" and start != "scratch":
+        raise ValueError(f"start of {name} is {start!r}, but a structure is trained from scratch: leave it out")
     if start not in ("base", "scratch") or (start == "scratch" and kind in FROM_BASE):
-        raise ValueError(f"start of {name} is {start!r}, but base is expected, or for joint, ste and range scratch")
+        raise ValueError(
+            f"start of {name} is {start!r}, but base is expected, or for joint, ste, random and range scratch"
+        )
     options = read_options(content.get("options") or {}, f"options of {name}")
     if "head-selection" in options and kind not in ("joint", "pipelined", "range"):
         raise ValueError(f"{name} has the option head-selection, but {kind} has its own: give it to joint or pipelined")
@@ -296,7 +317,25 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         high=high if kind == "range" else None,
         from_base=start == "base",
         distill=boolean(content.get("distill", False), f"distill of {name}"),
+        of=str(content["of"]) if "of" in content else None,
     )
+
+
+def _check_structure(method: Method, methods: Sequence[Method], *, compact: bool) -> None:
+    """Raise a ``ValueError`` if there is no run whose heads a ``structure`` could take."""
+    others = [m.name for m in methods if m.heads and m.method not in ("unpruned", "structure")]
+    if method.of not in others:
+        given = "lacks the key of" if method.of is None else f"takes the heads of {method.of}"
+        raise ValueError(f"{method.name} {given}, but the name of a method that chooses heads is expected: {others}")
+    if not compact:
+        raise ValueError(f"{method.name} reads its heads from compact models: leave compact: false out")
+    there = {(k, seed) for m in methods if m.name == method.of for k in m.heads for seed in m.seeds}
+    for k, seed in itertools.product(method.heads, method.seeds):
+        if (k, seed) not in there:
+            raise ValueError(
+                f"{method.name} takes the heads of {method.of} at K = {k} with seed {seed}, but no such run is in the "
+                f"study: give {method.of} this number of heads and seed, or leave them out here"
+            )
 
 
 def _complete_each_other(one: Method, other: Method) -> bool:
