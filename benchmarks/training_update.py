@@ -2,10 +2,11 @@
 
     python benchmarks/training_update.py --json docs/results/training-speed.json
 
-Each number of heads is measured twice: while the heads are chosen, and once they are fixed. All models are in one
-process and take turns, update by update, so that a noisy machine harms all alike. The batch is random tokens of the
-given size; what is timed is fairseq's trainer: forward, backward, clipping, Adam. Peak memory is measured in a fresh
-process for each model (on a GPU: torch's own peak; on the CPU: the process's peak resident set).
+Each number of heads is measured while the heads are chosen, once they are fixed, and for a model built compact with the
+same heads. All models are in one process and take turns, update by update, so that a noisy machine harms all alike. The
+batch is random tokens of the given size; what is timed is fairseq's trainer: forward, backward, clipping, Adam. Peak
+memory is measured in a fresh process for each model (on a GPU: torch's own peak; on the CPU: the process's peak
+resident set). A whole training is worked out from its two parts: by default 30% of the updates choose.
 """
 
 from __future__ import annotations
@@ -38,8 +39,13 @@ RECIPE = (
 ).split()
 
 
-Model = tuple[int, bool] | None
-"""The heads that a model keeps, and whether they are fixed already; None for the stock model."""
+Model = tuple[int, str] | None
+"""The heads that a model keeps, and how: one of `WAYS`; None for the stock model."""
+
+WAYS = "choosing", "fixed", "compact"
+
+CHOOSING = 0.3
+"""The share of the updates of a whole training in which heads are chosen."""
 
 
 def make_trainer(model: Model, args: argparse.Namespace, folder: Path) -> Trainer:
@@ -50,8 +56,13 @@ def make_trainer(model: Model, args: argparse.Namespace, folder: Path) -> Traine
         arch = f"transformer_{args.size}"
         flags = flags[: flags.index("--initial-temperature")]
     else:
-        kept, fixed = model
-        flags += ["--heads-to-keep", str(kept), "--cooldown-updates", "0" if fixed else "10000"]
+        kept, way = model
+        flags += ["--heads-to-keep", str(kept), "--cooldown-updates", "10000" if way == "choosing" else "0"]
+    if model is not None and model[1] == "compact":
+        fixed = make_trainer((model[0], "fixed"), args, folder)
+        heads = folder / f"{model[0]}.json"
+        heads.write_text(fixed.get_model().pruner.kept().to_json(), encoding="utf-8")
+        flags = [*RECIPE[: RECIPE.index("--initial-temperature")], "--compact", "--kept-heads", str(heads)]
     flags += ["--cpu"] if args.device == "cpu" else ["--fp16"] if args.fp16 else []
     parser = options.get_training_parser()
     parsed = options.parse_args_and_arch(parser, [str(folder), "--arch", arch, "-s", "x", "-t", "y", *flags])
@@ -96,7 +107,7 @@ def update(trainer: Trainer, batch: dict[str, Any]) -> float:
 
 def name_of(model: Model) -> str:
     """Return how a model is called in the table."""
-    return "stock" if model is None else f"K = {model[0]}, {'fixed' if model[1] else 'choosing'}"
+    return "stock" if model is None else f"K = {model[0]}, {model[1]}"
 
 
 def measure_memory(model: Model, args: argparse.Namespace, folder: Path) -> float:
@@ -136,7 +147,7 @@ def main() -> None:
         folder = Path(name)
         make_dictionaries(args, folder)
         batch = make_batch(args)
-        models: list[Model] = [None, *((kept, fixed) for kept in args.heads for fixed in (False, True))]
+        models: list[Model] = [None, *((kept, way) for kept in args.heads for way in WAYS)]
         memory = {}
         for kept in tqdm(models, desc="memory"):
             command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", json.dumps(kept), "--folder", name]
@@ -159,6 +170,11 @@ def main() -> None:
             "model": name_of(kept), "seconds": statistics.median(times[kept]), "ratio": middle,
             "ratio_quartiles": [low, high], "peak_mib": memory[kept], "memory_ratio": memory[kept] / memory[None],
         })  # fmt: skip
+    ratios = {row["model"]: row["ratio"] for row in rows}
+    whole = {
+        kept: CHOOSING * ratios[name_of((kept, "choosing"))] + (1 - CHOOSING) * ratios[name_of((kept, "fixed"))]
+        for kept in args.heads
+    }
     print(f"{'model':>16} {'seconds':>9} {'ratio (quartiles)':>22} {'peak MiB':>9} {'ratio':>6}")
     for row in rows:
         low, high = row["ratio_quartiles"]
@@ -166,6 +182,8 @@ def main() -> None:
             f"{row['model']:>16} {row['seconds']:9.4f} {row['ratio']:8.3f} ({low:.3f}–{high:.3f}) "
             f"{row['peak_mib']:9.0f} {row['memory_ratio']:6.3f}"
         )
+    for kept, ratio in whole.items():
+        print(f"K = {kept}: a whole training, {CHOOSING:.0%} of it choosing, takes {ratio:.3f} times stock's time")
     if args.json:
         machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
         about = {
@@ -173,7 +191,9 @@ def main() -> None:
             "size": args.size, "sentences": args.sentences, "length": args.length, "vocabulary": args.vocabulary,
             "fp16": args.fp16, "device": args.device,
         }  # fmt: skip
-        args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(
+            json.dumps({"about": about, "rows": rows, "whole": whole}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

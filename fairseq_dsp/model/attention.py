@@ -60,6 +60,8 @@ class PrunableAttention(MultiheadAttention):
         if kept != self._kept:
             self._kept = kept
             self._index = None if kept is None else torch.tensor(kept, device=self.out_proj.bias.device)
+            for layer in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+                layer.weight.at_rest = kept == ()  # the optimiser leaves it as it is
 
     @property
     def can_skip_heads(self) -> bool:
@@ -124,6 +126,7 @@ class PrunableAttention(MultiheadAttention):
             raise ValueError(
                 "attention with xformers, bias_kv or zero_attn needs all its heads: no head can be removed from it"
             )
+        self.gate, self.kept = None, None
         left = description.remove(self.state_dict(), kept)
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             trained = getattr(self, name).bias.requires_grad
@@ -134,7 +137,6 @@ class PrunableAttention(MultiheadAttention):
             if kept:
                 layer.out_features, layer.in_features = layer.weight.shape
             setattr(self, name, layer)
-        self.gate, self.kept = None, None
         self.num_heads, self.removed = len(kept), True
 
     def join_projections(self) -> None:

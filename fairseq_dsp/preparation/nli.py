@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import sha256, write_json
 from ..wordpiece import WordPiece
 from .arguments import positive
 from .binarise import binarise
 from .corpora import split_names
 from .download import text_hash
+from .lines import stored_lines, write_lines
 from .nli_layouts import LABELS, Texts, read_corpus
-from .stages import Workspace, content_hash, say, settings_key, told_in_one_sentence, write_json
-from .text import stored_lines, write_lines
+from .stages import Workspace, say, settings_key, told_in_one_sentence
 
 NAME = "nli"
 HELP = "sentence pairs of SICK, SNLI or MNLI, from a folder"
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the input is bad, or OUT holds a finished preparation with other settings.
     """
-    from .pipeline import SUMMARY  # help needs none of its packages
+    from ..evaluation.prepared import SUMMARY  # help needs none of its packages
     from .settings import is_done
 
     with told_in_one_sentence(args.out):
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
             "corpus": corpus.name,
             "input": {path.name: text_hash(path) for path in corpus.files},
             "held-out": corpus.held_out,
-            "encoder": {path.name: content_hash(path) for path in (encoder.dictionary, encoder.tokeniser)},
+            "encoder": {path.name: sha256(path) for path in (encoder.dictionary, encoder.tokeniser)},
             "max-positions": args.max_positions,
         }
         of_raw = {name: settings[name] for name in ("corpus", "input", "held-out")}

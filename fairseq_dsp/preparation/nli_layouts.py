@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..plain import is_blank
+from .lines import read_lines
 from .stages import say
-from .text import read_lines
 
 LABELS = ("entailment", "neutral", "contradiction")
 
