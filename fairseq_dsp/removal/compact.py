@@ -85,6 +85,7 @@ def sizes(options: Namespace, architecture: str) -> dict[str, Any]:
     model_class.add_args(parser)
     flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
     usual, stock = Namespace(), {**vars(TransformerConfig()), **vars(EncoderConfig())}
+    stock = {action.dest: action.default for action in parser._actions if action.dest not in stock} | stock
     ARCH_CONFIG_REGISTRY[architecture](usual)
     found = {}
     for name in sorted(flags - set(PruningConfig.__dataclass_fields__)):
