@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 import fairseq_dsp
 from fairseq_dsp import cli
-from fairseq_dsp.errors import UserError
+from fairseq_dsp.errors import UserError, find_in_chain
 
 pytest.importorskip("tokenizers", reason="the extra nli is not installed")
 from fairseq_dsp.wordpiece import WordPiece
@@ -223,3 +224,17 @@ def test_scores_are_of_the_loss_of_the_label(
     status, said = run("score-heads", unpruned, "--data", data, "--split", "other", capsys=capsys)
     assert status == 1
     assert "has no split other" in said
+
+
+@pytest.mark.parametrize("arch", ["roberta", "roberta_dsp_tiny"])
+def test_another_vocabulary_is_named(arch: str, data: Path, tmp_path: Path) -> None:
+    sizes = "--encoder-layers 2 --encoder-embed-dim 16 --encoder-ffn-embed-dim 32 --encoder-attention-heads 2".split()
+    pairs.train(data, tmp_path / "start", "--arch", arch, *sizes, "--max-update", 1)
+    (tmp_path / "words.txt").write_text("".join(f"{word} 1\n" for word in ("ba", "di", "no")))
+    other = pairs.make(tmp_path, dictionary=tmp_path / "words.txt")
+    checkpoint = tmp_path / "start/checkpoint_last.pt"
+    with pytest.raises(Exception, match="Cannot load model parameters") as caught:  # fairseq's, told as its cause
+        pairs.train(other, tmp_path / "on", "--finetune-from-model", checkpoint, "--heads-to-keep", 2)
+    cause = find_in_chain(caught.value, UserError)
+    assert re.search(r"another source dictionary \(\d+ words, here 8\)", str(cause))
+    assert not list((tmp_path / "on").glob("*"))
