@@ -83,11 +83,13 @@ def sizes(options: Namespace, architecture: str) -> dict[str, Any]:
     """
     model_class, parser = ARCH_MODEL_REGISTRY[architecture], argparse.ArgumentParser(add_help=False)
     model_class.add_args(parser)
-    flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
+    # decoder_input_dim, for one, has no flag
+    defaults = {action.dest: action.default for action in parser._actions if action.default != argparse.SUPPRESS}
     usual, stock = Namespace(), {**vars(TransformerConfig()), **vars(EncoderConfig())}
+    stock |= {name: value for name, value in defaults.items() if value is not None}
     ARCH_CONFIG_REGISTRY[architecture](usual)
     found = {}
-    for name in sorted(flags - set(PruningConfig.__dataclass_fields__)):
+    for name in sorted(defaults.keys() - set(PruningConfig.__dataclass_fields__)):
         value = getattr(options, name, None)
         # 0 is a value: it switches off a dropout that the architecture has
         if value is not None and value is not False and value != getattr(usual, name, stock.get(name)):
