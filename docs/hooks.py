@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import html
 import importlib
+import logging
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -34,6 +35,14 @@ def on_page_content(content: str, **_: Any) -> str:
         return convert(html.unescape(found[3]), display="inline" if found[1] == "span" else "block")
 
     return _ROLE.sub(r"<code>\1</code>", _FORMULA.sub(mathml, content))
+
+
+def on_startup(**_: Any) -> None:
+    """Import the package, and fairseq with it, without the handlers that fairseq adds for the logs of all programs."""
+    handlers = list(logging.root.handlers)
+    importlib.import_module("fairseq_dsp")
+    importlib.import_module("fairseq_cli.train")
+    logging.root.handlers[:] = handlers
 
 
 @cache
@@ -101,7 +110,6 @@ def _cell(text: str) -> str:
 @cache
 def model_options() -> str:
     """The options that the architectures of this package add to fairseq's Transformer."""
-    import fairseq_dsp  # noqa: F401 - it registers the model
     from fairseq.models import MODEL_REGISTRY
 
     ours, stock = argparse.ArgumentParser(), argparse.ArgumentParser()
@@ -113,7 +121,6 @@ def model_options() -> str:
 @cache
 def criterion_options() -> str:
     """The options that the criterion adds to fairseq's label-smoothed cross-entropy."""
-    import fairseq_dsp  # noqa: F401 - it registers the criterion
     from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
     from fairseq.dataclass.utils import gen_parser_from_dataclass
 
@@ -140,7 +147,6 @@ def _new_options(ours: argparse.ArgumentParser, stock: argparse.ArgumentParser) 
 @cache
 def architectures() -> str:
     """The names for ``--arch``."""
-    import fairseq_dsp  # noqa: F401 - it registers them
     from fairseq.models import ARCH_MODEL_REGISTRY
 
     names = sorted(name for name in ARCH_MODEL_REGISTRY if "_dsp" in name)
