@@ -72,7 +72,13 @@ def frontier() -> Figure:
                 speeds = [p["speed"][size] for p in found]
                 name = label if engine == "fairseq" else f"{label}, {ENGINE}"
                 axes.plot(
-                    speeds, means(found)[0], color=colour, marker=marker, markerfacecolor=fill, linestyle=":", label=name
+                    speeds,
+                    means(found)[0],
+                    color=colour,
+                    marker=marker,
+                    markerfacecolor=fill,
+                    linestyle=":",
+                    label=name,
                 )
         axes.set(title=f"batch {size}", xlabel="sentences a second", xscale="log")
         axes.xaxis.set_major_formatter("{x:g}")

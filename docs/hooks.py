@@ -9,6 +9,7 @@ import argparse
 import html
 import importlib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -39,6 +40,7 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def on_startup(**_: Any) -> None:
     """Import the package, and fairseq with it, without the handlers that fairseq adds for the logs of all programs."""
+    os.environ["COLUMNS"] = "88"  # of the usages
     handlers = list(logging.root.handlers)
     importlib.import_module("fairseq_dsp")
     importlib.import_module("fairseq_cli.train")

@@ -1,4 +1,4 @@
-"""Ways to choose heads that were tried as the default, and what docs/results/multi30k-candidates.md says of them.
+"""Ways to choose heads that were tried as the default; docs/results/history.md has their results.
 
 FAIRSEQ_DSP_SELECTIONS=scripts/studies/candidates.py fairseq-dsp sweep scripts/studies/multi30k-candidates.yaml
 """
