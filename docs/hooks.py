@@ -72,8 +72,7 @@ def _joined(parts: list[str]) -> Iterator[str]:
 
 def _sections(parser: argparse.ArgumentParser) -> Iterator[str]:
     """The usage and the options of a parser, then those of its sub-commands."""
-    for part in ("```text", _usage(parser), "```"):
-        yield part
+    yield from ("```text", _usage(parser), "```")
     rows = [action for action in parser._actions if action.help != argparse.SUPPRESS and action.dest != "help"]
     subs = [action for action in rows if isinstance(action, argparse._SubParsersAction)]
     yield _table(parser, [action for action in rows if action not in subs])

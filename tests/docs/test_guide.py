@@ -16,8 +16,8 @@ import support
 import yaml
 
 PAGES = (
-    "start/install start/quickstart start/prune guide/data guide/training guide/pruning guide/choosing-k guide/removing "
-    "guide/studies guide/cluster guide/cuda method/selections"
+    "start/install start/quickstart start/prune guide/data guide/training guide/pruning guide/choosing-k "
+    "guide/removing guide/studies guide/cluster guide/cuda method/selections"
 ).split()
 BLOCK = re.compile(r"^```(sh|python|yaml)(?: title=\"(.+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -30,6 +30,8 @@ SMALLER = {
     "scripts/train.sh": TINY,
     "fairseq-train": TINY,
     "scripts/prune.sh": ["--max-update", "4"],
+    "scripts/evaluate.sh": ["--max-len-b", "8"],
+    "fairseq-generate": ["--max-len-b", "8"],
     "fairseq-dsp bench": "--runs 1 --batch-sizes 1 --length 5 --no-memory".split(),
 }
 """What is added to the commands that begin so; of an option that is given twice the last one counts."""
@@ -70,7 +72,7 @@ def small_study(text: str) -> str:
     sizes = dict(zip(*[iter(word.removeprefix("--") for word in TINY)] * 2, strict=True))
     study["recipe"] |= {name: value for name, value in sizes.items() if name != "num-workers"}
     study |= {"heads": study["heads"][:1], "seeds": study["seeds"][:1], "methods": study["methods"][-1:]}
-    study["evaluate"] = {"beam": 1}
+    study["evaluate"] = {"beam": 1, "max-len-b": 8}
     for method in study["methods"]:
         method["options"] = {name: 2 if name == "cooldown-updates" else 4 for name in method["options"]}
     return yaml.safe_dump(study)
