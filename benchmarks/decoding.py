@@ -33,15 +33,19 @@ from fairseq.models.transformer import transformer_legacy as stock
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from torch import Tensor, nn
 
-from fairseq_dsp.compact.checkpoint import TrainedModel, check_target
-from fairseq_dsp.compact.export_ctranslate2 import converter
+from fairseq_dsp.evaluation import bench
+from fairseq_dsp.evaluation.measuring import Result, measure
+from fairseq_dsp.evaluation.runners import EngineRunner, FairseqRunner, Runner, dictionary
+from fairseq_dsp.files import check_target
+from fairseq_dsp.markdown import markdown_table
 from fairseq_dsp.model import TYPES, HeadSet, PrunableTransformer, modules_of
-from fairseq_dsp.study import bench
+from fairseq_dsp.removal.checkpoint import TrainedModel
+from fairseq_dsp.removal.export_ctranslate2 import converter
 
 WORDS = (8848, 6632)  # German and English with 10,000 joint BPE merges
 BEAM, LENGTH, HEADS, LAYERS = 5, 25, 4, 6
 STOCK, CEILING = "stock fairseq", "ceiling: no attention"
-TASK: Any = TranslationTask(TranslationConfig(), *map(bench.dictionary, WORDS))
+TASK: Any = TranslationTask(TranslationConfig(), *map(dictionary, WORDS))
 
 # Heads kept of the 4 in each of 3 layers: by the run with 18 of 36 heads for 36 and 18 (its best half), by the run with
 # 6 of 36 heads for 8 and 4 (its best four and two).
@@ -120,30 +124,30 @@ def masked(kept: HeadSet) -> PrunableTransformer:
     return model
 
 
-def runner(model: Any, device: str, *, prepare: bool = True) -> bench.FairseqRunner:
+def runner(model: Any, device: str, *, prepare: bool = True) -> FairseqRunner:
     """Return a runner for a model; its bytes are those of its parameters in a checkpoint."""
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
-    return bench.FairseqRunner(model.to(device), *WORDS, BEAM, LENGTH, file.tell(), prepare=prepare)
+    return FairseqRunner(model.to(device), *WORDS, BEAM, LENGTH, file.tell(), prepare=prepare)
 
 
-def engine(model: PrunableTransformer, kept: HeadSet, folder: Path, kind: str, device: str) -> bench.EngineRunner:
+def engine(model: PrunableTransformer, kept: HeadSet, folder: Path, kind: str, device: str) -> EngineRunner:
     """Return a runner of CTranslate2 for a compact model."""
     shape = {t: [HEADS] * LAYERS for t in TYPES}
     trained = TrainedModel("", {"model": model.state_dict()}, options(), kept, None, shape, True)
     with contextlib.redirect_stdout(io.StringIO()):
         converter(trained, TASK).convert(str(folder), quantization=kind, force=True)
-    return bench.EngineRunner(folder, BEAM, LENGTH, device)
+    return EngineRunner(folder, BEAM, LENGTH, device)
 
 
-def runners(kept: Sequence[str], device: str, folder: Path, *, engines: bool) -> dict[str, bench.Runner]:
+def runners(kept: Sequence[str], device: str, folder: Path, *, engines: bool) -> dict[str, Runner]:
     """Return the models to measure by name, the one that ratios are to first.
 
     :param kept: names of sets of heads.
     :param folder: where the engine's models may be written.
     :param engines: whether to measure CTranslate2.
     """
-    found: dict[str, bench.Runner] = {STOCK: runner(stock_model(), device), CEILING: runner(bare(), device)}
+    found: dict[str, Runner] = {STOCK: runner(stock_model(), device), CEILING: runner(bare(), device)}
     for name in kept:
         heads, label = head_set(name), f"K = {name}"
         found[f"{label}: masked"] = runner(masked(heads), device, prepare=False)
@@ -154,21 +158,23 @@ def runners(kept: Sequence[str], device: str, folder: Path, *, engines: bool) ->
     return found
 
 
-def attention_table(results: Sequence[bench.Result], kept: Sequence[str]) -> str:
+def attention_table(results: Sequence[Result], kept: Sequence[str]) -> str:
     """Return the time in attention by heads kept as a Markdown table, for stock fairseq and the compact models."""
     sizes = list(dict.fromkeys(r.batch for r in results))
     titles = [title for size in sizes for title in (f"batch {size}, ms", "ms a head", "of stock's")]
-    lines = [f"| model | heads | {' | '.join(titles)} |", "|---|--:|" + "--:|" * len(titles)]
     spent = {(r.model, r.batch): r.parts["attention"] for r in results if r.parts is not None}
     every = LAYERS * HEADS * len(TYPES)
+    body = []
     for model, heads in [(STOCK, every), *((f"K = {name}: compact", head_set(name).kept) for name in kept)]:
-        cells = [
-            f"{1000 * spent[model, size]:.1f} | {1000 * spent[model, size] / heads:.2f} "
-            f"| {spent[model, size] / spent[STOCK, size]:.1%}"
-            for size in sizes
-        ]
-        lines.append(f"| {model} | {heads} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        body.append([model, str(heads)])
+        for size in sizes:
+            seconds = spent[model, size]
+            body[-1] += [
+                f"{1000 * seconds:.1f}",
+                f"{1000 * seconds / heads:.2f}",
+                f"{seconds / spent[STOCK, size]:.1%}",
+            ]
+    return markdown_table(["model", "heads", *titles], body)
 
 
 def main() -> None:
@@ -190,16 +196,16 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
     clock = time.process_time if args.cpu_time else time.perf_counter
-    results: list[bench.Result] = []
+    results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         models = runners(args.kept, args.device, Path(folder), engines=not args.no_engine)
         for size in args.batch_sizes:
             runs = args.runs if size == 1 else max(1, args.runs // 2)
-            results += bench.measure(models, [size], LENGTH, runs, device=args.device, profiled=True, clock=clock)
-    sets = "\n".join(f"K = {name}: `{head_set(name).to_json()}`  " for name in args.kept)
+            results += measure(models, [size], LENGTH, runs, device=args.device, profiled=True, clock=clock)
+    sets = "\n".join(f"K = {name}: `{head_set(name).to_json()}`  " for name in args.kept) + "\n"
     tables = [bench.table(results, CEILING), bench.profile_table(results), attention_table(results, args.kept), sets]
-    report = "\n\n".join(tables)
-    print(report)
+    report = "\n".join(tables)
+    print(report, end="")
     if target is not None:
         bench.write_report(target, results, report, {name: str(value) for name, value in vars(args).items()})
 

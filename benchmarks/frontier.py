@@ -28,16 +28,20 @@ import torch
 from fairseq.data.data_utils import post_process
 from tqdm import tqdm
 
-from fairseq_dsp.compact.checkpoint import TrainedModel, check_target, new_folder
-from fairseq_dsp.compact.data import task_of
-from fairseq_dsp.compact.export_ctranslate2 import converter
-from fairseq_dsp.compact.export_fairseq import stock_state
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.study import bench, figures
-from fairseq_dsp.study.evaluate import POST_PROCESS
-from fairseq_dsp.study.prepared import PreparedData
+from fairseq_dsp.evaluation.bench import processor
+from fairseq_dsp.evaluation.evaluate import POST_PROCESS
+from fairseq_dsp.evaluation.measuring import measure
+from fairseq_dsp.evaluation.prepared import PreparedData
+from fairseq_dsp.evaluation.runners import EngineRunner, Runner, load
+from fairseq_dsp.evaluation.scoring import score
+from fairseq_dsp.files import check_target, new_folder
+from fairseq_dsp.removal.checkpoint import TrainedModel
+from fairseq_dsp.removal.data_bin import task_of
+from fairseq_dsp.removal.export_ctranslate2 import converter
+from fairseq_dsp.removal.export_fairseq import stock_state
+from fairseq_dsp.report import figures
 from fairseq_dsp.study.results import BASE, Results, Row, read_results
-from fairseq_dsp.study.scoring import score
 
 ENGINE, FAIRSEQ = "CTranslate2 int8", "fairseq"
 STOCK = "unpruned, fairseq's transformer"
@@ -88,7 +92,7 @@ def title(row: Row) -> str:
 
 def models(
     results: Results, methods: Sequence[str], data: PreparedData, length: int, folder: Path
-) -> Iterator[tuple[Point, bench.Runner]]:
+) -> Iterator[tuple[Point, Runner]]:
     """Yield every model with what runs it: the unpruned one first, in fairseq's own Transformer.
 
     :param length: subwords of the sentences to translate.
@@ -103,9 +107,9 @@ def models(
             stock = folder / "stock.pt"
             torch.save(stock_state(trained[0]), stock)
             point = Point(STOCK, STOCK, FAIRSEQ, row.heads, parameters, bleu)
-            yield point, bench.load(str(stock), results.study["beam"], length, "cpu", "float32")
+            yield point, load(str(stock), results.study["beam"], length, "cpu", "float32")
         point = Point(title(row), row.title, FAIRSEQ, row.heads, parameters, bleu)
-        yield point, bench.load(scores[0]["checkpoint"], results.study["beam"], length, "cpu", "float32")
+        yield point, load(scores[0]["checkpoint"], results.study["beam"], length, "cpu", "float32")
         engines = [folder / f"{run['run']}-int8" for run in row.runs]
         for model, target in zip(trained, engines, strict=True):
             with contextlib.redirect_stdout(io.StringIO()):
@@ -114,7 +118,7 @@ def models(
             f"{title(row)}, int8", row.title, ENGINE, row.heads, parameters,
             [engine_bleu(target, data, results.study) for target in engines],
         )  # fmt: skip
-        yield point, bench.EngineRunner(engines[0], results.study["beam"], length, "cpu")
+        yield point, EngineRunner(engines[0], results.study["beam"], length, "cpu")
 
 
 def average_length(data: PreparedData, split: str) -> int:
@@ -200,7 +204,7 @@ def main() -> None:
         runners = {point.name: runner for point, runner in found}
         for size in args.batch_sizes:
             runs = args.runs if size == 1 else max(1, args.runs // 4)
-            measured = {r.model: r for r in bench.measure(runners, [size], length, runs)}
+            measured = {r.model: r for r in measure(runners, [size], length, runs)}
             for point in points:
                 point.speed[size] = measured[point.name].sentences_per_second
                 point.spread[size] = measured[point.name].spread
@@ -209,7 +213,7 @@ def main() -> None:
     if target is not None:
         content = {
             "settings": {"length": length, "runs": args.runs, "threads": args.threads, "split": results.study["split"]},
-            "machine": {"processor": bench.processor(), "torch": torch.__version__},
+            "machine": {"processor": processor(), "torch": torch.__version__},
             "points": [asdict(point) for point in points],
         }
         with new_folder(target) as temporary:

@@ -9,20 +9,19 @@ a row.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.files import new_folder
 from fairseq_dsp.plain import is_blank, plain
+from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import Corpus, Recipe
 from fairseq_dsp.preparation.download import fetch, text_hash
-from fairseq_dsp.preparation.stages import PARTIAL, say
-from fairseq_dsp.preparation.text import Pairs, parallel, read_lines, read_pairs, stored_lines
-from fairseq_dsp.preparation.texts import Texts
+from fairseq_dsp.preparation.lines import Pairs, parallel, read_lines, read_pairs, stored_lines
+from fairseq_dsp.preparation.stages import say
 from fairseq_dsp.preparation.tokens import detokenise, tokenise
 
 SUMMARY = "TED talks, German-English, 160,000 pairs; downloaded, or from --raw-dir"
@@ -232,24 +231,21 @@ def _download(url: str, downloads: Path, names: list[str]) -> Path:
     if not folder.is_dir():
         downloads.mkdir(exist_ok=True)
         archive = fetch(url, downloads / "de-en.tgz")
-        partial = downloads / f".de-en{PARTIAL}{os.getpid()}"
-        try:
-            with tarfile.open(archive) as tar:
-                for member in tar:
-                    if member.isfile() and Path(member.name).name in names:
-                        member.name = Path(member.name).name
-                        tar.extract(member, partial, filter="data")
-        except (tarfile.TarError, EOFError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            archive.unlink()
-            raise UserError(f"{url} gave a damaged archive ({error}): run the command again") from error
-        for name, expected in CHECKSUMS.items():
-            if text_hash(_need([partial], name)) != expected:
-                shutil.rmtree(partial)
+        with new_folder(folder) as partial:
+            try:
+                with tarfile.open(archive) as tar:
+                    for member in tar:
+                        if member.isfile() and Path(member.name).name in names:
+                            member.name = Path(member.name).name
+                            tar.extract(member, partial, filter="data")
+            except (tarfile.TarError, EOFError) as error:
                 archive.unlink()
-                raise UserError(
-                    f"{name} in {url} is not the expected file (SHA-256 {expected}): get the corpus elsewhere and give "
-                    "its folder with --raw-dir"
-                )
-        partial.rename(folder)
+                raise UserError(f"{url} gave a damaged archive ({error}): run the command again") from error
+            for name, expected in CHECKSUMS.items():
+                if text_hash(_need([partial], name)) != expected:
+                    archive.unlink()
+                    raise UserError(
+                        f"{name} in {url} is not the expected file (SHA-256 {expected}): get the corpus elsewhere and "
+                        "give its folder with --raw-dir"
+                    )
     return folder

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import Corpus, Recipe, split_names
 from fairseq_dsp.preparation.download import fetch, text_hash
+from fairseq_dsp.preparation.lines import COMPRESSED, read_pairs
 from fairseq_dsp.preparation.stages import say
-from fairseq_dsp.preparation.text import COMPRESSED, read_pairs
-from fairseq_dsp.preparation.texts import Texts
 
 SUMMARY = "image captions, German-English, 29,000 pairs; downloaded, or from --raw-dir"
 DESCRIPTION = """Multi30k task 1 from its raw text: cased, untokenised. Its test sets become test (test_2016_flickr),

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fairseq_dsp.preparation.arguments import positive
+from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import Corpus, Recipe, split_names
 from fairseq_dsp.preparation.stages import progress
-from fairseq_dsp.preparation.texts import Texts
 
 SUMMARY = "generated German-English phrases; needs no network and no files"
 DESCRIPTION = """The embedded corpus: dates, times, durations, amounts of money, units, spelled-out numbers, countries

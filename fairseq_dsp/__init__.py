@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .compact.folder import Translator
+    from .deployment.translator import Translator
 
 WITHOUT_FAIRSEQ = {"prepare"}
 """Commands of ``fairseq-dsp`` that start in a moment, since they import neither fairseq nor torch."""
@@ -52,7 +52,7 @@ def from_pretrained(folder: str) -> Translator:
 
     :raises UserError: if the folder is not one, or a file is missing or not as it was written.
     """
-    from .compact import folder as pretrained  # not needed to train
+    from .deployment import folder as pretrained  # not needed to train
 
     return pretrained.from_pretrained(folder)
 

@@ -10,18 +10,21 @@ from collections.abc import Sequence
 from .errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "prepare": (".preparation.command", "Prepare a parallel corpus: from raw text to a data-bin for fairseq-train"),
-    "heads": (".compact.heads", "Show which heads a model keeps"),
-    "score-heads": (".importance.command", "Score the heads of a trained model and choose some (Michel et al. 2019)"),
-    "compact": (".compact.command", "Remove the heads that a model does not keep, for good"),
-    "export-fairseq": (".compact.export_fairseq", "Write a checkpoint for fairseq without this plugin"),
-    "export-folder": (".compact.folder", "Write safetensors, dictionaries and subwords into one folder"),
-    "export-ctranslate2": (".compact.export_ctranslate2", "Write a model for the engine CTranslate2"),
-    "bench": (".study.bench", "Measure size, memory and speed of models side by side"),
-    "evaluate": (".study.evaluate", "Score models: tokenised BLEU, detokenised BLEU, chrF"),
+    "prepare": (".preparation.prepare", "Prepare a parallel corpus: from raw text to a data-bin for fairseq-train"),
+    "heads": (".removal.heads", "Show which heads a model keeps"),
+    "score-heads": (
+        ".importance.score_heads",
+        "Score the heads of a trained model and choose some (Michel et al. 2019)",
+    ),
+    "compact": (".removal.compact", "Remove the heads that a model does not keep, for good"),
+    "export-fairseq": (".removal.export_fairseq", "Write a checkpoint for fairseq without this plugin"),
+    "export-folder": (".removal.export_folder", "Write safetensors, dictionaries and subwords into one folder"),
+    "export-ctranslate2": (".removal.export_ctranslate2", "Write a model for the engine CTranslate2"),
+    "bench": (".evaluation.bench", "Measure size, memory and speed of models side by side"),
+    "evaluate": (".evaluation.evaluate", "Score models: tokenised BLEU, detokenised BLEU, chrF"),
     "sweep": (".study.sweep", "Run a study: many trainings, head counts and methods, ending in one table"),
     "prune": (".study.prune", "Prune a trained model: choose its heads, train on, make it compact, evaluate it"),
-    "report": (".study.report", "Tables and pictures of a study: Markdown, HTML, CSV, LaTeX"),
+    "report": (".report", "Tables and pictures of a study: Markdown, HTML, CSV, LaTeX"),
 }
 """Name of a command → (module, what it does). A module has ``add_arguments(parser)`` and ``run(args) -> None``;
 one that sets a default for ``more`` is given there what is no argument of its own."""

@@ -1,4 +1,4 @@
-"""Fixtures for all tests; the functions behind them, and others, are in support.py."""
+"""Fixtures for all tests; those of pruned models and of studies are in files of their own, functions in support.py."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import support
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: sums have one order, and processes share two cores
 for switch in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "LOGLEVEL"):
     os.environ.pop(switch, None)
+
+pytest_plugins = ["pruned_models", "studies"]
 
 Completed = subprocess.CompletedProcess[str]
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2, norm
 
-from fairseq_dsp.study.significance import SAMPLES, Bootstrap, Comparison, Estimate, holm, quantile
+from fairseq_dsp.evaluation.significance import SAMPLES, Bootstrap, Comparison, Estimate, holm, quantile
 
 SENTENCES, LONGEST, THRESHOLD = 300, 16, 1.0
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,33 +27,15 @@ from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
 from fairseq_dsp.errors import UserError, find_in_chain
+from fairseq_dsp.files import TEMPORARY, replacing
 
 logger = logging.getLogger(__name__)
 
-TEMPORARY = ".tmp"  # fairseq's own ending, so that its leftovers are found too
 ATTEMPTS = 3  # as in fairseq: a network file system may fail for a moment
 PAUSE = 2.5  # seconds between them
 
 # Trying again does not help against these.
 _LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
-
-
-@contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Give a temporary name beside *path* to write to; on leaving, the file, safe on the disk, replaces *path*.
-
-    When the block raises, the temporary file is removed and *path* is as it was.
-    """
-    temporary = path + TEMPORARY
-    try:
-        yield temporary
-        _to_disk(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
-    _to_disk(os.path.dirname(path) or ".")
 
 
 def remove_leftovers(folder: str, suffix: str) -> None:
@@ -83,7 +65,7 @@ def _saving_atomically(stock_save: Callable[..., None]) -> Callable[..., None]:
             return stock_save(obj, filename, async_write=async_write)
 
         def save() -> None:
-            with replacing(filename) as temporary, open(temporary, "wb") as file:
+            with replacing(filename, filename + TEMPORARY) as temporary, open(temporary, "wb") as file:
                 torch.save(obj, file)
 
         return _persistently(save, filename)
@@ -98,7 +80,7 @@ def _copying_atomically(stock_copy: Callable[..., bool]) -> Callable[..., bool]:
             return stock_copy(src_path, dst_path, overwrite=overwrite)
 
         def copy_file() -> None:
-            with replacing(dst_path) as temporary:
+            with replacing(dst_path, dst_path + TEMPORARY) as temporary:
                 shutil.copyfile(src_path, temporary)
 
         _persistently(copy_file, dst_path)
@@ -134,12 +116,3 @@ def _persistently(write: Callable[[], None], path: str) -> None:
             logger.warning(f"writing {path} failed ({failure}); trying again")
             time.sleep(PAUSE)
     raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _to_disk(path: str) -> None:
-    """Wait until the file or folder *path* is on the disk, not only in memory."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..study.prepared import PreparedData
-from ..study.scoring import metrics, score
+from ..evaluation.prepared import PreparedData
+from ..evaluation.scoring import metrics, score
 from .stages import say
 
 UNKNOWN = "<unk>"

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .texts import Texts
+    from .cleaning import Texts
 
 NAMES = ("phrases", "multi30k", "iwslt14", "custom")
 PACKAGE = "fairseq_dsp_corpora"

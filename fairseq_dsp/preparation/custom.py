@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..plain import is_blank
 from .arguments import positive
+from .cleaning import Texts
 from .corpora import Corpus, Recipe, split_names
 from .download import text_hash
-from .text import COMPRESSED, Pairs, read_pairs, read_table
-from .texts import Texts
+from .lines import COMPRESSED, Pairs, read_pairs, read_table
 
 if TYPE_CHECKING:
     import numpy as np

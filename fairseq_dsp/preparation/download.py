@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.error
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
 from ..errors import UserError
-from .stages import PARTIAL, progress, say
-from .text import blocks
+from ..files import replacing
+from .lines import blocks
+from .stages import progress, say
 
 
 def text_hash(path: Path) -> str:
@@ -41,30 +41,29 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
             return target
         target.unlink()
     say(f"downloading {url}")
-    partial = target.with_name(f".{PARTIAL}{os.getpid()}{target.suffix}")
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer, partial.open("wb") as file:
-            size = int(answer.headers.get("Content-Length") or 0)
-            with progress(
-                total=size or None, unit="B", unit_scale=True, desc=target.name, disable=size < 1 << 20
-            ) as bar:
-                while block := answer.read(1 << 16):
-                    file.write(block)
-                    bar.update(len(block))
-        if size and partial.stat().st_size != size:
-            raise UserError(f"{url} broke off after {partial.stat().st_size} of {size} bytes: run the command again")
-        found = text_hash(partial) if sha256 else None
-        if found != sha256:
-            raise UserError(
-                f"{url} gave a text with SHA-256 {found}, expected {sha256}: get the corpus elsewhere and give "
-                "its folder with --raw-dir"
-            )
-        os.replace(partial, target)
+        with replacing(target) as partial:
+            _download(url, partial, target.name)
+            found = text_hash(partial) if sha256 else None
+            if found != sha256:
+                raise UserError(
+                    f"{url} gave a text with SHA-256 {found}, expected {sha256}: get the corpus elsewhere and give "
+                    "its folder with --raw-dir"
+                )
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"cannot download {url} ({reason}): get the corpus elsewhere and give its folder with --raw-dir"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
+
+
+def _download(url: str, path: Path, name: str) -> None:
+    with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
+        size = int(answer.headers.get("Content-Length") or 0)
+        with progress(total=size or None, unit="B", unit_scale=True, desc=name, disable=size < 1 << 20) as bar:
+            while block := answer.read(1 << 16):
+                file.write(block)
+                bar.update(len(block))
+    if size and path.stat().st_size != size:
+        raise UserError(f"{url} broke off after {path.stat().st_size} of {size} bytes: run the command again")

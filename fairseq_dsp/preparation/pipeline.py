@@ -22,17 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..study.prepared import SUMMARY, PreparedData
+from ..evaluation.prepared import SUMMARY, PreparedData
+from ..files import write_json
 from . import ceiling
 from .binarise import binarise, read_counts, write_counts
+from .cleaning import Texts
 from .corpora import Corpus
-from .dictionaries import make_dictionaries
+from .lines import count_lines, stored_lines, write_lines
 from .settings import Options, is_done, settings_of, stage_keys
-from .stages import Workspace, say, write_json
+from .stages import Workspace, say
 from .subwords import MODEL_NAMES, Learning, encode_pairs, encode_text, encoder, learn, take_model
-from .text import count_lines, stored_lines, write_lines
-from .texts import Texts
 from .tokens import detokenise, tokenise
+from .vocabularies import make_dictionaries
 
 POSITIONS = 1024  # of fairseq's models, unless told otherwise; one is for the end of the sentence
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..study.prepared import SUMMARY
+from ..evaluation.prepared import SUMMARY
+from .cleaning import Cleaning
 from .corpora import Corpus
 from .download import text_hash
+from .lines import RULES
 from .stages import Workspace, read_json, settings_key
 from .subwords import NORMALISATION, SAMPLE
-from .text import RULES
-from .texts import Cleaning
 
 
 @dataclass(frozen=True)

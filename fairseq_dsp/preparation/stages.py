@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import TEMPORARY, write_json
 from .workers import held
 
 STAMP = ".stamp.json"
@@ -40,25 +41,9 @@ def progress(**options: Any) -> Any:
     return tqdm(**{"delay": 1, **options})
 
 
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def settings_key(settings: Any) -> str:
     """One short name for a JSON-like value: equal values have equal keys."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON so that ``path`` is at every moment either the old file or the whole new one."""
-    partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
@@ -114,7 +99,7 @@ class Workspace:
         os.close(self._lock)
 
     def _remove_partial(self) -> None:
-        for leftover in self.out.glob(f".*{PARTIAL}*"):
+        for leftover in (*self.out.glob(f".*{PARTIAL}*"), *self.out.glob(f".*{TEMPORARY}")):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:

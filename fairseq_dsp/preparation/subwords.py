@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .lines import in_batches, stored_lines, stored_pairs
 from .stages import progress, say
-from .text import in_batches, stored_lines, stored_pairs
 from .workers import apart, in_order
 
 MODEL_NAMES = {"sentencepiece": "sentencepiece.bpe.model", "subword-nmt": "bpecodes"}

@@ -1,21 +1,14 @@
-"""Moses tokenisation and back."""
+"""Moses tokenisation of a text, spread over processes, and back."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
-from functools import cache, partial
-from typing import TYPE_CHECKING
+from functools import partial
 
-from ..languages import base
+from .. import moses
+from .lines import in_batches
 from .stages import progress
-from .text import in_batches
 from .workers import in_order
-
-if TYPE_CHECKING:
-    from sacremoses import MosesTokenizer
-
-FINAL_STOP = re.compile(r"([^\s.])\.$")
 
 
 def tokenise(
@@ -37,24 +30,11 @@ def tokenise(
 
 
 def _tokenise_batch(lines: list[str], *, language: str, lowercase: bool) -> list[str]:
-    tokenizer = _moses(language)
-    # Moses' own script splits the full stop off the last word whatever the word; sacremoses leaves it with "U.S.".
-    out = [FINAL_STOP.sub(r"\1 .", tokenizer.tokenize(line, return_str=True)) for line in lines]
+    out = [moses.tokenised(line, language) for line in lines]
     return [line.lower() for line in out] if lowercase else out
-
-
-@cache
-def _moses(language: str) -> MosesTokenizer:
-    """One Moses tokenizer a language and process: making one reads the language's abbreviations."""
-    from sacremoses import MosesTokenizer
-
-    return MosesTokenizer(base(language))
 
 
 def detokenise(lines: Iterable[str], language: str) -> Iterator[str]:
     """Plain sentences from Moses-tokenised ones; case that is lost stays lost."""
-    from sacremoses import MosesDetokenizer
-
-    detokenizer = MosesDetokenizer(base(language))
     for line in lines:
-        yield detokenizer.detokenize(line.split())
+        yield moses.detokenised(line, language)

@@ -1,1 +1,1 @@
-"""Evaluating models, sweeping over head counts, and reporting: each module is a command or a part of one."""
+"""What a study is, its runs, and where they run: on this machine or a SLURM cluster."""

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..evaluation.prepared import PreparedData
 from ..model import PruningConfig, PruningPlan
 from ..model.units import shape_by
 from .options import parse_training, parse_words, without_chatter
-from .prepared import PreparedData
 from .records import with_records
 from .runner import is_done, missing_steps
 from .runs import Run, Step
-from .study import Study
+from .study_file import Study
 from .values import closest
 
 _OF_THIS_RUN = {"--seed": "0"} | dict.fromkeys(
@@ -162,13 +162,13 @@ def _why_no_metric(args: Namespace, checkpoint: str) -> Iterator[str]:
 
 def _parse_score_heads(step: Step, where: str) -> Namespace:
     """Parse the options of score-heads."""
-    from ..importance import command
+    from ..importance import score_heads
 
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    score_heads.add_arguments(parser)
     try:
         args = parse_words(parser, step.command[4:])
-        command.check_arguments(args)
+        score_heads.check_arguments(args)
     except ValueError as error:
         raise ValueError(f"score-heads does not take the options of {where}: {error}") from error
     return args

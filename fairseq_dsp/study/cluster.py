@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import write_json
 from ..subset import OWN
-from .atomic import write_json
 from .lock import LockedError
 from .runner import execute, is_done
 from .runs import LOG, Run

@@ -10,9 +10,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..evaluation.prepared import PreparedData
 from ..model.units import shape_by
 from ..subset import HINT
-from .prepared import PreparedData
 from .values import closest, mapping
 
 Options = dict[str, Any]
@@ -47,6 +47,8 @@ def read_options(value: Any, where: str, by: str = "a sweep") -> Options:
             raise ValueError(f"{where} has the option {name}, but {by} sets it itself: leave it out")
         if isinstance(content, (dict, list)) or content is None:
             raise ValueError(f"{where}: {name} is {content!r}, but a number, a text, true or false is expected")
+        if str(content).lower() == "nan":
+            raise ValueError(f"{where}: {name} is not a number (NaN): give it a value")
         if name in options:
             raise ValueError(f"{where} has the option {name} twice, with - and with _: leave one out")
         options[name] = content
@@ -139,8 +141,8 @@ def _quietly(parse: Callable[[], Namespace]) -> Namespace:
         raise ValueError(last[0].partition("error: ")[2] or last[0]) from error
 
 
-def total_heads(data: PreparedData, options: Options) -> int:
-    """Return the number of attention heads of a model.
+def heads_by_type(data: PreparedData, options: Options) -> dict[str, list[int]]:
+    """Return for each attention type of a model the number of heads of each layer.
 
     :raises ValueError: if the architecture is none with heads to prune.
     """
@@ -148,4 +150,9 @@ def total_heads(data: PreparedData, options: Options) -> int:
     missing = [n for n in ("encoder_attention_heads", "decoder_attention_heads") if not hasattr(args, n)]
     if missing or not str(args.arch).startswith("transformer_dsp"):
         raise ValueError(f"arch is {args.arch}, but only transformer_dsp and its architectures have heads to prune")
-    return sum(map(sum, shape_by(args).values()))
+    return shape_by(args)
+
+
+def total_heads(data: PreparedData, options: Options) -> int:
+    """Return the number of attention heads of a model; see `heads_by_type`."""
+    return sum(map(sum, heads_by_type(data, options).values()))

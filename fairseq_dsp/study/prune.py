@@ -23,7 +23,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shlex
@@ -34,22 +33,20 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from . import continued
-from .atomic import write_json, write_text
-from .bench import load, measure
-from .checks import check_runs
+from ..evaluation.measuring import measure
+from ..evaluation.prepared import PreparedData
+from ..evaluation.runners import load
+from ..files import replacing, sha256, write_json, write_text
+from ..markdown import markdown_table
+from . import pruning_recipe
 from .local import Local
 from .options import Options, parse_options, read_words
-from .prepared import PreparedData
-from .records import check_records, stale_steps
 from .results import BASE, Results, read_results
-from .runner import LOCK, is_done, with_wanted
-from .runs import Run, expand
-from .significance import bootstrap
-from .study import Method, Study
-from .sweep import alone, do_runs, interruptible, print_commands, write_study
-from .tables import table_lines, to_markdown
-from .trained import Trained
+from .runner import LOCK, is_done
+from .runs import Run
+from .study_file import Method, Study
+from .sweep import alone, checked_runs, do_runs, interruptible, print_commands, write_study
+from .unpruned_model import UnprunedModel
 from .values import numbers
 
 RECORD = "prune.json"
@@ -84,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     data = PreparedData.read(args.data)
     data.check_trainable()
     data.check_split(args.split)
-    model = Trained.read(args.checkpoint)
+    model = UnprunedModel.read(args.checkpoint)
     try:
         heads = numbers(sorted(args.heads_to_keep or [], reverse=True), "--heads-to-keep", int, 0, model.heads)
         given = read_words(args.more, "the command line", "this command")
@@ -97,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         )
     model.check_data(data)
     asked = {
-        "checkpoint": {"path": str(model.path), "sha256": _digest(model.path)},
+        "checkpoint": {"path": str(model.path), "sha256": sha256(model.path)},
         "data": data.summary.get("key", str(data.folder.absolute())),
         "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
     }  # fmt: skip
@@ -110,14 +107,11 @@ def run(args: argparse.Namespace) -> None:
         base={},
         seeds=(args.seed,),
         methods=tuple(Method("joint", METHOD, (k,), (args.seed,), options[str(k)], from_base=True) for k in heads),
-        total=model.heads,
+        shape=model.shape,
         split=args.split,
         trained=model.path,
     )
-    runs = check_runs(study, with_wanted(expand(study, out)))
-    for text in check_records(runs, finished=all(map(is_done, runs))):
-        print(text, file=sys.stderr)
-    runs = with_wanted(runs, stale_steps)
+    runs = checked_runs(study, out)
     if args.dry_run:
         print_commands(runs)
         return
@@ -140,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: fairseq-generate {data.data_bin} --user-dir fairseq_dsp --path {path} --beam 5")
 
 
-def _options(model: Trained, data: PreparedData, heads: Sequence[int], given: Options) -> dict[str, Options]:
+def _options(model: UnprunedModel, data: PreparedData, heads: Sequence[int], given: Options) -> dict[str, Options]:
     """Return the options of each K's training, all of them in update numbers.
 
     :raises UserError: if fairseq-train does not take what is given, or the model does not fit it.
@@ -155,13 +149,13 @@ def _options(model: Trained, data: PreparedData, heads: Sequence[int], given: Op
     found: dict[str, Options] = {}
     try:
         for k in heads:
-            options = continued.training(base, given, model.updates)
+            options = pruning_recipe.training(base, given, model.updates)
             updates = int(options["max-update"])
             if updates < 1:
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
-            found[str(k)] = options | continued.schedule(options, k, model.heads)
+            found[str(k)] = options | pruning_recipe.schedule(options, k, model.heads)
             args = parse_options(data, {**found[str(k)], "heads-to-keep": k}, "the command line")
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -201,11 +195,6 @@ def _brief(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _say_commands(runs: Sequence[Run]) -> None:
     """Say how the models that are not finished are trained: what this command is short for."""
     for one in runs:
@@ -233,13 +222,11 @@ def _place(out: Path, runs: Mapping[int | None, Run]) -> dict[str, Path]:
         for ending in (".pt", ".heads.json"):
             made, target = one.folder / f"compact{ending}", out / f"{name}{ending}"
             if made.exists() and not (target.exists() and target.samefile(made)):
-                temporary = target.with_name(f".{target.name}.tmp")
-                temporary.unlink(missing_ok=True)
-                try:
-                    os.link(made, temporary)
-                except OSError:  # a file system without links
-                    shutil.copyfile(made, temporary)
-                os.replace(temporary, target)
+                with replacing(target) as temporary:
+                    try:
+                        os.link(made, temporary)
+                    except OSError:  # a file system without links
+                        shutil.copyfile(made, temporary)
         models[one.name] = out / f"{name}.pt"
     return models
 
@@ -268,24 +255,27 @@ def table(results: Results, speeds: Mapping[str, float]) -> str:
     :param speeds: sentences a second, by the names of runs; the original is :data:`~.results.BASE`.
     """
     header = ["model", "heads", "BLEU", "95% CI", "difference", "95% CI of it", "parameters", "sentences/s"]
+    found, rows = results.bootstrap(), results.rows()
+    original = next(row.seeds for row in rows if row.label == BASE)
     body = []
-    for line in table_lines(results, bootstrap(results)):
-        (one,) = line.row.runs
-        difference = line.to_base and line.to_base.difference
+    for row in rows:
+        (one,) = row.runs
+        bleu = found.mean(row.seeds)
+        compared = None if row.label == BASE else found.compare(row.seeds, original)
         body.append(
             [
-                "original" if line.row.label == BASE else line.row.title,
-                str(line.row.heads),
-                f"{line.bleu.value:.2f}",
-                f"± {line.bleu.half:.2f}",
-                f"{difference.value:+.2f}" if difference else "",
-                f"{difference.low:+.2f} to {difference.high:+.2f}" if difference else "",
+                "original" if row.label == BASE else row.title,
+                str(row.heads),
+                f"{bleu.value:.2f}",
+                f"± {bleu.half:.2f}",
+                f"{compared.difference.value:+.2f}" if compared else "",
+                f"{compared.difference.low:+.2f} to {compared.difference.high:+.2f}" if compared else "",
                 f"{one['scores']['parameters']:,}",
-                f"{speeds[BASE if line.row.label == BASE else one['run']]:.1f}",
+                f"{speeds[BASE if row.label == BASE else one['run']]:.1f}",
             ]
         )
     note = (
         f"BLEU on {results.study['split']}, beam {results.study['beam']}; the intervals cover the sentences, not other "
         f"seeds. Speed: batches of {BATCH} sentences of {LENGTH} subwords, in float32."
     )
-    return f"{to_markdown(header, body)}\n{note}\n"
+    return f"{markdown_table(header, body)}\n{note}\n"

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UserError
+from ..files import write_json
 from ..version import __version__
-from .atomic import write_json
 from .runs import RESULT, Run
 
 RECORD = "run.json"

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .curves import final_valid_loss
-from .prepared import PreparedData
-from .runs import LOG, RESULT, RUNS
+from ..evaluation.prepared import PreparedData
+from ..evaluation.scoring import metrics
+from ..evaluation.significance import Bootstrap, bootstrap
+from .runs import LOG, RESULT, RUNS, TRANSLATIONS
+from .training_log import final_valid_loss
 
 STUDY = "study.json"
 REFERENCES = "references.txt"
@@ -105,8 +107,33 @@ class Results:
         """The corpus; its files may be gone."""
         return PreparedData(self.folder, self.study["data"])
 
+    def bootstrap(self) -> Bootstrap:
+        """BLEU of all runs on the same resamples of the test sentences.
+
+        :raises UserError: if a translation is missing or does not belong to the references.
+        """
+        references = self._lines(REFERENCES)
+        translations = {}
+        for run in self.runs:
+            name = f"{RUNS}/{run['run']}/{TRANSLATIONS}"
+            translations[run["run"]] = self._lines(name)
+            if len(translations[run["run"]]) != len(references):
+                raise UserError(
+                    f"{name} has {len(translations[run['run']])} lines, but there are {len(references)} references: "
+                    "remove the folder of that run and start the sweep again"
+                )
+        return bootstrap(metrics(self.data)["bleu"], references, translations)
+
+    def _lines(self, name: str) -> list[str]:
+        path = self.folder / name
+        try:
+            return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        except OSError as error:
+            remedy = f"remove {RESULT} beside it and " if path.name == TRANSLATIONS else ""
+            raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}start the sweep again") from error
+
     def valid_loss(self, run: dict[str, Any]) -> float | None:
-        """The validation loss of a run's model; see :func:`~.curves.final_valid_loss`."""
+        """The validation loss of a run's model; see :func:`~.training_log.final_valid_loss`."""
         return final_valid_loss(self.folder / RUNS / run["run"] / LOG, self.study.get("checkpoint", "best"))
 
     def rows(self) -> list[Row]:

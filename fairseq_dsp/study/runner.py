@@ -6,6 +6,7 @@ something that is still to be done needs it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .atomic import write_json, write_text
+from ..files import replacing, write_json, write_text
 from .lock import locked
 from .records import begin, version_of
 from .runs import LOG, RESULT, SCORES, Run, Step
@@ -164,11 +165,13 @@ def _is_trained(step: Step, *, ended: bool) -> bool:
 
 def _call(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int) -> None:
     log = run.folder / LOG
-    partial = step.output and step.output.with_name(f".{step.output.name}.tmp")
-    with log.open("ab") as file:
+    with (
+        log.open("ab") as file,
+        contextlib.nullcontext() if step.output is None else replacing(step.output) as printed,
+    ):
         file.write(f"\n$ {' '.join(step.command)}\n".encode())
         file.flush()
-        output = partial.open("wb") if partial else None
+        output = printed.open("wb") if printed else None
         process = subprocess.Popen(
             [*_dying_with_us(), *step.command],
             env={**os.environ, **(environment or {})},
@@ -184,10 +187,8 @@ def _call(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int
             _running.discard(process)
             if output:
                 output.close()
-    if status:
-        raise RunError(f"{step.name} ended with status {status}; the end of {log}:\n{_ending(log)}")
-    if partial and step.output:
-        os.replace(partial, step.output)
+        if status:
+            raise RunError(f"{step.name} ended with status {status}; the end of {log}:\n{_ending(log)}")
 
 
 _running: set[subprocess.Popen[bytes]] = set()

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..model import PruningConfig, with_heads
-from . import continued
-from .evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
-from .given import flags
-from .options import DEFAULTS, Options, command_line
-from .study import Method, Study
+from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
+from ..evaluation.preprocessed import flags
+from .options import Options, command_line
+from .random_heads import random_heads
+from .study_file import Method, Study
+from .training_options import continued, options_of, trained_on, with_fixed
 
 RUNS = "runs"
 RESULT = "result.json"
+KEPT = "kept.json"
+COMPACT = "compact.pt"
 SCORES = "scores.json"
 TRANSLATIONS = "translations.txt"
 LOG = "log.txt"
@@ -102,7 +104,11 @@ def expand(study: Study, results: Path) -> list[Run]:
         run = maker.base(seed)
         runs.setdefault(run.name, run)
     needed = {name for run in runs.values() for name in run.needs}
-    return sorted(runs.values(), key=lambda run: (len(run.needs), run.method != "base", run.name not in needed))
+
+    def depth(run: Run) -> int:
+        return max((1 + depth(runs[name]) for name in run.needs), default=0)
+
+    return sorted(runs.values(), key=lambda run: (depth(run), run.method != "base", run.name not in needed))
 
 
 class _Maker:
@@ -126,10 +132,11 @@ class _Maker:
         method = Method("base", "base", (self.study.total,), (seed,), self.study.base)
         if self.study.trained:
             return self._run(method, self.study.total, seed, None, suffix="", model=self.study.trained)
-        return self._run(method, self.study.total, seed, self._options(self.study.base), suffix="")
+        return self._run(method, self.study.total, seed, options_of(self.study, self.study.base), suffix="")
 
     def of(self, method: Method) -> Iterator[Run]:
         """The runs of a method, those first that others of them need."""
+        options: Options | None
         for seed in method.seeds:
             base = self.base(seed)
             if method.from_base or method.distill:
@@ -141,25 +148,43 @@ class _Maker:
             elif method.method == "range":
                 own = {"heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
                 shared = self._run(
-                    method, None, seed, self._options(method.options, own, anneal=True), suffix="-training",
+                    method, None, seed, options_of(self.study, method.options, own, anneal=True), suffix="-training",
                     start=base if method.from_base else None, scored=False,
                 )  # fmt: skip
                 yield shared
                 for k in method.heads:
                     yield self._run(method, k, seed, None, suffix=f"-k{k}", start=shared)
+            elif method.method == "random":
+                for k in method.heads:
+                    start = base if method.from_base else None
+                    options = (trained_on if start else options_of)(self.study, method.options)
+                    options = with_fixed(options, random_heads(self.study.shape, k, seed).to_json())
+                    yield self._run(method, k, seed, options, suffix=f"-k{k}", start=start)
+            elif method.method == "structure":
+                for k in method.heads:
+                    found = self._found(str(method.of), k, seed)
+                    file = self.folder / f"{method.name}-k{k}-s{seed}" / KEPT
+                    options = with_fixed(options_of(self.study, method.options), str(file))
+                    yield self._run(method, k, seed, options, suffix=f"-k{k}", heads_of=found)
             elif method.method == "unpruned":
-                yield self._run(method, method.heads[0], seed, self._options(method.options), suffix="")
+                yield self._run(method, method.heads[0], seed, options_of(self.study, method.options), suffix="")
             else:
                 for suffix, heads, own in self._trainings(method):
                     start = base if method.from_base else None
-                    options: Options | None
                     if start and method.method == "joint" and heads is not None:
-                        options = self._continued(method.options, own, heads)
+                        options = continued(self.study, method.options, own, heads)
                     else:
-                        options = self._options(method.options, own, anneal=method.method != "voita")
+                        options = options_of(self.study, method.options, own, anneal=method.method != "voita")
                     if "freeze-weights" in own and heads == self.study.total:  # there is nothing to choose, or train
                         options = None
                     yield self._run(method, heads, seed, options, suffix=suffix, start=start)
+
+    def _found(self, name: str, heads: int, seed: int) -> Run:
+        """The run of the method *name* with so many heads and this seed."""
+        entries = [m for m in self.study.methods if m.name == name and heads in m.heads and seed in m.seeds]
+        return next(
+            run for m in entries for run in self.of(m) if (run.label, run.heads, run.seed) == (name, heads, seed)
+        )
 
     @staticmethod
     def _trainings(method: Method) -> Iterator[tuple[str, int | None, Options]]:
@@ -187,12 +212,14 @@ class _Maker:
         start: Run | None = None,
         model: Path | None = None,
         score_heads: Sequence[str] | None = None,
+        heads_of: Run | None = None,
         scored: bool = True,
     ) -> Run:
         """A run that trains with *options*; if None, it takes a model as it is, with K heads or those it scores.
 
         :param start: the run whose model it trains on or takes.
         :param model: a trained model that it takes whole.
+        :param heads_of: the run whose heads *options* name, as the file `KEPT`.
         """
         name = f"{method.name}{suffix}-s{seed}"
         folder = self.folder / name
@@ -202,9 +229,22 @@ class _Maker:
         if start:
             model = self._model_of(start)
         kept: list[str] = []  # how the heads are given to what comes after the pruning
-        chosen = folder / "kept.json"
+        chosen = folder / KEPT
+        given: tuple[Path, ...] = ()
+        if heads_of is not None:
+            small = heads_of.folder / COMPACT
+            steps.append(
+                Step(
+                    "structure",
+                    (*_COMMAND, "heads", str(small), "--format", "json"),
+                    products=(chosen,),
+                    inputs=(small,),
+                    output=chosen,
+                )
+            )
+            given = (chosen,)
         if options is not None:
-            steps.append(self._training("train", options, seed, folder / "checkpoints", model, teacher))
+            steps.append(self._training("train", options, seed, folder / "checkpoints", model, teacher, *given))
             model = self._checkpoint(folder / "checkpoints")
         assert model is not None
         if score_heads is not None:
@@ -218,10 +258,8 @@ class _Maker:
             if score_heads is None:
                 command = (*_COMMAND, "heads", str(model), "--format", "json", *kept)
                 steps.append(Step("heads", command, products=(chosen,), inputs=(model,), output=chosen))
-            fixed = {name.replace("_", "-"): v for name, v in with_heads(str(chosen)).items()}
             recovered = folder / "recovered"
-            # an option of the recipe that has a say in the choice is none of this training's
-            more = {name: v for name, v in self._options(recovery, fixed).items() if fixed.get(name, True)}
+            more = with_fixed(options_of(self.study, recovery), str(chosen))
             steps.append(self._training("recover", more, seed, recovered, model, teacher, chosen))
             model, kept = self._checkpoint(recovered), []
         if scored:
@@ -232,14 +270,16 @@ class _Maker:
             "start": start.identity if start else None, "teacher": teacher.identity if teacher else None,
             "score_heads": list(score_heads) if score_heads is not None else None,
         }  # fmt: skip
-        needs = tuple(dict.fromkeys(run.name for run in (start, teacher) if run))
+        if heads_of is not None:
+            identity |= {"heads_of": heads_of.identity, "options": {**(options or {}), "kept-heads": KEPT}}
+        needs = tuple(dict.fromkeys(run.name for run in (start, teacher, heads_of) if run))
         return Run(name, method.name, method.method, heads, seed, folder, needs, tuple(steps), identity, scored)
 
     def _scoring(self, folder: Path, model: Path, kept: list[str], *, pruned: bool) -> Iterator[Step]:
         study = self.study
         files = tuple(Path(kept[1]) for _ in kept[:1] if kept[0] == "--kept-heads")
         if study.compact and pruned:
-            small = folder / "compact.pt"
+            small = folder / COMPACT
             command = (*_COMMAND, "compact", str(model), str(small), *kept)
             products = (small, small.with_suffix(".heads.json"))
             yield Step("compact", command, products=products, inputs=(model, *files))
@@ -282,35 +322,6 @@ class _Maker:
             checkpoints=checkpoints,
             updates=int(options["max-update"]),
         )
-
-    def _options(self, *more: Options, anneal: bool = False) -> Options:
-        """The recipe with further options, which win; pruning's schedule is by default a share of the training.
-
-        :param anneal: whether the training chooses heads by a schedule.
-        """
-        options = dict(DEFAULTS)
-        for one in (self.study.recipe, *more):
-            options |= one
-        return self._annealed(options) if anneal else options
-
-    @staticmethod
-    def _annealed(options: Options) -> Options:
-        """Add the length of the cooldown where it is not given."""
-        if "cooldown-updates" in options:
-            return options
-        selection = options.get("head-selection", PruningConfig.head_selection)
-        # simple fixes the heads then, and the weights have the rest of the run to get used to them
-        share = 0.3 if selection == "simple" and "freeze-weights" not in options else 0.9
-        return options | {"cooldown-updates": round(share * int(options["max-update"]))}
-
-    def _continued(self, given: Options, own: Options, heads: int) -> Options:
-        """The options of a training that starts from the unpruned model, and chooses its heads; see `continued`."""
-        study = self.study
-        before = DEFAULTS | study.recipe
-        updates = int((study.recipe | study.base).get("max-update", 0))
-        options = continued.training(before, given, updates) | own
-        options |= continued.schedule(options, heads, study.total)
-        return self._annealed(options)
 
     def _model_of(self, run: Run) -> Path:
         """The checkpoint that a run leaves, or that stands for it."""

@@ -39,6 +39,8 @@ the keys of a study (* must be given):
                   pipelined   the importance alone trains, on the frozen base model
                   voita       penalties: the weights of the L0 penalty, or heads of its own (Voita et al. 2019)
                   michel      options of score-heads: split, sentences, steps (Michel et al. 2019)
+                  random      heads drawn by the seed, one in cross-attention at least, fixed from the first update
+                  structure   of: a method, whose heads are trained from scratch with new weights
                   range       low, high: one training for every K, drawn anew between the two at every update
                   unpruned    another model without pruning, such as a smaller one: options
 
@@ -64,8 +66,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from . import given
-from .atomic import write_json, write_text
+from ..evaluation import preprocessed
+from ..files import write_json, write_text
 from .checks import check_runs
 from .cluster import check_options, run_on_slurm
 from .local import Local, run_locally
@@ -74,7 +76,7 @@ from .records import RECORD, check_records, stale_steps
 from .results import REFERENCES, STUDY, read_results, summary_table
 from .runner import LOCK, is_done, missing_steps, progress, stop_all, with_wanted
 from .runs import RUNS, Run, expand
-from .study import Study, read_study
+from .study_file import Study, read_study
 
 _LOCAL_KEYS = ("jobs", "cores", "gpus")
 
@@ -89,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", metavar="LIST", help="GPUs to use, such as 0,1 (default: all; '' for none)")
     parser.add_argument("--slurm", action="store_true", help="run as SLURM jobs; the study's slurm says how")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
-    given.add_arguments(parser)
+    preprocessed.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -97,15 +99,12 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the study, the data or the results folder cannot be used, or a run failed.
     """
-    study = read_study(args.study, data=args.data, text=given.given_by(args))
+    study = read_study(args.study, data=args.data, text=preprocessed.given_by(args))
     results: Path = args.results or Path("results") / study.name
     local = _local(args, study)
     check_options(study.slurm)
     _check_study(results, study)
-    runs = check_runs(study, with_wanted(expand(study, results)))
-    for text in check_records(runs, finished=all(map(is_done, runs))):
-        print(text, file=sys.stderr)
-    runs = with_wanted(runs, stale_steps)
+    runs = checked_runs(study, results)
     if args.dry_run:
         print_commands(runs)
         return
@@ -119,6 +118,17 @@ def run(args: argparse.Namespace) -> None:
             "start the sweep again, which does only what is missing"
         )
     print(f"All {len(runs)} runs are done. Tables and pictures: fairseq-dsp report {results}")
+
+
+def checked_runs(study: Study, results: Path) -> list[Run]:
+    """Return the runs of a study, with what is to be done of each; what the user should know is printed.
+
+    :raises UserError: if one cannot be done, or the folder holds runs that were made in another way.
+    """
+    runs = check_runs(study, with_wanted(expand(study, results)))
+    for text in check_records(runs, finished=all(map(is_done, runs))):
+        print(text, file=sys.stderr)
+    return with_wanted(runs, stale_steps)
 
 
 def do_runs(runs: Sequence[Run], results: Path, study: Study, local: Local, *, slurm: bool = False) -> list[str]:

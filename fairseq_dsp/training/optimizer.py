@@ -11,6 +11,9 @@ own attribute, which its copies in float32 keep) lands in a group of its own:
   first steps are no larger than later ones, and once the units are fixed, so that momentum moves none of them;
 - left out of the gradient norm, so that ``--clip-norm`` never shrinks the model's gradients because of it.
 
+Matrices that are marked with ``at_rest``, those of modules without units, are left as they are too: nothing reads them,
+and a step would cost as much as that of any other parameter. (Half precision has one flat tensor for all.)
+
 Everything else, the checkpoints' format and the optimiser's name included, stays stock.
 """
 
@@ -169,7 +172,8 @@ def _with_importance_lr(step: Callable[..., None]) -> Callable[..., None]:
             mark = _mark(group["params"][0]) if group["params"] else None
             if mark is not None:
                 group["lr"] = mark["lr"]
-                resting += [(p, p.grad) for p in group["params"]] if not mark.get("active", True) else []
+            at_rest = mark is not None and not mark.get("active", True)
+            resting += [(p, p.grad) for p in group["params"] if at_rest or getattr(p, "at_rest", False)]
         for parameter, _ in resting:
             parameter.grad = None  # every optimiser of torch and fairseq passes over such a parameter
         step(self, *args, **kwargs)

@@ -1,6 +1,5 @@
 """A kill or a full disk never costs a checkpoint that was whole, and resume goes on as if nothing had happened."""
 
-import os
 from pathlib import Path
 
 import faults
@@ -66,25 +65,6 @@ def test_a_full_disk_is_loud_and_costs_no_checkpoint(train_tiny, tmp_path):
     assert "could not be written (File too large), so training stops" in sentence
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     train_tiny(tmp_path, *SAVES)  # and with room again, the same command continues
-
-
-def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def interrupted() -> None:
-        with atomic_checkpoints.replacing(str(path)) as temporary:
-            Path(temporary).write_text("half of the n")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
-    with atomic_checkpoints.replacing(str(path)) as temporary:
-        assert os.path.dirname(temporary) == str(tmp_path)  # another file system could not rename
-        Path(temporary).write_text("new")
-        assert path.read_text() == "old"
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "new")]
 
 
 def test_a_passing_fault_is_tried_again_from_the_start(tmp_path, monkeypatch):

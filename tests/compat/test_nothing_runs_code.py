@@ -25,12 +25,12 @@ from fairseq_cli import generate
 
 import fairseq_dsp
 from fairseq_dsp.cli import main
-from fairseq_dsp.compact.folder import _sha256_of
 from fairseq_dsp.compat.options_are_evaluated import read_literal
+from fairseq_dsp.deployment.folder import config_checksum
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.importance import command
+from fairseq_dsp.evaluation import runners
+from fairseq_dsp.importance import score_heads
 from fairseq_dsp.model.config import PruningConfig, flat_names
-from fairseq_dsp.study import bench
 
 PAYLOAD, SHELL_PAYLOAD = "open('ran','w')", "$(touch ran)"
 """Make the file ``ran`` in the working folder: as Python, and as the plugin that `hostile` puts there; in a shell."""
@@ -143,17 +143,19 @@ def translate(path: str, data: Path) -> None:
 
 
 def measure(path: str, data: Path) -> None:
-    bench.load(path, 1, 2, "cpu", "float32")
+    runners.load(path, 1, 2, "cpu", "float32")
 
 
-def score_heads(path: str, data: Path) -> None:
+def _score_heads(path: str, data: Path) -> None:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    command.run(parser.parse_args([path, "--data", str(data), "--sentences", "1", "--scores", "scores.json", "--cpu"]))
+    score_heads.add_arguments(parser)
+    score_heads.run(
+        parser.parse_args([path, "--data", str(data), "--sentences", "1", "--scores", "scores.json", "--cpu"])
+    )
 
 
 @pytest.mark.parametrize(
-    ("program", "arch"), [(translate, "transformer_dsp"), (measure, "transformer"), (score_heads, "transformer")]
+    ("program", "arch"), [(translate, "transformer_dsp"), (measure, "transformer"), (_score_heads, "transformer")]
 )
 def test_no_option_of_a_checkpoint_runs(program: Callable[..., None], arch: str, trained: dict[str, Any], tiny_data):
     state = trained[arch]
@@ -186,7 +188,7 @@ def test_no_option_of_a_folder_runs(folder: Path, tmp_path: Path):
     def run(changed: Sequence[Key]) -> None:
         made = poisoned(config, changed)
         if isinstance(made["sha256"], dict):
-            made["sha256"]["config.json"] = _sha256_of(made)
+            made["sha256"]["config.json"] = config_checksum(made)
         (copy / "config.json").unlink()
         (copy / "config.json").write_text(json.dumps(made))
         assert len(fairseq_dsp.from_pretrained(copy).translate(["ba di"], max_len_b=2)) == 1
@@ -224,7 +226,7 @@ def test_a_checkpoint_may_name_any_architecture(arch: str, option: str, trained:
     setattr(config, option, PAYLOAD)
     torch.save({**trained["transformer"], "cfg": {"model": config}}, "poisoned.pt")
     with pytest.raises(UserError, match=r"only numbers, texts, lists|cannot be built"):
-        bench.load("poisoned.pt", 1, 2, "cpu", "float32")
+        runners.load("poisoned.pt", 1, 2, "cpu", "float32")
 
 
 def test_what_a_study_gives_to_a_training_is_read_as_literals(tiny_data: Path, tmp_path: Path, train_tiny, capsys):

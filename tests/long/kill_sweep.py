@@ -19,12 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from fairseq_dsp.report.tables import table_lines, to_csv
 from fairseq_dsp.study.results import read_results, summary_table
 from fairseq_dsp.study.runner import is_done
 from fairseq_dsp.study.runs import LOG, Run, expand
-from fairseq_dsp.study.significance import bootstrap
-from fairseq_dsp.study.study import read_study
-from fairseq_dsp.study.tables import table_lines, to_csv
+from fairseq_dsp.study.study_file import read_study
 
 
 def outcome(results: Path) -> dict[str, str]:
@@ -32,7 +31,7 @@ def outcome(results: Path) -> dict[str, str]:
     read = read_results(results)
     found = {p.parent.name: p.read_text(encoding="utf-8") for p in results.glob("runs/*/translations.txt")}
     found |= {f"heads of {run['run']}": json.dumps(run["scores"]["kept"]) for run in read.runs}
-    return found | {"table": to_csv(table_lines(read, bootstrap(read)))}
+    return found | {"table": to_csv(table_lines(read, read.bootstrap()))}
 
 
 def log_sizes(runs: list[Run]) -> dict[str, int]:

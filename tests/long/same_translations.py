@@ -34,10 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import fairseq_dsp
 from fairseq_dsp.cli import main as main_command
-from fairseq_dsp.compact.checkpoint import TrainedModel
-from fairseq_dsp.compact.data import preparation, task_of
-from fairseq_dsp.compact.export_ctranslate2 import convert
 from fairseq_dsp.model import PrunableTransformer
+from fairseq_dsp.removal.checkpoint import TrainedModel
+from fairseq_dsp.removal.data_bin import preparation, task_of
+from fairseq_dsp.removal.export_ctranslate2 import convert
 
 BEAM, BATCH, TIE, LONGEST = 5, 50, 1e-5, 200
 

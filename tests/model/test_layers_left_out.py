@@ -11,8 +11,8 @@ import support
 from fairseq import checkpoint_utils
 
 from fairseq_dsp.cli import main
-from fairseq_dsp.compact.checkpoint import TrainedModel
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.removal.checkpoint import TrainedModel
 
 LAYERS = ["--cpu", "--encoder-layers", 3, "--decoder-layers", 3, "--encoder-layerdrop", 0.2]
 LEFT = {"encoder_layers_to_keep": "0,2", "decoder_layers_to_keep": "1,2"}

@@ -14,7 +14,7 @@ import pytest
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.preparation import binarise as module
 from fairseq_dsp.preparation.binarise import binarise, check_dictionary, write_counts
-from fairseq_dsp.preparation.dictionaries import make_dictionaries
+from fairseq_dsp.preparation.vocabularies import make_dictionaries
 
 
 def text(seed: int, lines: int) -> list[str]:

@@ -10,10 +10,10 @@ from typing import Any
 import preparing
 import pytest
 
+from fairseq_dsp.evaluation.evaluate import _text
+from fairseq_dsp.evaluation.prepared import PreparedData
+from fairseq_dsp.evaluation.scoring import score
 from fairseq_dsp.preparation.ceiling import decode
-from fairseq_dsp.study.evaluate import _text
-from fairseq_dsp.study.prepared import PreparedData
-from fairseq_dsp.study.scoring import score
 
 CHINESE = [f"第{i}个人说：“你好，世界！”——对吗？（是的；{i}％）" for i in range(80)]
 ENGLISH = [f"Person {i} says … “hello”™ — ½ of ① isn’t {i}％, ﬁne²? <b> & 5°" for i in range(80)]

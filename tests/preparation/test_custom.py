@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.custom import choose, ready_splits, whole_text
-from fairseq_dsp.preparation.texts import Texts
 
 SENTENCES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=2, max_size=60)
 

@@ -11,7 +11,7 @@ import preparing
 import pytest
 
 from fairseq_dsp.preparation import corpora as known
-from fairseq_dsp.preparation.texts import Texts
+from fairseq_dsp.preparation.cleaning import Texts
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.preparation import corpora as known
-from fairseq_dsp.preparation.texts import Texts
+from fairseq_dsp.preparation.cleaning import Texts
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from pathlib import Path
 import preparing
 import pytest
 
+from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import module
-from fairseq_dsp.preparation.texts import Texts
 
 DRAW = """
 import random, sys

@@ -10,9 +10,9 @@ import preparing
 import pytest
 import sentencepiece
 
-from fairseq_dsp.compact.data import preparation
+from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.plain import normalised
-from fairseq_dsp.study.prepared import PreparedData
+from fairseq_dsp.removal.data_bin import preparation
 
 FIRST = {"de": [f"Der {i}. Satz ist da." for i in range(80)], "en": [f"Sentence no. {i} is here." for i in range(80)]}
 SECOND = {

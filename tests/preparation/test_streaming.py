@@ -19,12 +19,12 @@ import pytest
 import support
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.preparation import custom, duplicates
+from fairseq_dsp.preparation.cleaning import Cleaning, Texts
 from fairseq_dsp.preparation.duplicates import Hashes
 from fairseq_dsp.preparation.subwords import Learning
-from fairseq_dsp.preparation.texts import Cleaning, Texts
 from fairseq_dsp.preparation.workers import in_order
-from fairseq_dsp.study.prepared import PreparedData
 
 GERMAN = [f"Der {i}. Satz handelt von Nummer {i * 7 % 90}." for i in range(300)]
 ENGLISH = [f"The sentence no. {i} is about number {i * 7 % 90}." for i in range(300)]

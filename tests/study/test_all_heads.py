@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import support
+from studies import do
 
-from fairseq_dsp.cli import main
 from fairseq_dsp.study.checks import check_runs
-from fairseq_dsp.study.runs import Run, expand
-from fairseq_dsp.study.study import read_study
+from fairseq_dsp.study.runs import expand
+from fairseq_dsp.study.study_file import read_study
 
 METHODS: list[Any] = [
     "joint",
@@ -24,21 +21,9 @@ METHODS: list[Any] = [
     "range",
     {"method": "pipelined", "recovery": {"max-update": 2}},
     {"method": "voita", "heads": [12]},
+    "random",
+    {"method": "structure", "of": "joint"},
 ]
-
-
-def do(run: Run) -> None:
-    """Do the steps of a run: trainings by `run_fairseq`, all else in this process."""
-    run.folder.mkdir(parents=True)
-    for step in run.steps:
-        if step.checkpoints:
-            support.run_fairseq("train", *step.command[3:])
-        else:
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
-                assert main(step.command[3:]) == 0, step.command
-            if step.output:
-                step.output.write_text(printed.getvalue())
-        assert all(product.exists() for product in step.products), step.command
 
 
 @pytest.fixture(scope="module")

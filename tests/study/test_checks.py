@@ -15,7 +15,7 @@ import yaml
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.study.checks import check_runs
 from fairseq_dsp.study.runs import Run, expand
-from fairseq_dsp.study.study import read_study
+from fairseq_dsp.study.study_file import read_study
 
 Completed = subprocess.CompletedProcess[str]
 

@@ -20,9 +20,9 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.study import prune
-from fairseq_dsp.study.prepared import PreparedData
-from fairseq_dsp.study.trained import Trained
+from fairseq_dsp.study.unpruned_model import UnprunedModel
 
 SHORT = ["--max-update", "20", "--log-interval", "5"]
 
@@ -257,7 +257,7 @@ def test_a_folder_with_something_else(finished: tuple[Path, str], stock: Path, p
 
 def test_the_options_of_a_model(stock: Path, prepared: Path, train_tiny: Callable[..., Any], tmp_path: Path) -> None:
     """A third of the updates it had; what is given wins, and its own scheduler stays where an option of it is given."""
-    model = Trained.read(stock)
+    model = UnprunedModel.read(stock)
     data = PreparedData.read(prepared)
     assert (model.heads, model.updates, model.sizes["arch"]) == (12, 20, "transformer_dsp")
     options = prune._options(model, data, [6], {})["6"]
@@ -273,9 +273,9 @@ def test_the_options_of_a_model(stock: Path, prepared: Path, train_tiny: Callabl
     assert prune._options(model, data, [6], {})["6"]["max-update"] == 2000
     hydra = ("model._name=transformer", "criterion._name=label_smoothed_cross_entropy", "optimization.max_update=1")
     inprocess.train_hydra("base", data.data_bin, tmp_path / "hydra", *inprocess.HYDRA_TINY, *hydra)
-    own = Trained.read(tmp_path / "hydra/checkpoint_last.pt")
+    own = UnprunedModel.read(tmp_path / "hydra/checkpoint_last.pt")
     assert (own.heads, own.sizes["arch"], own.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
     options = prune._options(own, data, [6], {})["6"]
     assert (options["lr"], options["adam-betas"], options["dropout"]) == (0.005, "(0.9,0.98)", 0.3)
     train_tiny(tmp_path, "--max-update", 1, arch="transformer_dsp_tiny")
-    assert Trained.read(tmp_path / "checkpoint_last.pt").sizes["arch"] == "transformer_dsp_tiny"
+    assert UnprunedModel.read(tmp_path / "checkpoint_last.pt").sizes["arch"] == "transformer_dsp_tiny"

@@ -13,13 +13,14 @@ import pytest
 import yaml
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.study import report, sweep
-from fairseq_dsp.study.atomic import write_json
+from fairseq_dsp.files import write_json
+from fairseq_dsp.report import pages
+from fairseq_dsp.study import sweep
 from fairseq_dsp.study.records import begin, check_records
 from fairseq_dsp.study.results import read_results, summary_table
 from fairseq_dsp.study.runner import is_done
 from fairseq_dsp.study.runs import Run, expand
-from fairseq_dsp.study.study import read_study
+from fairseq_dsp.study.study_file import read_study
 from fairseq_dsp.version import __version__
 
 Sweep = Callable[..., tuple[str, str]]
@@ -150,7 +151,7 @@ def test_another_version_is_told(results: Path, plan: Sweep) -> None:
     change(results / "runs/michel-k6-s1/result.json", processes=2)
     found = read_results(results)
     assert "trained by 2 process(es) michel-k6-s1" in found.mixture
-    assert found.mixture in report._markdown(found, [], {})
+    assert found.mixture in pages._markdown(found, [], {})
 
 
 def test_a_study_is_mended_before_it_has_scores(results: Path, plan: Sweep) -> None:

@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 
+from fairseq_dsp.files import write_json
 from fairseq_dsp.study import local, runner, sweep
-from fairseq_dsp.study.atomic import write_json
 from fairseq_dsp.study.cluster import Job
 from fairseq_dsp.study.local import Local, run_locally
 from fairseq_dsp.study.lock import locked

@@ -18,8 +18,8 @@ import support
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.files import write_text
 from fairseq_dsp.study import sweep
-from fairseq_dsp.study.atomic import write_text
 from fairseq_dsp.study.results import read_results
 
 SCORED = ["base-s1", "joint-k6-s1", "michel-k6-s1", "pipelined-k6-s1"]

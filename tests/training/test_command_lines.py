@@ -49,7 +49,7 @@ def heads_file(tmp_path: Path) -> Path:
 
 
 def test_the_groups_hold_every_option():
-    # --compact builds a model without gates; tests/compact tries it in both command lines
+    # --compact builds a model without gates; tests/removal tries it in both command lines
     known = {f.name for f in fields(PruningConfig)} - {"_name", "compact"}
     assert known == {name for group in GROUPS for name in group}
 

@@ -70,6 +70,19 @@ def test_stock_options_while_choosing_and_after(option: str, tiny_data: Path, tm
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
+def test_the_matrices_of_modules_without_heads_are_left_as_they_are(tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", "--heads-to-keep", 2, "--cooldown-updates", 4, "--weight-decay", 0.1]
+    before = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 4)["model"]
+    after = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 9)["model"]
+    matrices = [name for name in before if name.endswith("_proj.weight") and "output" not in name]
+    same = {name.rsplit(".", 2)[0] for name in matrices if torch.equal(before[name], after[name])}
+    moved = {name.rsplit(".", 2)[0] for name in matrices if not torch.equal(before[name], after[name])}
+    assert len(moved) in (1, 2)  # two heads are in one or two modules
+    assert len(same | moved) == 6
+    biases = [name for name in before if name.endswith("out_proj.bias")]
+    assert not any(torch.equal(before[name], after[name]) for name in biases)
+
+
 def test_two_processes_with_fixed_heads_and_activation_checkpointing(tiny_data: Path, tmp_path: Path):
     flags = [*SAME_DATA, *CHOICE, "--heads-to-keep", 2, "--checkpoint-activations"]  # modules without heads, too
     whole = inprocess.train(tiny_data, tmp_path / "whole", *flags, "--batch-size", 20)

@@ -1,0 +1,1 @@
+"""Translating from an exported folder, without training code."""

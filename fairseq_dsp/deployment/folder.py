@@ -1,0 +1,89 @@
+"""The folder of an exported model: which files it has, and reading it without trusting it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from fairseq.data import Dictionary
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from safetensors.torch import load_file
+
+from ..errors import UserError
+from ..files import sha256
+from ..model import PrunableTransformer
+from .translator import Translator
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = "fairseq_dsp 1"
+NO_FILES = dict.fromkeys(("encoder_embed_path", "decoder_embed_path"))
+"""Options of a model that name files which are not needed once it is trained."""
+
+
+def from_pretrained(folder: str | Path) -> Translator:
+    """Read a folder that ``fairseq-dsp export-folder`` wrote.
+
+    :raises UserError: if the folder is not one, or a file is missing or not as it was written.
+    """
+    folder = Path(folder)
+    again = "export or download the folder again"
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if config["format"] != FORMAT:
+            raise UserError(f"{folder / CONFIG} is of the format {config['format']}, but {FORMAT} is expected: {again}")
+        _check_names(config)
+        for name, checksum in config["sha256"].items():
+            if not (folder / name).is_file():
+                raise UserError(f"the file {name} is missing in {folder}: {again}")
+            if (config_checksum(config) if name == CONFIG else sha256(folder / name)) != checksum:
+                raise UserError(f"the file {name} in {folder} is not as it was written (its checksum differs): {again}")
+        languages = (config["source_lang"], config["target_lang"])
+        dictionaries = [Dictionary.load(str(folder / f"dict.{language}.txt")) for language in languages]
+        settings = TranslationConfig(
+            data=str(folder),
+            source_lang=languages[0],
+            target_lang=languages[1],
+            left_pad_source=config["left_pad_source"],
+        )
+        task = TranslationTask(settings, *dictionaries)
+        # the weights hold the embeddings, whatever file they came from before training
+        model = PrunableTransformer.build_model(Namespace(**{**config["model"], **NO_FILES}), task)
+        weights = load_file(str(folder / WEIGHTS))
+        weights |= {name: weights[other] for name, other in config["shared"].items()}
+        model.load_state_dict(weights)
+        return Translator(model, task, config, folder)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be read as a model ({error}): give a folder that fairseq-dsp export-folder wrote"
+        ) from error
+    except Exception as error:  # whatever a value of another kind makes of the model
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{folder / CONFIG} is not a model's configuration ({reason}): {again}") from error
+
+
+def config_checksum(config: dict[str, Any]) -> str:
+    """Return the checksum of a configuration, whatever it says its own is."""
+    others = {name: checksum for name, checksum in config["sha256"].items() if name != CONFIG}
+    return hashlib.sha256(json.dumps({**config, "sha256": others}, sort_keys=True).encode()).hexdigest()
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name leads to no other folder."""
+    return Path(name).name == name
+
+
+def _check_names(config: dict[str, Any]) -> None:
+    """Raise an error unless all the files that a configuration names are the folder's own."""
+    languages = [config["source_lang"], config["target_lang"]]
+    for name in [*config["sha256"], *languages, *([config["bpe_model"]] if config["bpe"] else [])]:
+        if not is_plain(name):
+            raise UserError(
+                f"{CONFIG} names {name}, but only files of its own folder are read: do not trust this folder"
+            )
+    if not isinstance(json.loads(config["model"]["kept_heads"]), dict):
+        raise ValueError("kept_heads is no set of heads")

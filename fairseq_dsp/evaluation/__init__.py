@@ -1,0 +1,1 @@
+"""Scoring models: BLEU and chrF on a test set, significance, speed and memory."""

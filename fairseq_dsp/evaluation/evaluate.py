@@ -1,0 +1,300 @@
+"""BLEU and chrF of translation models, by fairseq's own generation and sacrebleu.
+
+Each CKPT is translated with and scored in turn; several checkpoints joined by ':' are an ensemble, as in fairseq.
+
+  tokenised BLEU    of the recipe's tokens (Moses tokens for a recipe without tokenisation): comparable with papers
+                    that report tokenised BLEU, not with anything else
+  BLEU, chrF        of detokenised text, with sacrebleu's signature
+
+examples:
+  fairseq-dsp evaluate runs/joint/checkpoint_best.pt --data data/multi30k
+  fairseq-dsp evaluate base.pt pruned.pt --data data/multi30k --split test1 --json scores.json
+  fairseq-dsp evaluate pruned.pt --data data/multi30k --heads-to-keep 6
+  fairseq-dsp evaluate theirs.pt --data data-bin --references test.en --bpe subword-nmt --tokenizer moses
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import math
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import write_json, write_text
+from ..model import with_heads
+from ..model.dictionaries import fitting
+from ..model.units import is_weight
+from . import preprocessed
+from .inputs import Sizes, checkpoint_paths, flags_for, positions, without_colons, without_references
+from .prepared import PreparedData
+from .scoring import detokenised, score
+
+PACKAGE = Path(__file__).resolve().parents[1]
+POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}  # how fairseq undoes a BPE
+_OTHER_BUDGETS = (
+    "encoder_heads_to_keep", "decoder_heads_to_keep", "cross_heads_to_keep", "heads_to_keep_start",
+    "heads_to_keep_updates", "heads_to_keep_low", "heads_to_keep_high",
+)  # fmt: skip
+MAX_LEN_A, MAX_LEN_B = 0.0, 200  # fairseq's defaults
+_SPEED = re.compile(
+    r"Translated ([\d,]+) sentences \(([\d,]+) tokens\) in [\d.]+s \(([\d.]+) sentences/s, ([\d.]+) tok"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("checkpoints", metavar="CKPT", nargs="+", help="checkpoint of fairseq, compact or not")
+    parser.add_argument(
+        "--data", metavar="DATA", required=True,
+        help="folder made by scripts/preprocess.sh, with prepare.json in it, or by fairseq-preprocess",
+    )  # fmt: skip
+    parser.add_argument("--split", default="test", help="which text: valid, test, test1 … (default: %(default)s)")
+    parser.add_argument(
+        "--heads-to-keep", type=int, metavar="K", help="evaluate with so many heads (default: as it was trained)"
+    )
+    parser.add_argument("--kept-heads", metavar="FILE", help="evaluate with this set of heads, as JSON")
+    parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default: %(default)s)")
+    parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty (default: %(default)s)")
+    parser.add_argument(
+        "--max-len-a", type=float, default=MAX_LEN_A, metavar="A",
+        help="a translation ends at A · (length of the source) + B subwords (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--max-len-b", type=int, default=MAX_LEN_B, metavar="B", help="see A (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="of a batch (default: %(default)s)")
+    parser.add_argument("--cpu", action="store_true", help="use no GPU")
+    preprocessed.add_arguments(parser)
+    parser.add_argument("--json", metavar="OUT", type=Path, help="also write the scores to this file")
+    parser.add_argument(
+        "--translations", metavar="OUT", type=Path,
+        help="also write the detokenised translations to this file, a line a sentence; for one CKPT",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Translate, score and print.
+
+    :raises UserError: if the data, a checkpoint or the number of heads cannot be used.
+    """
+    data = preprocessed.read_data(args.data, args.split, preprocessed.given_by(args))
+    data.check_split(args.split)
+    if args.heads_to_keep is not None and args.kept_heads is not None:
+        raise UserError("--heads-to-keep and --kept-heads both say which heads to keep: give one of them")
+    if args.beam < 1:
+        raise UserError(f"--beam is {args.beam}, but it must be 1 or more")
+    if args.max_len_b < 1:
+        raise UserError(f"--max-len-b is {args.max_len_b}, but it must be 1 or more")
+    if not math.isfinite(args.lenpen):
+        raise UserError(f"--lenpen is {args.lenpen}, but a finite number is expected, such as 1")
+    if not (math.isfinite(args.max_len_a) and args.max_len_a >= 0):
+        raise UserError(f"--max-len-a is {args.max_len_a}, but it must be a finite number, 0 or more")
+    if args.translations and len(args.checkpoints) > 1:
+        raise UserError(f"--translations takes the output of one CKPT, but {len(args.checkpoints)} are given")
+    if args.max_tokens < 1:
+        raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
+    members = [checkpoint_paths(checkpoint) for checkpoint in args.checkpoints]
+    insides = [_describe_all(paths, args.heads_to_keep, args.kept_heads) for paths in members]
+    results = []
+    for checkpoint, inside in zip(args.checkpoints, insides, strict=True):
+        tokens, speed = translate(
+            checkpoint, data, args.split, heads_to_keep=args.heads_to_keep, kept_heads=args.kept_heads,
+            beam=args.beam, lenpen=args.lenpen, max_len_a=args.max_len_a, max_len_b=args.max_len_b,
+            max_tokens=args.max_tokens, cpu=args.cpu,
+        )  # fmt: skip
+        results.append(
+            {"checkpoint": checkpoint, "corpus": data.summary.get("corpus"), "split": args.split}
+            | {"heads_to_keep": args.heads_to_keep, "beam": args.beam, "lenpen": args.lenpen}
+            | {"max_len_a": args.max_len_a, "max_len_b": args.max_len_b}
+            | score(data, args.split, tokens)
+            | {"ceiling": data.ceiling(args.split)}
+            | speed
+            | inside
+        )
+        print(_text(results[-1]), flush=True)
+        if args.translations:
+            write_text(args.translations, "".join(line + "\n" for line in detokenised(data, tokens)))
+    if args.json:
+        write_json(args.json, results)
+
+
+def _describe_all(checkpoints: Sequence[str], heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
+    """Return what `_describe` does for an ensemble: all its parameters, and the heads where its members agree."""
+    first, *others = (_describe(checkpoint, heads_to_keep, kept_heads) for checkpoint in checkpoints)
+    agreed = {name: first[name] if all(o[name] == first[name] for o in others) else None for name in ("heads", "kept")}
+    return {"parameters": sum(model["parameters"] for model in (first, *others)), **agreed}
+
+
+def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
+    """Return a model's number of ``parameters``, of ``heads`` before pruning, and the set of those ``kept``.
+
+    The last two are None for fairseq's own Transformer.
+
+    :raises UserError: if such heads cannot be kept, or the model is not one of plain translation.
+    """
+    from ..removal.checkpoint import TrainedModel
+    from ..removal.data_bin import check_task
+
+    heads: dict[str, Any] = {"heads": None, "kept": None}
+    try:
+        model = TrainedModel.read(checkpoint, heads_to_keep=heads_to_keep, kept_heads=kept_heads)
+        state = model.state
+        heads = {"heads": model.heads.total, "kept": json.loads(model.heads.to_json())}
+    except UserError:
+        if heads_to_keep is not None or kept_heads is not None:
+            raise
+        from fairseq import checkpoint_utils
+
+        state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)
+    check_task(state, checkpoint)
+    return {"parameters": sum(v.numel() for k, v in state["model"].items() if is_weight(k)), **heads}
+
+
+def translate(
+    checkpoint: str,
+    data: PreparedData,
+    split: str,
+    *,
+    heads_to_keep: int | None = None,
+    kept_heads: str | None = None,
+    beam: int = 5,
+    lenpen: float = 1.0,
+    max_len_a: float = MAX_LEN_A,
+    max_len_b: int = MAX_LEN_B,
+    max_tokens: int = 4096,
+    cpu: bool = False,
+) -> tuple[list[str], dict[str, float]]:
+    """Translate a text with fairseq-generate; its progress bar goes to standard error.
+
+    A sentence that is longer than the model's positions is cut there, and a blank one stays blank.
+
+    :return: the translations in the order of the text, BPE undone, tokens left; and the number of ``sentences``, how
+        many were ``cut``, how many of their translations are ``stopped_at_limit`` of the length, and how many
+        ``sentences_per_second`` and ``tokens_per_second``, of the search alone.
+    :raises UserError: if the model cannot be used, or the data do not belong together.
+    """
+    from fairseq import options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq_cli import generate
+
+    source, target = data.languages
+    overrides: dict[str, Any] = {}
+    if heads_to_keep is not None:
+        overrides = {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)}
+    if kept_heads is not None:
+        overrides = with_heads(str(kept_heads))
+    paths = checkpoint_paths(checkpoint)
+    limits, sizes = positions(paths), Sizes.of(data, split)
+    size_flags, cut = flags_for(sizes, limits, max_tokens)
+    if cut:
+        told = f"{cut} of {len(sizes.source)} sentences are longer than the model's {limits[0]} positions and are cut"
+        print(f"{split}: {told}", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        models = ":".join(without_colons(Path(path), here, f"model{i}.pt") for i, path in enumerate(paths))
+        beyond = (sizes.target > limits[1]).any()
+        data_bin = without_references(data, split, here) if beyond else data.data_bin
+        arguments = [
+            *(without_colons(data_bin, here, "data-bin"), "--user-dir", str(PACKAGE), "--path", models, *size_flags),
+            *("--source-lang", source, "--target-lang", target, "--gen-subset", split),
+            *("--beam", str(beam), "--lenpen", str(lenpen), "--num-workers", "0"),
+            *("--max-len-a", str(max_len_a), "--max-len-b", str(max_len_b)),
+            # fairseq leaves out the sentences that do not fill the last batch up to such a multiple
+            *("--required-batch-size-multiple", "1"),
+            *(["--post-process", POST_PROCESS[data.summary["bpe"]]] if data.summary["bpe"] in POST_PROCESS else []),
+            *("--model-overrides", repr(overrides)),
+            *("--results-path", folder),
+            *(["--cpu"] if cpu else []),
+        ]
+        args = options.parse_args_and_arch(options.get_generation_parser(), arguments)
+        with _listening() as said, _counting_stopped() as stopped, fitting(checkpoint, data.data_bin):
+            generate.main(convert_namespace_to_omegaconf(args))
+        output = (Path(folder) / f"generate-{split}.txt").read_text(encoding="utf-8")
+    found: dict[int, str] = {}
+    for line in output.split("\n"):
+        if line.startswith("H-"):
+            name, _, text = line.split("\t")
+            found[int(name.removeprefix("H-"))] = text
+    expected = len(data.references(split))
+    if sorted(found) != list(range(expected)):
+        raise UserError(
+            f"fairseq-generate translated {len(found)} sentences of {split}, but its references are {expected}: the "
+            f"data in {data.folder} do not belong together, so run scripts/preprocess.sh again"
+        )
+    for number in sizes.blank(data, split):
+        found[number] = ""
+    speed = {"sentences": float(expected), "cut": float(cut), "stopped_at_limit": float(sum(stopped))}
+    for match in filter(None, map(_SPEED.search, said)):
+        speed |= {"sentences_per_second": float(match[3]), "tokens_per_second": float(match[4])}
+    return [found[i] for i in range(expected)], speed
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Collect what fairseq-generate logs, and keep all but warnings of fairseq from the screen."""
+    said: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    collect = Collect()
+    chatter, logger = logging.getLogger("fairseq"), logging.getLogger("fairseq_cli.generate")
+    chatter.setLevel(logging.WARNING)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(collect)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(collect)
+
+
+@contextlib.contextmanager
+def _counting_stopped() -> Iterator[list[int]]:
+    """Collect, batch by batch, how many of the best translations are as long as they may be."""
+    from fairseq.sequence_generator import SequenceGenerator
+
+    stopped: list[int] = []
+    stock = SequenceGenerator.generate
+
+    def generate(self: Any, models: Any, sample: dict[str, Any], **kwargs: Any) -> Any:
+        found = stock(self, models, sample, **kwargs)
+        longest = int(self.max_len_a * sample["net_input"]["src_tokens"].shape[1] + self.max_len_b)
+        longest = min(longest, self.max_len - 1)  # the positions of the model
+        stopped.append(sum(len(best["tokens"]) > longest for best, *_ in found))  # with the end of the sentence
+        return found
+
+    SequenceGenerator.generate = generate
+    try:
+        yield stopped
+    finally:
+        SequenceGenerator.generate = stock
+
+
+def _text(result: dict[str, Any]) -> str:
+    """The scores of one checkpoint for people."""
+    heads = "" if result["heads_to_keep"] is None else f", {result['heads_to_keep']} heads"
+    lines = [
+        f"{result['checkpoint']}: {result['split']}, {result['sentences']:.0f} sentences, beam {result['beam']}{heads}"
+    ]
+    for key, name in (("tokenised_bleu", "tokenised BLEU"), ("bleu", "BLEU"), ("chrf", "chrF")):
+        best = (result.get("ceiling") or {}).get(key, 100)
+        at_most = f" (a perfect translation: {best:.2f})" if best < 100 else ""
+        lines.append(f"  {name:<15} {result[key]['score']:6.2f}{at_most}   {result[key]['signature']}")
+    if result.get("stopped_at_limit"):
+        lines.append(
+            f"  {'stopped':<15} {result['stopped_at_limit']:6.0f}   translations at the limit of their length: if they "
+            "are cut off, raise it with --max-len-b or --max-len-a"
+        )
+    if "sentences_per_second" in result:
+        lines.append(f"  {'speed':<15} {result['sentences_per_second']:6.1f}   sentences a second")
+    if result["kept"]:
+        lines.append(f"  {'heads':<15} {result['kept']['kept']:6}   of {result['heads']}")
+    return "\n".join(lines)

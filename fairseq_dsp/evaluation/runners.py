@@ -1,0 +1,144 @@
+"""What a benchmark translates with: a checkpoint in fairseq's beam search, or a folder of CTranslate2 in its engine."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from fairseq import checkpoint_utils, models
+from fairseq.data import Dictionary
+from fairseq.sequence_generator import SequenceGenerator
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from omegaconf import OmegaConf
+
+from ..errors import UserError
+from ..model import modules_of
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Runner(Protocol):
+    """Something that translates; see :class:`FairseqRunner` and :class:`EngineRunner`."""
+
+    parameters: int | None
+    bytes: int
+    type: str | None
+
+    def batch(self, size: int, length: int) -> Any:
+        """Return random sentences, always the same ones."""
+
+    def __call__(self, batch: Any) -> None:
+        """Translate them."""
+
+
+class FairseqRunner:
+    """Beam search over one model with fairseq's generator.
+
+    :param model: a model in evaluation mode.
+    :param source_words: size of the source dictionary.
+    :param words: size of the target dictionary.
+    :param size: bytes on disk.
+    :param prepare: whether to prepare the model as ``fairseq-generate`` does.
+    """
+
+    type: str | None = None
+
+    def __init__(
+        self, model: Any, source_words: int, words: int, beam: int, length: int, size: int, *, prepare: bool = True
+    ) -> None:
+        self.model, self.source_words = model, source_words
+        tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        tied -= {name for name, _ in model.named_parameters()}
+        if prepare:
+            model.prepare_for_inference_(OmegaConf.create({"generation": {"beam": beam}}))
+        model.requires_grad_(False)
+        # a copy made for speed of what was one parameter is none
+        self.parameters: int | None = sum(p.numel() for name, p in model.named_parameters() if name not in tied)
+        self.bytes = size
+        self._generator = SequenceGenerator(
+            [model], dictionary(words), beam_size=beam, max_len_a=0, max_len_b=length, min_len=length
+        )
+
+    def batch(self, size: int, length: int) -> dict[str, Any]:
+        """Return random sentences. *Shape of ``src_tokens``:* (size, length)"""
+        draw = torch.Generator().manual_seed(1)
+        tokens = torch.randint(4, self.source_words, (size, length), generator=draw)
+        tokens[:, -1] = 2  # the end of a sentence
+        device = next(self.model.parameters()).device
+        return {"net_input": {"src_tokens": tokens.to(device), "src_lengths": torch.full((size,), length).to(device)}}
+
+    def __call__(self, batch: dict[str, Any]) -> None:
+        """Translate."""
+        self._generator.generate([self.model], batch)
+        if batch["net_input"]["src_tokens"].is_cuda:
+            torch.cuda.synchronize()
+
+
+class EngineRunner:
+    """CTranslate2 over one of its folders."""
+
+    def __init__(self, folder: Path, beam: int, length: int, device: str) -> None:
+        try:
+            import ctranslate2
+        except ImportError as error:
+            raise UserError("the package ctranslate2 is not installed: pip install fairseq-dsp[ctranslate2]") from error
+        kind = device.partition(":")[0]
+        self._engine = ctranslate2.Translator(str(folder), device=kind, intra_threads=torch.get_num_threads())
+        self.type: str | None = self._engine.compute_type
+        # as many steps as fairseq takes: it counts the end as one more
+        self._options = {"beam_size": beam, "min_decoding_length": length + 1, "max_decoding_length": length + 1}
+        self.parameters: int | None = None
+        self.bytes = (folder / "model.bin").stat().st_size
+        files = [folder / "source_vocabulary.json", folder / "shared_vocabulary.json"]
+        self._words = json.loads(next(f for f in files if f.is_file()).read_text(encoding="utf-8"))[4:]
+
+    def batch(self, size: int, length: int) -> list[list[str]]:
+        """Return random sentences."""
+        draw = random.Random(1)
+        return [draw.choices(self._words, k=length - 1) for _ in range(size)]  # the engine adds the end
+
+    def __call__(self, batch: list[list[str]]) -> None:
+        """Translate."""
+        self._engine.translate_batch(batch, **self._options)
+
+
+def dictionary(words: int) -> Dictionary:
+    """Return a dictionary of so many invented words."""
+    result = Dictionary()
+    for i in range(words - len(result)):
+        result.add_symbol(f"w{i}")
+    return result
+
+
+def load(path: str, beam: int, length: int, device: str, precision: str) -> Runner:
+    """Return a runner for a checkpoint or a CTranslate2 folder.
+
+    :raises UserError: if it is neither.
+    """
+    if Path(path).is_dir():
+        if not (Path(path) / "model.bin").is_file():
+            raise UserError(f"the folder {path} is not one of CTranslate2: give a checkpoint, or such a folder")
+        return EngineRunner(Path(path), beam, length, device)
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist: give a checkpoint, or a folder of fairseq-dsp export-ctranslate2")
+    state = checkpoint_utils.load_checkpoint_to_cpu(path)
+    try:
+        parameters = dict(state["model"])  # without what it knows of its dictionaries: these are invented
+        words = [len(parameters[f"{stack}.embed_tokens.weight"]) for stack in ("encoder", "decoder")]
+        task = TranslationTask(TranslationConfig(), *map(dictionary, words))
+        config = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
+        model = models.build_model(config, task)
+        model.load_state_dict(parameters, strict=True, model_cfg=config)
+        list(modules_of(model))
+    except UserError:
+        raise
+    except Exception as error:  # whatever another architecture lacks
+        raise UserError(
+            f"the model in {path} cannot be built, or its parameters do not fit it: give a checkpoint of an "
+            "encoder–decoder Transformer that fairseq-train or fairseq-dsp wrote"
+        ) from error
+    model.eval().to(device, PRECISIONS[precision])
+    return FairseqRunner(model, words[0], words[1], beam, length, Path(path).stat().st_size)

@@ -1,0 +1,143 @@
+"""Files and folders that are there whole or not at all: written under a temporary name beside, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, find_in_chain
+
+TEMPORARY = ".tmp"
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, temporary: str | Path | None = None) -> Iterator[Path]:
+    """Give a temporary name beside *path* to write to; on leaving, the file, safe on the disk, replaces *path*.
+
+    When the block raises, the temporary file is removed and *path* is as it was.
+
+    :param temporary: the name, if it matters.
+    """
+    path = Path(path)
+    temporary = _beside(path) if temporary is None else Path(temporary)
+    try:
+        yield temporary
+        _to_disk(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _to_disk(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file; its folder is made where it is not there.
+
+    :raises UserError: if it cannot be written, for example because the disk is full; nothing half-written stays.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): mend that, then give the same command again"
+        ) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file like `write_text`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_files(contents: Mapping[Path, Any]) -> None:
+    """Write files, all of them or none: text and bytes as they are, anything else with ``torch.save``.
+
+    :raises UserError: if one cannot be written, for example because the disk is full.
+    """
+    if not contents:
+        return
+    (path, content), *others = contents.items()
+    try:
+        with replacing(path) as temporary:
+            if isinstance(content, str):
+                temporary.write_text(content, encoding="utf-8")
+            elif isinstance(content, bytes):
+                temporary.write_bytes(content)
+            else:
+                import torch  # not needed to prepare a corpus
+
+                with temporary.open("wb") as file:
+                    torch.save(content, file)
+            write_files(dict(others))
+    except UserError:
+        raise
+    except Exception as error:
+        failure = find_in_chain(error, OSError)  # torch wraps it in an error about its own file format
+        if failure is None:
+            raise
+        raise UserError(
+            f"{path} could not be written ({failure.strerror or failure}), so nothing was: mend that, or give a name "
+            "on another disk"
+        ) from error
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary name beside *target* for a folder to be made there; on leaving it becomes *target*.
+
+    :raises UserError: if the folder cannot be written; nothing is left of it then.
+    """
+    temporary = _beside(target)
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(
+            f"the folder {target} could not be written ({error.strerror or error}), so nothing was: mend that, or give "
+            "a name on another disk"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_target(path: str | Path) -> Path:
+    """Return *path* if a new file or folder can be made there.
+
+    :raises UserError: if something is there already, or its folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists already, and nothing is overwritten: give another name, or remove it")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder} for {path.name}: make it, or give another name")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"the folder {folder} cannot be written to: give a name in another folder")
+    return path
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name in the same folder, and so on the same disk, that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or folder is on the disk, not only in memory."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,221 @@
+"""A trained model as its checkpoint describes it: which heads it keeps, its weights with and without the others."""
+
+from __future__ import annotations
+
+import logging
+import os
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ..errors import UserError
+from ..model import HEADS, HeadSet, PruningConfig, PruningPlan, UnitModule
+from ..model.config import IN_FORCE, flag, model_namespace
+from ..model.units import modules_in, shape_of
+
+logger = logging.getLogger(__name__)
+
+MODEL = "transformer_dsp"
+
+
+@dataclass
+class TrainedModel:
+    """A checkpoint of this package's Transformer; building the model takes its dictionaries, reading this does not.
+
+    :param path: where it was read from.
+    :param state: what fairseq loaded.
+    :param options: the model's options.
+    :param heads: the heads to keep.
+    :param modules: the attention modules, in the order in which heads are numbered.
+    :param importance: of all heads, numbered by type, layer and index, or None for a compact model. *Shape:* (N)
+    :param chosen: whether anything, in training or now, chose some heads over others.
+    """
+
+    path: str
+    state: dict[str, Any]
+    options: Namespace
+    heads: HeadSet
+    modules: list[UnitModule]
+    importance: Tensor | None
+    chosen: bool
+
+    @staticmethod
+    def read(path: str, *, heads_to_keep: int | None = None, kept_heads: str | None = None) -> TrainedModel:
+        """Read a checkpoint.
+
+        :param heads_to_keep: another budget than the one of training.
+        :param kept_heads: JSON file with the heads to keep, whatever their importance.
+        :raises UserError: if it is no checkpoint of this package's Transformer, or the heads asked for do not fit it.
+        """
+        if not os.path.isfile(path):
+            raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
+        state = checkpoint_utils.load_checkpoint_to_cpu(path)
+        config = state["cfg"]["model"] if state.get("cfg") is not None else state.get("args")
+        arch = getattr(config, "_name", None) or getattr(config, "arch", None)
+        if ARCH_MODEL_NAME_REGISTRY.get(arch, arch) != MODEL:
+            given = f"is of the architecture {arch}" if arch else "does not say its architecture"
+            raise UserError(
+                f"the checkpoint {path} {given}, but one of {MODEL} or its sizes is expected: "
+                f"train with --arch {MODEL}…, or go on from this one with --finetune-from-model {path}"
+            )
+        try:
+            options = model_namespace(config)
+            # the weights are in the checkpoint; the files that they started from may be gone
+            options.encoder_embed_path = options.decoder_embed_path = None
+            pruning = PruningConfig.from_namespace(options)
+            parameters = state["model"]
+            modules = modules_in(parameters, options)
+            shape = shape_of(modules)
+            if pruning.compact:
+                if heads_to_keep is not None or kept_heads is not None:
+                    raise ValueError(
+                        "it is compact already, so other heads cannot be chosen: give the checkpoint it was made from"
+                    )
+                heads = HeadSet.read(str(pruning.kept_heads))
+                heads.to_gates(shape)
+                return TrainedModel(path, state, options, heads, modules, None, True)
+            importance = _importance(parameters, modules)
+            plan = PruningPlan(pruning, shape)
+            said = parameters.get(f"{HEADS.name}.kept")
+            if kept_heads is not None:
+                heads = HeadSet.read(kept_heads)
+                heads.to_gates(shape)
+                return TrainedModel(path, state, options, heads, modules, importance, True)
+            if heads_to_keep is None and said is not None and plan.allows(said):
+                heads = HeadSet.from_gates(said, shape)  # whatever rule would choose them today
+            else:
+                heads = HeadSet.from_gates(plan.keep(importance, heads_to_keep), shape)
+            chosen = plan.prunes or heads_to_keep is not None
+            return TrainedModel(path, state, options, heads, modules, importance, chosen)
+        except KeyError as error:
+            raise UserError(
+                f"the checkpoint {path} has no {error.args[0]}: give one that fairseq-train wrote"
+            ) from error
+        except ValueError as error:
+            raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether the other heads are gone already."""
+        return self.importance is None
+
+    def alignment_heads(self, reader: str) -> int:
+        """Return the number of heads left in the last layer's cross-attention, which alignments are read from.
+
+        :param reader: what reads them, for the warning if there are none: the others' attention is uniform.
+        """
+        heads = len(self.heads.cross[-1]) if self.heads.cross else 0
+        if not heads:
+            logger.warning(
+                "%s has no heads left in the last layer's cross-attention, which alignments are read from: %s would "
+                "give the same weight to every word; train with --min-heads-per-module 1 for alignments",
+                self.path, reader,
+            )  # fmt: skip
+        return heads
+
+    @property
+    def shape(self) -> dict[str, list[int]]:
+        """For each attention type, the number of heads of each layer of the unpruned model."""
+        return shape_of(self.modules)
+
+    @property
+    def architecture(self) -> str:
+        """The name for ``--arch``."""
+        return str(getattr(self.options, "arch", None) or getattr(self.options, "_name", None) or MODEL)
+
+    def compact_parameters(self) -> dict[str, Tensor]:
+        """Return the state dict of the compact model.
+
+        :raises UserError: if attention of any number of heads cannot compute what the model does, or a weight is not
+            finite.
+        """
+        for name in ("encoder_xformers_att_config", "decoder_xformers_att_config"):
+            if getattr(self.options, name, None):
+                raise UserError(
+                    f"the checkpoint {self.path} was trained with {flag(name)}, and such attention cannot be made "
+                    "compact: use the checkpoint as it is, or export it with fairseq-dsp export-fairseq"
+                )
+        if self.is_compact:
+            return self.finite(dict(self.state["model"]))
+        return self._with_units(lambda module, part, kept: module.remove(part, kept))
+
+    def full_parameters(self) -> dict[str, Tensor]:
+        """Return the state dict of a stock Transformer that computes the same: the other heads are zeros.
+
+        :raises UserError: if a weight is not finite.
+        """
+
+        def full(module: UnitModule, part: dict[str, Tensor], kept: tuple[int, ...]) -> dict[str, Tensor]:
+            return module.restore(part if self.is_compact else module.remove(part, kept), kept)
+
+        return self._with_units(full)
+
+    def compact_options(self) -> Namespace:
+        """Return the options of the compact model: the heads in, everything about choosing them out."""
+        options = Namespace(**vars(self.options))
+        defaults = PruningConfig()
+        for field in fields(PruningConfig):
+            if not field.name.startswith("_"):
+                setattr(options, field.name, getattr(defaults, field.name))
+        options.compact, options.kept_heads = True, self.heads.to_json()
+        vars(options).pop(IN_FORCE, None)
+        return options
+
+    def state_with(self, parameters: dict[str, Tensor], options: Namespace | dict[str, Any]) -> dict[str, Any]:
+        """Return what to save: the state with other parameters and options, without what only resuming needs."""
+        config = OmegaConf.create(self.state["cfg"] or {}, flags={"allow_objects": True})
+        container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+        container["model"] = options
+        history = {k: v for k, v in self.state["optimizer_history"][-1].items() if k != "lr_scheduler_state"}
+        return {
+            "args": None,
+            "cfg": container,
+            "model": parameters,
+            "criterion": self.state.get("criterion"),
+            "optimizer_history": [{**history, "lr_scheduler_state": {}}],
+            "task_state": self.state.get("task_state", {}),
+            "extra_state": {"train_iterator": {"epoch": 1}},
+            "last_optimizer_state": None,
+        }
+
+    def _with_units(self, change: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the state dict with each module's parameters changed, and without the choice."""
+        parameters = {k: v for k, v in self.state["model"].items() if not k.startswith(f"{HEADS.name}.")}
+        for module, kept in self.kept_by_module():
+            prefix = f"{module.name}."
+            part = {k.removeprefix(prefix): parameters.pop(k) for k in list(parameters) if k.startswith(prefix)}
+            part.pop("out_proj.importance", None)  # of version 0.1
+            parameters |= {prefix + key: value for key, value in change(module, part, kept).items()}
+        return self.finite(parameters)
+
+    def finite(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights made of the checkpoint's.
+
+        :raises UserError: if one is a NaN or an infinity.
+        """
+        for name, value in parameters.items():
+            if not torch.isfinite(value).all():
+                raise UserError(
+                    f"{name} in the checkpoint {self.path} holds a NaN or an infinity, with which nothing can be "
+                    "translated: give an earlier checkpoint of that run"
+                )
+        return parameters
+
+    def kept_by_module(self) -> Iterator[tuple[UnitModule, tuple[int, ...]]]:
+        """Yield each attention module with the heads that it keeps."""
+        yield from zip(self.modules, (k for kind in HEADS.types for k in self.heads.of(kind)), strict=True)
+
+
+def _importance(parameters: dict[str, Tensor], modules: list[UnitModule]) -> Tensor:
+    """Return the importance of all heads, numbered by type, layer and index. *Shape:* (N)"""
+    name = f"{HEADS.name}.importance"
+    if name not in parameters and modules and f"{modules[0].name}.out_proj.importance" in parameters:  # version 0.1
+        return torch.cat([parameters[f"{module.name}.out_proj.importance"] for module in modules]).float()
+    return parameters[name].float()

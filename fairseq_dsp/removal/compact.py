@@ -1,0 +1,90 @@
+"""The compact model computes what the pruned model computes, but has no parameter and no computation of a removed head.
+OUT is a fairseq checkpoint, loaded with --user-dir fairseq_dsp alone: the heads are written into its configuration, and
+for further training as JSON beside it. The optimiser's state is left out.
+
+examples:
+  fairseq-dsp compact checkpoints/checkpoint_best.pt compact.pt
+  fairseq-dsp compact checkpoints/checkpoint_best.pt compact8.pt --heads-to-keep 8
+  fairseq-dsp compact unpruned.pt compact.pt --kept-heads heads-scored-by-another-method.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.transformer import TransformerConfig
+
+from ..errors import UserError
+from ..files import check_target, write_files
+from ..model import PrunableTransformer, PruningConfig
+from ..model.config import flag, flat_names
+from ..model.dictionaries import with_fingerprints
+from .checkpoint import TrainedModel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a model trained with --heads-to-keep")
+    parser.add_argument("out", metavar="OUT", help="checkpoint to write; must not exist")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--heads-to-keep", type=int, metavar="K", help="keep the best K heads, whatever K was trained")
+    which.add_argument("--kept-heads", metavar="FILE", help="keep the heads in this JSON file")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the compact checkpoint."""
+    out = check_target(args.out)
+    heads_file = check_target(out.with_suffix(".heads.json"))
+    model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep, kept_heads=args.kept_heads)
+    if model.is_compact:
+        raise UserError(f"the checkpoint {model.path} is compact already: use it as it is")
+    if not model.chosen and not PruningConfig.from_namespace(model.options).has_budget:
+        raise UserError(
+            f"the checkpoint {model.path} was not trained with pruning, so no heads are chosen: train with "
+            "--heads-to-keep K, or give --kept-heads FILE with heads scored by fairseq-dsp score-heads"
+        )
+    small = with_fingerprints(model.compact_parameters(), model.state["model"])
+    write_files({heads_file: model.heads.to_json() + "\n", out: model.state_with(small, model.compact_options())})
+    print(report(model, out, heads_file))
+
+
+def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
+    """Return what to tell the user: what was written, and the commands to use it."""
+    data = shlex.quote(str(getattr(model.options, "data", "DATA")))
+    name, heads = shlex.quote(str(out)), shlex.quote(str(heads_file))
+    own = "".join(
+        f" {name}" + ("" if value is True else f" {shlex.quote(str(value))}")
+        for name, value in sizes(model.options, model.architecture).items()
+    )
+    return (
+        f"{out}: {model.heads.kept} of {model.heads.total} heads, {out.stat().st_size:,} bytes; {heads_file}: which\n"
+        f"To translate with it:\n  fairseq-generate {data} --user-dir fairseq_dsp --path {name} --beam 5\n"
+        f"To train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir fairseq_dsp "
+        f"--arch {model.architecture}{own} --compact --kept-heads {heads} --finetune-from-model {name}"
+    )
+
+
+def sizes(options: Namespace, architecture: str) -> dict[str, Any]:
+    """Return the options of a model that differ from its architecture's, by their flags; True for one without a value.
+
+    :param options: the model's.
+    :param architecture: one of this package's.
+    """
+    usual = Namespace()
+    ARCH_CONFIG_REGISTRY[architecture](usual)
+    parser = argparse.ArgumentParser()
+    PrunableTransformer.add_args(parser)
+    flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
+    found = {}
+    stock = TransformerConfig()
+    for name in sorted(flat_names() & flags):
+        value = getattr(options, name, None)
+        # 0 is a value: it switches off a dropout that the architecture has
+        if value is not None and value is not False and value != getattr(usual, name, getattr(stock, name, None)):
+            found[flag(name)] = value
+    return found

@@ -1,0 +1,114 @@
+"""FOLDER is a model for CTranslate2, the C++ engine: ctranslate2.Translator(FOLDER), or one of the servers built on it.
+The engine takes one number of heads for the encoder and one for the decoder, so each module is padded with heads of
+zeros up to the largest of its stack. Needs the package: pip install fairseq-dsp[ctranslate2].
+
+The engine computes what fairseq's Transformer does, with all options but --adaptive-softmax-cutoff,
+--cross-self-attention, --activation-fn linear, and --quant-noise-pq together with --layernorm-embedding: models with
+these are refused. FOLDER is put in place once the engine, in float32, has given the words of two sentences the
+log-probabilities that the model gives them, within 0.001. Positions that the model does not have go on as sinusoids do,
+or repeat the last learned one, up to 1,024, so that one long sentence does not cost the engine a whole batch.
+
+examples:
+  fairseq-dsp export-ctranslate2 compact.pt engine --data data-bin
+  fairseq-dsp export-ctranslate2 compact.pt engine-int8 --data data-bin --quantization int8
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import check_target, new_folder
+from .checkpoint import TrainedModel
+from .ctranslate2_spec import check_options, largest, specification
+from .data_bin import task_of
+from .export_check import TOLERANCE, Pairs, check_same, log_probabilities, original, sentences
+
+LONGEST_TRANSLATION = 256
+"""The engine's max_decoding_length, unless it is given another one."""
+
+QUANTIZATIONS = ["int8", "int8_float32", "int16", "float16", "bfloat16", "float32"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a pruned model, compact or not")
+    parser.add_argument("folder", metavar="FOLDER", help="folder to write; must not exist")
+    parser.add_argument("--data", metavar="DIR", help="data-bin folder with the dictionaries (default: training's)")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="type of the weights (default: as they are)")
+    parser.add_argument("--heads-to-keep", type=int, metavar="K", help="keep the best K heads, whatever K was trained")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the folder."""
+    try:
+        import ctranslate2
+        from ctranslate2.specs.transformer_spec import TransformerEncoderSpec
+    except ImportError as error:
+        raise UserError("the package ctranslate2 is not installed: pip install fairseq-dsp[ctranslate2]") from error
+    if "head_dim" not in inspect.signature(TransformerEncoderSpec.__init__).parameters:
+        raise UserError(
+            f"ctranslate2 {ctranslate2.__version__} is installed, which is too old for models with pruned heads: "
+            "pip install 'ctranslate2>=4.6.3'"
+        )
+    target = check_target(args.folder)
+    model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
+    task = task_of(model, args.data)
+    with new_folder(target) as temporary:
+        positions = convert(model, task, temporary, args.quantization)
+    print(f"{target}: for CTranslate2 {ctranslate2.__version__}; {_padding(model)}")
+    if positions < LONGEST_TRANSLATION:
+        print(f"It knows {positions} positions: translate with max_decoding_length={positions - 1}, as fairseq does")
+
+
+def convert(model: TrainedModel, task: Any, folder: Path, quantization: str | None = None) -> int:
+    """Write a model as a folder for CTranslate2.
+
+    :param folder: to be made.
+    :return: the number of positions that a translation can have.
+    :raises UserError: if the engine cannot express the model, or computes something else.
+    """
+    check_options(model.options)
+    network = original(model, task)
+    pairs = sentences(task)
+    expected = log_probabilities(network, task, pairs)
+    alignment_heads = model.alignment_heads("the engine's return_attention")
+    for kind in dict.fromkeys([None, quantization]):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        spec = specification(model, network, task, alignment_heads)
+        spec.validate()
+        with np.errstate(divide="ignore", invalid="ignore"):  # zeros for padding, as int16, have an infinite scale
+            spec.optimize(quantization=kind)
+        spec.save(str(folder))
+        # a coarser type computes something else, but no NaN
+        check_same(_scores(folder, pairs), expected, "CTranslate2", math.inf if kind else TOLERANCE)
+    return int(network.max_decoder_positions())
+
+
+def _scores(folder: Path, pairs: Pairs) -> list[float]:
+    """Return what the engine gives where `log_probabilities` says what fairseq does."""
+    import ctranslate2
+
+    try:
+        engine = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
+        results = engine.score_batch([source for source, _ in pairs], [target for _, target in pairs])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"CTranslate2 {ctranslate2.__version__} cannot run what was written for it ({error}), so nothing was: use "
+            "fairseq-dsp export-folder or export-fairseq instead"
+        ) from error
+    return [score for result in results for score in result.log_probs]
+
+
+def _padding(model: TrainedModel) -> str:
+    sizes = largest(model)
+    computed = sum(sizes[module.stack] for module in model.modules)
+    return f"{model.heads.kept} heads and {computed - model.heads.kept} of zeros for padding"

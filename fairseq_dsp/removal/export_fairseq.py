@@ -1,0 +1,71 @@
+"""OUT is a checkpoint of fairseq's own `transformer`, for fairseq without this plugin, with the same translations: the
+gates are in the weights, and the heads that are not kept are zeros. So it is as large and as slow as an unpruned model.
+Its configuration is plain values, which torch's safe loading takes in a fairseq without this plugin's mends too.
+
+example:
+  fairseq-dsp export-fairseq checkpoints/checkpoint_best.pt stock.pt
+  fairseq-generate data-bin --path stock.pt --beam 5
+"""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from collections import OrderedDict
+from typing import Any
+
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+
+from ..files import check_target, write_files
+from ..model.config import flat_names
+from .checkpoint import TrainedModel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a pruned model, compact or not")
+    parser.add_argument("out", metavar="OUT", help="checkpoint to write; must not exist")
+    parser.add_argument("--heads-to-keep", type=int, metavar="K", help="keep the best K heads, whatever K was trained")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the stock checkpoint."""
+    out = check_target(args.out)
+    model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
+    write_files({out: stock_state(model)})
+    model.alignment_heads("fairseq-generate --print-alignment")
+    print(f"{out}: a stock transformer; fairseq-generate DATA --path {out} --beam 5")
+
+
+def stock_state(model: TrainedModel) -> dict[str, Any]:
+    """Return the state of a stock checkpoint that computes the same.
+
+    :raises UserError: if a weight is not finite.
+    """
+    options = {name: value for name, value in vars(model.options).items() if name in flat_names()}
+    state = model.state_with(model.full_parameters(), {**options, "_name": "transformer", "arch": "transformer"})
+    config = state["cfg"] = {part: _plain(settings) for part, settings in state["cfg"].items()}
+    for part, name in (("task", "_name"), ("task", "task"), ("criterion", "_name"), ("criterion", "criterion")):
+        if config.get(part) and config[part].get(name):
+            config[part][name] = config[part][name].removesuffix("_dsp")
+    criterion = config.get("criterion")
+    if criterion and (stock := CRITERION_DATACLASS_REGISTRY.get(criterion.get("_name"))):
+        config["criterion"] = {k: v for k, v in criterion.items() if k in stock.__dataclass_fields__}
+    if config.get("common"):
+        config["common"]["user_dir"] = None
+    # programs that expect a Namespace, such as ct2-fairseq-converter, find there what fairseq-train puts into one
+    task = config.get("task") or {}
+    config["model"] = OrderedDict(config["model"])
+    vars(config["model"]).update({**task, **config["model"], "task": task.get("_name") or task.get("task")})
+    return {**state, "criterion": None}
+
+
+def _plain(settings: Any) -> Any:
+    """Return settings without the classes that torch's safe loading does not take."""
+    if isinstance(settings, Namespace):  # of a task or criterion that has no dataclass
+        settings = vars(settings)
+    if isinstance(settings, dict):
+        return {name: _plain(value) for name, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [_plain(value) for value in settings]
+    return settings if isinstance(settings, (str, int, float, bool, type(None))) else str(settings)

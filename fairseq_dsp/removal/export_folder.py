@@ -1,0 +1,164 @@
+"""A compact model as a folder without pickled objects: safetensors weights, JSON configuration, the dictionaries and
+the subword model. One call in Python reads it, `fairseq_dsp.from_pretrained(FOLDER).translate([...])`, and it can be
+uploaded to a model hub as it is. The configuration has a checksum of each file that the model is read from. README.md,
+the model card, is yours to complete: its licence is left open.
+
+example:
+  fairseq-dsp export-folder checkpoints/checkpoint_best.pt my-model --data data-bin
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..deployment.folder import CONFIG, FORMAT, NO_FILES, WEIGHTS, config_checksum, from_pretrained, is_plain
+from ..deployment.translator import BPE_OPTIONS
+from ..errors import UserError
+from ..files import check_target, new_folder, sha256
+from ..model import PruningConfig
+from ..model.config import flat_names
+from .checkpoint import TrainedModel
+from .data_bin import preparation, task_of
+from .export_check import check_read
+
+_CARD = """---
+language: ["{source}", "{target}"]
+library_name: fairseq_dsp
+pipeline_tag: translation
+tags: [fairseq, safetensors, pruning]
+# license: yours to choose, it depends on the text that the model was trained on; a model hub shows it when it is here
+---
+# Translation, {source} to {target}, with {kept} of {total} attention heads
+
+An encoder–decoder Transformer with {parameters} parameters, trained with fairseq; the other heads were pruned and are
+gone. This folder is all that it needs:
+
+```python
+import fairseq_dsp
+
+model = fairseq_dsp.from_pretrained("path/to/this/folder")
+print(model.translate(["a sentence as people write it"]))
+```
+
+| file | what it is |
+|---|---|
+| `model.safetensors` | the weights |
+| `config.json` | sizes, heads kept, how text is cut into subwords, checksums of the other files |
+| `dict.{source}.txt`, `dict.{target}.txt` | fairseq's dictionaries |
+{subwords}
+What it was trained on, how good it is and what it must not be used for is for its publisher to say here.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a pruned model, compact or not")
+    parser.add_argument("folder", metavar="FOLDER", help="folder to write; must not exist")
+    parser.add_argument("--data", metavar="DIR", help="data-bin folder with the dictionaries (default: training's)")
+    parser.add_argument("--bpe", choices=[*BPE_OPTIONS, "none"], help="kind of subwords (default: as prepared)")
+    parser.add_argument("--bpe-model", metavar="FILE", help="the subword model (default: as prepared)")
+    parser.add_argument("--tokenizer", choices=["moses", "none"], help="before the subwords (default: as prepared)")
+    parser.add_argument(
+        "--lowercase", action="store_true", help="lower-case before the subwords (default: as prepared)"
+    )
+    parser.add_argument("--heads-to-keep", type=int, metavar="K", help="keep the best K heads, whatever K was trained")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the folder."""
+    target = check_target(args.folder)
+    model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
+    task = task_of(model, args.data)
+    prepared = preparation(task.cfg.data)
+    bpe = args.bpe or str(prepared.get("bpe", "none")).replace("-", "_")
+    bpe_model = args.bpe_model or prepared.get("bpe_model")
+    if bpe in BPE_OPTIONS and (bpe_model is None or not Path(bpe_model).is_file()):
+        raise UserError(f"the {bpe} model {bpe_model} does not exist: give --bpe-model FILE, or --bpe none")
+    text = {
+        "bpe": bpe if bpe in BPE_OPTIONS else None,
+        "bpe_model": Path(bpe_model).name if bpe in BPE_OPTIONS and bpe_model else None,
+        "tokenizer": args.tokenizer or str(prepared.get("tokenizer", "none")),
+        "lowercase": bool(args.lowercase or prepared.get("lowercase")),
+        "normalise": prepared.get("normalise"),
+    }
+    with new_folder(target) as temporary:
+        temporary.mkdir()
+        _write(temporary, model, task, text, bpe_model)
+        _check(temporary, model, task)
+    print(f"{target}: {model.heads.kept} of {model.heads.total} heads; fairseq_dsp.from_pretrained({str(target)!r})")
+
+
+def _write(folder: Path, model: TrainedModel, task: Any, text: dict[str, Any], bpe_model: str | None) -> None:
+    weights, shared = _separate(model.compact_parameters())
+    try:
+        save_file(weights, str(folder / WEIGHTS))
+    except Exception as error:  # safetensors has an error class of its own for a full disk
+        raise OSError(None, str(error)) from error
+    source, target = task.cfg.source_lang, task.cfg.target_lang
+    for language in (source, target):
+        if not is_plain(language):
+            raise UserError(f"the checkpoint {model.path} has the language {language}, which cannot be part of a name")
+    task.source_dictionary.save(str(folder / f"dict.{source}.txt"))
+    task.target_dictionary.save(str(folder / f"dict.{target}.txt"))
+    if text["bpe_model"]:
+        shutil.copyfile(str(bpe_model), folder / text["bpe_model"])
+    names = {f.name for f in fields(PruningConfig) if not f.name.startswith("_")} | flat_names()
+    options = {name: value for name, value in vars(model.compact_options()).items() if name in names}
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "source_lang": source,
+        "target_lang": target,
+        "left_pad_source": bool(task.cfg.left_pad_source),
+        **text,
+        "shared": shared,
+        "model": {**options, **NO_FILES, "_name": "transformer_dsp"},
+        "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())},
+    }
+    config["sha256"][CONFIG] = config_checksum(config)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    bpe = text["bpe_model"]
+    card = _CARD.format(
+        source=source,
+        target=target,
+        kept=model.heads.kept,
+        total=model.heads.total,
+        parameters=f"{sum(weight.numel() for weight in weights.values()):,}",
+        subwords=f"| `{bpe}` | the subword model |\n" if bpe else "",
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")  # without a checksum: it is meant to be edited
+
+
+def _check(folder: Path, model: TrainedModel, task: Any) -> None:
+    """Read the folder as its users will, and compare it with the trained model.
+
+    :raises UserError: if it cannot be read, or differs.
+    """
+    try:
+        read = from_pretrained(folder)
+    except RuntimeError as error:  # sentencepiece's
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the folder made of {model.path} cannot be read ({reason}), so nothing was written: give --bpe and "
+            "--bpe-model as the corpus was prepared"
+        ) from error
+    check_read(read.model.float(), read.task, model, task)
+
+
+def _separate(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors, each once, and, for names of a tensor that has another name too, that name."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    shared = {}
+    for name, tensor in parameters.items():
+        other = first.setdefault((tensor.data_ptr(), tensor.shape), name)
+        if other != name and tensor.numel():
+            shared[name] = other
+    return {name: t.contiguous().clone() for name, t in parameters.items() if name not in shared}, shared

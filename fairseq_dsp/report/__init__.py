@@ -1,0 +1,47 @@
+"""Tables and pictures of a study, from the results that `fairseq-dsp sweep` left in RESULTS.
+
+Written to RESULTS/report: report.html (one file, opens from the disk), report.md with its pictures, table.csv, and
+table.tex for a paper (booktabs). A sweep that is still at work can be reported too: the page says what is missing.
+
+The table has, for each method and number of heads K, the validation loss, by which to choose (not in table.tex); the
+mean BLEU over the seeds, its standard deviation and its 95% confidence interval, over seeds and test sentences; and the
+difference from the unpruned model of the same seed with its interval and its two-sided p-value, alone and corrected for
+the number of comparisons in the table (Holm). From one seed an interval can cover the test sentences only: it is marked
+with †. --against NAME compares every method with the method NAME in the same way, at the same number of heads.
+
+examples:
+  fairseq-dsp report results/quickstart
+  fairseq-dsp report results/multi30k --against joint --out docs/results/multi30k
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import UserError
+from ..study.results import read_results, summary_table
+from .pages import write_report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="the folder of a sweep's results")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RESULTS/report)")
+    parser.add_argument(
+        "--against", metavar="NAME", help="also compare with this method (default: the study's key compare, if any)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the report.
+
+    :raises UserError: if there are no results, or the report cannot be written.
+    """
+    results = read_results(args.results)
+    if not results.runs:
+        raise UserError(f"{args.results} has no finished run yet: run fairseq-dsp sweep first")
+    out: Path = args.out or args.results / "report"
+    write_report(results, out, args.against or results.study.get("compare"))
+    print(summary_table(results))
+    print(f"\nwritten: {', '.join(str(out / name) for name in ('report.html', 'report.md', 'table.csv', 'table.tex'))}")

@@ -1,0 +1,186 @@
+"""The pictures of a report, as SVG."""
+
+from __future__ import annotations
+
+import io
+import logging
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # importing fairseq turns its debugging on
+
+import matplotlib as mpl  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from ..model import HEADS  # noqa: E402
+from ..study.results import BASE, BASE_TITLE, Results, Row  # noqa: E402
+from ..study.training_log import NAMES, Curve  # noqa: E402
+
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # for the colour-blind too
+MARKERS = "osD^vPX"
+GREY = "#555555"
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element, the same bytes for the same figure."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "fairseq-dsp"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def look(i: int) -> tuple[str, str]:
+    """Colour and marker of the method number *i*: no two of the first 49 have both."""
+    return COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+
+
+def bleu_curve(results: Results, half: float) -> Figure:
+    """BLEU against the number of heads: each method's mean, and the range over its seeds.
+
+    :param half: half the 95% confidence interval of the unpruned model's mean.
+    """
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    rows = results.rows()
+    for row in rows:
+        if row.label == BASE:
+            mean = row.mean("bleu")
+            axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
+            axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads), 95% CI")
+            axes.plot([row.heads], [mean], color=GREY, marker="*")
+    for i, label in enumerate(_methods(rows)):
+        points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)
+        heads = [row.heads for row in points]
+        colour, marker = look(i)
+        axes.plot(heads, [row.mean("bleu") for row in points], color=colour, marker=marker, label=label)
+        if any(len(row.runs) > 1 for row in points):
+            low, high = ([pick(row.values("bleu")) for row in points] for pick in (min, max))
+            axes.fill_between(heads, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set_xticks(_apart({row.heads for row in rows}))
+    scores = [score for row in rows for score in row.values("bleu")]
+    if max(scores) - min(scores) < 0.1:  # nothing to see, so no axis that makes something of it
+        axes.set_ylim(min(scores) - 1, max(scores) + 1)
+    axes.set_xlabel("heads kept")
+    axes.set_ylabel("BLEU")
+    tidy(axes)
+    legend(figure)
+    return figure
+
+
+def head_maps(results: Results, label: str) -> Figure:
+    """Which heads a method keeps: a column a K, a row a type, a cell a head, shaded by its share of the seeds."""
+    rows = [row for row in results.rows() if row.label == label and row.runs[0]["scores"]["kept"]]
+    heads = {kind: _width(rows, kind) for kind in HEADS.types}
+    layers = [len(rows[0].runs[0]["scores"]["kept"][kind]) for kind in HEADS.types]
+    cell = min(0.26, 6 / (len(rows) * max(heads.values())))
+    heights = [max(0.8, cell * number) for number in layers]  # the name of a type takes 0.8 inch
+    figure = Figure(figsize=(7.5, 1.4 + sum(heights)), layout="constrained")
+    grid = figure.subplots(len(HEADS.types), len(rows), squeeze=False, height_ratios=heights)
+    for i, (kind, title) in enumerate(HEADS.titles.items()):
+        for j, row in enumerate(rows):
+            axes = grid[i][j]
+            kept = [run["scores"]["kept"][kind] for run in row.runs]
+            share = [
+                [statistics.fmean(h in one[layer] for one in kept) for h in range(heads[kind])]
+                for layer in range(len(kept[0]))
+            ]
+            axes.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, edgecolors="#bbbbbb", linewidth=0.8)
+            axes.invert_yaxis()
+            axes.set_aspect("equal")
+            axes.set_xticks([])
+            axes.set_yticks([layer + 0.5 for layer in range(len(share))], range(1, len(share) + 1) if j == 0 else [])
+            axes.tick_params(length=0, labelsize=8)
+            count = statistics.fmean(sum(map(len, one)) for one in kept)
+            axes.set_title((f"K = {row.heads}\n" if i == 0 else "") + f"{round(count, 1):g} kept", fontsize=9)
+            if j == 0:
+                axes.set_ylabel(f"{title}\nlayer", fontsize=9)
+    return figure
+
+
+def learning(curves: dict[str, dict[str, Curve]]) -> Figure:
+    """Losses, temperature and softness of the gates of a method's trainings against the updates.
+
+    :param curves: for each training, by what the legend calls it, its curves; the unpruned model's in grey.
+    """
+    names = [name for name in NAMES if any(name in of_run for of_run in curves.values())]
+    figure = Figure(figsize=(7.5, 2.6 * ((len(names) + 1) // 2) + 0.6), layout="constrained")
+    grid = figure.subplots((len(names) + 1) // 2, 2, squeeze=False)
+    pruned = [run for run in curves if run != BASE_TITLE]
+    shades = {run: mpl.colormaps["plasma"](i / max(1, len(pruned)) * 0.9) for i, run in enumerate(pruned)}
+    for axes, name in zip(grid.flat, names, strict=False):
+        for run, of_run in curves.items():
+            if name in of_run:
+                updates, values = zip(*of_run[name], strict=True)
+                look = {"color": shades[run]} if run in shades else {"color": GREY, "linestyle": "--"}
+                axes.plot(updates, values, linewidth=1.2, label=run, **look)
+        axes.set_title(NAMES[name], fontsize=10)
+        if name == "temperature":
+            axes.set_yscale("log")
+        axes.set_xlabel("updates", fontsize=9)
+        axes.tick_params(labelsize=9)
+        tidy(axes)
+    for axes in list(grid.flat)[len(names) :]:
+        axes.set_axis_off()
+    legend(figure)
+    return figure
+
+
+def cost(results: Results) -> Figure:
+    """BLEU against parameters and against the speed of translation."""
+    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
+    grid = figure.subplots(1, 2, sharey=True)
+    rows = results.rows()
+    keys = (("parameters", "parameters, millions", 1e-6), ("sentences_per_second", "sentences a second", 1.0))
+    for axes, (key, title, unit) in zip(grid, keys, strict=True):
+        for i, label in enumerate([BASE, *_methods(rows)]):
+            points = [row for row in rows if row.label == label and all(key in run["scores"] for run in row.runs)]
+            x = [unit * statistics.fmean(run["scores"][key] for run in row.runs) for row in points]
+            colour, marker = (GREY, "*") if label == BASE else look(i - 1)
+            name = BASE_TITLE if label == BASE else label
+            axes.plot(x, [row.mean("bleu") for row in points], color=colour, marker=marker, linestyle=":", label=name)
+        axes.set_xlabel(title)
+        tidy(axes)
+    grid[0].set_ylabel("BLEU")
+    legend(figure)
+    return figure
+
+
+def _methods(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.label for row in rows if row.label != BASE))
+
+
+def _width(rows: Sequence[Row], kind: str) -> int:
+    """Heads of a module: the highest that any run keeps, as all modules of a type have as many."""
+    kept = [layer for row in rows for run in row.runs for layer in run["scores"]["kept"][kind]]
+    total, layers = (
+        rows[0].runs[0]["scores"]["kept"]["total"],
+        [len(rows[0].runs[0]["scores"]["kept"][k]) for k in HEADS.types],
+    )
+    return max([max(layer, default=-1) + 1 for layer in kept] + [total // sum(layers)])
+
+
+def _apart(numbers: set[int]) -> list[int]:
+    """The numbers, from the highest down, that leave room for their labels on an axis over all of them."""
+    room = 0.035 * (max(numbers) - min(numbers))
+    kept: list[int] = []
+    for number in sorted(numbers, reverse=True):
+        if not kept or kept[-1] - number >= room:
+            kept.append(number)
+    return kept
+
+
+def legend(figure: Figure) -> None:
+    """One legend for all axes of a figure, below them, where it hides nothing."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def tidy(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,171 @@
+"""The pages of a report, in Markdown and HTML, with its tables and pictures."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..evaluation.significance import Comparison
+from ..files import write_text
+from ..markdown import markdown_table
+from ..study.results import BASE, BASE_TITLE, Results, stopped
+from ..study.runs import LOG, RUNS
+from ..study.training_log import Curve, learning_curves
+from . import figures, tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 66rem; margin: 0 auto;
+       padding: 1rem; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } p { max-width: 54rem; }
+.wide, figure { overflow-x: auto; } figure { margin: 1rem 0; }
+figure svg { width: 100%; height: auto; min-width: 28rem; max-width: 50rem; }
+table { border-collapse: collapse; font-size: 0.95rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
+thead { border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; }
+tbody { border-bottom: 2px solid #1a1a1a; } tr.first td { border-top: 1px solid #ccc; }
+th, td { padding: 0.15rem 0.6rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; padding-left: 0; }
+.note { color: #555; font-size: 0.9rem; } .missing { border-left: 4px solid #d55e00; padding-left: 0.8rem; }
+@media (max-width: 40rem) { table { font-size: 0.85rem; } th, td { padding: 0.15rem 0.4rem; } }
+"""
+
+
+def write_report(results: Results, out: Path, against: str | None = None) -> None:
+    """Write all files of a report into the folder *out*.
+
+    :param against: the name of a method that the others are compared with, too.
+    """
+    found = results.bootstrap()
+    lines = tables.table_lines(results, found, against)
+    parts = _parts(results, lines, found.signature, against)
+    pictures = _pictures(results, next((line.bleu.half for line in lines if line.row.label == BASE), 0.0))
+    svgs = {name: (title, figures.svg(figure)) for name, (title, figure) in pictures.items()}
+    for name, (_, text) in svgs.items():
+        write_text(out / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
+    caption = f"{results.study['name']}: {_setting(results)}."
+    write_text(out / "table.csv", tables.to_csv(lines, against))
+    write_text(out / "table.tex", tables.to_latex(lines, caption, against))
+    write_text(out / "report.md", _markdown(results, parts, svgs))
+    write_text(out / "report.html", _html(results, parts, svgs))
+
+
+Table = tuple[str, str, tuple[str, ...], list[list[str]]]
+"""Title, explanation, header, body."""
+
+
+def _parts(results: Results, lines: list[tables.Line], signature: str, against: str | None) -> list[Table]:
+    def note(other: str, compared: list[Comparison | None]) -> str:
+        return tables.NOTE.format(other=other, count=sum(one is not None for one in compared))
+
+    parts = [
+        (
+            "BLEU against heads",
+            f"{_setting(results)}. The validation loss is fairseq's, label-smoothed and in bits per target token, of "
+            "the checkpoint that is evaluated, if it was trained at that number of heads: choose by it, not by the "
+            "test set. BLEU is of detokenised text, the mean over the seeds. "
+            + note("the unpruned model", [line.to_base for line in lines])
+            + f" {stopped(results.rows())}".rstrip()
+            + f" Sentences are resampled by bootstrap. Signature: {signature}",
+            tables.HEADER,
+            [tables.cells(line) for line in lines],
+        ),
+        (
+            "Size and speed",
+            "Parameters without the importance variables. Speed is of the beam search in batches, as the sweep "
+            "measured it, perhaps beside other runs: a hint, not a benchmark. Training includes recovery, not what "
+            "several runs share: the unpruned model that they start from, the one training of a range.",
+            tables.COST_HEADER,
+            tables.cost_cells(results.rows()),
+        ),
+    ]
+    if against:
+        title = f"Against {against}, at the same number of heads"
+        text = note(f"{against} with as many heads", [line.to_other for line in lines])
+        parts.insert(1, (title, text, tables.COMPARISON_HEADER, tables.comparison_cells(lines)))
+    return parts
+
+
+def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
+    """The pictures by file name, each with its title.
+
+    :param half: half the confidence interval of the unpruned model's BLEU.
+    """
+    pictures = {"bleu-heads": ("BLEU against the number of heads", figures.bleu_curve(results, half))}
+    labels = dict.fromkeys(row.label for row in results.rows() if row.label != BASE)
+    for label in labels:
+        if any(run["label"] == label and run["scores"]["kept"] for run in results.runs):
+            pictures[f"heads-{label}"] = f"Heads kept: {label}", figures.head_maps(results, label)
+    seed = results.runs[0]["seed"]
+    unpruned = learning_curves(results.folder / RUNS / f"{BASE}-s{seed}" / LOG)
+    base = {BASE_TITLE: unpruned} if unpruned else {}
+    drawn = {label: of_method for label in labels if (of_method := _curves_of(results, label, seed))}
+    for label, curves in (drawn or {BASE_TITLE: {}}).items():
+        if base or curves:
+            title = f"Learning curves: {label}, seed {seed}"
+            pictures[f"learning-{label}"] = title, figures.learning(base | curves)
+    pictures["cost"] = "BLEU against size and speed", figures.cost(results)
+    return pictures
+
+
+def _curves_of(results: Results, label: str, seed: int) -> dict[str, dict[str, Curve]]:
+    """The learning curves of a method, by what distinguishes its trainings: the number of heads, or the penalty."""
+    found = {}
+    for folder in (results.folder / RUNS).glob(f"{label}-*"):
+        # the name of another method may begin with this one's
+        if match := re.fullmatch(rf"{label}(?:-k(\d+)|-l([\d.e-]+)|-training)?-s{seed}", folder.name):
+            heads, penalty = match.groups()
+            name = f"{heads} heads" if heads else f"λ = {penalty}" if penalty else label
+            if curves := learning_curves(folder / LOG):
+                found[float(heads or penalty or 0)] = name, curves
+    return {name: curves for _, (name, curves) in sorted(found.items(), reverse=True)}
+
+
+def _setting(results: Results) -> str:
+    data, study = results.study["data"], results.study
+    corpus = data.get("corpus", "corpus")
+    text = data.get("test_sets", {}).get(study["split"], study["split"])
+    languages = f"{data['source_lang']}–{data['target_lang']}"
+    return f"{corpus}, {languages}, {text}, beam {study['beam']}, a model of {study['total']} heads"
+
+
+def _missing(results: Results) -> str:
+    missing, told = results.missing, [results.mixture]
+    if missing:
+        told.insert(0, f"Not finished: {len(missing)} of {len(results.study['runs'])} runs ({', '.join(missing)}).")
+    return " ".join(filter(None, told))
+
+
+def _markdown(results: Results, parts: list[Table], pictures: dict[str, tuple[str, str]]) -> str:
+    text = [f"# {results.study['name']}", results.study["description"], _missing(results)]
+    for title, note, header, body in parts:
+        text += [f"## {title}", markdown_table(header, body), note]
+    text += [f"## {title}\n\n![{title}]({name}.svg)" for name, (title, _) in pictures.items()]
+    return "\n\n".join(part.strip() for part in text if part) + "\n"
+
+
+def _html(results: Results, parts: list[Table], pictures: dict[str, tuple[str, str]]) -> str:
+    name = html.escape(results.study["name"])
+    body = [f"<h1>{name}</h1>", f"<p>{html.escape(results.study['description'])}</p>"]
+    if missing := _missing(results):
+        body.append(f'<p class="missing">{html.escape(missing)}</p>')
+    drawings = [f"<h2>{html.escape(t)}</h2>\n<figure>{_unique(n, s)}</figure>" for n, (t, s) in pictures.items()]
+    sections = [
+        f"<h2>{html.escape(title)}</h2>\n{tables.to_html(header, rows)}\n<p class='note'>{html.escape(note)}</p>"
+        for title, note, header, rows in parts
+    ]
+    body += [sections[0], drawings[0], *sections[1:], *drawings[1:]]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name}</title><style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
+
+
+def _unique(name: str, svg: str) -> str:
+    """An SVG whose ids do not clash with those of the others in one page."""
+    return svg.replace('id="', f'id="{name}-').replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')

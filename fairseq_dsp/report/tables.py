@@ -1,0 +1,287 @@
+"""The table of a study, in the forms that people and papers need."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import UserError
+from ..evaluation.significance import Bootstrap, Comparison, Estimate, holm
+from ..study.results import BASE, Results, Row
+
+NOTE = (
+    "A 95% confidence interval, and p with it, covers what other seeds and test sentences would give; with † only the "
+    "sentences, as a single seed says nothing of others. Δ is the difference from {other}, the mean over so many pairs "
+    "of the same seed; “unpaired”: no seed is common to both, and the means over all seeds are compared. p is "
+    "two-sided, p (Holm) corrected for the {count} comparisons of this table, and * marks p (Holm) < 0.05."
+)
+"""What the columns of :data:`HEADER` and :data:`COMPARISON_HEADER` mean."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table.
+
+    :param row: the method and its number of heads.
+    :param valid_loss: the validation loss, the mean over the seeds; None if a run has none.
+    :param bleu: the mean over the seeds, with its interval.
+    :param to_base: the comparison with the unpruned model; None for that model or without one.
+    :param to_other: the comparison with the method that the report compares with, at the same number of heads; None for
+        that method and where it has no such run.
+    """
+
+    row: Row
+    valid_loss: float | None
+    bleu: Estimate
+    to_base: Comparison | None
+    to_other: Comparison | None
+
+
+def table_lines(results: Results, found: Bootstrap, against: str | None = None) -> list[Line]:
+    """The lines of a study's table.
+
+    :param against: the name of a method that the others are compared with, too.
+    :raises UserError: if the study has no such method.
+    """
+    names = [method["name"] for method in results.study["methods"]]
+    if against is not None and against not in names:
+        raise UserError(f"the study has no method {against} to compare with: give one of {', '.join(names)}")
+    rows = results.rows()
+    bases = next((row.seeds for row in rows if row.label == BASE), {})
+    others = {row.heads: row.seeds for row in rows if row.label == against}
+    to_base, to_other = [], []
+    for row in rows:
+        to_base.append(None if row.label == BASE else found.compare(row.seeds, bases))
+        to_other.append(None if row.label in (BASE, against) else found.compare(row.seeds, others.get(row.heads, {})))
+    lines = []
+    for row, base, other in zip(rows, _corrected(to_base), _corrected(to_other), strict=True):
+        losses = [loss for run in row.runs if (loss := results.valid_loss(run)) is not None]
+        valid_loss = statistics.fmean(losses) if len(losses) == len(row.runs) else None
+        lines.append(Line(row, valid_loss, found.mean(row.seeds), base, other))
+    return lines
+
+
+def _corrected(comparisons: Sequence[Comparison | None]) -> list[Comparison | None]:
+    """The comparisons of a table, corrected for their number; None stays None."""
+    corrected = iter(holm([one for one in comparisons if one]))
+    return [one and next(corrected) for one in comparisons]
+
+
+_COMPARED = ("Δ", "95% CI of Δ", "pairs", "p", "p (Holm)")
+HEADER = (
+    "method",
+    "heads",
+    "seeds",
+    "valid loss",
+    "BLEU",
+    "SD of seeds",
+    "95% CI",
+    *_COMPARED,
+    "chrF",
+    "tokenised BLEU",
+)
+
+
+def cells(line: Line) -> list[str]:
+    """The cells of a line, under :data:`HEADER`."""
+    row, spread = line.row, line.row.spread("bleu")
+    return [
+        row.title,
+        str(row.heads),
+        str(len(row.seeds)),
+        "" if line.valid_loss is None else f"{line.valid_loss:.3f}",
+        f"{row.mean('bleu'):.2f}",
+        "" if spread is None else f"{spread:.2f}",
+        f"± {line.bleu.half:.2f}{_dagger(line.bleu)}",
+        *_comparison_cells(line.to_base),
+        f"{row.mean('chrf'):.2f}",
+        f"{row.mean('tokenised_bleu'):.2f}",
+    ]
+
+
+COMPARISON_HEADER = ("method", "heads", *_COMPARED)
+
+
+def comparison_cells(lines: Sequence[Line]) -> list[list[str]]:
+    """Each line that is compared with another method, under :data:`COMPARISON_HEADER`."""
+    return [[line.row.title, str(line.row.heads), *_comparison_cells(line.to_other)] for line in lines if line.to_other]
+
+
+def _comparison_cells(found: Comparison | None) -> list[str]:
+    """Difference, its interval, the pairs and p, the corrected one with a star if it is significant."""
+    if found is None:
+        return [""] * len(_COMPARED)
+    one = found.difference
+    return [
+        f"{one.value:+.2f}",
+        f"{one.low:+.2f} to {one.high:+.2f}{_dagger(one)}",
+        str(found.pairs or "unpaired"),
+        _p_value(found.p_value),
+        _p_value(found.p_corrected) + ("*" if found.significant else ""),
+    ]
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _dagger(one: Estimate) -> str:
+    return "" if one.covers_seeds else "†"
+
+
+COST_HEADER = ("method", "heads", "parameters", "MB in float32", "sentences/s", "speed-up", "training, min", "BLEU")
+
+
+def cost_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Size, speed and training time of each row, under :data:`COST_HEADER`."""
+    speeds = {(row.label, row.heads): _speed(row) for row in rows}
+    base = next((speeds[row.label, row.heads] for row in rows if row.label == BASE), None)
+    out = []
+    for row in rows:
+        parameters, speed = _mean(row, "parameters"), speeds[row.label, row.heads]
+        out.append(
+            [
+                row.title,
+                str(row.heads),
+                f"{parameters:,.0f}",
+                f"{4e-6 * parameters:.2f}",
+                "" if speed is None else f"{speed:.1f}",
+                "" if speed is None or base is None else f"{speed / base:.2f}",
+                f"{statistics.fmean(run['training_seconds'] for run in row.runs) / 60:.1f}",
+                f"{row.mean('bleu'):.2f}",
+            ]
+        )
+    return out
+
+
+def to_html(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in HTML; a line above the first row of each method."""
+
+    def line(tag: str, words: Sequence[str], attribute: str = "") -> str:
+        return f"<tr{attribute}>" + "".join(f"<{tag}>{html.escape(word)}</{tag}>" for word in words) + "</tr>"
+
+    before = [None, *(words[0] for words in body)]
+    first = [' class="first"' if words[0] != method else "" for words, method in zip(body, before, strict=False)]
+    rows = "\n".join(line("td", words, attribute) for words, attribute in zip(body, first, strict=True))
+    table = f"<table>\n<thead>{line('th', header)}</thead>\n<tbody>\n{rows}\n</tbody></table>"
+    return f'<div class="wide" tabindex="0">{table}</div>'  # tabindex: scrolled by the keyboard, too
+
+
+def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
+    """The table as CSV, with nothing rounded but what the scores are.
+
+    :param against: the method that the others are compared with, if any.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = ["method", "heads", "seeds", "valid_loss", "bleu", "bleu_sd", "bleu_ci95", "bleu_ci95_covers"]
+    names += [*_csv_names("bleu"), "chrf", "tokenised_bleu", "parameters"]
+    writer.writerow([*names, *(_csv_names(f"bleu_to_{against}") if against else [])])
+    for line in lines:
+        row, spread = line.row, line.row.spread("bleu")
+        writer.writerow(
+            [
+                *(row.title, row.heads, len(row.seeds)),
+                *map(_rounded, (line.valid_loss, row.mean("bleu"), spread, line.bleu.half)),
+                _covered(line.bleu),
+                *_csv_cells(line.to_base),
+                *map(_rounded, (row.mean("chrf"), row.mean("tokenised_bleu"))),
+                f"{_mean(row, 'parameters'):.0f}",
+                *(_csv_cells(line.to_other) if against else []),
+            ]
+        )
+    return out.getvalue()
+
+
+def _csv_names(start: str) -> list[str]:
+    ends = ("difference", "difference_low", "difference_high", "difference_covers", "pairs", "p_value", "p_value_holm")
+    return [f"{start}_{end}" for end in ends]
+
+
+def _csv_cells(found: Comparison | None) -> list[str]:
+    if found is None:
+        return [""] * len(_csv_names(""))
+    one = found.difference
+    interval = [*map(_rounded, (one.value, one.low, one.high)), _covered(one)]
+    return [*interval, str(found.pairs), f"{found.p_value:.4g}", f"{found.p_corrected:.4g}"]
+
+
+def _covered(one: Estimate) -> str:
+    return "seeds and sentences" if one.covers_seeds else "sentences"
+
+
+def _rounded(number: float | None) -> str:
+    return "" if number is None else f"{number:.4f}"
+
+
+_LATEX_NOTE = (
+    r"BLEU $\pm$ the standard deviation over the seeds. Intervals cover seeds and test sentences, with $^\dagger$ the "
+    r"sentences only. $\Delta$: the mean over the pairs of the same seed or, if there are none, of the means over all "
+    r"seeds. $^*$: two-sided $p < 0.05$ after Holm's correction."
+)
+
+
+def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) -> str:
+    """The table for a paper; needs the package booktabs.
+
+    :param against: the method that the others are compared with, if any.
+    """
+    body = []
+    for line in lines:
+        row, spread = line.row, line.row.spread("bleu")
+        bleu = f"{row.mean('bleu'):.2f}" + ("" if spread is None else rf" \pm {spread:.2f}")
+        interval = rf"$\pm {line.bleu.half:.2f}{_latex_dagger(line.bleu)}$"
+        words = [_escape(row.title), str(row.heads), f"${bleu}$", interval]
+        words += _latex_words(line.to_base) + (_latex_words(line.to_other) if against else [])
+        body.append(" & ".join([*words, f"{row.mean('chrf'):.2f}"]) + r" \\")
+    heading = ["method", "heads", "BLEU", r"95\% CI", r"$\Delta$", r"95\% CI of $\Delta$"]
+    if against:
+        heading += [rf"$\Delta$ to {_escape(against)}", "95\\% CI"]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * len(heading)}}}",
+            r"\toprule",
+            " & ".join([*heading, "chrF"]) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{_escape(caption)} {_LATEX_NOTE}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex_words(found: Comparison | None) -> list[str]:
+    if found is None:
+        return ["", ""]
+    one = found.difference
+    star = "^{*}" if found.significant else ""
+    return [f"${one.value:+.2f}{star}$", f"$[{one.low:+.2f}, {one.high:+.2f}]{_latex_dagger(one)}$"]
+
+
+def _latex_dagger(one: Estimate) -> str:
+    return "" if one.covers_seeds else r"^\dagger"
+
+
+def _escape(text: str) -> str:
+    for letter in "&%$#_{}":
+        text = text.replace(letter, "\\" + letter)
+    return text
+
+
+def _mean(row: Row, key: str) -> float:
+    return statistics.fmean(run["scores"][key] for run in row.runs)
+
+
+def _speed(row: Row) -> float | None:
+    key = "sentences_per_second"
+    return _mean(row, key) if all(key in run["scores"] for run in row.runs) else None

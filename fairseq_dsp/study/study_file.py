@@ -1,0 +1,344 @@
+"""The study file: which models are to be compared, on what, how often."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
+from ..evaluation.prepared import PreparedData
+from ..evaluation.preprocessed import read_data
+from .options import Options, heads_by_type, parse_options, read_options, total_heads
+from .values import boolean, check_keys, closest, mapping, numbers
+
+METHODS = {
+    "joint": "weights and importance train together (Li et al. 2021)",
+    "ste": "the same with hard gates and a straight-through gradient",
+    "pipelined": "the importance alone trains, on the frozen base model",
+    "voita": "hard-concrete gates under an L0 penalty, from the base model (Voita et al. 2019)",
+    "michel": "the base model's heads scored by the gradient of their gates (Michel et al. 2019)",
+    "random": "random heads, fixed from the first update, with which the base model trains on",
+    "structure": "the heads that another method found, with new weights, trained from scratch",
+    "range": "one training for every K: the number of heads is drawn anew at every update",
+    "unpruned": "another model without pruning, such as a smaller one, for comparison",
+}
+"""The ways to get a model with fewer heads, by the name that a study gives them."""
+
+FROM_BASE = {"pipelined", "voita", "michel"}
+"""Methods that always start from the trained, unpruned model; ``random`` does unless it says ``start: scratch``,
+``joint`` and ``ste`` with ``start: base``."""
+
+_STUDY_KEYS = {
+    "name", "description", "extends", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint",
+    "compact", "compare", "local", "slurm",
+}  # fmt: skip
+_METHOD_KEYS = {
+    "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill", "of",
+}  # fmt: skip
+_KEYS_OF = {"penalties": "voita", "low": "range", "high": "range", "of": "structure"}
+_MICHEL_OPTIONS = {"split", "sentences", "steps", "min-heads-per-module", "max-tokens", "cpu"}
+"""What ``options`` may hold for ``michel``: options of ``fairseq-dsp score-heads``."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One curve of the comparison.
+
+    :param method: one of :data:`METHODS`.
+    :param name: what tables and file names call it.
+    :param heads: the numbers of heads K; empty for ``voita`` with penalties, which decide.
+    :param seeds: a training for each.
+    :param options: further options of fairseq-train, on top of the recipe; for ``michel``, of score-heads.
+    :param recovery: options of a further training with the chosen heads held fixed, or None for no such training.
+    :param penalties: the λ of ``voita``, unless it has heads.
+    :param low: the fewest heads of ``range``.
+    :param high: the most heads of ``range``.
+    :param from_base: whether its training starts from the trained, unpruned model of the same seed.
+    :param distill: whether its trainings, recovery included, learn from that model's distribution too.
+    :param of: the method whose heads ``structure`` has.
+    """
+
+    method: str
+    name: str
+    heads: tuple[int, ...]
+    seeds: tuple[int, ...]
+    options: Options
+    recovery: Options | None = None
+    penalties: tuple[float, ...] = ()
+    low: int | None = None
+    high: int | None = None
+    from_base: bool = False
+    distill: bool = False
+    of: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study file.
+
+    :param data: the prepared corpus.
+    :param recipe: options of fairseq-train for every training.
+    :param base: further options for the unpruned model.
+    :param shape: of the unpruned model: for each attention type, the number of heads of each layer.
+    :param checkpoint: ``best`` or ``last``: which checkpoint of a training is evaluated.
+    :param compact: whether pruned models are evaluated as compact ones.
+    :param split: the text that is translated.
+    :param compare: the name of a method that the report compares the others with, if any.
+    :param trained: the checkpoint of a model that is the unpruned one, instead of a training.
+    """
+
+    name: str
+    description: str
+    data: PreparedData
+    recipe: Options
+    base: Options
+    seeds: tuple[int, ...]
+    methods: tuple[Method, ...]
+    shape: dict[str, list[int]]
+    checkpoint: str = "best"
+    compact: bool = True
+    split: str = "test"
+    beam: int = 5
+    lenpen: float = 1.0
+    max_len_a: float = MAX_LEN_A
+    max_len_b: int = MAX_LEN_B
+    compare: str | None = None
+    trained: Path | None = None
+    local: dict[str, Any] = field(default_factory=dict)
+    slurm: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """N, the number of heads of the unpruned model."""
+        return sum(map(sum, self.shape.values()))
+
+
+def read_study(path: str | Path, *, data: str | None = None, text: Mapping[str, Any] | None = None) -> Study:
+    """Read and check a study file.
+
+    :param data: another folder with the prepared corpus than the file names.
+    :param text: what is given of the text of a folder that fairseq-preprocess made; see `read_data`.
+    :raises UserError: if the file cannot be read, or anything in it does not make sense.
+    """
+    content = _read(Path(path))
+    try:
+        return _study(content, data, text)
+    except ValueError as error:
+        raise UserError(f"the study {path}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would take the last."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode | None:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value if node else ():  # before any << is replaced by what it stands for
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                mark = key.start_mark
+                raise UserError(f"the study {mark.name} has the key {key.value} twice, again in line {mark.line + 1}")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
+
+
+def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a study file and what it extends: mappings are merged, of anything else the file's own value counts."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = yaml.load(file, _Loader)
+    except OSError as error:
+        raise UserError(f"the study {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the study {path} is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        content = dict(mapping(content, "the file"))
+        for key in {"recipe", "base"} & {key for key, value in content.items() if value}:
+            content[key] = read_options(content[key], key)
+    except ValueError as error:
+        raise UserError(f"the study {path}: {error}") from error
+    other = content.pop("extends", None)
+    if other is None:
+        return content
+    if not isinstance(other, str):
+        raise UserError(f"the study {path}: extends is {other!r}, but the path of a study is expected")
+    if "name" not in content:
+        raise UserError(f"the study {path} lacks the key name: it needs one of its own beside extends")
+    chain = (*extended_by, path.resolve())
+    if (path.parent / other).resolve() in chain:
+        raise UserError(f"the study {path} extends {other}, which extends it in turn: remove one of the keys extends")
+    merged = _read(path.parent / other, chain)
+    for key, value in content.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
+
+
+def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any] | None) -> Study:
+    check_keys(content, _STUDY_KEYS, "the study", required=("name", "data", "recipe", "methods"))
+    name = content["name"]
+    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"name is {name!r}, but letters, digits, - and _ are expected")
+    recipe = read_options(content["recipe"], "recipe")
+    base = read_options(content.get("base") or {}, "base")
+    split = mapping(content.get("evaluate") or {}, "evaluate").get("split", "test")
+    prepared = read_data(data or content["data"], split, text)
+    prepared.check_trainable()
+    shape = heads_by_type(prepared, {**recipe, **base})
+    total = sum(map(sum, shape.values()))
+    evaluate = mapping(content.get("evaluate") or {}, "evaluate")
+    evaluate = {str(key).replace("_", "-"): value for key, value in evaluate.items()}
+    check_keys(evaluate, {"split", "beam", "lenpen", "max-len-a", "max-len-b"}, "evaluate")
+    prepared.check_split(evaluate.get("split", "test"))
+    checkpoint = content.get("checkpoint", "best")
+    if checkpoint not in ("best", "last"):
+        raise ValueError(f"checkpoint is {checkpoint!r}, but best or last is expected")
+    seeds = numbers(content.get("seeds", [1]), "seeds", int, 1, 2**31 - 1)
+    heads = numbers(content.get("heads") or [], "heads", int, 0, total)
+    entries = content["methods"]
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"methods is {entries!r}, but a list of methods is expected, such as [joint, pipelined]")
+    methods = tuple(_method(entry, heads, seeds, total) for entry in entries)
+    methods = tuple(
+        replace(m, heads=(total_heads(prepared, {**recipe, **m.options}),)) if m.method == "unpruned" else m
+        for m in methods
+    )
+    names = [method.name for method in methods]
+    if "base" in names:
+        raise ValueError("a method is called base, as the unpruned model is: give it another name with the key name")
+    for one, other in itertools.combinations(methods, 2):
+        if one.name == other.name and not _complete_each_other(one, other):
+            raise ValueError(
+                f"two methods are called {one.name}: give one of them another name with the key name, or the same "
+                "options and other heads or seeds"
+            )
+    compact = boolean(content.get("compact", True), "compact")
+    for method in methods:
+        if method.method == "structure":
+            _check_structure(method, methods, compact=compact)
+    compare = content.get("compare")
+    if compare is not None and compare not in names:
+        raise ValueError(f"compare is {compare!r}, but the name of a method is expected: one of {', '.join(names)}")
+    study = Study(
+        name=name,
+        description=str(content.get("description", "")).strip(),
+        data=prepared,
+        recipe=recipe,
+        base=base,
+        seeds=seeds,
+        methods=methods,
+        shape=shape,
+        checkpoint=checkpoint,
+        compact=compact,
+        split=evaluate.get("split", "test"),
+        beam=numbers([evaluate.get("beam", 5)], "beam", int, 1, 1000)[0],
+        lenpen=numbers([evaluate.get("lenpen", 1.0)], "lenpen", float, -100, 100)[0],
+        max_len_a=numbers([evaluate.get("max-len-a", MAX_LEN_A)], "max-len-a", float, 0, 1000)[0],
+        max_len_b=numbers([evaluate.get("max-len-b", MAX_LEN_B)], "max-len-b", int, 1, 10**6)[0],
+        compare=compare,
+        local=dict(mapping(content.get("local") or {}, "local")),
+        slurm=dict(mapping(content.get("slurm") or {}, "slurm")),
+    )
+    trainings = [(base, "base"), *((m.options, m.name) for m in methods if m.method != "michel")]
+    trainings += [(m.recovery, f"the recovery of {m.name}") for m in methods if m.recovery is not None]
+    for options, where in trainings:
+        if "max-update" not in {**recipe, **options}:
+            raise ValueError(f"neither recipe nor {where} says max-update: the number of updates is needed for the bar")
+        updates = parse_options(prepared, {**recipe, **options}, where).max_update
+        if updates < 1:
+            raise ValueError(f"max-update of {where} is {updates}, but a number from 1 is expected")
+    for method in methods:
+        if method.method == "michel":
+            check_keys(method.options, _MICHEL_OPTIONS, f"options of {method.name}")
+    return study
+
+
+def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: int) -> Method:
+    content = {"method": entry} if isinstance(entry, str) else mapping(entry, "a method")
+    check_keys(content, _METHOD_KEYS, "a method", required=("method",))
+    kind = content["method"]
+    if not isinstance(kind, str) or kind not in METHODS:
+        raise ValueError(f"there is no method {kind!r}{closest(str(kind), METHODS)}: give one of {', '.join(METHODS)}")
+    name = content.get("name", kind)
+    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"the name of a method is {name!r}, but letters, digits, - and _ are expected")
+    own = [key for key in ("penalties",) if key in content and kind != "voita"]
+    own += [key for key in ("low", "high") if key in content and kind != "range"]
+    own += [key for key in ("of",) if key in content and kind != "structure"]
+    if own:
+        raise ValueError(f"{name} has the key {own[0]}, which is for {_KEYS_OF[own[0]]}")
+    heads = numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
+    penalties: tuple[float, ...] = ()
+    if kind == "voita":
+        penalties = numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, 1e9)
+        if bool(penalties) == ("heads" in content):
+            raise ValueError(
+                f"{name} needs either penalties, a list of numbers such as [0.0003, 0.001], or heads of its own"
+            )
+        heads = () if penalties else heads
+    elif kind == "unpruned":
+        if "heads" in content:
+            raise ValueError(f"{name} has the key heads, but it keeps all its heads: its options say how many it has")
+    elif not heads:
+        raise ValueError(f"{name} has no head counts: give heads, to it or to the study")
+    recovery = content.get("recovery")
+    if recovery is not None:
+        recovery = read_options(recovery, f"recovery of {name}")
+        if "max-update" not in recovery:
+            raise ValueError(f"recovery of {name} lacks max-update, the number of its updates")
+    low, high = content.get("low", min(heads, default=0)), content.get("high", total)
+    low, high = numbers([low, high], f"low and high of {name}", int, 0, total)
+    if low > high:
+        raise ValueError(f"low of {name} is {low}, above its high of {high}: swap them")
+    start = content.get("start", "base" if kind in FROM_BASE or kind == "random" else "scratch")
+    if kind == "structure" and start != "scratch":
+        raise ValueError(f"start of {name} is {start!r}, but a structure is trained from scratch: leave it out")
+    if start not in ("base", "scratch") or (start == "scratch" and kind in FROM_BASE):
+        raise ValueError(
+            f"start of {name} is {start!r}, but base is expected, or for joint, ste, random and range scratch"
+        )
+    options = read_options(content.get("options") or {}, f"options of {name}")
+    if "head-selection" in options and kind not in ("joint", "pipelined", "range"):
+        raise ValueError(f"{name} has the option head-selection, but {kind} has its own: give it to joint or pipelined")
+    return Method(
+        method=kind,
+        name=name,
+        heads=heads,
+        seeds=numbers(content["seeds"], f"seeds of {name}", int, 1, 2**31 - 1) if "seeds" in content else seeds,
+        options=options,
+        recovery=recovery,
+        penalties=penalties,
+        low=low if kind == "range" else None,
+        high=high if kind == "range" else None,
+        from_base=start == "base",
+        distill=boolean(content.get("distill", False), f"distill of {name}"),
+        of=str(content["of"]) if "of" in content else None,
+    )
+
+
+def _check_structure(method: Method, methods: Sequence[Method], *, compact: bool) -> None:
+    """Raise a ``ValueError`` if there is no run whose heads a ``structure`` could take."""
+    others = [m.name for m in methods if m.heads and m.method not in ("unpruned", "structure")]
+    if method.of not in others:
+        given = "lacks the key of" if method.of is None else f"takes the heads of {method.of}"
+        raise ValueError(f"{method.name} {given}, but the name of a method that chooses heads is expected: {others}")
+    if not compact:
+        raise ValueError(f"{method.name} reads its heads from compact models: leave compact: false out")
+    there = {(k, seed) for m in methods if m.name == method.of for k in m.heads for seed in m.seeds}
+    for k, seed in itertools.product(method.heads, method.seeds):
+        if (k, seed) not in there:
+            raise ValueError(
+                f"{method.name} takes the heads of {method.of} at K = {k} with seed {seed}, but no such run is in the "
+                f"study: give {method.of} this number of heads and seed, or leave them out here"
+            )
+
+
+def _complete_each_other(one: Method, other: Method) -> bool:
+    """Whether two entries are one method at different numbers of heads, or with different seeds."""
+    overlap = set(one.heads) & set(other.heads) and set(one.seeds) & set(other.seeds)
+    return replace(one, heads=(), seeds=()) == replace(other, heads=(), seeds=()) and not overlap

@@ -1,0 +1,50 @@
+"""The options of a study's trainings: its recipe, a method's own, and schedules that are shares of the training."""
+
+from __future__ import annotations
+
+from ..model import PruningConfig, with_heads
+from . import pruning_recipe
+from .options import DEFAULTS, Options
+from .study_file import Study
+
+
+def options_of(study: Study, *more: Options, anneal: bool = False) -> Options:
+    """The recipe with further options, which win; pruning's schedule is by default a share of the training.
+
+    :param anneal: whether the training chooses heads by a schedule.
+    """
+    options = dict(DEFAULTS)
+    for one in (study.recipe, *more):
+        options |= one
+    return _annealed(options) if anneal else options
+
+
+def trained_on(study: Study, given: Options) -> Options:
+    """The options of a training that starts from the unpruned model; see `pruning_recipe`."""
+    updates = int((study.recipe | study.base).get("max-update", 0))
+    return pruning_recipe.training(DEFAULTS | study.recipe, given, updates)
+
+
+def continued(study: Study, given: Options, own: Options, heads: int) -> Options:
+    """The same of one that chooses its heads."""
+    options = trained_on(study, given) | own
+    return _annealed(options | pruning_recipe.schedule(options, heads, study.total))
+
+
+def with_fixed(options: Options, heads: str) -> Options:
+    """Options of a training that has the heads of a file, or of a JSON object, from its first update on.
+
+    What the recipe says of choosing heads is none of this training's.
+    """
+    fixed = {name.replace("_", "-"): value for name, value in with_heads(heads).items()}
+    return {name: value for name, value in (options | fixed).items() if fixed.get(name, True)}
+
+
+def _annealed(options: Options) -> Options:
+    """Add the length of the cooldown where it is not given."""
+    if "cooldown-updates" in options:
+        return options
+    selection = options.get("head-selection", PruningConfig.head_selection)
+    # simple fixes the heads then, and the weights have the rest of the run to get used to them
+    share = 0.3 if selection == "simple" and "freeze-weights" not in options else 0.9
+    return options | {"cooldown-updates": round(share * int(options["max-update"]))}

@@ -1,0 +1,190 @@
+"""A trained model that is to be pruned, stock or this package's: what its checkpoint says, and what does not fit it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..evaluation.prepared import PreparedData
+from ..model import PruningConfig, PruningPlan
+from ..model.config import model_namespace
+from ..model.units import modules_in, shape_of
+from ..removal.checkpoint import MODEL
+from ..removal.compact import sizes
+from ..removal.data_bin import check_task
+from .options import Options, without_chatter
+
+STOCK = "transformer"
+
+
+@dataclass(frozen=True)
+class UnprunedModel:
+    """An unpruned model.
+
+    :param path: its checkpoint.
+    :param state: what fairseq loaded from there.
+    :param sizes: its options, architecture included, as a pruning training needs them.
+    :param shape: for each attention type, the number of heads of each layer.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    sizes: Options
+    shape: dict[str, list[int]]
+
+    @staticmethod
+    def read(path: str | Path) -> UnprunedModel:
+        """Read a checkpoint.
+
+        :raises UserError: if it is none, or its model is no plain Transformer for translation, or pruned already.
+        """
+        from fairseq import checkpoint_utils
+        from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
+
+        path = Path(path).absolute()
+        if not path.is_file():
+            raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
+        state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+        config: Any = (state.get("cfg") or {}).get("model")
+        given = str(getattr(config, "_name", None) or getattr(config, "arch", None) or "unknown")
+        if ARCH_MODEL_NAME_REGISTRY.get(given, given) not in (MODEL, STOCK):
+            raise UserError(
+                f"the checkpoint {path} is of the architecture {given}, whose heads cannot be pruned: give one of "
+                f"fairseq's {STOCK} or of {MODEL}, of any size"
+            )
+        check_task(state, str(path))
+        try:
+            options = model_namespace(config)
+            given = str(getattr(options, "arch", None) or given)
+            options.encoder_embed_path = options.decoder_embed_path = None  # the weights are in the checkpoint
+            pruning = PruningConfig.from_namespace(options)
+            if pruning.compact:
+                raise ValueError("it is compact already: give the unpruned model that it was made from")
+            shape = shape_of(modules_in(state["model"], options))
+            if PruningPlan(pruning, shape).prunes:
+                raise ValueError(
+                    "it is pruned already: give the unpruned model, or make it small with fairseq-dsp compact"
+                )
+            architecture = given if given.startswith(MODEL) else given.replace(STOCK, MODEL, 1)
+            architecture = architecture if architecture in ARCH_CONFIG_REGISTRY else MODEL
+            own = {flag.removeprefix("--"): value for flag, value in sizes(options, architecture).items()}
+            for name in ("max-source-positions", "max-target-positions"):  # the task's
+                own.pop(name, None)
+        except KeyError as error:
+            raise UserError(
+                f"the checkpoint {path} has no {error.args[0]}: give one that fairseq-train wrote"
+            ) from error
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"the checkpoint {path} cannot be pruned: {error}") from error
+        return UnprunedModel(path, state, {"arch": architecture, **own}, shape)
+
+    @property
+    def heads(self) -> int:
+        """N, the number of its heads."""
+        return sum(map(sum, self.shape.values()))
+
+    @property
+    def updates(self) -> int:
+        """How many updates trained it."""
+        return int(self.state["optimizer_history"][-1]["num_updates"])
+
+    def options(self, *, fp16: bool) -> Options:
+        """Return options of fairseq-train for training it on as it was trained: its sizes, batches, optimiser and loss.
+
+        The learning rate is the peak of its own. Several processes become as many batches an update.
+
+        :param fp16: whether to train in half precision, if it was trained so.
+        """
+        get = self._option
+        options: Options = {**self.sizes, "lr": max(_numbers(get("optimization", "lr", [5e-4])))}
+        for section, name in (("task", "max_source_positions"), ("task", "max_target_positions")):
+            if get(section, name) not in (None, 1024):
+                options[name.replace("_", "-")] = get(section, name)
+        options |= {"optimizer": "adam", "adam-betas": "(0.9, 0.98)"}
+        if get("optimizer", "_name") == "adam":
+            betas = get("optimizer", "adam_betas", options["adam-betas"])
+            options["adam-betas"] = betas if isinstance(betas, str) else str(tuple(betas))
+            options["adam-eps"] = get("optimizer", "adam_eps", 1e-8)
+            options["weight-decay"] = get("optimizer", "weight_decay", 0.0)
+        options["clip-norm"] = get("optimization", "clip_norm", 0.0)
+        options["label-smoothing"] = get("criterion", "label_smoothing", 0.0)
+        for name in ("max_tokens", "batch_size"):
+            if get("dataset", name) is not None:
+                options[name.replace("_", "-")] = get("dataset", name)
+        if not {"max-tokens", "batch-size"} & options.keys():
+            options["max-tokens"] = 4096
+        processes = int(get("distributed_training", "distributed_world_size", 1))
+        batches = processes * int(_numbers(get("optimization", "update_freq", [1]))[-1])
+        if batches > 1:
+            options["update-freq"] = batches
+        for section, name in (("optimization", "sentence_avg"), ("dataset", "skip_invalid_size_inputs_valid_test")):
+            if get(section, name):
+                options[name.replace("_", "-")] = True
+        if fp16 and get("common", "fp16"):
+            options["fp16"] = True
+        return options
+
+    def check_data(self, data: PreparedData) -> None:
+        """Check that a corpus is one that the model can be trained on.
+
+        :raises UserError: if it has other languages, or dictionaries of other sizes; or of other words, where the
+            folder of its training data, if it is there still, or the checkpoint's own has dictionaries.
+        """
+        from fairseq.data import Dictionary
+
+        languages = self._option("task", "source_lang"), self._option("task", "target_lang")
+        if None not in languages and languages != data.languages:
+            raise UserError(
+                f"{self.path} translates from {' to '.join(map(str, languages))}, but the corpus {data.folder} is from "
+                f"{' to '.join(data.languages)}: give the corpus of its languages"
+            )
+        folders = [Path(str(self._option("task", "data", ".")).partition(":")[0]), self.path.parent]
+        for stack, language in zip(("encoder", "decoder"), data.languages, strict=True):
+            name = f"dict.{language}.txt"
+            try:
+                words = Dictionary.load(str(data.data_bin / name))
+            except FileNotFoundError as error:
+                raise UserError(f"{data.data_bin / name} is missing: run scripts/preprocess.sh again") from error
+            rows = len(self.state["model"][f"{stack}.embed_tokens.weight"])
+            advice = "give the corpus that it was trained on, or one prepared with its subwords and dictionaries"
+            if rows != len(words):
+                raise UserError(
+                    f"{data.data_bin / name} has {len(words)} entries, but the {stack} of {self.path} has {rows}: "
+                    f"{advice}"
+                )
+            for folder in folders:
+                if (folder / name).is_file() and Dictionary.load(str(folder / name)).symbols != words.symbols:
+                    raise UserError(
+                        f"{data.data_bin / name} has other words than {folder / name}, the dictionary of {self.path}: "
+                        f"{advice}"
+                    )
+
+    def check_fits(self, args: Namespace) -> None:
+        """Check that a training with these options can start from the model.
+
+        :raises UserError: if its weights do not fit what they build.
+        """
+        from fairseq import tasks
+
+        with without_chatter():
+            model = tasks.setup_task(args).build_model(args)
+        try:
+            model.load_state_dict(dict(self.state["model"]), strict=True, model_cfg=args)
+        except RuntimeError as error:
+            first = str(error).splitlines()[1:2] or [str(error)]
+            raise UserError(
+                f"the weights of {self.path} do not fit the model of these options ({first[0].strip()}): leave out "
+                "options of the model's sizes, which the checkpoint tells"
+            ) from error
+
+    def _option(self, section: str, name: str, default: Any = None) -> Any:
+        part = self.state["cfg"].get(section)
+        value = part.get(name) if hasattr(part, "get") else getattr(part, name, None)
+        return default if value is None else value
+
+
+def _numbers(value: Any) -> list[float]:
+    return [float(one) for one in value] if hasattr(value, "__iter__") else [float(value)]

@@ -1,0 +1,128 @@
+"""``fairseq-dsp bench``: what it measures, in which order, what it writes and refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from fairseq_dsp.cli import main
+from fairseq_dsp.evaluation import measuring
+
+QUICK = ("--runs", "3", "--length", "4", "--beam", "2", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def models(train_tiny, tmp_path_factory):
+    """The checkpoint of a run that keeps 5 of 12 heads, and the compact one made of it."""
+    folder = tmp_path_factory.mktemp("bench")
+    train_tiny(folder, "--heads-to-keep", 5, "--max-update", 2, arch="transformer_dsp")
+    assert main(["compact", str(folder / "checkpoint_last.pt"), str(folder / "compact.pt")]) == 0
+    assert main(["export-fairseq", str(folder / "checkpoint_last.pt"), str(folder / "stock.pt")]) == 0
+    return [str(folder / name) for name in ("stock.pt", "checkpoint_last.pt", "compact.pt")]
+
+
+def test_table_json_and_picture(models, tmp_path, capsys):
+    out = tmp_path / "out"
+    settings = ("--batch-sizes", "1", "3", "--precisions", "float32", "bfloat16", "--no-memory", "--profile")
+    assert main(["bench", *models, *QUICK, *settings, "--output", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert sorted(file.name for file in out.iterdir()) == ["bench.json", "bench.md", "bench.png"]
+    assert (out / "bench.md").read_text() == printed
+    assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((out / "bench.json").read_text())
+    assert report["machine"]["threads"] == 1
+    results = report["results"]
+    assert [(r["precision"], r["batch"]) for r in results[::3]] == [
+        ("float32", 1), ("float32", 3), ("bfloat16", 1), ("bfloat16", 3)
+    ]  # fmt: skip
+    for stock, pruned, compact in zip(results[::3], results[1::3], results[2::3], strict=True):
+        assert [stock["model"], pruned["model"], compact["model"]] == models
+        assert stock["ratio"] == 1
+        # a pruned checkpoint loses its heads when it is prepared to generate
+        assert stock["parameters"] > pruned["parameters"] == compact["parameters"]
+        assert stock["flops"] > pruned["flops"] == compact["flops"]
+        assert pruned["bytes"] > compact["bytes"]
+        for r in (stock, pruned, compact):
+            assert r["runs"] == len(r["times"]) == 3
+            assert r["median"] <= r["p95"]
+            assert set(r["parts"]) == set(measuring.PARTS)
+            assert r["tokens_per_second"] == pytest.approx(4 * r["sentences_per_second"])
+    header = printed.splitlines()[0]
+    for column in ("sentences/s", "tokens/s", "p50 ms", "p95 ms", "runs", "spread", "GFLOPs/sentence", "parameters"):
+        assert column in header
+    assert "feed-forward, ms" in printed
+
+
+def test_models_take_turns():
+    turns = []
+
+    class Recorder:
+        parameters = type = None
+        bytes = 1
+
+        def __init__(self, name):
+            self.name = name
+
+        def batch(self, size, length):
+            return size
+
+        def __call__(self, batch):
+            turns.append((self.name, batch))
+
+    ticks = iter(range(1000))
+    results = measuring.measure(
+        {name: Recorder(name) for name in "ab"}, [1, 2], 25, 2, clock=lambda: float(next(ticks))
+    )  # fmt: skip
+    assert turns == [(name, size) for size in (1, 2) for _ in range(3) for name in "ab"]
+    assert [r.times for r in results] == [[1.0, 1.0]] * 4
+
+
+def test_spread_and_percentiles():
+    times = [1.0, 2.0, 3.0, 4.0, 5.0]
+    result = measuring.Result("m", "cpu", "float32", "float32", 2, 10, 5, 1, 1, 1, 1, times)
+    assert (result.median, result.p95, result.spread) == (3, 5, 1)
+    assert result.sentences_per_second == pytest.approx(2 / 3)
+    assert result.tokens_per_second == pytest.approx(20 / 3)
+
+
+def test_the_engine_runs_beside_fairseq(models, tiny_data, capsys):
+    pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
+    folder = models[0] + ".engine"
+    export = ("--data", str(tiny_data), "--quantization", "int8")
+    assert main(["export-ctranslate2", models[2], folder, *export]) == 0
+    assert main(["bench", models[2], folder, *QUICK, "--batch-sizes", "2", "--no-memory"]) == 0
+    assert f"| {folder} | cpu | int8_float32 | 2 |" in capsys.readouterr().out
+
+
+def test_peak_memory_is_of_the_model_alone(models):
+    ballast = torch.ones(250_000_000)  # 1 GB in this process
+    peak = measuring.peak_memory(models[2], 1, 2, 4, "cpu", "float32")
+    assert 1e8 < peak < 4 * ballast.numel()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{model}", "--runs", "0"], "--runs is 0"),
+        (["{model}", "--batch-sizes", "1", "0"], "--batch-sizes is 0"),
+        (["{model}", "{model}"], "is given twice"),
+        (["{model}", "--devices", "nowhere"], "cannot use the device nowhere"),
+        (["{folder}/none.pt"], "does not exist"),
+        (["{folder}"], "is not one of CTranslate2"),
+        (["{folder}/other.pt"], "cannot be built"),
+        (["{model}", "--output", "{folder}"], "exists already"),
+        (["{model}", "--output", "{folder}/nowhere/out"], "there is no folder"),
+    ],
+)
+def test_bad_input(models, tmp_path, capsys, arguments, sentence):
+    state = torch.load(models[0])
+    state["model"] = {"weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "other.pt")
+    given = [argument.format(model=models[0], folder=tmp_path) for argument in arguments]
+    assert main(["bench", *given]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("fairseq-dsp bench: ")
+    assert sentence in error
+    assert [file.name for file in tmp_path.iterdir()] == ["other.pt"]

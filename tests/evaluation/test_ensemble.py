@@ -1,0 +1,37 @@
+"""What evaluation says of an ensemble: all its parameters, and heads only where its members have the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import support
+from fairseq import checkpoint_utils
+
+from fairseq_dsp.cli import main
+
+
+def test_the_parameters_of_an_ensemble_are_those_of_all_its_members(
+    tiny_data: Path, prepared: Path, tmp_path: Path
+) -> None:
+    models = []
+    for kept in (12, 4):
+        flags = ["--cpu", "--max-update", 2, "--heads-to-keep", kept]
+        args = support.tiny_train_args(tiny_data, tmp_path / str(kept), *flags, arch="transformer_dsp_tiny")
+        support.run_fairseq("train", *args)
+        models.append(tmp_path / str(kept) / "checkpoint_last.pt")
+    weights = checkpoint_utils.load_checkpoint_to_cpu(str(models[0]))["model"]
+    one = sum(value.numel() for name, value in weights.items() if "heads." not in name and "version" not in name)
+
+    def evaluated(checkpoint: str) -> Any:
+        out = tmp_path / "out.json"
+        assert main(["evaluate", checkpoint, "--data", str(prepared), "--beam", "1", "--json", str(out)]) == 0
+        return json.loads(out.read_text())[0]
+
+    alone = evaluated(str(models[0]))
+    assert alone["kept"]["kept"] == alone["heads"] == 12
+    both = evaluated(f"{models[0]}:{models[1]}")
+    assert both["parameters"] == 2 * alone["parameters"] == 2 * one
+    assert both["heads"] == 12
+    assert both["kept"] is None

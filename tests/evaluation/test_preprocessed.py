@@ -1,0 +1,128 @@
+"""Anyone's binarised corpus, with references given: evaluate and sweep need no preparation of this package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support
+
+from fairseq_dsp.cli import main
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.evaluation.preprocessed import flags, read_data
+from fairseq_dsp.study.runs import expand
+from fairseq_dsp.study.study_file import read_study
+
+
+@pytest.fixture(scope="module")
+def checkpoint(train_tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train_tiny(folder, arch="transformer_dsp")
+    return folder / "checkpoint_last.pt"
+
+
+@pytest.fixture
+def references(tiny_data: Path) -> Path:
+    return tiny_data.parent / "test.yy"
+
+
+def evaluated(checkpoint: Path, folder: Path, *arguments: object) -> dict[str, Any]:
+    flags = ["--beam", "1", "--cpu", "--json", str(folder / "scores.json")]
+    assert main(["evaluate", str(checkpoint), *map(str, arguments), *flags]) == 0
+    scores: dict[str, Any] = json.loads((folder / "scores.json").read_text())[0]
+    for name in ("corpus", "sentences_per_second", "tokens_per_second"):
+        scores.pop(name, None)
+    return scores
+
+
+def test_scores_are_those_of_the_preparation(
+    checkpoint: Path, tiny_data: Path, prepared: Path, references: Path, tmp_path: Path
+) -> None:
+    """The words of the tiny corpus are not cut; undoing a BPE changes nothing."""
+    expected = evaluated(checkpoint, tmp_path, "--data", prepared)
+    assert evaluated(checkpoint, tmp_path, "--data", tiny_data, "--references", references) == expected
+    bpe = ("--references", references, "--bpe", "subword-nmt")
+    assert evaluated(checkpoint, tmp_path, "--data", tiny_data, *bpe) == expected
+
+
+def test_other_references_of_a_preparation(checkpoint: Path, prepared: Path, references: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("BA\n" * 20)
+    same = evaluated(checkpoint, tmp_path, "--data", prepared)
+    other = evaluated(checkpoint, tmp_path, "--data", prepared, "--references", own)
+    assert same["bleu"] != other["bleu"]
+    with pytest.raises(UserError, match="leave out bpe"):
+        read_data(prepared, "test", {"references": str(own), "bpe": "none"})
+
+
+def test_tokenised_text(tiny_data: Path, references: Path) -> None:
+    from fairseq_dsp.evaluation.scoring import score
+
+    given = {"references": str(references), "tokenizer": "moses", "lowercase": True}
+    data = read_data(tiny_data, "test", given)
+    perfect = [line.lower() for line in data.references("test")]
+    assert {name: one["score"] for name, one in score(data, "test", perfect).items()} == {
+        "tokenised_bleu": 100, "bleu": 100, "chrf": 100,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({}, "no prepared corpus"),
+        ({"bpe": "none"}, "give its references too"),
+        ({"references": "nowhere"}, "nowhere cannot be read"),
+        ({"references": "short"}, "has 3 lines, but the text test in .* has 20 sentences"),
+        ({"references": "good", "bpe": "wordpiece"}, "bpe is 'wordpiece'"),
+        ({"references": "good", "split": "valid1"}, "neither a preparation nor a text called valid1"),
+    ],
+)
+def test_what_does_not_fit(tiny_data: Path, tmp_path: Path, arguments: dict[str, Any], told: str) -> None:
+    data = tmp_path / "bin"  # without a preparation around it
+    shutil.copytree(tiny_data, data)
+    (tmp_path / "short").write_text("a\nb\nc\n")
+    (tmp_path / "good").write_text("a\n" * 20)
+    given = {key: str(tmp_path / value) if key == "references" else value for key, value in arguments.items()}
+    with pytest.raises(UserError, match=told):
+        read_data(data, given.pop("split", "test"), given)
+
+
+def test_languages_with_hyphens(tiny_data: Path, tmp_path: Path, references: Path) -> None:
+    data = tmp_path / "bin"
+    prefix = ["--testpref", tmp_path / "t", "--destdir", data, "--source-lang", "zh-Hant", "--target-lang", "pt-BR"]
+    for language, side in (("zh-Hant", "xx"), ("pt-BR", "yy")):
+        shutil.copy(tiny_data.parent / f"test.{side}", tmp_path / f"t.{language}")
+        prefix += [f"--{'src' if side == 'xx' else 'tgt'}dict", tiny_data / f"dict.{side}.txt"]
+    support.run_fairseq("preprocess", *prefix)
+    assert read_data(data, "test", {"references": str(references)}).languages == ("zh-Hant", "pt-BR")
+
+
+def test_a_study(tiny_data: Path, references: Path, write_study: Callable[..., Path], tmp_path: Path) -> None:
+    """Named in the study or on the command line, the evaluation is given the same, from any folder."""
+    given = {"references": str(references), "bpe": "subword-nmt"}
+    named = read_study(write_study(data={"folder": str(tiny_data), **given}))
+    path = write_study(data=str(tiny_data))
+    told = read_study(path, text=given)
+    expected = ["--references", str(references.absolute()), "--bpe", "subword-nmt"]
+    for study in (named, told):
+        assert sorted(flags(study.data)) == sorted(expected)
+        (evaluate,) = [s for s in expand(study, tmp_path)[0].steps if s.name == "evaluate"]
+        assert set(expected) <= set(evaluate.command)
+    assert named.data.summary["key"] == told.data.summary["key"] != str(tiny_data)
+    with pytest.raises(UserError, match="data has folder"):
+        read_study(write_study(data={"folder": str(tiny_data), "reference": "x"}))
+
+
+def test_a_sweep(
+    tiny_data: Path, references: Path, write_study: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
+    study = str(write_study(data="nowhere"))
+    arguments = ["--data", str(tiny_data), "--references", str(references), "--lowercase", "--dry-run"]
+    assert main(["sweep", study, "--results", str(tmp_path / "results"), *arguments]) == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if "fairseq_dsp.cli evaluate" in line]
+    assert len(commands) == 2
+    assert all(f"--references {references.absolute()}" in line and "--lowercase" in line for line in commands)

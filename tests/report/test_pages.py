@@ -1,0 +1,74 @@
+"""The report's page in a real browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fairseq_dsp.report.figures import look
+from fairseq_dsp.report.pages import write_report
+from fairseq_dsp.study.results import Results
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+LOOK = """<script>
+addEventListener("load", () => {
+  const all = (what) => [...document.querySelectorAll(what)];
+  const ids = all("[id]").map((e) => e.id);
+  const links = all("use").map((e) => (e.getAttribute("href") || e.getAttribute("xlink:href")).slice(1));
+  parent.postMessage({
+    width: document.documentElement.scrollWidth,
+    pictures: all("svg").map((e) => Math.min(e.getBBox().width, e.getBoundingClientRect().width)),
+    cut: all("svg, table").filter((e) => !e.closest(".wide, figure")).length,
+    twice: ids.length - new Set(ids).size,
+    lost: links.filter((id) => !document.getElementById(id)),
+    links: links.length,
+  }, "*");
+});
+</script>"""
+WRAPPER = """<!DOCTYPE html><body><script>
+const found = {};
+addEventListener("message", (event) => {
+  const frame = [...document.querySelectorAll("iframe")].find((e) => e.contentWindow === event.source);
+  found[frame.width] = event.data;
+  document.querySelector("pre").textContent = JSON.stringify(found);
+});
+</script><pre></pre>
+<iframe src="page.html" width="1280" height="800" style="border: 0"></iframe>
+<iframe src="page.html" width="390" height="800" style="border: 0"></iframe>
+</body>"""
+
+
+def test_the_page_fits_and_shows_its_pictures(made_up: Results, tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not browser:
+        pytest.skip(f"none of the browsers {', '.join(BROWSERS)} is installed")
+    write_report(made_up, tmp_path / "report", "paper")
+    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    (tmp_path / "page.html").write_text(page.replace("</head>", LOOK + "</head>"), encoding="utf-8")
+    (tmp_path / "wrapper.html").write_text(WRAPPER, encoding="utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run(
+        [*command, (tmp_path / "wrapper.html").as_uri()], capture_output=True, text=True, timeout=300, check=True
+    )
+    found = json.loads(html.unescape(re.findall("<pre>(.*)</pre>", done.stdout)[0]))
+    assert sorted(found) == ["1280", "390"]
+    for width, of_page in found.items():
+        assert of_page["width"] <= int(width)  # nothing but tables and pictures has to be moved sideways
+        assert len(of_page["pictures"]) == 6  # BLEU, two maps of heads, two of learning curves, cost
+        assert min(of_page["pictures"]) > 300
+        assert of_page["cut"] == of_page["twice"] == 0
+        assert of_page["links"] > 50
+        assert not of_page["lost"]
+    assert "CONSOLE" not in done.stderr  # where errors of scripts and of loading are told
+
+
+def test_methods_look_different() -> None:
+    assert len({look(i) for i in range(49)}) == 49

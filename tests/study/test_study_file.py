@@ -1,0 +1,312 @@
+"""Reading studies, and what they expand to; nothing is trained here."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support
+import yaml
+from support import REPOSITORY
+
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.evaluation.prepared import PreparedData
+from fairseq_dsp.study.checks import check_runs
+from fairseq_dsp.study.options import parse_training
+from fairseq_dsp.study.runs import Run, expand
+from fairseq_dsp.study.study_file import read_study
+from fairseq_dsp.subset import OWN
+
+WriteStudy = Callable[..., Path]
+
+
+def runs_of(path: Path) -> dict[str, Run]:
+    """The runs of a study by name, in order."""
+    return {run.name: run for run in expand(read_study(path), path.parent / "results")}
+
+
+def words(run: Run, step: str) -> list[str]:
+    """The command of a step."""
+    return list(next(one for one in run.steps if one.name == step).command)
+
+
+def value(command: list[str], option: str) -> str:
+    """The value of an option."""
+    return command[command.index(option) + 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metods": ["joint"]}, "unknown key metods, did you mean methods?"),
+        ({"methods": ["jiont"]}, "no method 'jiont', did you mean joint?"),
+        ({"methods": [{"method": "joint", "penalties": [1]}]}, "key penalties, which is for voita"),
+        ({"methods": [{"method": "voita"}]}, "voita needs either penalties"),
+        ({"methods": [{"method": "voita", "penalties": [0.1], "heads": [3]}]}, "voita needs either"),
+        ({"methods": [{"method": "joint", "start": "bsae"}]}, "start of joint is 'bsae'"),
+        ({"methods": [{"method": "michel", "start": "scratch"}]}, "but base is expected"),
+        ({"methods": [{"method": "ste", "options": {"head-selection": "simple"}}]}, "ste has its own"),
+        ({"methods": [{"method": "unpruned", "heads": [3]}]}, "it keeps all its heads"),
+        ({"methods": [{"method": "joint", "heads": [13]}]}, "13, but numbers from 0 to 12"),
+        ({"methods": ["joint", "joint"]}, "two methods are called joint"),
+        ({"methods": [{"method": "ste", "name": "base"}]}, "a method is called base"),
+        ({"methods": [{"method": "range", "low": 9, "high": 3}]}, "low of range is 9, above its high of 3"),
+        ({"methods": [{"method": "joint", "recovery": {}}]}, "lacks max-update"),
+        ({"base": {"lr": float("nan")}}, "base: lr is not a number (NaN)"),
+        (
+            {"methods": [{"method": "joint", "options": {"dropout": "NaN"}}]},
+            "options of joint: dropout is not a number",
+        ),
+        ({"heads": [6, 6]}, "holds a number twice"),
+        ({"heads": [-1]}, "-1, but numbers from 0 to 12"),
+        ({"heads": None}, "joint has no head counts"),
+        ({"seeds": ["one"]}, "'one', but numbers"),
+        ({"data": "/nowhere"}, "/nowhere holds no prepared corpus"),
+        ({"name": "a/b"}, "letters, digits"),
+        ({"checkpoint": "first"}, "best or last"),
+        ({"compare": "jiont"}, "compare is 'jiont', but the name of a method is expected: one of joint"),
+        ({"evaluate": {"split": "test7"}}, "no text called test7"),
+        ({"evaluate": {"beams": 5}}, "unknown key beams, did you mean beam?"),
+        ({"recipe": {"arch": "transformer_dsp", "seed": 4}}, "option seed, but a sweep sets it itself"),
+        ({"recipe": {"arch": "transformer_dsp"}}, "max-update"),
+        ({"recipe": {"arch": "transformer_dsp", "max-update": 9, "lrate": 1}}, "does not take the options of recipe"),
+        ({"recipe": {"arch": "lstm", "max-update": 9}}, "only transformer_dsp"),
+        ({"recipe": {"max-update": [9]}}, "a number, a text, true or false"),
+        ({"recipe": {"max-update": 9, "max_update": 8}}, "recipe has the option max-update twice"),
+        ({"recipe": {"arch": "transformer_dsp", "max-update": 0}}, "max-update of base is 0, but a number from 1"),
+        ({"recipe": {"arch": "transformer_dps", "max-update": 9}}, "'transformer_dps', did you mean transformer_dsp?"),
+        (
+            {"methods": [{"method": "joint", "recovery": {"max-update": "x"}}]},
+            "recovery of joint: argument --max-update",
+        ),
+        (
+            {"methods": [{"method": "joint", "recovery": {"max-update": 9, "lrr": 1}}]},
+            "unrecognized arguments: --lrr 1",
+        ),
+        ({"methods": [{"method": ["joint"]}]}, "no method ['joint']"),
+        ({"methods": [["joint"]]}, "a method is ['joint'], but keys"),
+        ({"seeds": []}, "seeds is an empty list"),
+    ],
+)
+def test_bad_studies(write_study: WriteStudy, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_study(write_study(**changes))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unreadable_studies(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_study(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [b", encoding="utf-8")
+    with pytest.raises(UserError, match="not YAML"):
+        read_study(tmp_path / "bad.yaml")
+    (tmp_path / "twice.yaml").write_text("recipe:\n  lr: 1\n  arch: a\n  lr: 2\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"twice.yaml has the key lr twice, again in line 4"):
+        read_study(tmp_path / "twice.yaml")
+    (tmp_path / "list.yaml").write_text("- joint", encoding="utf-8")
+    with pytest.raises(UserError, match=r"the file is \['joint'\], but keys with values are expected"):
+        read_study(tmp_path / "list.yaml")
+
+
+def test_a_study_extends_another(write_study: WriteStudy, tmp_path: Path) -> None:
+    first = read_study(write_study(heads=[6, 3], seeds=[1, 2], description="the first"))
+    (tmp_path / "below").mkdir()
+    path = tmp_path / "below/more.yaml"
+    content = {"extends": "../study.yaml", "name": "more", "methods": ["ste"], "recipe": {"lr": 0.25}, "seeds": [3]}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    more = read_study(path)
+    assert (more.name, more.description, more.seeds) == ("more", "the first", (3,))
+    assert [(m.name, m.heads, m.seeds) for m in more.methods] == [("ste", (6, 3), (3,))]
+    assert more.recipe == {**first.recipe, "lr": 0.25}
+    (tmp_path / "third.yaml").write_text("extends: below/more.yaml\nheads: [9]\nname: third\n", encoding="utf-8")
+    assert [m.heads for m in read_study(tmp_path / "third.yaml").methods] == [(9,)]
+    for wrong, message in (
+        ({"extends": "more.yaml"}, "more.yaml extends more.yaml, which extends it in turn"),
+        ({"extends": "../third.yaml"}, "third.yaml extends below/more.yaml, which extends it in turn"),
+        ({"extends": "none.yaml"}, "none.yaml cannot be read"),
+        ({"extends": ["../study.yaml"]}, "but the path of a study is expected"),
+        ({"name": None}, "lacks the key name: it needs one of its own beside extends"),
+    ):
+        changed = {key: value for key, value in {**content, **wrong}.items() if value is not None}
+        path.write_text(yaml.safe_dump(changed), encoding="utf-8")
+        with pytest.raises(UserError) as error:
+            read_study(path)
+        assert message in str(error.value)
+
+
+def test_merged_keys_are_not_given_twice(write_study: WriteStudy, tmp_path: Path) -> None:
+    text = write_study(methods=None).read_text() + (
+        "methods:\n"
+        "  - {method: joint, name: a, options: &one {dropout: 0.1, lr: 1}}\n"
+        "  - {method: joint, name: b, options: &two {<<: *one, lr: 2}}\n"
+        "base: {<<: *two, lr: 3}\n"
+    )
+    (tmp_path / "merged.yaml").write_text(text, encoding="utf-8")
+    study = read_study(tmp_path / "merged.yaml")
+    assert [m.options for m in study.methods] == [{"dropout": 0.1, "lr": 1}, {"dropout": 0.1, "lr": 2}]
+    assert study.base == {"dropout": 0.1, "lr": 3}
+
+
+def test_a_recovery_takes_no_part_in_the_choice(write_study: WriteStudy) -> None:
+    recipe = {"arch": "transformer_dsp_tiny", "max-update": 9, "dropout": 0, "module-penalty": 0.1}
+    recipe["pruning-warmup-updates"] = 3
+    runs = runs_of(write_study(recipe=recipe, methods=[{"method": "joint", "recovery": {"max-update": 2}}]))
+    train, recover = (words(runs["joint-k6-s1"], step) for step in ("train", "recover"))
+    assert value(train, "--module-penalty") == "0.1"
+    assert not {"--module-penalty", "--pruning-warmup-updates", "--freeze-weights", "--l0-penalty"} & set(recover)
+    assert value(recover, "--dropout") == "0"
+
+
+def test_methods_share_one_base_model_a_seed(write_study: WriteStudy) -> None:
+    methods = ["joint", "ste", "pipelined", "michel", {"method": "voita", "penalties": [0.01]}, "range"]
+    runs = runs_of(write_study(methods=methods, heads=[6, 3], seeds=[1, 2]))
+    names = [f"{method}-k{k}" for method in ("joint", "ste", "pipelined", "michel", "range") for k in (6, 3)]
+    assert sorted(runs) == sorted(
+        f"{name}-s{seed}" for seed in (1, 2) for name in [*names, "base", "voita-l0.01", "range-training"]
+    )
+    for name, run in runs.items():
+        kind, _, seed = name.partition("-")[0], None, name[-1]
+        expected = {"pipelined": f"base-s{seed}", "michel": f"base-s{seed}", "voita": f"base-s{seed}"}
+        if kind == "range" and "training" not in name:
+            expected["range"] = f"range-training-s{seed}"
+        assert run.needs == ((expected[kind],) if kind in expected else ())
+    order = list(runs)
+    assert all(order.index(need) < order.index(name) for name, run in runs.items() for need in run.needs)
+
+
+def test_commands_of_the_methods(write_study: WriteStudy) -> None:
+    methods = ["joint", "ste", {"method": "pipelined", "options": {"max-update": 8}, "recovery": {"max-update": 5}}]
+    methods += ["michel", {"method": "voita", "penalties": [0.01]}, "range"]
+    runs = runs_of(write_study(methods=methods, heads=[3]))
+    joint = words(runs["joint-k3-s1"], "train")
+    assert (value(joint, "--heads-to-keep"), value(joint, "--cooldown-updates")) == ("3", "6")
+    assert "--pruning-warmup-updates" not in joint
+    assert value(words(runs["ste-k3-s1"], "train"), "--head-selection") == "ste"
+    pipelined = words(runs["pipelined-k3-s1"], "train")
+    assert "--freeze-weights" in pipelined
+    assert value(pipelined, "--finetune-from-model") == str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
+    assert (value(pipelined, "--max-update"), value(pipelined, "--cooldown-updates")) == ("8", "7")
+    recover = words(runs["pipelined-k3-s1"], "recover")
+    assert value(recover, "--kept-heads") == str(runs["pipelined-k3-s1"].folder / "kept.json")
+    assert (value(recover, "--head-selection"), value(recover, "--max-update")) == ("fixed", "5")
+    assert [step.name for step in runs["michel-k3-s1"].steps] == ["score-heads", "compact", "evaluate"]
+    assert value(words(runs["voita-l0.01-s1"], "train"), "--l0-penalty") == "0.01"
+    shared = words(runs["range-training-s1"], "train")
+    assert (value(shared, "--heads-to-keep-low"), value(shared, "--heads-to-keep-high")) == ("3", "12")
+    assert "--heads-to-keep" not in shared
+    assert value(words(runs["range-k3-s1"], "compact"), "--heads-to-keep") == "3"
+    base = words(runs["base-s1"], "train")
+    assert not [word for word in base if "heads-to-keep" in word or "finetune" in word]
+
+
+def test_a_method_in_two_entries(write_study: WriteStudy) -> None:
+    entries: list[dict[str, Any]] = [{"method": "ste", "heads": [6, 3]}, {"method": "ste", "heads": [3], "seeds": [2]}]
+    runs = runs_of(write_study(methods=entries, seeds=[1]))
+    assert sorted(runs) == ["base-s1", "ste-k3-s1", "ste-k3-s2", "ste-k6-s1"]
+    entries[1]["options"] = {"pruning-lr": 0.1}
+    with pytest.raises(UserError, match="two methods are called ste"):
+        read_study(write_study(methods=entries, seeds=[1]))
+
+
+def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy) -> None:
+    methods: list[dict[str, Any]] = [
+        {"method": "joint", "name": "taught", "distill": True, "options": {"head-selection": "simple"}},
+        {"method": "joint", "name": "from-base", "start": "base", "distill": True, "recovery": {"max-update": 5}},
+        {"method": "voita", "heads": [3]},
+        {"method": "unpruned", "name": "shallow", "options": {"decoder-layers": 1}},
+    ]
+    runs = runs_of(write_study(methods=methods, heads=[3]))
+    base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
+    taught = words(runs["taught-k3-s1"], "train")
+    assert (value(taught, "--distill-from"), value(taught, "--head-selection")) == (base, "simple")
+    assert "--finetune-from-model" not in taught
+    from_base = words(runs["from-base-k3-s1"], "train")
+    assert value(from_base, "--finetune-from-model") == value(from_base, "--distill-from") == base
+    assert value(words(runs["from-base-k3-s1"], "recover"), "--distill-from") == base
+    assert runs["taught-k3-s1"].needs == runs["from-base-k3-s1"].needs == ("base-s1",)
+    adapted = words(runs["voita-k3-s1"], "train")
+    assert (value(adapted, "--heads-to-keep"), value(adapted, "--head-selection")) == ("3", "hard_concrete")
+    assert "--l0-penalty" not in adapted
+    shallow = runs["shallow-s1"]
+    assert (shallow.heads, [step.name for step in shallow.steps]) == (8, ["train", "evaluate"])
+    assert value(words(shallow, "train"), "--decoder-layers") == "1"
+
+
+def test_a_training_from_the_base_model_has_the_recipe_of_pruning_a_trained_one(
+    write_study: WriteStudy, tiny_recipe: dict[str, Any]
+) -> None:
+    def joint(name: str, *heads: int, **options: Any) -> dict[str, Any]:
+        return {"method": "joint", "name": name, "heads": list(heads), "start": "base", "options": options}
+
+    methods = [
+        joint("silent", 4, 3),
+        joint("short", 4, **{"max-update": 100, "cooldown-updates": 10, "pruning-lr": 0.1}),
+        joint("same", 4, **{"lr-scheduler": "inverse_sqrt"}),
+        joint("init", 4, **{"warmup-init-lr": 0.1}),
+        joint("paper", 4, **{"head-selection": "gumbel"}),
+    ]
+    runs = runs_of(write_study(recipe={**tiny_recipe, "max-update": 6000}, methods=methods))
+    for name, expected in (
+        # a third of the base's updates, and of these 25% and 30%, or with fewer than a third of the heads 40% and 45%
+        ("silent-k4", [2000, "polynomial_decay", 100, 2000, 500, 600, 0.02]),
+        ("silent-k3", [2000, "polynomial_decay", 100, 2000, 800, 900, 0.02]),
+        ("short-k4", [100, "polynomial_decay", 5, 100, 10, 10, 0.1]),
+        ("same-k4", [2000, "inverse_sqrt", 4, None, 500, 600, 0.02]),
+        ("init-k4", [2000, "inverse_sqrt", 4, None, 500, 600, 0.02]),
+        ("paper-k4", [2000, "polynomial_decay", 100, 2000, None, 1800, None]),
+    ):
+        command = words(runs[f"{name}-s1"], "train")
+        flags = ("max-update", "lr-scheduler", "warmup-updates", "total-num-update")
+        flags += ("heads-to-keep-updates", "cooldown-updates", "pruning-lr")
+        found = [value(command, f"--{flag}") if f"--{flag}" in command else None for flag in flags]
+        assert found == [None if one is None else str(one) for one in expected], name
+        assert ("--heads-to-keep-start" in command) == (name != "paper-k4")
+        parse_training(command[3:], name)  # fairseq takes what is left of the recipe
+    assert value(words(runs["silent-k4-s1"], "train"), "--heads-to-keep-start") == "12"
+    assert value(words(runs["base-s1"], "train"), "--max-update") == "6000"
+
+
+def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]) -> None:
+    path = write_study(heads=list(range(2, 12)), seeds=list(range(1, 20)))
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=9) > 5:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        printed = dsp("sweep", path, "--results", path.parent / "results", "--dry-run").stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert printed.startswith("# base-s1\n")  # nothing is said by the way
+        assert printed.count("\n# ") == 18 + 190
+        # the processor's time, which other work on the machine lengthens less
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 5, seconds
+    assert not (path.parent / "results").exists()
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "scripts/studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path) -> None:
+    if OWN in path.read_text(encoding="utf-8"):  # it has selections that are not the package's
+        with pytest.raises(UserError, match=f"own, name the file that registers it in the environment variable {OWN}"):
+            read_study(path, data=str(prepared))
+        command = [sys.executable, "-m", "fairseq_dsp.cli", "sweep", path, "--data", prepared, "--dry-run"]
+        variables = {OWN: "scripts/studies/candidates.py"}
+        assert "# relative-k3-s1" in support.run_command([*command, "--results", tmp_path], **variables).stdout
+        return
+    study = read_study(path, data=str(prepared))
+    runs = expand(study, tmp_path)
+    assert study.name == path.stem
+    assert study.description
+    assert len(check_runs(study, runs)) == len(runs) > 3
+
+
+def test_prepared_data_is_found_from_its_data_bin(prepared: Path, tmp_path: Path) -> None:
+    assert PreparedData.read(prepared / "data-bin").languages == ("xx", "yy")
+    (tmp_path / "prepare.json").write_text(yaml.safe_dump({"a": 1}), encoding="utf-8")
+    with pytest.raises(UserError, match="not JSON"):
+        PreparedData.read(tmp_path)
+    (tmp_path / "prepare.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="lacks bpe"):
+        PreparedData.read(tmp_path)

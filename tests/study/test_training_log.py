@@ -1,0 +1,34 @@
+"""The validation loss that a report shows, from a run's log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fairseq_dsp.study.training_log import final_valid_loss
+
+
+def log(path: Path, losses: list[str], *flags: str) -> Path:
+    lines = [f"$ python -m fairseq_cli.train data --save-dir /run/checkpoints --seed 1 {' '.join(flags)}"]
+    for update, loss in enumerate(losses, 1):
+        lines.append(f"x | INFO | valid | {json.dumps({'valid_loss': loss, 'valid_num_updates': str(update)})}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "last"),
+    [
+        (["4.5", "4.2", "4.3"], 4.2, 4.3),
+        (["nan", "4.2", "4.3"], 4.2, 4.3),
+        (["4.5", "4.2", "nan"], 4.2, None),  # the last checkpoint has no loss of an earlier one
+        (["nan"], None, None),
+        ([], None, None),
+    ],
+)
+def test_it_is_of_the_checkpoint(losses: list[str], best: float | None, last: float | None, tmp_path: Path) -> None:
+    path = log(tmp_path / "log.txt", losses)
+    assert (final_valid_loss(path, "best"), final_valid_loss(path, "last")) == (best, last)
+    assert final_valid_loss(log(path, losses, "--best-checkpoint-metric", "bleu"), "best") is None
