@@ -141,3 +141,17 @@ def test_the_readme_is_short_and_begins_the_guide() -> None:
     (use,) = [found[3] for found in CODE.finditer(text) if found[2] == "sh"]
     start = (DOCS / "start/prune.md").read_text(encoding="utf-8")
     assert [line for line in use.splitlines() if line not in start] == []
+
+
+def test_how_it_works_names_functions_that_exist() -> None:
+    named = 0
+    for page in (DOCS / "method").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for file in re.findall(r"`((?:fairseq_dsp|scripts|tests|benchmarks)/[\w/.-]+\.\w+)`", text):
+            assert (support.REPOSITORY / file).exists(), f"{page.name}: {file}"
+        for name, file in re.findall(r"`([\w.]+)`(?: and `[\w.]+`)?\s+in\s+`(fairseq_dsp/[\w/]+\.py)`", text):
+            source = (support.REPOSITORY / file).read_text(encoding="utf-8")
+            for part in name.split("."):
+                assert re.search(rf"(def|class) {part}\b", source), f"{page.name}: {name} in {file}"
+            named += 1
+    assert named >= 10

@@ -1,6 +1,6 @@
 """Ways to choose heads that were tried as the default; docs/results/history.md has their results.
 
-FAIRSEQ_DSP_SELECTIONS=scripts/studies/candidates.py fairseq-dsp sweep scripts/studies/multi30k-candidates.yaml
+FAIRSEQ_DSP_SELECTIONS=scripts/studies/ablations.py fairseq-dsp sweep scripts/studies/multi30k-ablations.yaml
 """
 
 from __future__ import annotations
