@@ -56,7 +56,9 @@ setup(
             "ruff>=0.9",
             "mypy>=1.11",
             "ctranslate2>=4.6.3,<5",
+            "tokenizers>=0.20",
         ],
+        "nli": ["tokenizers>=0.20"],  # import-bert, and sentence pairs in WordPieces
         "ctranslate2": ["ctranslate2>=4.6.3,<5"],
         "docs": DOCS,
     },

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from .errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "prepare": (".preparation.prepare", "Prepare a parallel corpus: from raw text to a data-bin for fairseq-train"),
+    "prepare": (".preparation.prepare", "Prepare a corpus: from raw text to a data-bin for fairseq-train"),
+    "import-bert": (".pretrained.import_bert", "Make a published BERT a checkpoint to start from, with its dictionary"),
     "heads": (".removal.heads", "Show which heads a model keeps"),
     "score-heads": (
         ".importance.score_heads",
@@ -21,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export-folder": (".removal.export_folder", "Write safetensors, dictionaries and subwords into one folder"),
     "export-ctranslate2": (".removal.export_ctranslate2", "Write a model for the engine CTranslate2"),
     "bench": (".evaluation.bench", "Measure size, memory and speed of models side by side"),
-    "evaluate": (".evaluation.evaluate", "Score models: tokenised BLEU, detokenised BLEU, chrF"),
+    "evaluate": (".evaluation.evaluate", "Score models: tokenised and detokenised BLEU and chrF, or accuracy"),
     "sweep": (".study.sweep", "Run a study: many trainings, head counts and methods, ending in one table"),
     "prune": (".study.prune", "Prune a trained model: choose its heads, train on, make it compact, evaluate it"),
     "report": (".report", "Tables and pictures of a study: Markdown, HTML, CSV, LaTeX"),

@@ -23,6 +23,7 @@ BELOW = {
     "model": {"subset"},
     "training": {"model"},
     "importance": {"model"},
+    "pretrained": {"model"},
     "deployment": {"model"},
     "removal": {"model", "deployment"},
     "evaluation": {"removal"},

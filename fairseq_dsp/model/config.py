@@ -14,6 +14,7 @@ from fairseq.models.transformer import TransformerConfig
 from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
 
 from ..subset import HINT, SELECTIONS
+from .units import HEADS
 
 IN_FORCE = "fairseq_dsp"
 """Where a checkpoint's options say, as JSON, the version that trained it and the defaults that were in force."""
@@ -25,7 +26,7 @@ class PruningConfig(FairseqDataclass):
 
     heads_to_keep: Optional[int] = field(
         default=None,
-        metadata={"help": "K: heads kept in all, over the three attention types (default: all, no pruning)"},
+        metadata={"help": "K: heads kept in all, over all attention types (default: all, no pruning)"},
     )
     encoder_heads_to_keep: Optional[int] = field(
         default=None, metadata={"help": "encoder self-attention heads kept, instead of one budget for all types"}
@@ -109,6 +110,16 @@ class PruningConfig(FairseqDataclass):
     freeze_weights: bool = field(
         default=False, metadata={"help": "train the importance variables only (pipelined pruning of a trained model)"}
     )
+
+    def check_single_type(self) -> None:
+        """Raise a ``ValueError`` for an option that tells attention types apart, for a model of one type."""
+        for name in (*HEADS.budgets.values(), *HEADS.floors.values()):
+            value = getattr(self, name)
+            if value is not None:
+                raise ValueError(
+                    f"{flag(name)} {value} tells attention types apart, but this model has encoder self-attention "
+                    "only: leave it out, and give --heads-to-keep for the number of heads"
+                )
 
     @property
     def has_budget(self) -> bool:
@@ -202,6 +213,23 @@ class PruningConfig(FairseqDataclass):
                 )
 
 
+@dataclass
+class EncoderConfig(FairseqDataclass):
+    """What a BERT has otherwise than fairseq's RoBERTa."""
+
+    layer_norm_epsilon: float = field(default=1e-5, metadata={"help": "epsilon of all layer norms (BERT: 1e-12)"})
+    segment_embedding: bool = field(
+        default=False, metadata={"help": "add a learned vector to all tokens of the second sentence, as BERT does"}
+    )
+
+    def check(self) -> None:
+        """Raise a ``ValueError`` if epsilon is no positive number."""
+        if not (math.isfinite(self.layer_norm_epsilon) and self.layer_norm_epsilon > 0):
+            raise ValueError(
+                f"--layer-norm-epsilon is {self.layer_norm_epsilon}, but a positive number is expected, such as 1e-5"
+            )
+
+
 def _check_selection(name: str) -> None:
     if name not in SELECTIONS:
         raise ValueError(f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: {HINT}")
@@ -261,29 +289,37 @@ def flatten(config: Union[Namespace, DictConfig]) -> None:
                 config[f"{name!s}_{key}"] = value
 
 
-def model_namespace(config: Union[Namespace, DictConfig]) -> Namespace:
-    """Return a model's options as the flat namespace that fairseq's Transformer reads.
+def model_namespace(
+    config: Union[Namespace, DictConfig], known: set[str], own: tuple[type[FairseqDataclass], ...]
+) -> Namespace:
+    """Return a model's options as the flat namespace that fairseq's models read.
 
     The argparse command line has checked its options already; a hydra config is checked here.
 
+    :param known: the flat names of all options.
+    :param own: the dataclasses of this package's options, whose types are checked and defaults filled in.
     :raises ValueError: for an unknown key, or a value of another type, in a hydra config.
     """
     if isinstance(config, Namespace):
         return config
     flatten(config)
     options = {str(name): value for name, value in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]
-    pruning = OmegaConf.structured(PruningConfig)
-    known = flat_names() | set(pruning) | {"_name", "arch", IN_FORCE}
+    typed = [OmegaConf.structured(dataclass) for dataclass in own]
+    known = known.union({"_name", "arch", IN_FORCE}, *typed)
     for key, value in options.items():
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "remove it"
             raise ValueError(f"the model config has an unknown key {key}: {hint}")
-        if key in pruning and key != "_name":
-            try:
-                pruning[key] = value
-            except ValidationError as error:
-                if key == "head_selection":
-                    _check_selection(str(value))
-                raise ValueError(f"the model config's {key} cannot be used: {str(error).splitlines()[0]}") from error
-    return Namespace(**{**options, **OmegaConf.to_container(pruning, enum_to_str=True), "_name": options.get("_name")})  # type: ignore[dict-item]
+        for part in typed:
+            if key in part and key != "_name":
+                try:
+                    part[key] = value
+                except ValidationError as error:
+                    if key == "head_selection":
+                        _check_selection(str(value))
+                    reason = str(error).splitlines()[0]
+                    raise ValueError(f"the model config's {key} cannot be used: {reason}") from error
+    for part in typed:
+        options |= OmegaConf.to_container(part, enum_to_str=True)  # type: ignore[arg-type]
+    return Namespace(**{**options, "_name": getattr(config, "_name", None)})

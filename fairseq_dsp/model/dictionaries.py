@@ -94,8 +94,8 @@ def _compare(model: nn.Module, state: dict[str, Any], prefix: str, metadata: dic
 
 
 def _rows(state: Mapping[str, Tensor], stack: str) -> int | None:
-    weight = state.get(f"{stack}.embed_tokens.weight")
-    return None if weight is None else len(weight)
+    names = f"{stack}.embed_tokens.weight", f"{stack}.sentence_encoder.embed_tokens.weight"
+    return next((len(state[name]) for name in names if name in state), None)
 
 
 def _same(stack: str, theirs: str | None, rows: int | None, dictionary: Any) -> None:

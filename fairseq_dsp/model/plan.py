@@ -178,8 +178,10 @@ class PruningPlan:
         given: int | None = getattr(self.config, HEADS.floors[kind])
         if given is not None:
             return given
-        least = HEADS.default_floor(kind, total) if self.selection.floors else 0
-        return min(least, sum(self.shape[kind]))
+        own = sum(self.shape[kind])
+        if not self.selection.floors or own == self.heads:  # a model of one type needs no floor
+            return 0
+        return min(HEADS.default_floor(kind, total), own)
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
         c = self.config

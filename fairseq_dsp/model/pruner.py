@@ -24,7 +24,7 @@ class HeadPruner:
     heads are computed; in evaluation the hard choice of exactly K heads, without noise. It is no module and owns no
     parameter: the importance is the model's.
 
-    :param model: an encoder–decoder Transformer with `PrunableAttention`; gets a :class:`~.gates.UnitChoice`.
+    :param model: a model with `PrunableAttention`; gets a :class:`~.gates.UnitChoice`.
     :param config: the pruning options.
     :raises ValueError: if the options do not fit each other or the model.
     """
@@ -33,7 +33,7 @@ class HeadPruner:
         self.modules: list[UnitModule] = list(modules_of(model))
         self.attentions: list[PrunableAttention] = [module.module for module in self.modules]
         self.plan = PruningPlan(config, shape_of(self.modules))
-        if not any(attention.reads_encoder for attention in self.attentions):
+        if hasattr(model, "decoder") and not any(attention.reads_encoder for attention in self.attentions):
             # nothing goes backward through the encoder, where the gates are entered: they are in the decoder too
             model.decoder.dropout_module.register_forward_hook(self._enter_decoder)  # type: ignore[union-attr]
         self.choice = UnitChoice(self.plan.heads)
@@ -136,7 +136,7 @@ class HeadPruner:
             given = "--l0-penalty" if self.plan.penalised else "--module-penalty"
             raise UserError(
                 f"{given} is a part of the loss, but this criterion does not add it: use --criterion "
-                "label_smoothed_cross_entropy_dsp"
+                "label_smoothed_cross_entropy_dsp, or sentence_prediction_dsp for classification"
             )
         self._penalty_taken, self._gates, self._entered, self.update = False, None, None, updates
 
@@ -215,7 +215,8 @@ class HeadPruner:
         counts = [part.sum() for part in kept.split([module.units for module in self.modules])]
         for kind in HEADS.types:
             of_type = [n for n, module in zip(counts, self.modules, strict=True) if module.type == kind]
-            stats[f"heads_{kind}"] = sum(of_type, torch.zeros((), device=kept.device))
+            if of_type:
+                stats[f"heads_{kind}"] = sum(of_type, torch.zeros((), device=kept.device))
         stats["kept_modules"] = (torch.stack(counts) > 0).sum()
         if self.sampled is not None:
             gates = self.sampled.float()

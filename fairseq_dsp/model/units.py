@@ -4,8 +4,8 @@ A *unit* is what a gate switches on or off: an attention head, for example. Unit
 vector, a budget and a selection; a *module* holds several of them, side by side along one dimension of its parameters.
 Gating a unit is scaling the columns of the module's last projection that read it. So a kind is described by its types
 of modules and by the dimension along which each parameter holds the units, and everything else (budgets, sets of units,
-compact models, exports, reports) follows from that. Another kind is another :class:`Kind`; another architecture
-says where the modules of each type are.
+compact models, exports, reports) follows from that. Another kind is another :class:`Kind`; another architecture is an
+:class:`Architecture`, which says where the modules of each type are. A type of which it has none has no units.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from torch import Tensor, nn
 
 
@@ -66,12 +67,53 @@ HEADS = Kind(
 TYPES = HEADS.types
 """The attention types, in the order in which heads are numbered."""
 
-PLACES = {
-    "encoder_self": ("encoder.layers", "self_attn"),
-    "decoder_self": ("decoder.layers", "self_attn"),
-    "cross": ("decoder.layers", "encoder_attn"),
-}
-"""Where an encoder–decoder Transformer has its modules of each type: list of layers, attribute of a layer."""
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where the models of an architecture have their attention modules.
+
+    :param model: the name of this package's model; all its sizes begin with it.
+    :param stock: the name of fairseq's own model, which has the same parameters.
+    :param places: for each type of modules that the architecture has, its list of layers and the attribute of a layer.
+    """
+
+    model: str
+    stock: str
+    places: Mapping[str, tuple[str, str]]
+
+    def place(self, kind: str, layer: int) -> str:
+        """Return the name of a module in the state dict."""
+        stack, attribute = self.places[kind]
+        return f"{stack}.{layer}.{attribute}"
+
+
+TRANSFORMER = Architecture(
+    model="transformer_dsp",
+    stock="transformer",
+    places={
+        "encoder_self": ("encoder.layers", "self_attn"),
+        "decoder_self": ("decoder.layers", "self_attn"),
+        "cross": ("decoder.layers", "encoder_attn"),
+    },
+)
+
+ROBERTA = Architecture(
+    model="roberta_dsp",
+    stock="roberta",
+    places={"encoder_self": ("encoder.sentence_encoder.layers", "self_attn")},
+)
+
+ARCHITECTURES = {architecture.model: architecture for architecture in (TRANSFORMER, ROBERTA)}
+"""The architectures whose heads can be pruned, by the name of this package's model."""
+
+
+def architecture_of(names: Collection[str]) -> Architecture:
+    """Return the architecture that has modules or parameters of these names; the Transformer if none has."""
+    for architecture in ARCHITECTURES.values():
+        stacks = tuple(f"{stack}." for stack, _ in architecture.places.values())
+        if any(name.startswith(stacks) for name in names):
+            return architecture
+    return TRANSFORMER
 
 
 @dataclass(frozen=True)
@@ -136,14 +178,15 @@ class UnitModule:
 
 
 def modules_of(model: nn.Module) -> Iterator[UnitModule]:
-    """Yield the attention modules of an encoder–decoder Transformer in the order in which heads are numbered."""
-    for kind, (stack, attribute) in PLACES.items():
+    """Yield the attention modules of a model, stock or not, in the order in which heads are numbered."""
+    architecture = architecture_of([name for name, _ in model.named_modules()])
+    for kind, (stack, attribute) in architecture.places.items():
         layers: Any = model.get_submodule(stack)
         for i in range(len(layers)):  # by index: iterating a stack with LayerDrop skips layers at random
             attention = getattr(layers[i], attribute)
             if attention is not None:
                 sizes = attention.num_heads, attention.head_dim, attention.embed_dim, attention.kdim
-                yield attention_module(kind, i, *sizes, module=attention)
+                yield attention_module(kind, i, architecture.place(kind, i), *sizes, module=attention)
 
 
 def modules_in(names: Collection[str], options: Any) -> list[UnitModule]:
@@ -152,38 +195,42 @@ def modules_in(names: Collection[str], options: Any) -> list[UnitModule]:
     :param names: of its parameters.
     :param options: the model's, with ``encoder_attention_heads``, ``decoder_embed_dim`` and the like.
     """
+    architecture = architecture_of(names)
     found = []
-    for kind, (stack, attribute) in PLACES.items():
+    for kind, (stack, _) in architecture.places.items():
         side = stack.partition(".")[0]
         heads, width = getattr(options, f"{side}_attention_heads"), getattr(options, f"{side}_embed_dim")
         key_width = options.encoder_embed_dim if kind == "cross" else width
         i = 0
-        while f"{stack}.{i}.{attribute}.out_proj.bias" in names:
-            found.append(attention_module(kind, i, heads, width // heads, width, key_width))
+        while f"{architecture.place(kind, i)}.out_proj.bias" in names:
+            found.append(
+                attention_module(kind, i, architecture.place(kind, i), heads, width // heads, width, key_width)
+            )
             i += 1
     return found
 
 
 def shape_by(options: Any) -> dict[str, list[int]]:
     """Return for each type the number of heads of each layer of the model that some options build."""
-    sides = {kind: stack.partition(".")[0] for kind, (stack, _) in PLACES.items()}
-    return {
-        kind: [int(getattr(options, f"{side}_attention_heads"))] * int(getattr(options, f"{side}_layers"))
-        for kind, side in sides.items()
-    }
+    arch = str(options.arch)
+    places = ARCHITECTURES[ARCH_MODEL_NAME_REGISTRY.get(arch, arch)].places
+    sides = {kind: places[kind][0].partition(".")[0] for kind in HEADS.types if kind in places}
+    shape: dict[str, list[int]] = {kind: [] for kind in HEADS.types}
+    for kind, side in sides.items():
+        shape[kind] = [int(getattr(options, f"{side}_attention_heads"))] * int(getattr(options, f"{side}_layers"))
+    return shape
 
 
 def attention_module(
-    kind: str, layer: int, heads: int, head_dim: int, width: int, key_width: int, *, module: Any = None
+    kind: str, layer: int, name: str, heads: int, head_dim: int, width: int, key_width: int, *, module: Any = None
 ) -> UnitModule:
     """Return the description of an attention module: the rows of its projections and the columns of the last."""
-    stack, attribute = PLACES[kind]
     inner = heads * head_dim
     parameters: dict[str, tuple[int, tuple[int, ...]]] = {}
     for part, read in (("q", width), ("k", key_width), ("v", key_width)):
         parameters |= {f"{part}_proj.weight": (0, (inner, read)), f"{part}_proj.bias": (0, (inner,))}
     parameters["out_proj.weight"] = (1, (width, inner))
-    return UnitModule(kind, layer, f"{stack}.{layer}.{attribute}", heads, head_dim, parameters, module)
+    return UnitModule(kind, layer, name, heads, head_dim, parameters, module)
 
 
 def is_weight(name: str) -> bool:

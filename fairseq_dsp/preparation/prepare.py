@@ -15,7 +15,7 @@ import argparse
 import os
 from pathlib import Path
 
-from . import corpora
+from . import corpora, nli
 from .arguments import positive, ratio, share
 from .corpora import Recipe
 from .subwords import SAMPLE
@@ -23,7 +23,7 @@ from .subwords import SAMPLE
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The corpora, and the options of each."""
-    parser.description = "Prepare a parallel corpus for fairseq: from raw text to a data-bin that fairseq-train reads."
+    parser.description = "Prepare a corpus for fairseq: from raw text to a data-bin that fairseq-train reads."
     if name := os.environ.get("PREPARE_NAME"):
         parser.prog = name
     commands = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS", title="corpora")
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         command = commands.add_parser(name, help=module.SUMMARY, description=module.DESCRIPTION)
         module.add_arguments(command)
         _add_common(command, module.RECIPE)
-        command.set_defaults(parser=command, recipe=module.RECIPE)
+        command.set_defaults(parser=command, recipe=module.RECIPE, prepare=_prepare)
+    nli.add_command(commands)
 
 
 def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
@@ -116,6 +117,11 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the input is bad, or OUT holds a finished preparation with other settings.
     """
+    args.prepare(args)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Prepare a parallel corpus."""
     from .binarise import check_dictionary
     from .cleaning import Cleaning
     from .pipeline import Options, prepare

@@ -11,23 +11,21 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from ..errors import UserError
-from ..model import HEADS, HeadSet, PruningConfig, PruningPlan, UnitModule
-from ..model.config import IN_FORCE, flag, model_namespace
-from ..model.units import modules_in, shape_of
+from ..model import HEADS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule
+from ..model.config import IN_FORCE, flag
+from ..model.units import ARCHITECTURES, modules_in, shape_of
 
 logger = logging.getLogger(__name__)
-
-MODEL = "transformer_dsp"
 
 
 @dataclass
 class TrainedModel:
-    """A checkpoint of this package's Transformer; building the model takes its dictionaries, reading this does not.
+    """A checkpoint of one of this package's models; building it takes its dictionaries, reading this does not.
 
     :param path: where it was read from.
     :param state: what fairseq loaded.
@@ -52,21 +50,23 @@ class TrainedModel:
 
         :param heads_to_keep: another budget than the one of training.
         :param kept_heads: JSON file with the heads to keep, whatever their importance.
-        :raises UserError: if it is no checkpoint of this package's Transformer, or the heads asked for do not fit it.
+        :raises UserError: if it is no checkpoint of one of this package's models, or the heads asked for do not fit it.
         """
         if not os.path.isfile(path):
             raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
         config = state["cfg"]["model"] if state.get("cfg") is not None else state.get("args")
         arch = getattr(config, "_name", None) or getattr(config, "arch", None)
-        if ARCH_MODEL_NAME_REGISTRY.get(arch, arch) != MODEL:
+        name = ARCH_MODEL_NAME_REGISTRY.get(arch, arch)
+        if name not in ARCHITECTURES:
             given = f"is of the architecture {arch}" if arch else "does not say its architecture"
+            ours = next((own.model for own in ARCHITECTURES.values() if own.stock == name), "transformer_dsp")
             raise UserError(
-                f"the checkpoint {path} {given}, but one of {MODEL} or its sizes is expected: "
-                f"train with --arch {MODEL}…, or go on from this one with --finetune-from-model {path}"
+                f"the checkpoint {path} {given}, but one of {' or '.join(ARCHITECTURES)} or their sizes is expected: "
+                f"train with --arch {ours}…, or go on from this one with --finetune-from-model {path}"
             )
         try:
-            options = model_namespace(config)
+            options = MODEL_REGISTRY[name].namespace(config)
             # the weights are in the checkpoint; the files that they started from may be gone
             options.encoder_embed_path = options.decoder_embed_path = None
             pruning = PruningConfig.from_namespace(options)
@@ -128,7 +128,13 @@ class TrainedModel:
     @property
     def architecture(self) -> str:
         """The name for ``--arch``."""
-        return str(getattr(self.options, "arch", None) or getattr(self.options, "_name", None) or MODEL)
+        return str(getattr(self.options, "arch", None) or getattr(self.options, "_name", None))
+
+    @property
+    def model_class(self) -> type[PrunableModel]:
+        """The class of the model."""
+        found: type[PrunableModel] = MODEL_REGISTRY[ARCH_MODEL_NAME_REGISTRY.get(self.architecture, self.architecture)]
+        return found
 
     def compact_parameters(self) -> dict[str, Tensor]:
         """Return the state dict of the compact model.
@@ -147,7 +153,7 @@ class TrainedModel:
         return self._with_units(lambda module, part, kept: module.remove(part, kept))
 
     def full_parameters(self) -> dict[str, Tensor]:
-        """Return the state dict of a stock Transformer that computes the same: the other heads are zeros.
+        """Return the state dict of a stock model that computes the same: the other heads are zeros.
 
         :raises UserError: if a weight is not finite.
         """
@@ -204,7 +210,7 @@ class TrainedModel:
             if not torch.isfinite(value).all():
                 raise UserError(
                     f"{name} in the checkpoint {self.path} holds a NaN or an infinity, with which nothing can be "
-                    "translated: give an earlier checkpoint of that run"
+                    "computed: give an earlier checkpoint of that run"
                 )
         return parameters
 

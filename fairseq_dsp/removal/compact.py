@@ -16,13 +16,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.transformer import TransformerConfig
 
 from ..errors import UserError
 from ..files import check_target, write_files
-from ..model import PrunableTransformer, PruningConfig
-from ..model.config import flag, flat_names
+from ..model import PruningConfig
+from ..model.config import EncoderConfig, flag
 from ..model.dictionaries import with_fingerprints
 from .checkpoint import TrainedModel
 
@@ -61,10 +61,16 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
         f" {name}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in sizes(model.options, model.architecture).items()
     )
+    if model.heads.decoder_self:
+        use = f"To translate with it:\n  fairseq-generate {data} --user-dir fairseq_dsp --path {name} --beam 5"
+    else:
+        use = (
+            f"To evaluate it, add the task's options to:\n  fairseq-validate {data} --user-dir fairseq_dsp "
+            f"--path {name} --valid-subset test"
+        )
     return (
         f"{out}: {model.heads.kept} of {model.heads.total} heads, {out.stat().st_size:,} bytes; {heads_file}: which\n"
-        f"To translate with it:\n  fairseq-generate {data} --user-dir fairseq_dsp --path {name} --beam 5\n"
-        f"To train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir fairseq_dsp "
+        f"{use}\nTo train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir fairseq_dsp "
         f"--arch {model.architecture}{own} --compact --kept-heads {heads} --finetune-from-model {name}"
     )
 
@@ -75,16 +81,17 @@ def sizes(options: Namespace, architecture: str) -> dict[str, Any]:
     :param options: the model's.
     :param architecture: one of this package's.
     """
-    usual = Namespace()
+    model_class, parser = ARCH_MODEL_REGISTRY[architecture], argparse.ArgumentParser(add_help=False)
+    model_class.add_args(parser)
+    # decoder_input_dim, for one, has no flag
+    defaults = {action.dest: action.default for action in parser._actions if action.default != argparse.SUPPRESS}
+    usual, stock = Namespace(), {**vars(TransformerConfig()), **vars(EncoderConfig())}
+    stock |= {name: value for name, value in defaults.items() if value is not None}
     ARCH_CONFIG_REGISTRY[architecture](usual)
-    parser = argparse.ArgumentParser()
-    PrunableTransformer.add_args(parser)
-    flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
     found = {}
-    stock = TransformerConfig()
-    for name in sorted(flat_names() & flags):
+    for name in sorted(defaults.keys() - set(PruningConfig.__dataclass_fields__)):
         value = getattr(options, name, None)
         # 0 is a value: it switches off a dropout that the architecture has
-        if value is not None and value is not False and value != getattr(usual, name, getattr(stock, name, None)):
+        if value is not None and value is not False and value != getattr(usual, name, stock.get(name)):
             found[flag(name)] = value
     return found

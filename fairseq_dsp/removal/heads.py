@@ -66,6 +66,11 @@ def rows(model: TrainedModel) -> list[tuple[str, int, list[bool], list[float]]]:
     ]
 
 
+def kinds(model: TrainedModel) -> list[str]:
+    """Return the attention types to show: those of which the model's architecture has any."""
+    return list(model.model_class.architecture.places)
+
+
 def text_map(model: TrainedModel) -> str:
     """Return the heads as text."""
     lines = [f"{model.heads.kept} of {model.heads.total} heads are kept"]
@@ -73,7 +78,7 @@ def text_map(model: TrainedModel) -> str:
         lines[0] += "; the others, and the importances, are gone: this model is compact"
     elif not model.chosen:
         lines[0] += ": this model was not pruned"
-    for kind in HEADS.types:
+    for kind in kinds(model):
         table = [row for row in rows(model) if row[0] == kind]
         kept = sum(sum(row[2]) for row in table)
         lines += ["", f"{HEADS.titles[kind]}: {kept} of {sum(len(row[2]) for row in table)}"]
@@ -93,11 +98,12 @@ def picture(model: TrainedModel) -> Any:
     table = rows(model)
     widest = max(len(row[2]) for row in table)
     tallest = max(len(layers) for layers in model.shape.values())
-    figure = Figure(figsize=(3 * (0.75 * widest + 0.6), 0.55 * tallest + 1.6), layout="constrained")
+    shown = kinds(model)
+    figure = Figure(figsize=(len(shown) * (0.75 * widest + 0.6), 0.55 * tallest + 1.6), layout="constrained")
     figure.suptitle(f"{model.heads.kept} of {model.heads.total} heads kept")
     values = [v for row in table for v in row[3]] or [0.0, 1.0]
     limits = (min(values), max(values) if max(values) > min(values) else min(values) + 1)
-    for axes, kind in zip(figure.subplots(1, 3, squeeze=False)[0], HEADS.types, strict=True):
+    for axes, kind in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         own = [row for row in table if row[0] == kind]
         if own:
             numbers = [row[3] or [float(keep) for keep in row[2]] for row in own]

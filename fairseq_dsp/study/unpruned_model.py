@@ -9,15 +9,13 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluation.prepared import PreparedData
-from ..model import PruningConfig, PruningPlan
-from ..model.config import model_namespace
-from ..model.units import modules_in, shape_of
-from ..removal.checkpoint import MODEL
+from ..model import PrunableTransformer, PruningConfig, PruningPlan
+from ..model.units import TRANSFORMER, modules_in, shape_of
 from ..removal.compact import sizes
 from ..removal.data_bin import check_task
 from .options import Options, without_chatter
 
-STOCK = "transformer"
+MODEL, STOCK = TRANSFORMER.model, TRANSFORMER.stock
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class UnprunedModel:
             )
         check_task(state, str(path))
         try:
-            options = model_namespace(config)
+            options = PrunableTransformer.namespace(config)
             given = str(getattr(options, "arch", None) or given)
             options.encoder_embed_path = options.decoder_embed_path = None  # the weights are in the checkpoint
             pruning = PruningConfig.from_namespace(options)

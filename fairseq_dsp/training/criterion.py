@@ -1,4 +1,4 @@
-"""Label-smoothed cross-entropy with what pruning may add: penalties on open gates, a teacher.
+"""The stock criteria with what pruning may add: penalties on open gates; for translation, a teacher.
 
 fairseq reads the types of the options at run time and knows ``Optional[X]`` only: no postponed annotations here.
 """
@@ -9,16 +9,49 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from fairseq import metrics
-from fairseq.criterions import register_criterion
+from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     LabelSmoothedCrossEntropyCriterionConfig,
     label_smoothed_nll_loss,
 )
+from fairseq.criterions.sentence_prediction import SentencePredictionConfig, SentencePredictionCriterion
 from torch import Tensor
 
 from ..errors import UserError
 from .distillation import Teacher
+
+
+class _PenalisedCriterion(FairseqCriterion):
+    """Stands before a stock criterion: adds the penalties on open gates in training; validation never does.
+
+    With ``--l0-penalty`` λ · E[number of open gates] per target token (Voita et al. 2019), with ``--module-penalty``
+    the same of the attention modules that are open, while heads are being chosen. The loss is a sum over target tokens,
+    or over sentences that are classified, so penalties are multiplied by their number: they mean the same for every
+    batch size and ``--update-freq``.
+    """
+
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
+        """Return the loss, the sample size and what to log; see the stock criterion."""
+        loss, sample_size, log = super().forward(model, sample, reduce=reduce)
+        pruner = getattr(model, "pruner", None)
+        if pruner is None or not model.training or not pruner.penalised:
+            return loss, sample_size, log
+        # the sample size is the divisor of the gradient: tokens, or sentences with --sentence-avg
+        loss = loss + sample_size * pruner.penalty().to(loss)
+        log["loss"] = loss.data
+        if pruner.plan.penalised:
+            log["expected_heads"] = pruner.expected_open().item() * sample_size
+        return loss, sample_size, log
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Aggregate what was logged over micro-batches and processes."""
+        super().reduce_metrics(logging_outputs)
+        if any("expected_heads" in log for log in logging_outputs):
+            size = sum(log["sample_size"] for log in logging_outputs)
+            total = sum(log.get("expected_heads", 0) for log in logging_outputs)
+            metrics.log_scalar("expected_heads", total / size, size, round=2)
 
 
 @dataclass
@@ -36,15 +69,11 @@ class PruningCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
 
 @register_criterion("label_smoothed_cross_entropy_dsp", dataclass=PruningCriterionConfig)
-class PruningCriterion(LabelSmoothedCrossEntropyCriterion):
-    """The stock criterion, to which training may add two things; validation never does.
+class PruningCriterion(_PenalisedCriterion, LabelSmoothedCrossEntropyCriterion):
+    """The stock criterion with penalties on open gates and, with ``--distill-from``, a teacher, both in training only.
 
-    - With ``--l0-penalty`` λ · E[number of open gates] per target token (Voita et al. 2019), with ``--module-penalty``
-      the same of the attention modules that are open, while heads are being chosen. The loss is a sum over target
-      tokens, so penalties are multiplied by their number: they mean the same for every batch size and
-      ``--update-freq``.
-    - With ``--distill-from``: (1 − β) · loss + β · Σ_tokens H(p_teacher, p), the cross-entropy with the distribution of
-      a trained model, where β is ``--distill-weight``.
+    The loss with a teacher is (1 − β) · loss + β · Σ_tokens H(p_teacher, p), the cross-entropy with the distribution of
+    a trained model, where β is ``--distill-weight``.
     """
 
     def __init__(
@@ -74,19 +103,6 @@ class PruningCriterion(LabelSmoothedCrossEntropyCriterion):
         """
         _ = self.teacher
 
-    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return the loss, the sample size and what to log; see the stock criterion."""
-        loss, sample_size, log = super().forward(model, sample, reduce=reduce)
-        pruner = getattr(model, "pruner", None)
-        if pruner is None or not model.training or not pruner.penalised:
-            return loss, sample_size, log
-        # the sample size is the divisor of the gradient: tokens, or sentences with --sentence-avg
-        loss = loss + sample_size * pruner.penalty().to(loss)
-        log["loss"] = loss.data
-        if pruner.plan.penalised:
-            log["expected_heads"] = pruner.expected_open().item() * sample_size
-        return loss, sample_size, log
-
     def compute_loss(
         self, model: Any, net_output: Any, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, Tensor]:
@@ -101,11 +117,7 @@ class PruningCriterion(LabelSmoothedCrossEntropyCriterion):
         taught = taught.sum() if reduce else taught.view_as(loss)
         return (1 - self.distill_weight) * loss + self.distill_weight * taught, nll_loss
 
-    @classmethod
-    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Aggregate what was logged over micro-batches and processes."""
-        super().reduce_metrics(logging_outputs)
-        if any("expected_heads" in log for log in logging_outputs):
-            size = sum(log["sample_size"] for log in logging_outputs)
-            total = sum(log.get("expected_heads", 0) for log in logging_outputs)
-            metrics.log_scalar("expected_heads", total / size, size, round=2)
+
+@register_criterion("sentence_prediction_dsp", dataclass=SentencePredictionConfig)
+class PruningSentencePredictionCriterion(_PenalisedCriterion, SentencePredictionCriterion):
+    """The stock criterion of classification with penalties on open gates."""

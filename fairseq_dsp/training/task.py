@@ -1,19 +1,19 @@
-"""The translation task that reports what pruning does."""
+"""Tasks that report what pruning does."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fairseq import metrics
-from fairseq.tasks import register_task
+from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 _PREFIX = "dsp_"
 
 
-@register_task("translation_dsp", dataclass=TranslationConfig)
-class PruningTranslationTask(TranslationTask):
-    """The stock translation task; it logs temperature, heads kept by attention type and how soft the gates are."""
+class _PruningTask(FairseqTask):
+    """Stands before a stock task: logs temperature, heads kept by attention type and how soft the gates are."""
 
     def train_step(self, sample: Any, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Make the stock training step and add the pruner's statistics to what is logged."""
@@ -34,3 +34,13 @@ class PruningTranslationTask(TranslationTask):
             if key.startswith(_PREFIX) and key != _PREFIX + "count":
                 average = sum(log[key] for log in logs) / count  # a number, or a tensor on the device: nothing waits
                 metrics.log_scalar(key.removeprefix(_PREFIX), average, round=6 if key == _PREFIX + "temperature" else 3)
+
+
+@register_task("translation_dsp", dataclass=TranslationConfig)
+class PruningTranslationTask(_PruningTask, TranslationTask):
+    """The stock translation task, which logs what pruning does."""
+
+
+@register_task("sentence_prediction_dsp", dataclass=SentencePredictionConfig)
+class PruningSentencePredictionTask(_PruningTask, SentencePredictionTask):
+    """The stock classification task, which logs what pruning does."""

@@ -25,7 +25,7 @@ def pair(kept, *, cross):
     for head in set(range(HEADS)) - set(kept):
         stock.out_proj.weight[:, head * size : (head + 1) * size] = 0
     small = PrunableAttention.of(copy.deepcopy(stock))
-    small.remove(attention_module("cross" if cross else "encoder_self", 0, HEADS, size, WIDTH, WIDTH), kept)
+    small.remove(attention_module("cross" if cross else "encoder_self", 0, "", HEADS, size, WIDTH, WIDTH), kept)
     return stock, small
 
 

@@ -1,0 +1,187 @@
+"""The files in which corpora of natural language inference come."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..plain import is_blank
+from .lines import read_lines
+from .stages import say
+
+LABELS = ("entailment", "neutral", "contradiction")
+
+Row = tuple[str, str, str]
+"""Premise, hypothesis and label of a pair."""
+
+Texts = dict[str, list[Row]]
+"""The pairs of each split, under fairseq's names."""
+
+_NO_LABEL = "-"  # SNLI and MNLI: the annotators did not agree
+
+_LAYOUTS: dict[str, list[dict[str, str]]] = {
+    "sick": [{"train": "SICK_train.txt", "valid": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}],
+    "snli": [
+        {"train": "snli_1.0_train.txt", "valid": "snli_1.0_dev.txt", "test": "snli_1.0_test.txt"},
+        {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"},
+        {"train": "train", "valid": "dev", "test": "test"},  # s1.train, s2.train, labels.train
+    ],
+    "mnli": [
+        {"train": "multinli_1.0_train.txt", "matched": "multinli_1.0_dev_matched.txt",
+         "mismatched": "multinli_1.0_dev_mismatched.txt"},
+        {"train": "train.tsv", "matched": "dev_matched.tsv", "mismatched": "dev_mismatched.tsv"},
+    ],
+}  # fmt: skip
+"""For each corpus, the names of the files of its splits in each of its layouts. A name without an ending stands for
+three files."""
+
+_COLUMNS = (
+    ("sentence_A", "sentence1"),
+    ("sentence_B", "sentence2"),
+    ("entailment_judgment", "gold_label"),
+)
+
+
+@dataclass
+class NliCorpus:
+    """A corpus.
+
+    :param name: ``sick``, ``snli`` or ``mnli``.
+    :param texts: its pairs.
+    :param test_sets: names of the test sets.
+    :param files: all that was read.
+    :param left_out: number of training pairs left out, since they recur in a test set.
+    :param held_out: how pairs were held out for validation: their number and the seed; None if none were.
+    """
+
+    name: str
+    texts: Texts
+    test_sets: tuple[str, ...]
+    files: list[Path]
+    left_out: int
+    held_out: list[int] | None
+
+
+def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
+    """Read the corpus in a folder.
+
+    :param held_out: how many pairs are held out for validation where a set is missing.
+    :param seed: of that choice.
+    :raises UserError: if it is none of the corpora, or a file is not as it should be.
+    """
+    name, layout = _find(folder)
+    files = [path for file in layout.values() for path in _paths(folder, file) if path.is_file()]
+    there = {split: _read(folder, file) for split, file in layout.items() if _paths(folder, file)[0].is_file()}
+    tests = [split for split in there if split not in ("train", "valid")]
+    pool = there.get("train") or there["valid"]
+    valid = there["valid"] if "train" in there and "valid" in there else None
+    in_test = {row[:2] for split in tests for row in there[split]}
+    train = [row for row in pool if row[:2] not in in_test]
+    left_out = len(pool) - len(train)
+    if valid is None:
+        if held_out >= len(train):
+            raise UserError(
+                f"{held_out} pairs are to be held out for validation, but {folder} has {len(train)} to train on: give "
+                "a smaller --valid-size"
+            )
+        chosen = set(random.Random(seed).sample(range(len(train)), held_out))
+        valid = [row for i, row in enumerate(train) if i in chosen]
+        train = [row for i, row in enumerate(train) if i not in chosen]
+        say(f"{held_out} pairs are held out for validation")
+        choice: list[int] | None = [held_out, seed]
+    else:
+        choice = None
+    if left_out:
+        say(f"left out {left_out} training pairs that recur in a test set")
+    texts = {"train": train, "valid": valid}
+    texts |= {"test" + (str(i) if i else ""): there[split] for i, split in enumerate(tests)}
+    names = tuple(f"{name}-{split}" if name == "mnli" else name for split in tests)
+    return NliCorpus(name, texts, names, files, left_out, choice)
+
+
+def _find(folder: Path) -> tuple[str, dict[str, str]]:
+    if not folder.is_dir():
+        raise UserError(f"--raw-dir {folder} is no folder: give the folder of SICK, SNLI or MNLI")
+    for name, layouts in _LAYOUTS.items():
+        for layout in layouts:
+            tests = [split for split in layout if split not in ("train", "valid")]
+            needed = [layout[split] for split in tests]
+            trained = any(
+                split in layout and _paths(folder, layout[split])[0].is_file() for split in ("train", "valid")
+            )
+            if trained and all(path.is_file() for file in needed for path in _paths(folder, file)):
+                return name, layout
+    expected = "; ".join(
+        f"{name.upper()}: {', '.join(_paths(Path(), file)[0].name for file in layouts[0].values())}"
+        for name, layouts in _LAYOUTS.items()
+    )
+    raise UserError(f"{folder} holds the files of no known corpus, such as those of {expected}: give another --raw-dir")
+
+
+def _paths(folder: Path, file: str) -> list[Path]:
+    """Return the file, or the three that one name stands for."""
+    return [folder / file] if "." in file else [folder / f"{part}.{file}" for part in ("s1", "s2", "labels")]
+
+
+def _read(folder: Path, file: str) -> list[Row]:
+    """Return the labelled pairs of a split.
+
+    :raises UserError: if a column is missing, a side empty or a label unknown.
+    """
+    paths = _paths(folder, file)
+    if len(paths) == 3:
+        columns = [list(read_lines(path)) for path in paths]
+        if len({len(column) for column in columns}) > 1:
+            counts = ", ".join(f"{path.name} {len(c)}" for path, c in zip(paths, columns, strict=True))
+            raise UserError(f"the files of {folder} differ in their number of lines ({counts}): get the corpus again")
+        rows = list(zip(*columns, strict=True))
+        places = [f"{folder}, {file}, line {i}" for i in range(1, len(rows) + 1)]
+    else:
+        rows, places = _table(paths[0])
+    found = []
+    for (first, second, label), place in zip(rows, places, strict=True):
+        label = label.lower()
+        if label == _NO_LABEL:
+            continue
+        if label not in LABELS:
+            raise UserError(f"{place}: the label is {label!r}, but one of {', '.join(LABELS)} is expected")
+        for side, text in (("first", first), ("second", second)):
+            if is_blank(text):
+                raise UserError(f"{place}: the {side} sentence is empty: remove the pair, or get the corpus again")
+        found.append((first, second, label))
+    if len(found) < len(rows):
+        say(f"{folder / file}: left out {len(rows) - len(found)} pairs on whose label the annotators did not agree")
+    if not found:
+        raise UserError(f"{folder / file} has no pair with a label")
+    return found
+
+
+def _table(path: Path) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return sentences and label of each row of a table with a header and tabs, and where each row is."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}): convert it, for example with iconv") from error
+    lines = text.removesuffix("\n").split("\n")
+    header = lines[0].removesuffix("\r").split("\t")
+    wanted = []
+    for names in _COLUMNS:
+        at = [header.index(name) for name in names if name in header]
+        if not at:
+            raise UserError(f"{path} has no column {' or '.join(names)}, but {', '.join(header)}: get the corpus again")
+        wanted.append(at[0])
+    rows, places = [], []
+    for number, line in enumerate(lines[1:], start=2):
+        cells = line.removesuffix("\r").split("\t")
+        if len(cells) == 1 and is_blank(cells[0]):
+            continue
+        if len(cells) <= max(wanted):
+            raise UserError(
+                f"{path}, line {number}, has {len(cells)} columns, but its header has {len(header)}: get the corpus "
+                "again"
+            )
+        rows.append(tuple(" ".join(cells[at].split()) for at in wanted))
+        places.append(f"{path}, line {number}")
+    return rows, places

@@ -1,0 +1,1 @@
+"""Encoders as others publish them, as checkpoints to start from."""

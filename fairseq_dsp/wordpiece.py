@@ -1,0 +1,79 @@
+"""Text in BERT's WordPieces, and as the words of a fairseq dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+SPECIALS = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[UNK]": "<unk>"}
+"""BERT's symbols and those of fairseq that mean the same, in fairseq's order."""
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise UserError(
+            "WordPieces need the package tokenizers, which is not installed: pip install 'fairseq-dsp[nli]'"
+        ) from error
+    return tokenizers
+
+
+class WordPiece:
+    """A WordPiece model; a text that says ``[SEP]`` or the like holds no special symbol for it.
+
+    :param tokenizer: of the package ``tokenizers``.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    @staticmethod
+    def make(
+        vocabulary: Sequence[str], *, lowercase: bool, strip_accents: bool | None, split_chinese: bool
+    ) -> WordPiece:
+        """Return the model of a vocabulary; BERT's settings say the rest.
+
+        :raises UserError: if the library is not installed.
+        """
+        library = _library()
+        pieces = {piece: i for i, piece in enumerate(vocabulary)}
+        tokenizer = library.Tokenizer(library.models.WordPiece(pieces, unk_token="[UNK]"))
+        tokenizer.normalizer = library.normalizers.BertNormalizer(
+            lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=split_chinese
+        )
+        tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+        return WordPiece(tokenizer)
+
+    @staticmethod
+    def read(path: Path) -> WordPiece:
+        """Read a model that `save` wrote.
+
+        :raises UserError: if the file is missing or holds none, or the library is not installed.
+        """
+        library = _library()
+        try:
+            return WordPiece(library.Tokenizer.from_str(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise UserError(f"the WordPiece model {path} cannot be read: {error.strerror}") from error
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(
+                f"{path} holds no WordPiece model ({error}): give a folder that fairseq-dsp import-bert wrote"
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Write the model as one JSON file."""
+        path.write_text(self._tokenizer.to_str(), encoding="utf-8")
+
+    def encode(self, lines: Iterable[str]) -> list[str]:
+        """Return texts as words of the fairseq dictionary, separated by spaces."""
+        found = self._tokenizer.encode_batch(list(lines), add_special_tokens=False)
+        return [" ".join(SPECIALS.get(piece, piece) for piece in encoding.tokens) for encoding in found]
+
+
+def dictionary_words(vocabulary: Sequence[str]) -> list[str]:
+    """Return the words of the fairseq dictionary of a vocabulary, in their order after fairseq's four symbols."""
+    return [piece for piece in vocabulary if piece not in SPECIALS]

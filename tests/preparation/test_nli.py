@@ -1,0 +1,137 @@
+"""Sentence pairs from the files in which SICK, SNLI and MNLI come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import preparing
+import pytest
+
+pytest.importorskip("tokenizers", reason="the extra nli is not installed")
+from fairseq_dsp.wordpiece import WordPiece
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "play", "##s", "sleep", "dog", "no", "."]
+PAIRS = [
+    ("A man plays.", "A man sleeps.", "contradiction"),
+    ("A dog sleeps.", "A dog plays.", "neutral"),
+    ("A man sleeps.", "A man sleeps.", "entailment"),
+    ("No man plays.", "A man plays.", "contradiction"),
+]
+HEADERS = {
+    "sick": "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment",
+    "snli": "gold_label\tsentence1\tsentence2",
+    "mnli": "index\tsentence1\tsentence2\tlabel1\tgold_label",
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dictionary and tokeniser of an encoder."""
+    folder = tmp_path_factory.mktemp("encoder")
+    pieces = WordPiece.make(PIECES, lowercase=True, strip_accents=None, split_chinese=True)
+    pieces.save(folder / "wordpiece.json")
+    (folder / "dict.txt").write_text("".join(f"{piece} 1\n" for piece in PIECES[4:]))
+    return folder
+
+
+def table(path: Path, corpus: str, pairs: list[tuple[str, str, str]]) -> None:
+    cells = {
+        "sick": lambda a, b, label: ("1", a, b, "3.3", label.upper()),
+        "snli": lambda a, b, label: (label, a, b),
+        "mnli": lambda a, b, label: ("1", a, b, label, label),
+    }[corpus]
+    lines = [HEADERS[corpus], *("\t".join(cells(*pair)) for pair in pairs)]
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def sick(folder: Path) -> None:
+    table(folder / "SICK_train.txt", "sick", PAIRS)
+    table(folder / "SICK_trial.txt", "sick", PAIRS[:1])
+    table(folder / "SICK_test_annotated.txt", "sick", [PAIRS[1], *PAIRS[1:2]])
+
+
+def snli(folder: Path) -> None:
+    table(folder / "snli_1.0_train.txt", "snli", [*PAIRS, ("A dog.", "A man.", "-")])
+    table(folder / "snli_1.0_dev.txt", "snli", PAIRS[:1])
+    table(folder / "snli_1.0_test.txt", "snli", PAIRS[1:2])
+
+
+def snli_without_training(folder: Path) -> None:
+    for split, pairs in (("dev", PAIRS), ("test", PAIRS[1:2])):
+        for name, column in zip(("s1", "s2", "labels"), zip(*pairs, strict=True), strict=True):
+            (folder / f"{name}.{split}").write_text("".join(f"{line}\n" for line in column))
+
+
+def mnli(folder: Path) -> None:
+    table(folder / "train.tsv", "mnli", PAIRS)
+    table(folder / "dev_matched.tsv", "mnli", PAIRS[1:2])
+    table(folder / "dev_mismatched.tsv", "mnli", [("A dog.", "No dog.", "contradiction")])
+
+
+@pytest.mark.parametrize(
+    ("write", "sizes", "names"),
+    [
+        (sick, {"train": 3, "valid": 1, "test": 2}, ["sick"]),
+        (snli, {"train": 3, "valid": 1, "test": 1}, ["snli"]),
+        (snli_without_training, {"train": 2, "valid": 1, "test": 1}, ["snli"]),
+        (mnli, {"train": 2, "valid": 1, "test": 1, "test1": 1}, ["mnli-matched", "mnli-mismatched"]),
+    ],
+)
+def test_each_layout(tmp_path: Path, encoder: Path, write: Callable[[Path], None], sizes: dict, names: list) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    write(raw)
+    command = ("nli", out, "--raw-dir", raw, "--encoder", encoder, "--valid-size", 1)
+    done = preparing.prepare(*command)
+    assert "left out 1 training pairs that recur in a test set" in done.stdout
+    summary = json.loads((out / "prepare.json").read_text())
+    assert summary["pairs"] == sizes
+    assert list(summary["test_sets"].values()) == names
+    assert summary["left_out"] == 1
+    assert (out / "data-bin/label/dict.txt").read_text().split()[::2][:3] == ["entailment", "neutral", "contradiction"]
+    for split, size in sizes.items():
+        for name in ("input0", "input1", "label"):
+            assert (out / f"data-bin/{name}/{split}.bin").stat().st_size > 0
+            assert len(preparing.lines(out / f"pieces/{split}.{name}")) == size
+    assert preparing.lines(out / "pieces/test.input0")[0] == "a dog sleep ##s ."
+    assert "nothing to do" in preparing.prepare(*command).stdout
+
+
+def test_a_pair_that_is_too_long_is_cut_and_told(tmp_path: Path, encoder: Path) -> None:
+    sick(tmp_path)
+    command = ("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder", encoder, "--max-positions", 11)
+    assert "test: 2 of 2 pairs have more than 11 tokens" in preparing.prepare(*command).stdout
+    assert preparing.lines(tmp_path / "out/pieces/test.input0")[0] == "a dog sleep ##s"
+    assert preparing.lines(tmp_path / "out/pieces/test.input1")[0] == "a dog play ##s"
+
+
+@pytest.mark.parametrize(
+    ("pair", "sentence"),
+    [
+        (("A man.", "A dog.", "maybe"), "SICK_trial.txt, line 2: the label is 'maybe', but one of entailment"),
+        (("A man.", " ", "neutral"), "SICK_trial.txt, line 2: the second sentence is empty"),
+        (("A man.\tA dog.\t1\tNEUTRAL\nx\ty", "A", "neutral"), "line 3, has"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, encoder: Path, pair: tuple[str, str, str], sentence: str) -> None:
+    sick(tmp_path)
+    table(tmp_path / "SICK_trial.txt", "sick", [pair])
+    if "line 3" in sentence:
+        (tmp_path / "SICK_trial.txt").write_text(f"{HEADERS['sick']}\n1\ta\tb\t3\tNEUTRAL\n1\ta\tb\n")
+    done = preparing.prepare("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder", encoder, check=False)
+    assert sentence in preparing.the_sentence(done)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_corpus_or_encoder_is_refused(tmp_path: Path, encoder: Path) -> None:
+    command = ("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder")
+    assert "files of no known corpus" in preparing.the_sentence(preparing.prepare(*command, encoder, check=False))
+    assert "dict.txt is missing" in preparing.the_sentence(preparing.prepare(*command, tmp_path, check=False))
+    sick(tmp_path)
+    header = HEADERS["sick"].replace("sentence_B", "other")
+    (tmp_path / "SICK_train.txt").write_text(f"{header}\n1\ta\tb\t3\tNEUTRAL\n")
+    done = preparing.prepare(*command, encoder, check=False)
+    assert "has no column sentence_B or sentence2" in preparing.the_sentence(done)
+    assert not (tmp_path / "out").exists()
