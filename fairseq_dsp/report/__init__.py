@@ -11,7 +11,7 @@ with †. --against NAME compares every method with the method NAME in the same 
 
 examples:
   fairseq-dsp report results/quickstart
-  fairseq-dsp report results/multi30k --against joint --out docs/results/multi30k
+  fairseq-dsp report results/multi30k --against joint --out multi30k-report
 """
 
 from __future__ import annotations
