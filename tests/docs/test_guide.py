@@ -100,10 +100,10 @@ def run(step: str, place: Path) -> None:
         step = f"fairseq-dsp {THIN[thin[1]]} {step[thin.end() :]}"
     tool = re.match(r"fairseq-(\w+) ", step)
     if tool:
-        support.run_fairseq(tool[1], *shlex.split(step, comments=True)[1:], cwd=place)
+        support.run_fairseq(tool[1], *shlex.split(step, comments=True)[1:], cwd=place, timeout=900)
     else:
         variables = {"PYTHON": sys.executable, "PYTHONPATH": str(place)}
-        support.run_command(["bash", "-c", step], cwd=place, **variables)
+        support.run_command(["bash", "-c", step], cwd=place, timeout=900, **variables)
 
 
 def test_the_commands_of_the_guide_work(place: Path) -> None:
