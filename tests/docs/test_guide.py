@@ -6,14 +6,20 @@ What stands in a block of ``sh`` or ``python`` is run; ``yaml`` with a title is 
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import support
 import yaml
+from fairseq import options
+
+from fairseq_dsp.cli import COMMANDS
 
 PAGES = (
     "start/install start/quickstart start/prune guide/data guide/training guide/pruning guide/choosing-k "
@@ -94,10 +100,10 @@ def run(step: str, place: Path) -> None:
         step = f"fairseq-dsp {THIN[thin[1]]} {step[thin.end() :]}"
     tool = re.match(r"fairseq-(\w+) ", step)
     if tool:
-        support.run_fairseq(tool[1], *shlex.split(step, comments=True)[1:], cwd=place)
+        support.run_fairseq(tool[1], *shlex.split(step, comments=True)[1:], cwd=place, timeout=900)
     else:
         variables = {"PYTHON": sys.executable, "PYTHONPATH": str(place)}
-        support.run_command(["bash", "-c", step], cwd=place, **variables)
+        support.run_command(["bash", "-c", step], cwd=place, timeout=900, **variables)
 
 
 def test_the_commands_of_the_guide_work(place: Path) -> None:
@@ -121,3 +127,51 @@ def test_the_guide_has_commands() -> None:
     assert len(found) > 15
     for begin in SMALLER:
         assert any(command.startswith(begin) for command in found), begin
+
+
+def shown() -> Iterator[tuple[str, list[str]]]:
+    """Page and words of each command that the documents show, those that are not run included."""
+    pages = [*(support.REPOSITORY / "docs").rglob("*.md"), support.REPOSITORY / "README.md"]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for _, language, block in re.findall(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
+            lines = block if language in ("sh", "console", "") else ""
+            for line in lines.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                while words and "=" in words[0]:  # variables of the environment
+                    words.pop(0)
+                if words:
+                    yield page.name, words
+
+
+def check(words: list[str]) -> bool:
+    """Have a command's own parser read its words; return whether it has one."""
+    thin = re.fullmatch(r"scripts/(\w+)\.sh", words[0])
+    if thin and thin[1] in THIN:
+        words = ["fairseq-dsp", THIN[thin[1]], *words[1:]]
+    if words[0] == "fairseq-train" or (thin and thin[1] == "train"):
+        given = words[2:] if words[0] == "fairseq-train" else ["--arch", "transformer_dsp", *words[3:]]
+        given = ["6" if word == "K" else word for word in given]
+        if "--user-dir" in given:
+            place = given.index("--user-dir")
+            del given[place : place + 2]
+        options.parse_args_and_arch(options.get_training_parser(), ["DATA", *given])
+    elif words[0] == "fairseq-dsp" and words[1] in COMMANDS:
+        command = importlib.import_module(COMMANDS[words[1]][0], "fairseq_dsp")
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        args, more = parser.parse_known_args(words[2:])
+        assert not more or hasattr(args, "more"), more
+    else:
+        return False
+    return True
+
+
+def test_commands_that_are_only_shown_are_understood() -> None:
+    read = 0
+    for page, words in shown():
+        try:
+            read += check(words)
+        except (SystemExit, AssertionError) as error:
+            raise AssertionError(f"{page}: {shlex.join(words)}: {error}") from error
+    assert read > 50
