@@ -1,10 +1,11 @@
-"""BLEU and chrF of translation models, by fairseq's own generation and sacrebleu.
+"""BLEU and chrF of translation models, by fairseq's own generation and sacrebleu; accuracy of models that classify.
 
-Each CKPT is translated with and scored in turn; several checkpoints joined by ':' are an ensemble, as in fairseq.
+Each CKPT is scored in turn; several checkpoints joined by ':' are an ensemble, as in fairseq.
 
   tokenised BLEU    of the recipe's tokens (Moses tokens for a recipe without tokenisation): comparable with papers
                     that report tokenised BLEU, not with anything else
   BLEU, chrF        of detokenised text, with sacrebleu's signature
+  accuracy          of labels, with its 95% bootstrap interval over the sentences
 
 examples:
   fairseq-dsp evaluate runs/joint/checkpoint_best.pt --data data/multi30k
@@ -33,9 +34,11 @@ from ..model import with_heads
 from ..model.dictionaries import fitting
 from ..model.units import is_weight
 from . import preprocessed
+from .classify import classify
 from .inputs import Sizes, checkpoint_paths, flags_for, positions, without_colons, without_references
 from .prepared import PreparedData
-from .scoring import detokenised, score
+from .scoring import TITLES, detokenised, metric_names, metrics, score
+from .significance import bootstrap
 
 PACKAGE = Path(__file__).resolve().parents[1]
 POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}  # how fairseq undoes a BPE
@@ -73,13 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     preprocessed.add_arguments(parser)
     parser.add_argument("--json", metavar="OUT", type=Path, help="also write the scores to this file")
     parser.add_argument(
-        "--translations", metavar="OUT", type=Path,
-        help="also write the detokenised translations to this file, a line a sentence; for one CKPT",
+        "--translations", "--predictions", metavar="OUT", type=Path, dest="output",
+        help="also write the detokenised translations, or the labels, to this file, a line a sentence; for one CKPT",
     )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
-    """Translate, score and print.
+    """Translate or classify, score and print.
 
     :raises UserError: if the data, a checkpoint or the number of heads cannot be used.
     """
@@ -95,48 +98,77 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--lenpen is {args.lenpen}, but a finite number is expected, such as 1")
     if not (math.isfinite(args.max_len_a) and args.max_len_a >= 0):
         raise UserError(f"--max-len-a is {args.max_len_a}, but it must be a finite number, 0 or more")
-    if args.translations and len(args.checkpoints) > 1:
-        raise UserError(f"--translations takes the output of one CKPT, but {len(args.checkpoints)} are given")
+    if args.output and len(args.checkpoints) > 1:
+        name = "--predictions" if data.classifies else "--translations"
+        raise UserError(f"{name} takes the output of one CKPT, but {len(args.checkpoints)} are given")
     if args.max_tokens < 1:
         raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
     members = [checkpoint_paths(checkpoint) for checkpoint in args.checkpoints]
-    insides = [_describe_all(paths, args.heads_to_keep, args.kept_heads) for paths in members]
+    insides = [_describe_all(paths, args.heads_to_keep, args.kept_heads, data) for paths in members]
     results = []
     for checkpoint, inside in zip(args.checkpoints, insides, strict=True):
-        tokens, speed = translate(
-            checkpoint, data, args.split, heads_to_keep=args.heads_to_keep, kept_heads=args.kept_heads,
-            beam=args.beam, lenpen=args.lenpen, max_len_a=args.max_len_a, max_len_b=args.max_len_b,
-            max_tokens=args.max_tokens, cpu=args.cpu,
-        )  # fmt: skip
+        output, speed, settings = _output(checkpoint, data, args)
         results.append(
             {"checkpoint": checkpoint, "corpus": data.summary.get("corpus"), "split": args.split}
-            | {"heads_to_keep": args.heads_to_keep, "beam": args.beam, "lenpen": args.lenpen}
-            | {"max_len_a": args.max_len_a, "max_len_b": args.max_len_b}
-            | score(data, args.split, tokens)
-            | {"ceiling": data.ceiling(args.split)}
+            | {"heads_to_keep": args.heads_to_keep}
+            | settings
+            | score(data, args.split, output)
+            | (interval(data, args.split, output) if data.classifies else {"ceiling": data.ceiling(args.split)})
             | speed
             | inside
         )
         print(_text(results[-1]), flush=True)
-        if args.translations:
-            write_text(args.translations, "".join(line + "\n" for line in detokenised(data, tokens)))
+        if args.output:
+            lines = output if data.classifies else detokenised(data, output)
+            write_text(args.output, "".join(line + "\n" for line in lines))
     if args.json:
         write_json(args.json, results)
 
 
-def _describe_all(checkpoints: Sequence[str], heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
+def _output(
+    checkpoint: str, data: PreparedData, args: argparse.Namespace
+) -> tuple[list[str], dict[str, float], dict[str, Any]]:
+    """Return translations or labels, what their making took, and the settings that they depend on."""
+    if data.classifies:
+        overrides = _overrides(args.heads_to_keep, args.kept_heads)
+        text = classify(
+            checkpoint, data, args.split, overrides=overrides, max_tokens=args.max_tokens, cpu=args.cpu
+        )  # fmt: skip
+        return *text, {}
+    search = {name: getattr(args, name) for name in ("beam", "lenpen", "max_len_a", "max_len_b")}
+    heads = {"heads_to_keep": args.heads_to_keep, "kept_heads": args.kept_heads}
+    text = translate(checkpoint, data, args.split, **heads, **search, max_tokens=args.max_tokens, cpu=args.cpu)
+    return *text, search
+
+
+def interval(data: PreparedData, split: str, output: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return the 95% bootstrap ``interval`` of a model's first metric, over the sentences."""
+    found = bootstrap(metrics(data)[metric_names(data)[0]], data.references(split), {"": output}).mean({0: [""]})
+    return {"interval": (round(found.low, 4), round(found.high, 4))}
+
+
+def _overrides(heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
+    """Return the options with which a checkpoint keeps other heads."""
+    if kept_heads is not None:
+        return with_heads(str(kept_heads))
+    return {} if heads_to_keep is None else {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)}
+
+
+def _describe_all(
+    checkpoints: Sequence[str], heads_to_keep: int | None, kept_heads: str | None, data: PreparedData
+) -> dict[str, Any]:
     """Return what `_describe` does for an ensemble: all its parameters, and the heads where its members agree."""
-    first, *others = (_describe(checkpoint, heads_to_keep, kept_heads) for checkpoint in checkpoints)
+    first, *others = (_describe(checkpoint, heads_to_keep, kept_heads, data) for checkpoint in checkpoints)
     agreed = {name: first[name] if all(o[name] == first[name] for o in others) else None for name in ("heads", "kept")}
     return {"parameters": sum(model["parameters"] for model in (first, *others)), **agreed}
 
 
-def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
+def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None, data: PreparedData) -> dict[str, Any]:
     """Return a model's number of ``parameters``, of ``heads`` before pruning, and the set of those ``kept``.
 
-    The last two are None for fairseq's own Transformer.
+    The last two are None for fairseq's own Transformer or RoBERTa.
 
-    :raises UserError: if such heads cannot be kept, or the model is not one of plain translation.
+    :raises UserError: if such heads cannot be kept, or the model is not one of plain translation, or classification.
     """
     from ..removal.checkpoint import TrainedModel
     from ..removal.data_bin import check_task
@@ -152,8 +184,12 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
         from fairseq import checkpoint_utils
 
         state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)
-    check_task(state, checkpoint)
-    return {"parameters": sum(v.numel() for k, v in state["model"].items() if is_weight(k)), **heads}
+    weights = {name: weight for name, weight in state["model"].items() if is_weight(name)}
+    if data.classifies:  # the head of the language model reads nothing
+        weights = {name: weight for name, weight in weights.items() if ".lm_head." not in name}
+    else:
+        check_task(state, checkpoint)
+    return {"parameters": sum(weight.numel() for weight in weights.values()), **heads}
 
 
 def translate(
@@ -184,11 +220,7 @@ def translate(
     from fairseq_cli import generate
 
     source, target = data.languages
-    overrides: dict[str, Any] = {}
-    if heads_to_keep is not None:
-        overrides = {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)}
-    if kept_heads is not None:
-        overrides = with_heads(str(kept_heads))
+    overrides = _overrides(heads_to_keep, kept_heads)
     paths = checkpoint_paths(checkpoint)
     limits, sizes = positions(paths), Sizes.of(data, split)
     size_flags, cut = flags_for(sizes, limits, max_tokens)
@@ -281,10 +313,15 @@ def _counting_stopped() -> Iterator[list[int]]:
 def _text(result: dict[str, Any]) -> str:
     """The scores of one checkpoint for people."""
     heads = "" if result["heads_to_keep"] is None else f", {result['heads_to_keep']} heads"
-    lines = [
-        f"{result['checkpoint']}: {result['split']}, {result['sentences']:.0f} sentences, beam {result['beam']}{heads}"
-    ]
-    for key, name in (("tokenised_bleu", "tokenised BLEU"), ("bleu", "BLEU"), ("chrf", "chrF")):
+    beam = f", beam {result['beam']}" if "beam" in result else ""
+    lines = [f"{result['checkpoint']}: {result['split']}, {result['sentences']:.0f} sentences{beam}{heads}"]
+    if "accuracy" in result:
+        low, high = result["interval"]
+        lines.append(f"  {'accuracy':<15} {result['accuracy']['score']:6.2f}   95% interval {low:.2f} to {high:.2f}")
+    for key in ("tokenised_bleu", "bleu", "chrf"):
+        if key not in result:
+            continue
+        name = TITLES[key]
         best = (result.get("ceiling") or {}).get(key, 100)
         at_most = f" (a perfect translation: {best:.2f})" if best < 100 else ""
         lines.append(f"  {name:<15} {result[key]['score']:6.2f}{at_most}   {result[key]['signature']}")

@@ -4,10 +4,11 @@ Written to RESULTS/report: report.html (one file, opens from the disk), report.m
 table.tex for a paper (booktabs). A sweep that is still at work can be reported too: the page says what is missing.
 
 The table has, for each method and number of heads K, the validation loss, by which to choose (not in table.tex); the
-mean BLEU over the seeds, its standard deviation and its 95% confidence interval, over seeds and test sentences; and the
-difference from the unpruned model of the same seed with its interval and its two-sided p-value, alone and corrected for
-the number of comparisons in the table (Holm). From one seed an interval can cover the test sentences only: it is marked
-with †. --against NAME compares every method with the method NAME in the same way, at the same number of heads.
+mean BLEU, or accuracy, over the seeds, its standard deviation and its 95% confidence interval, over seeds and test
+sentences; and the difference from the unpruned model of the same seed with its interval and its two-sided p-value,
+alone and corrected for the number of comparisons in the table (Holm). From one seed an interval can cover the test
+sentences only: it is marked with †. --against NAME compares every method with the method NAME in the same way, at the
+same number of heads.
 
 examples:
   fairseq-dsp report results/quickstart

@@ -36,8 +36,8 @@ def look(i: int) -> tuple[str, str]:
     return COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
 
 
-def bleu_curve(results: Results, half: float) -> Figure:
-    """BLEU against the number of heads: each method's mean, and the range over its seeds.
+def score_curve(results: Results, half: float) -> Figure:
+    """The score against the number of heads: each method's mean, and the range over its seeds.
 
     :param half: half the 95% confidence interval of the unpruned model's mean.
     """
@@ -46,7 +46,7 @@ def bleu_curve(results: Results, half: float) -> Figure:
     rows = results.rows()
     for row in rows:
         if row.label == BASE:
-            mean = row.mean("bleu")
+            mean = row.mean(results.metric)
             axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
             axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads), 95% CI")
             axes.plot([row.heads], [mean], color=GREY, marker="*")
@@ -54,16 +54,16 @@ def bleu_curve(results: Results, half: float) -> Figure:
         points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)
         heads = [row.heads for row in points]
         colour, marker = look(i)
-        axes.plot(heads, [row.mean("bleu") for row in points], color=colour, marker=marker, label=label)
+        axes.plot(heads, [row.mean(results.metric) for row in points], color=colour, marker=marker, label=label)
         if any(len(row.runs) > 1 for row in points):
-            low, high = ([pick(row.values("bleu")) for row in points] for pick in (min, max))
+            low, high = ([pick(row.values(results.metric)) for row in points] for pick in (min, max))
             axes.fill_between(heads, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xticks(_apart({row.heads for row in rows}))
-    scores = [score for row in rows for score in row.values("bleu")]
+    scores = [score for row in rows for score in row.values(results.metric)]
     if max(scores) - min(scores) < 0.1:  # nothing to see, so no axis that makes something of it
         axes.set_ylim(min(scores) - 1, max(scores) + 1)
     axes.set_xlabel("heads kept")
-    axes.set_ylabel("BLEU")
+    axes.set_ylabel(results.title)
     tidy(axes)
     legend(figure)
     return figure
@@ -72,13 +72,15 @@ def bleu_curve(results: Results, half: float) -> Figure:
 def head_maps(results: Results, label: str) -> Figure:
     """Which heads a method keeps: a column a K, a row a type, a cell a head, shaded by its share of the seeds."""
     rows = [row for row in results.rows() if row.label == label and row.runs[0]["scores"]["kept"]]
-    heads = {kind: _width(rows, kind) for kind in HEADS.types}
-    layers = [len(rows[0].runs[0]["scores"]["kept"][kind]) for kind in HEADS.types]
+    there = rows[0].runs[0]["scores"]["kept"]
+    titles = {kind: title for kind, title in HEADS.titles.items() if there[kind]}
+    heads = {kind: _width(rows, kind) for kind in titles}
+    layers = [len(there[kind]) for kind in titles]
     cell = min(0.26, 6 / (len(rows) * max(heads.values())))
     heights = [max(0.8, cell * number) for number in layers]  # the name of a type takes 0.8 inch
     figure = Figure(figsize=(7.5, 1.4 + sum(heights)), layout="constrained")
-    grid = figure.subplots(len(HEADS.types), len(rows), squeeze=False, height_ratios=heights)
-    for i, (kind, title) in enumerate(HEADS.titles.items()):
+    grid = figure.subplots(len(titles), len(rows), squeeze=False, height_ratios=heights)
+    for i, (kind, title) in enumerate(titles.items()):
         for j, row in enumerate(rows):
             axes = grid[i][j]
             kept = [run["scores"]["kept"][kind] for run in row.runs]
@@ -128,7 +130,7 @@ def learning(curves: dict[str, dict[str, Curve]]) -> Figure:
 
 
 def cost(results: Results) -> Figure:
-    """BLEU against parameters and against the speed of translation."""
+    """The score against parameters and against speed."""
     figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     grid = figure.subplots(1, 2, sharey=True)
     rows = results.rows()
@@ -139,10 +141,12 @@ def cost(results: Results) -> Figure:
             x = [unit * statistics.fmean(run["scores"][key] for run in row.runs) for row in points]
             colour, marker = (GREY, "*") if label == BASE else look(i - 1)
             name = BASE_TITLE if label == BASE else label
-            axes.plot(x, [row.mean("bleu") for row in points], color=colour, marker=marker, linestyle=":", label=name)
+            axes.plot(
+                x, [row.mean(results.metric) for row in points], color=colour, marker=marker, linestyle=":", label=name
+            )
         axes.set_xlabel(title)
         tidy(axes)
-    grid[0].set_ylabel("BLEU")
+    grid[0].set_ylabel(results.title)
     legend(figure)
     return figure
 

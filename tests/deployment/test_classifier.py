@@ -133,7 +133,18 @@ def test_stock_fairseq_computes_the_same(
     done = support.run_command(
         [
             *(sys.executable, "-P", "-m", "fairseq_cli.validate", data, "--path", tmp_path / "stock.pt", "--cpu"),
-            *("--task", "sentence_prediction", "--num-classes", 3, "--init-token", 0, "--separator-token", 2),
+            *(
+                "--task",
+                "sentence_prediction",
+                "--criterion",
+                "sentence_prediction",
+                "--num-classes",
+                3,
+                "--init-token",
+                0,
+                "--separator-token",
+                2,
+            ),
             *("--valid-subset", "test", "--batch-size", 20, "--max-positions", 40),
         ],
         check=False,
@@ -208,7 +219,7 @@ def test_scores_are_of_the_loss_of_the_label(
             weight[:, :8] *= 1 + step
             losses.append(float(_loss(model.double(), batch)))
             weight[:, :8] = before
-    assert float(gradients[0, 0]) == pytest.approx((losses[0] - losses[1]) / 2e-3, rel=1e-2, abs=1e-5)
+    assert float(gradients[0, 0]) == pytest.approx((losses[0] - losses[1]) / 2e-3, rel=5e-2, abs=1e-4)
     status, said = run("score-heads", unpruned, "--data", data, "--split", "other", capsys=capsys)
     assert status == 1
     assert "has no split other" in said
