@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ def classify(
     from fairseq import checkpoint_utils, utils
     from fairseq.data import data_utils
 
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     options = {"data": str(data.data_bin), "shorten_method": "truncate", **overrides}
     paths = checkpoint_paths(checkpoint)
     with fitting(checkpoint, data.data_bin):

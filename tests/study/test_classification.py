@@ -126,3 +126,4 @@ def test_a_study_takes_its_sizes_from_a_pretrained_model(
     said = dsp("sweep", study, "--results", tmp_path / "results", "--dry-run").stdout
     assert said.count(f"--finetune-from-model {pretrained}") == 2
     assert "--encoder-layers 1" in said
+    assert "--mha-reg-scale-factor" not in said  # its default is the parser's
