@@ -1,6 +1,6 @@
 """Decoding speed at IWSLT'14 sizes: masked, compact and CTranslate2 models against stock fairseq and the ceiling.
 
-    python benchmarks/decoding.py --threads 2 --runs 10 --output docs/results/speed    # about 10 minutes
+    python benchmarks/decoding.py --threads 2 --runs 10 --output results/speed    # about 10 minutes
     python benchmarks/decoding.py --kept 72 8 --batch-sizes 1 --runs 3                 # a quick look
 
 The weights are random: the time depends on the sizes and on which heads are left, not on what they learned. All models

@@ -1,7 +1,7 @@
 """BLEU against decoding speed: the pruned models of a study beside its smaller ones, and all of them in int8.
 
     python benchmarks/frontier.py results/multi30k-small --data data/multi30k-2k \\
-        --methods joint layers-2-2 layers-3-1 --threads 2 --runs 20 --output docs/results/frontier
+        --methods joint layers-2-2 layers-3-1 --threads 2 --runs 20 --output results/frontier
 
 BLEU is that of the study's report, the mean over the seeds. Speed is of the first seed's models, compact and prepared
 as fairseq-generate prepares them; for CTranslate2 the models of every seed are converted to int8, translate the test

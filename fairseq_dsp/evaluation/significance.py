@@ -216,28 +216,50 @@ def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def bootstrap(metric: Any, references: Sequence[str], translations: Mapping[str, Sequence[str]]) -> Bootstrap:
-    """Resample the test sentences, as sacrebleu's paired bootstrap does: with the same seed and resamples.
+    """Resample the test sentences; see `resample`.
 
     :param metric: sacrebleu's BLEU, or another metric in its manner.
     :param references: a line a sentence.
     :param translations: for each run by name its translations, or labels, a line a sentence.
     """
+    return resample(metric, sentence_counts(metric, references, translations))
+
+
+def sentence_counts(
+    metric: Any, references: Sequence[str], translations: Mapping[str, Sequence[str]]
+) -> dict[str, Array]:
+    """Return for each run what its score is computed from: for BLEU the n-grams and lengths of each sentence.
+
+    The parameters are those of `bootstrap`. *Shape:* (m, counts)
+    """
     import numpy as np
 
     metric._ref_cache = metric._cache_references([references])  # once for all runs
+    return {name: np.array(metric._extract_corpus_statistics(text, None)) for name, text in translations.items()}
+
+
+def resample(metric: Any, counts: Mapping[str, Array]) -> Bootstrap:
+    """Resample the test sentences, as sacrebleu's paired bootstrap does: with the same seed and resamples.
+
+    :param counts: of each run; see `sentence_counts`.
+    """
+    import numpy as np
+
+    metric.num_refs = 1  # for the signature
     seed = os.environ.get("SACREBLEU_SEED", "12345").lower()
     draws = np.random.default_rng(None if seed == "none" else int(seed))
-    # how often each sentence is in each resample. Shape: (samples, sentences)
-    times = np.zeros((SAMPLES, len(references)), dtype=np.float32)
+    sentences = max(map(len, counts.values()), default=0)
+    # how often each sentence is in each resample. Shape: (samples, m)
+    times = np.zeros((SAMPLES, sentences), dtype=np.float32)
     for row in times:
-        row += np.bincount(draws.integers(len(references), size=len(references)), minlength=len(references))
+        row += np.bincount(draws.integers(sentences, size=sentences), minlength=sentences)
     scores: dict[str, float] = {}
     resampled = {}
-    for name, text in translations.items():
-        counts = np.array(metric._extract_corpus_statistics(text, None), dtype=np.float32)
-        scores[name] = float(metric._compute_score_from_stats(counts.sum(0, dtype=np.float64)).score)
-        resampled[name] = np.array([metric._compute_score_from_stats(row).score for row in times @ counts])
+    for name, of_run in counts.items():
+        values = of_run.astype(np.float32)
+        scores[name] = float(metric._compute_score_from_stats(values.sum(0, dtype=np.float64)).score)
+        resampled[name] = np.array([metric._compute_score_from_stats(row).score for row in times @ values])
     signature = metric.get_signature()
     signature.update("seed", seed)
     signature.update("bs", SAMPLES)
-    return Bootstrap(scores, resampled, len(references), str(signature))
+    return Bootstrap(scores, resampled, sentences, str(signature))

@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
+from .cached_keys import SAVED, additive_mask, append_step
 from .gates import scale_columns
 from .units import UnitModule
 
 IncrementalState = dict[str, dict[str, Any]]
-
-SAVED = "prev_key"
-"""What this module saves for decoding, under the name by which the stock layer sees that there is something."""
 
 
 class PrunableAttention(MultiheadAttention):
@@ -230,7 +228,7 @@ class PrunableAttention(MultiheadAttention):
             if state is not None:
                 kv = kv.contiguous()  # it will be read at every step
                 padding = padding if padding is not None and padding.any() else None
-            mask = None if padding is None else _additive(padding, kv)
+            mask = None if padding is None else additive_mask(padding, kv)
             saved = {SAVED: kv, "mask": mask, "beams": rows // kv.shape[1]}
             if state is not None:
                 state[self._key()] = saved
@@ -247,10 +245,10 @@ class PrunableAttention(MultiheadAttention):
         if state is not None:
             saved = self._get_input_buffer(state)
             if saved:
-                kv, padding = _append(saved, kv, padding)
+                kv, padding = append_step(saved, kv, padding)
             state[self._key()] = {SAVED: kv, "padding": padding, "order": None}
         k, v = kv.view(*kv.shape[:2], 2, heads, self.head_dim).permute(2, 1, 3, 0, 4)
-        return k, v, None if padding is None else _additive(padding, k)
+        return k, v, None if padding is None else additive_mask(padding, k)
 
     def reorder_incremental_state(self, incremental_state: IncrementalState | None, new_order: Tensor) -> Any:
         """Make the state saved for decoding the one of the rows *new_order*. *Shape:* (B)"""
@@ -344,35 +342,3 @@ def group_rows(new_order: Tensor, beams: int, sentences: int) -> tuple[Tensor | 
     if len(different) > 1:
         return wanted, 1
     return None if needed.tolist() == list(range(sentences)) else needed, different.pop()
-
-
-def _additive(padding: Tensor, like: Tensor) -> Tensor:
-    """Return padding as a mask to add to attention scores. *Shape:* (B, S) → (B, 1, 1, S)"""
-    mask = torch.zeros(padding.shape, dtype=like.dtype, device=like.device)
-    return mask.masked_fill_(padding.bool(), float("-inf"))[:, None, None]
-
-
-def _append(saved: dict[str, Any], kv: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Append a step to the saved ones, which are put into the order of the beams in the same copy.
-
-    :param kv: *Shape:* (T, B, …).
-    :param padding: *Shape:* (B, T).
-    :return: both for all steps.
-    """
-    old, order, old_padding = saved[SAVED], saved["order"], saved["padding"]
-    (past, rows), now = (len(old), kv.shape[1]), len(kv)
-    joined = kv.new_empty(past + now, *kv.shape[1:])
-    if order is None:
-        joined[:past] = old
-    else:
-        torch.index_select(old, 1, order, out=joined[:past])
-    joined[past:] = kv
-    if old_padding is None and padding is None:
-        return joined, None
-    if old_padding is None:
-        old_padding = torch.zeros(rows, past, dtype=torch.bool, device=kv.device)
-    elif order is not None:
-        old_padding = old_padding.index_select(0, order)
-    if padding is None:
-        padding = torch.zeros(rows, now, dtype=torch.bool, device=kv.device)
-    return joined, torch.cat([old_padding, padding.bool()], 1)

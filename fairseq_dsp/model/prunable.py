@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -108,6 +109,11 @@ class PrunableModel(BaseFairseqModel):
                 model._remove_heads(HeadSet.read(str(options.kept_heads)))
             else:
                 model.pruner = model.first.pruner = HeadPruner(model, options)
+                if model.pruner.plan.prunes and _is_sharded(args):
+                    raise ValueError(
+                        "--ddp-backend fully_sharded gives each process a part of the parameters, but the gates need "
+                        "whole ones: leave it out, or train with --ddp-backend pytorch_ddp"
+                    )
                 in_force = {"version": __version__, **model.pruner.plan.resolved()}
                 _set(config, args, **{IN_FORCE: json.dumps(in_force)})
         except ValueError as error:
@@ -180,6 +186,12 @@ class PrunableModel(BaseFairseqModel):
                 f"{module.name} has {width / module.width:g} heads in the checkpoint, but {module.units} in this "
                 f"model: if the checkpoint is the one you mean, {advice}"
             )
+
+
+def _is_sharded(args: Namespace) -> bool:
+    """Whether the model is built for fairscale's FSDP; a hydra config of a model does not say so."""
+    wrapping = getattr(sys.modules.get("fairscale.nn.wrap.auto_wrap"), "ConfigAutoWrap", None)
+    return getattr(args, "ddp_backend", None) == "fully_sharded" or getattr(wrapping, "in_autowrap_context", False)
 
 
 def _set(config: Any, args: Namespace, **values: Any) -> None:

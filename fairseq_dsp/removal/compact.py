@@ -83,12 +83,12 @@ def sizes(options: Namespace, architecture: str) -> dict[str, Any]:
     """
     model_class, parser = ARCH_MODEL_REGISTRY[architecture], argparse.ArgumentParser(add_help=False)
     model_class.add_args(parser)
-    flags = {action.dest for action in parser._actions}  # decoder_input_dim, for one, has none
-    usual, stock = Namespace(), {**vars(TransformerConfig()), **vars(EncoderConfig())}
-    stock = {action.dest: action.default for action in parser._actions if action.dest not in stock} | stock
+    # decoder_input_dim, for one, has no flag
+    defaults = {action.dest: action.default for action in parser._actions if action.default != argparse.SUPPRESS}
+    usual, stock = Namespace(), {**defaults, **vars(TransformerConfig()), **vars(EncoderConfig())}
     ARCH_CONFIG_REGISTRY[architecture](usual)
     found = {}
-    for name in sorted(flags - set(PruningConfig.__dataclass_fields__)):
+    for name in sorted(defaults.keys() - set(PruningConfig.__dataclass_fields__)):
         value = getattr(options, name, None)
         # 0 is a value: it switches off a dropout that the architecture has
         if value is not None and value is not False and value != getattr(usual, name, stock.get(name)):

@@ -25,7 +25,7 @@ GREY = "#555555"
 def svg(figure: Figure) -> str:
     """A figure as an SVG element, the same bytes for the same figure."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "fairseq-dsp"}):
+    with mpl.rc_context({"svg.hashsalt": "fairseq-dsp", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -11,8 +11,7 @@ from ..evaluation.significance import Comparison
 from ..files import write_text
 from ..markdown import markdown_table
 from ..study.results import BASE, BASE_TITLE, Results, stopped
-from ..study.runs import LOG, RUNS
-from ..study.training_log import Curve, learning_curves
+from ..study.training_log import Curve
 from . import figures, tables
 
 if TYPE_CHECKING:
@@ -112,9 +111,10 @@ def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
         if any(run["label"] == label and run["scores"]["kept"] for run in results.runs):
             pictures[f"heads-{label}"] = f"Heads kept: {label}", figures.head_maps(results, label)
     seed = results.runs[0]["seed"]
-    unpruned = learning_curves(results.folder / RUNS / f"{BASE}-s{seed}" / LOG)
+    learning = results.curves()
+    unpruned = learning.get(f"{BASE}-s{seed}")
     base = {BASE_TITLE: unpruned} if unpruned else {}
-    drawn = {label: of_method for label in labels if (of_method := _curves_of(results, label, seed))}
+    drawn = {label: of_method for label in labels if (of_method := _curves_of(learning, label, seed))}
     for label, curves in (drawn or {BASE_TITLE: {}}).items():
         if base or curves:
             title = f"Learning curves: {label}, seed {seed}"
@@ -123,16 +123,15 @@ def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
     return pictures
 
 
-def _curves_of(results: Results, label: str, seed: int) -> dict[str, dict[str, Curve]]:
+def _curves_of(learning: dict[str, dict[str, Curve]], label: str, seed: int) -> dict[str, dict[str, Curve]]:
     """The learning curves of a method, by what distinguishes its trainings: the number of heads, or the penalty."""
     found = {}
-    for folder in (results.folder / RUNS).glob(f"{label}-*"):
+    for run, curves in learning.items():
         # the name of another method may begin with this one's
-        if match := re.fullmatch(rf"{label}(?:-k(\d+)|-l([\d.e-]+)|-training)?-s{seed}", folder.name):
+        if match := re.fullmatch(rf"{label}(?:-k(\d+)|-l([\d.e-]+)|-training)?-s{seed}", run):
             heads, penalty = match.groups()
             name = f"{heads} heads" if heads else f"λ = {penalty}" if penalty else label
-            if curves := learning_curves(folder / LOG):
-                found[float(heads or penalty or 0)] = name, curves
+            found[float(heads or penalty or 0)] = name, curves
     return {name: curves for _, (name, curves) in sorted(found.items(), reverse=True)}
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from ..errors import UserError
 from ..evaluation.prepared import PreparedData
 from ..evaluation.scoring import TITLES, metric_names, metrics
-from ..evaluation.significance import Bootstrap, bootstrap
+from ..evaluation.significance import Bootstrap, resample, sentence_counts
 from .runs import LOG, RESULT, RUNS
-from .training_log import final_valid_loss
+from .training_log import Curve, final_valid_loss, learning_curves
 
 STUDY = "study.json"
 REFERENCES = "references.txt"
@@ -127,6 +127,13 @@ class Results:
 
         :raises UserError: if a run's output is missing or does not belong to the references.
         """
+        return resample(metrics(self.data)[self.metric], self.sentence_counts())
+
+    def sentence_counts(self) -> dict[str, Any]:
+        """What the score of each run is computed from, sentence by sentence; see `significance.sentence_counts`.
+
+        :raises UserError: as `bootstrap`.
+        """
         references = self._lines(REFERENCES)
         translations = {}
         for run in self.runs:
@@ -137,7 +144,7 @@ class Results:
                     f"{name} has {len(translations[run['run']])} lines, but there are {len(references)} references: "
                     "remove the folder of that run and start the sweep again"
                 )
-        return bootstrap(metrics(self.data)[self.metric], references, translations)
+        return sentence_counts(metrics(self.data)[self.metric], references, translations)
 
     def _lines(self, name: str) -> list[str]:
         path = self.folder / name
@@ -151,6 +158,12 @@ class Results:
         """The validation loss of a run's model; see :func:`~.training_log.final_valid_loss`."""
         return final_valid_loss(self.folder / RUNS / run["run"] / LOG, self.study.get("checkpoint", "best"))
 
+    def curves(self) -> dict[str, dict[str, Curve]]:
+        """The learning curves of all runs that trained, by name; see :func:`~.training_log.learning_curves`."""
+        folders = sorted((self.folder / RUNS).glob("*"))
+        found = {folder.name: learning_curves(folder / LOG) for folder in folders}
+        return {name: curves for name, curves in found.items() if curves}
+
     def rows(self) -> list[Row]:
         """The rows of the table: the unpruned model, then the methods as the study has them, by falling K."""
         rows = []
@@ -163,11 +176,15 @@ class Results:
 
 
 def read_results(folder: str | Path) -> Results:
-    """Read what a sweep left in *folder*.
+    """Read what a sweep left in *folder*, or the one file that `packed_results.pack` made of it.
 
     :raises UserError: if it holds no study, or a result cannot be read.
     """
     folder = Path(folder)
+    if folder.is_file():
+        from .packed_results import unpack
+
+        return unpack(folder)
     try:
         study = json.loads((folder / STUDY).read_text(encoding="utf-8"))
     except OSError as error:

@@ -221,7 +221,8 @@ def test_the_tools_read_a_pruned_checkpoint(data: Path, tmp_path: Path, capsys) 
     assert cli.main(["compact", last, str(small)]) == 0
     report = capsys.readouterr().out
     assert "fairseq-validate" in report
-    assert "--arch roberta_dsp_tiny --layer-norm-epsilon 1e-12 --segment-embedding --compact" in report
+    own = "--layer-norm-epsilon 1e-12 --max-positions 40 --segment-embedding"
+    assert f"--arch roberta_dsp_tiny {own} --compact" in report
     _, _, sample = built(data)
     call = {**sample["net_input"], "classification_head_name": "sentence_classification_head"}
     outputs = []

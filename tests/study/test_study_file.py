@@ -299,7 +299,7 @@ def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path, monkeypatch
         with pytest.raises(UserError, match=f"own, name the file that registers it in the environment variable {OWN}"):
             read_study(path, data=str(prepared))
         command = [sys.executable, "-m", "fairseq_dsp.cli", "sweep", path, "--data", prepared, "--dry-run"]
-        variables = {OWN: "scripts/studies/candidates.py"}
+        variables = {OWN: "scripts/studies/ablations.py"}
         assert "# relative-k3-s1" in support.run_command([*command, "--results", tmp_path], **variables).stdout
         return
     study = read_study(path, data=str(prepared))
