@@ -20,7 +20,6 @@ from ..errors import UserError
 from ..files import sha256, write_json
 from ..wordpiece import WordPiece, cut
 from .arguments import positive
-from .binarise import binarise
 from .corpora import split_names
 from .download import text_hash
 from .lines import stored_lines, write_lines
@@ -153,6 +152,8 @@ def _encode(raw: Path, splits: list[str], encoder: Encoder, positions: int, fold
 
 
 def _binarise(pieces: Path, splits: list[str], encoder: Encoder, folder: Path) -> None:
+    from .binarise import binarise  # help needs none of its packages
+
     for name in COLUMNS:
         (folder / name).mkdir()
         dictionary = folder / name / "dict.txt"
