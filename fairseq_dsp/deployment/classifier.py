@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from fairseq.data import data_utils, encoders
+from fairseq.data import data_utils
 from torch import Tensor
 
 from ..errors import UserError
@@ -17,7 +16,7 @@ from ..model import PrunableRoberta
 from ..plain import is_blank, plain
 from ..wordpiece import WordPiece, cut
 from .request import check_options, check_pairs
-from .translator import BPE_OPTIONS
+from .translator import read_bpe
 
 
 class Prediction(NamedTuple):
@@ -48,9 +47,8 @@ class Classifier:
         self._bpe: Any = None
         if config["bpe"] == "wordpiece":
             self._pieces = WordPiece.read(folder / config["bpe_model"])
-        elif config["bpe"]:
-            option = {BPE_OPTIONS[config["bpe"]]: str(folder / config["bpe_model"])}
-            self._bpe = encoders.build_bpe(Namespace(bpe=config["bpe"], **option))
+        else:
+            self._bpe = read_bpe(config, folder)
         self.model.make_generation_fast_()
 
     def to(self, *args: Any) -> Classifier:

@@ -163,10 +163,9 @@ class _Maker:
                     options = with_fixed(options, random_heads(self.study.shape, k, seed).to_json())
                     yield self._run(method, k, seed, options, suffix=f"-k{k}", start=start)
             elif method.method == "structure":
+                options = options_of(self.study, method.options)
                 for k in method.heads:
                     found = self._found(str(method.of), k, seed)
-                    file = self.folder / f"{method.name}-k{k}-s{seed}" / KEPT
-                    options = with_fixed(options_of(self.study, method.options), str(file))
                     yield self._run(method, k, seed, options, suffix=f"-k{k}", heads_of=found)
             elif method.method == "unpruned":
                 yield self._run(method, method.heads[0], seed, options_of(self.study, method.options), suffix="")
@@ -221,7 +220,7 @@ class _Maker:
 
         :param start: the run whose model it trains on or takes.
         :param model: a trained model that it takes whole.
-        :param heads_of: the run whose heads *options* name, as the file `KEPT`.
+        :param heads_of: the run whose heads it has from the first update on.
         """
         name = f"{method.name}{suffix}-s{seed}"
         folder = self.folder / name
@@ -247,6 +246,7 @@ class _Maker:
                 )
             )
             given = (chosen,)
+            options = with_fixed(options or {}, str(chosen))
         if options is not None:
             steps.append(self._training("train", options, seed, folder / "checkpoints", model, teacher, *given))
             model = self._checkpoint(folder / "checkpoints")
