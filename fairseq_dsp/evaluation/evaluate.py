@@ -9,7 +9,7 @@ Each CKPT is scored in turn; several checkpoints joined by ':' are an ensemble, 
 
 examples:
   fairseq-dsp evaluate runs/joint/checkpoint_best.pt --data data/multi30k
-  fairseq-dsp evaluate base.pt pruned.pt --data data/multi30k --split test1 --json scores.json
+  fairseq-dsp evaluate base.pt pruned.pt --data data/multi30k --split test,test1 --json scores.json
   fairseq-dsp evaluate pruned.pt --data data/multi30k --heads-to-keep 6
   fairseq-dsp evaluate theirs.pt --data data-bin --references test.en --bpe subword-nmt --tokenizer moses
 """
@@ -59,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="DATA", required=True,
         help="folder made by scripts/preprocess.sh, with prepare.json in it, or by fairseq-preprocess",
     )  # fmt: skip
-    parser.add_argument("--split", default="test", help="which text: valid, test, test1 … (default: %(default)s)")
+    parser.add_argument(
+        "--split", default="test", help="valid, test, test1 …; several, as one: test,test1 (default: %(default)s)"
+    )
     parser.add_argument(
         "--heads-to-keep", type=int, metavar="K", help="evaluate with so many heads (default: as it was trained)"
     )
@@ -129,16 +131,33 @@ def _output(
     checkpoint: str, data: PreparedData, args: argparse.Namespace
 ) -> tuple[list[str], dict[str, float], dict[str, Any]]:
     """Return translations or labels, what their making took, and the settings that they depend on."""
-    if data.classifies:
-        overrides = _overrides(args.heads_to_keep, args.kept_heads)
-        text = classify(
-            checkpoint, data, args.split, overrides=overrides, max_tokens=args.max_tokens, cpu=args.cpu
-        )  # fmt: skip
-        return *text, {}
     search = {name: getattr(args, name) for name in ("beam", "lenpen", "max_len_a", "max_len_b")}
     heads = {"heads_to_keep": args.heads_to_keep, "kept_heads": args.kept_heads}
-    text = translate(checkpoint, data, args.split, **heads, **search, max_tokens=args.max_tokens, cpu=args.cpu)
-    return *text, search
+    batches = {"max_tokens": args.max_tokens, "cpu": args.cpu}
+    lines: list[str] = []
+    measured = []
+    for part in data.parts(args.split):
+        if data.classifies:
+            made = classify(checkpoint, data, part, overrides=_overrides(**heads), **batches)
+        else:
+            made = translate(checkpoint, data, part, **heads, **search, **batches)
+        lines += made[0]
+        measured.append(made[1])
+    return lines, _together(measured), {} if data.classifies else search
+
+
+def _together(measured: Sequence[dict[str, float]]) -> dict[str, float]:
+    """What was measured of several texts, as of one: numbers added up, speeds weighed by the time that each took."""
+    if len(measured) == 1:
+        return measured[0]
+    found: dict[str, float] = {}
+    for name in set.intersection(*map(set, measured)):
+        if not name.endswith("_per_second"):
+            found[name] = sum(one[name] for one in measured)
+            continue
+        seconds = [one["sentences"] / one["sentences_per_second"] for one in measured]
+        found[name] = sum(one[name] * time for one, time in zip(measured, seconds, strict=True)) / sum(seconds)
+    return found
 
 
 def interval(data: PreparedData, split: str, output: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -118,13 +118,25 @@ class PreparedData:
         return ["valid", *references] if valid else references
 
     def check_split(self, split: str) -> None:
-        """Raise a `UserError` unless *split* is one of :attr:`splits`."""
-        if split not in self.splits:
-            raise UserError(f"there is no text called {split} in {self.folder}: give one of {', '.join(self.splits)}")
+        """Raise a `UserError` unless *split* is one of :attr:`splits`, or several, joined by commas."""
+        parts = split.split(",")
+        for part in parts:
+            if part not in self.splits:
+                known = ", ".join(self.splits)
+                raise UserError(f"there is no text called {part} in {self.folder}: give one of {known}")
+        if len(set(parts)) < len(parts):
+            raise UserError(f"the split {split} names a text twice: give each once")
+
+    def parts(self, split: str) -> list[str]:
+        """The texts that *split* names: one, or several that are scored as one."""
+        self.check_split(split)
+        return split.split(",")
 
     def references(self, split: str) -> list[str]:
-        """The untokenised reference translations of a text, or its labels."""
-        self.check_split(split)
+        """The untokenised reference translations of a text, or its labels; of several texts, one after the other."""
+        return [line for part in self.parts(split) for line in self._references(part)]
+
+    def _references(self, split: str) -> list[str]:
         if self.classifies:
             from fairseq.data import data_utils
 
@@ -139,7 +151,7 @@ class PreparedData:
         return self._lines(f"raw/{split}.{self.languages[0]}")
 
     def ceiling(self, split: str) -> dict[str, float] | None:
-        """The best score of each metric that a text leaves possible; None where it was not measured."""
+        """The best score of each metric that a text leaves possible; None where it was not measured, as for several."""
         ceilings: dict[str, dict[str, float]] = self.summary.get("ceiling", {})
         return ceilings.get(split)
 
@@ -152,7 +164,8 @@ class PreparedData:
         """The reference translations as the recipe tokenised them, or None where it did not."""
         if self.classifies or self.summary["tokenizer"] == "none" or "given" in self.summary:
             return None
-        return self._lines(f"tokenised/{split}.{self.languages[1]}")
+        target = self.languages[1]
+        return [line for part in self.parts(split) for line in self._lines(f"tokenised/{part}.{target}")]
 
     def _label_dictionary(self) -> Any:
         from fairseq.data import Dictionary

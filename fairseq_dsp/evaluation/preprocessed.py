@@ -62,6 +62,8 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
             )
         labelled = _labelled(Path(path))
         return labelled or PreparedData.read(path)
+    if "," in split:
+        raise UserError(f"references are given, of one text, but the split {split} names several: give one")
     references = Path(str(references)).absolute()
     folder = Path(path)
     if (folder / SUMMARY).is_file() or (folder.absolute().parent / SUMMARY).is_file():

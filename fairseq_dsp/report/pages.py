@@ -138,7 +138,7 @@ def _curves_of(learning: dict[str, dict[str, Curve]], label: str, seed: int) -> 
 def _setting(results: Results) -> str:
     data, study = results.study["data"], results.study
     corpus = data.get("corpus", "corpus")
-    text = data.get("test_sets", {}).get(study["split"], study["split"])
+    text = " + ".join(data.get("test_sets", {}).get(part, part) for part in study["split"].split(","))
     if results.data.classifies:
         return f"{corpus}, {text}, a model of {study['total']} heads"
     languages = f"{data['source_lang']}–{data['target_lang']}"

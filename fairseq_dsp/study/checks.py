@@ -238,7 +238,7 @@ class _Texts:
 
     def check_translated(self, split: str, args: Namespace) -> None:
         """Raise a ``ValueError`` unless what translating and scoring a text needs is there."""
-        sentences = len(self.load(args, split, "split of evaluate"))
+        sentences = sum(len(self.load(args, part, "split of evaluate")) for part in self.data.parts(split))
         for references in (self.data.references(split), self.data.tokenised_references(split)):
             if references is not None and len(references) != sentences:
                 raise ValueError(
