@@ -1,4 +1,4 @@
-"""The options of head pruning, for both of fairseq's command lines.
+"""The options of pruning, for both of fairseq's command lines.
 
 fairseq reads the fields' types at run time and knows ``Optional[X]`` only, hence no postponed annotations here.
 """
@@ -14,6 +14,7 @@ from fairseq.models.transformer import TransformerConfig
 from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
 
 from ..subset import HINT, SELECTIONS
+from .kinds import KINDS, Kind
 from .units import HEADS
 
 IN_FORCE = "fairseq_dsp"
@@ -22,7 +23,7 @@ IN_FORCE = "fairseq_dsp"
 
 @dataclass
 class PruningConfig(FairseqDataclass):
-    """How a model's heads are pruned; each field is a flag of the same name with dashes."""
+    """How a model's heads and feed-forward units are pruned; each field is a flag of the same name with dashes."""
 
     heads_to_keep: Optional[int] = field(
         default=None,
@@ -64,9 +65,21 @@ class PruningConfig(FairseqDataclass):
     heads_to_keep_high: Optional[int] = field(
         default=None, metadata={"help": "draw the number of heads anew at every training update, at most so many"}
     )
+    ffn_units_to_keep: Optional[int] = field(
+        default=None,
+        metadata={"help": "F: feed-forward units kept in all, of encoder and decoder (default: all, no pruning)"},
+    )
+    ffn_unit_width: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "neighbouring hidden neurons of a layer that make a unit (default: a sixteenth of the layer)"
+        },
+    )
     head_selection: ChoiceEnum(list(SELECTIONS)) = field(  # type: ignore[valid-type]
         default="simple",
-        metadata={"help": "how the heads are chosen in training: simple samples exact subsets, gumbel is the paper's"},
+        metadata={
+            "help": "how heads and units are chosen in training: simple samples exact subsets, gumbel is the paper's"
+        },
     )
     kept_heads: Optional[str] = field(
         default=None, metadata={"help": "JSON file with the set of heads for --head-selection fixed, or for --compact"}
@@ -123,8 +136,12 @@ class PruningConfig(FairseqDataclass):
 
     @property
     def has_budget(self) -> bool:
-        """Whether a number of heads to keep is given."""
-        names = ("heads_to_keep", "encoder_heads_to_keep", "cross_heads_to_keep", "decoder_heads_to_keep")
+        """Whether a number of units to keep, of any kind, is given."""
+        return any(self.has_budget_of(kind) for kind in KINDS.values())
+
+    def has_budget_of(self, kind: Kind) -> bool:
+        """Whether a number of units of a kind to keep is given."""
+        names = (kind.options["to_keep"], *kind.budgets.values())
         return any(getattr(self, name) is not None for name in names)
 
     def check(self) -> None:
@@ -151,6 +168,8 @@ class PruningConfig(FairseqDataclass):
                 )
         if self.heads_to_keep_start is not None and self.heads_to_keep_low is not None:
             raise ValueError("--heads-to-keep-start shrinks the budget and --heads-to-keep-low draws it: give one")
+        if self.ffn_unit_width is not None and self.ffn_unit_width < 1:
+            raise ValueError(f"--ffn-unit-width is {self.ffn_unit_width}, but it must be 1 or more")
         if self.heads_to_keep_updates is not None and self.heads_to_keep_updates < 1:
             raise ValueError(f"--heads-to-keep-updates is {self.heads_to_keep_updates}, but it must be 1 or more")
         if self.min_heads_per_module < 0:
@@ -245,6 +264,7 @@ _ABOUT_GATES = (
     "min_cross_heads",
     "heads_to_keep_start",
     "heads_to_keep_low",
+    "ffn_units_to_keep",
     "head_selection",
     "l0_penalty",
     "module_penalty",

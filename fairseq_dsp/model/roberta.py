@@ -55,7 +55,7 @@ class PrunableRoberta(PrunableModel, RobertaModel):
     def register_classification_head(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Register a classification head; it is frozen with the other weights."""
         super().register_classification_head(name, *args, **kwargs)
-        if self.pruner is not None and self.pruner.plan.config.freeze_weights:
+        if any(pruner.plan.config.freeze_weights for pruner in self.pruners.values()):
             self.classification_heads[name].requires_grad_(False)
 
     def make_generation_fast_(self, **kwargs: Any) -> None:

@@ -61,7 +61,7 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
         f" {name}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in sizes(model.options, model.architecture).items()
     )
-    if model.heads.decoder_self:
+    if model.heads.of("decoder_self"):
         use = f"To translate with it:\n  fairseq-generate {data} --user-dir fairseq_dsp --path {name} --beam 5"
     else:
         use = (

@@ -68,7 +68,7 @@ def rows(model: TrainedModel) -> list[tuple[str, int, list[bool], list[float]]]:
 
 def kinds(model: TrainedModel) -> list[str]:
     """Return the attention types to show: those of which the model's architecture has any."""
-    return list(model.model_class.architecture.places)
+    return model.model_class.architecture.types(HEADS)
 
 
 def text_map(model: TrainedModel) -> str:
