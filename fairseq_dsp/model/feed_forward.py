@@ -27,11 +27,6 @@ class _FeedForwardUnits(Kind):
         return self.option(options, "to_keep") is not None or _given_width(options) is not None
 
     def unit_width(self, options: Any) -> int:
-        if getattr(options, "scale_fc", False):
-            raise ValueError(
-                "--scale-fc normalises all hidden neurons of a layer together, so none can be left out: leave out "
-                "--scale-fc, or prune heads alone"
-            )
         sizes = {side: getattr(options, f"{side}_ffn_embed_dim", None) for side in ("encoder", "decoder")}
         given, width = _given_width(options), self.option(options, "width")
         if given is not None and width not in (None, given):
