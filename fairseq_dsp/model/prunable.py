@@ -165,7 +165,7 @@ class PrunableModel(BaseFairseqModel):
         :raises ValueError: if the units are not the model's, or a module needs all of them.
         """
         attentions = list(modules_of(self))
-        for units in (kept, *kept.others):
+        for units in kept.all:
             modules = list(modules_of(self, units.kind, self.args))
             units.to_gates(shape_of(modules, units.kind))  # raises if they do not fit
             layers = (layer for layers in units.layers for layer in layers)

@@ -130,9 +130,18 @@ class HeadSet(UnitSet):
 
     others: tuple[UnitSet, ...] = ()
 
+    @property
+    def all(self) -> tuple[UnitSet, ...]:
+        """The sets of all kinds."""
+        return (self, *self.others)
+
     def set_of(self, kind: Kind) -> UnitSet | None:
         """Return the set of units of a kind; None if it says nothing of them, which means all."""
-        return next((units for units in (self, *self.others) if units.kind is kind), None)
+        return next((units for units in self.all if units.kind is kind), None)
+
+    def counts(self) -> str:
+        """Return how many of how many units it has, for people."""
+        return " and ".join(f"{units.kept} of {units.total} {units.kind.units}" for units in self.all)
 
     def to_json(self) -> str:
         """Return the set as one JSON object on one line."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import HeadSet, modules_of
 from fairseq_dsp.model.feed_forward import FFN
 from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED, scale_columns
@@ -171,11 +172,6 @@ def test_phases_of_both_kinds(build: Any) -> None:
     assert [plan.phase(update) for update in (4, 5, 14, 15)] == [ALL, CHOOSING, CHOOSING, FIXED]
 
 
-def test_roberta_has_units_too(build: Any) -> None:
-    model = build("--ffn-units-to-keep", 3, "--ffn-unit-width", 4)
-    assert model.pruners["ffn"].plan.shape == {"encoder": [8, 8], "decoder": [8, 8]}
-
-
 def test_the_set_goes_through_json(build: Any) -> None:
     kept = build(*UNITS, *HEADS).kept()
     content = json.loads(kept.to_json())
@@ -198,8 +194,7 @@ def test_the_set_goes_through_json(build: Any) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(build: Any, flags: tuple, sentence: str) -> None:
-    heads = build(*HEADS).kept().to_json()
-    from fairseq_dsp.errors import UserError
-
+    shape = {"encoder_self": [2, 2], "decoder_self": [2, 2], "cross": [2, 2]}
+    heads = HeadSet.from_gates(torch.ones(12), shape).to_json()
     with pytest.raises(UserError, match=sentence):
         build(*(heads if flag == "SET" else flag for flag in flags))
