@@ -29,7 +29,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_json, write_text
-from ..model import with_heads
+from ..model import HeadSet, with_heads
 from ..model.dictionaries import fitting
 from ..model.units import is_weight
 from . import preprocessed
@@ -297,4 +297,6 @@ def _text(result: dict[str, Any]) -> str:
         lines.append(f"  {'speed':<15} {result['sentences_per_second']:6.1f}   sentences a second")
     if result["kept"]:
         lines.append(f"  {'heads':<15} {result['kept']['kept']:6}   of {result['heads']}")
+        for units in HeadSet.from_json(result["kept"]).others:
+            lines.append(f"  {units.kind.name + ' units':<15} {units.kept:6}   of {units.total}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from .config import PruningConfig, flag
 from .gates import ALL, CHOOSING, FIXED
 from .kinds import KINDS, Kind
 from .sets import HeadSet
-from .units import HEADS
+from .units import HEADS, shape_by
 
 
 class PruningPlan:
@@ -223,6 +223,17 @@ class PruningPlan:
                 f"to {available}"
             )
         return int(value)
+
+
+def plans_of(config: PruningConfig, options: Any) -> list[PruningPlan]:
+    """Return how the units of each kind are chosen in the model that some options build.
+
+    :param config: the pruning options.
+    :param options: all options of the model.
+    :raises ValueError: if they do not fit each other.
+    """
+    chosen = [kind for kind in KINDS.values() if kind.is_chosen(options)]
+    return [PruningPlan(config, shape_by(options, kind), kind) for kind in chosen]
 
 
 def _ranges(sizes: Sequence[int]) -> list[range]:
