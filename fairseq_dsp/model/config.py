@@ -53,6 +53,12 @@ class PruningConfig(FairseqDataclass):
             "(default: a ninth of the heads, rounded, with simple, 0 otherwise)"
         },
     )
+    uniform_heads: bool = field(
+        default=False,
+        metadata={
+            "help": "as many heads in every module of the encoder, and of the decoder: CTranslate2 pads none then"
+        },
+    )
     heads_to_keep_start: Optional[int] = field(
         default=None, metadata={"help": "start with a budget of so many heads and shrink it to --heads-to-keep"}
     )
@@ -170,6 +176,8 @@ class PruningConfig(FairseqDataclass):
             raise ValueError("--heads-to-keep-start shrinks the budget and --heads-to-keep-low draws it: give one")
         if self.ffn_unit_width is not None and self.ffn_unit_width < 1:
             raise ValueError(f"--ffn-unit-width is {self.ffn_unit_width}, but it must be 1 or more")
+        if self.uniform_heads:
+            self._check_uniform()
         if self.heads_to_keep_updates is not None and self.heads_to_keep_updates < 1:
             raise ValueError(f"--heads-to-keep-updates is {self.heads_to_keep_updates}, but it must be 1 or more")
         if self.min_heads_per_module < 0:
@@ -217,6 +225,14 @@ class PruningConfig(FairseqDataclass):
                 "--head-selection fixed and --kept-heads FILE belong together, but only one of them is given"
             )
 
+    def _check_uniform(self) -> None:
+        for name in ("heads_to_keep_start", "heads_to_keep_low", "l0_penalty", "kept_heads", *HEADS.budgets.values()):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"--uniform-heads needs one number of heads for all of training and all types, but {flag(name)} is "
+                    "given: leave one of them out, and give --heads-to-keep"
+                )
+
     def _check_compact(self) -> None:
         if self.kept_heads is None:
             raise ValueError(
@@ -232,23 +248,6 @@ class PruningConfig(FairseqDataclass):
                 )
 
 
-@dataclass
-class EncoderConfig(FairseqDataclass):
-    """What a BERT has otherwise than fairseq's RoBERTa."""
-
-    layer_norm_epsilon: float = field(default=1e-5, metadata={"help": "epsilon of all layer norms (BERT: 1e-12)"})
-    segment_embedding: bool = field(
-        default=False, metadata={"help": "add a learned vector to all tokens of the second sentence, as BERT does"}
-    )
-
-    def check(self) -> None:
-        """Raise a ``ValueError`` if epsilon is no positive number."""
-        if not (math.isfinite(self.layer_norm_epsilon) and self.layer_norm_epsilon > 0):
-            raise ValueError(
-                f"--layer-norm-epsilon is {self.layer_norm_epsilon}, but a positive number is expected, such as 1e-5"
-            )
-
-
 def _check_selection(name: str) -> None:
     if name not in SELECTIONS:
         raise ValueError(f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: {HINT}")
@@ -260,6 +259,7 @@ _ABOUT_GATES = (
     "cross_heads_to_keep",
     "decoder_heads_to_keep",
     "min_heads_per_module",
+    "uniform_heads",
     "min_encoder_heads",
     "min_cross_heads",
     "heads_to_keep_start",
@@ -275,7 +275,7 @@ _ABOUT_GATES = (
 def with_heads(file: str) -> dict[str, Any]:
     """Return the values of options that have a trained model keep the heads of a file, however it chose its own."""
     fields_ = PruningConfig.__dataclass_fields__
-    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates")
+    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", "uniform_heads")
     return {"head_selection": "fixed", "kept_heads": file} | {name: fields_[name].default for name in reset}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -186,12 +187,45 @@ class PruningPlan:
         counts = [self._count(option, size) for option, size in zip(own, sizes, strict=True)]
         if total is not None or not self.budget_is_by_type:
             groups, counts = [range(self.units)], [self._count(self.kind.options["to_keep"], self.units, total)]
+            if self._option("uniform"):
+                return Budget.grouped(modules, self._uniform(counts[0]))
             left = counts[0]
             for kind in self.kind.floors:
                 least = min(self._floor(kind, counts[0]), left)
                 left -= least
                 floors.append(Draw(tuple(types[self.kind.types.index(kind)]), least))
         return Budget.grouped(groups, counts, floors)
+
+    def _uniform(self, total: int) -> list[int]:
+        """Return for each module how many units stay of *total*, as many in each module of a stack.
+
+        Of several ways, the one in which the stacks keep the most equal shares of their units.
+
+        :raises ValueError: if there is no way.
+        """
+        stacks = {name: stack for name, (stack, _) in self.kind.places.items() if self.shape[name]}
+        modules = {s: [n for name in stacks if stacks[name] == s for n in self.shape[name]] for s in stacks.values()}
+        ways: list[tuple[int, float, dict[str, int]]] = []
+        least = self._option("per_module") or 0
+        choices = [range(min(least, *sizes), min(sizes) + 1) for sizes in modules.values()]
+        for numbers in itertools.product(*choices):
+            way = dict(zip(modules, numbers, strict=True))
+            shares = [way[stack] / min(sizes) for stack, sizes in modules.items()]
+            kept = sum(way[stack] * len(sizes) for stack, sizes in modules.items())
+            floors = {name: min(self._floor(name, kept), kept) for name in self.kind.floors if name in stacks}
+            if all(way[stacks[name]] * len(self.shape[name]) >= floor for name, floor in floors.items()):
+                ways.append((kept, max(shares) - min(shares), way))
+        fitting = [(apart, way) for kept, apart, way in ways if kept == total]
+        if not fitting:
+            others = sorted({kept for kept, _, _ in ways}, key=lambda kept: (abs(kept - total), kept))[:2]
+            among = " and ".join(f"{len(sizes)} modules of the {stack}" for stack, sizes in modules.items())
+            raise ValueError(
+                f"{flag(self.kind.options['uniform'])} has as many {self.kind.units} in each of the {among}, which "
+                f"cannot be {total} in all: give {flag(self.kind.options['to_keep'])} "
+                f"{' or '.join(map(str, sorted(others)))}"
+            )
+        _, best = min(fitting, key=lambda one: one[0])
+        return [best[stacks[name]] for name in stacks for _ in self.shape[name]]
 
     def _floor(self, kind: str, total: int) -> int:
         """Return the least number of units of a type, of *total* in all."""

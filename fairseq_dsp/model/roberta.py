@@ -12,7 +12,8 @@ from fairseq.models.roberta import model as stock
 from torch import Tensor, nn
 
 from .attention import PrunableAttention
-from .config import EncoderConfig, PruningConfig
+from .bert_options import EncoderConfig
+from .config import PruningConfig
 from .encoder import PrunableEncoder
 from .prunable import PrunableModel, register_sizes
 from .units import ROBERTA, modules_of

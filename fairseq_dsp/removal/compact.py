@@ -22,7 +22,8 @@ from fairseq.models.transformer import TransformerConfig
 from ..errors import UserError
 from ..files import check_target, write_files
 from ..model import PruningConfig
-from ..model.config import EncoderConfig, flag
+from ..model.bert_options import EncoderConfig
+from ..model.config import flag
 from ..model.dictionaries import with_fingerprints
 from .checkpoint import TrainedModel, add_budgets, budgets
 
