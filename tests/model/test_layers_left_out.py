@@ -32,8 +32,8 @@ def load(path: Path, data: Path) -> Any:
 
 def heads_left(path: Path) -> list[tuple[int, ...]]:
     trained = TrainedModel.read(str(path)).heads
-    return [trained.encoder_self[i] for i in (0, 2)] + [
-        of[i] for of in (trained.decoder_self, trained.cross) for i in (1, 2)
+    return [trained.of("encoder_self")[i] for i in (0, 2)] + [
+        of[i] for of in (trained.of("decoder_self"), trained.of("cross")) for i in (1, 2)
     ]
 
 
@@ -42,7 +42,7 @@ def test_the_trained_heads_stay_and_none_is_chosen_anew(tiny_data: Path, tmp_pat
     left = heads_left(path)
     assert sum(map(len, left)) < 5, "the trained model has a head in another layer"
     kept = load(path, tiny_data).eval().pruner.kept()
-    assert [*kept.encoder_self, *kept.decoder_self, *kept.cross] == left
+    assert [*kept.of("encoder_self"), *kept.of("decoder_self"), *kept.of("cross")] == left
     small = tmp_path / "compact.pt"
     assert main(["compact", str(path), str(small)]) == 0
     with pytest.raises(UserError):
