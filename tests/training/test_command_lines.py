@@ -83,7 +83,7 @@ def test_nested_and_flat_transformer_options_arrive(tiny_data: Path, tmp_path: P
         assert [len(model.encoder.layers), len(model.decoder.layers)] == [2, 2]
         assert model.encoder.layers[0].fc1.weight.shape == (32, 16)
         assert model.decoder.layers[0].encoder_attn.num_heads == 2
-        assert model.pruner.plan.heads == 12
+        assert model.pruner.plan.units == 12
 
 
 def test_a_size_that_follows_from_a_nested_one_follows_it(tiny_data: Path, tmp_path: Path):
