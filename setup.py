@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fairseq_dsp/version.py").read_text(encoding="utf-8"))[1]
 CORPORA = "data-prep"  # what each corpus needs
+DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "latex2mathml>=3.77"]  # the site
 
 setup(
     name="fairseq-dsp",
@@ -47,6 +48,8 @@ setup(
     ],
     extras_require={
         "dev": [
+            *DOCS,
+            "build>=1.2",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
@@ -57,6 +60,7 @@ setup(
         ],
         "nli": ["tokenizers>=0.20"],  # import-bert, and sentence pairs in WordPieces
         "ctranslate2": ["ctranslate2>=4.6.3,<5"],
+        "docs": DOCS,
     },
     entry_points={"console_scripts": ["fairseq-dsp = fairseq_dsp.cli:main"]},
 )

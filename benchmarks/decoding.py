@@ -1,6 +1,6 @@
 """Decoding speed at IWSLT'14 sizes: masked, compact and CTranslate2 models against stock fairseq and the ceiling.
 
-    python benchmarks/decoding.py --threads 2 --runs 10 --output docs/results/speed    # about 10 minutes
+    python benchmarks/decoding.py --threads 2 --runs 10 --output results/speed    # about 10 minutes
     python benchmarks/decoding.py --kept 72 8 --batch-sizes 1 --runs 3                 # a quick look
 
 The weights are random: the time depends on the sizes and on which heads are left, not on what they learned. All models
@@ -40,8 +40,9 @@ from fairseq_dsp.files import check_target
 from fairseq_dsp.markdown import markdown_table
 from fairseq_dsp.model import HEADS as KIND
 from fairseq_dsp.model import TYPES, HeadSet, PrunableTransformer, modules_of
+from fairseq_dsp.model.units import modules_in
 from fairseq_dsp.removal.checkpoint import TrainedModel
-from fairseq_dsp.removal.export_ctranslate2 import converter
+from fairseq_dsp.removal.export_ctranslate2 import convert
 
 WORDS = (8848, 6632)  # German and English with 10,000 joint BPE merges
 BEAM, LENGTH, HEADS, LAYERS = 5, 25, 4, 6
@@ -66,6 +67,7 @@ class Bias(nn.Module):
     def __init__(self, attention: Any) -> None:
         super().__init__()
         self.bias, self.num_heads, self.head_dim = attention.out_proj.bias, attention.num_heads, attention.head_dim
+        self.embed_dim, self.kdim = attention.embed_dim, attention.kdim
 
     def forward(self, query: Tensor, **_: Any) -> tuple[Tensor, None]:
         """Return the bias for each row."""
@@ -134,10 +136,10 @@ def runner(model: Any, device: str, *, prepare: bool = True) -> FairseqRunner:
 
 def engine(model: PrunableTransformer, kept: HeadSet, folder: Path, kind: str, device: str) -> EngineRunner:
     """Return a runner of CTranslate2 for a compact model."""
-    shape = {t: [HEADS] * LAYERS for t in TYPES}
-    trained = TrainedModel("", {"model": model.state_dict()}, options(), kept, None, shape, True)
+    state = model.state_dict()
+    trained = TrainedModel("", {"model": state}, options(), kept, modules_in(state, options()), None, True)
     with contextlib.redirect_stdout(io.StringIO()):
-        converter(trained, TASK).convert(str(folder), quantization=kind, force=True)
+        convert(trained, TASK, folder, kind)
     return EngineRunner(folder, BEAM, LENGTH, device)
 
 

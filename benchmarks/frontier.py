@@ -1,7 +1,7 @@
 """BLEU against decoding speed: the pruned models of a study beside its smaller ones, and all of them in int8.
 
     python benchmarks/frontier.py results/multi30k-small --data data/multi30k-2k \\
-        --methods joint layers-2-2 layers-3-1 --threads 2 --runs 20 --output docs/results/frontier
+        --methods joint layers-2-2 layers-3-1 --threads 2 --runs 20 --output results/frontier
 
 BLEU is that of the study's report, the mean over the seeds. Speed is of the first seed's models, compact and prepared
 as fairseq-generate prepares them; for CTranslate2 the models of every seed are converted to int8, translate the test
@@ -38,7 +38,7 @@ from fairseq_dsp.evaluation.scoring import score
 from fairseq_dsp.files import check_target, new_folder
 from fairseq_dsp.removal.checkpoint import TrainedModel
 from fairseq_dsp.removal.data_bin import task_of
-from fairseq_dsp.removal.export_ctranslate2 import converter
+from fairseq_dsp.removal.export_ctranslate2 import convert
 from fairseq_dsp.removal.export_fairseq import stock_state
 from fairseq_dsp.report import figures
 from fairseq_dsp.study.results import BASE, Results, Row, read_results
@@ -113,7 +113,7 @@ def models(
         engines = [folder / f"{run['run']}-int8" for run in row.runs]
         for model, target in zip(trained, engines, strict=True):
             with contextlib.redirect_stdout(io.StringIO()):
-                converter(model, task_of(model, str(data.data_bin))).convert(str(target), quantization="int8")
+                convert(model, task_of(model, str(data.data_bin)), target, "int8")
         point = Point(
             f"{title(row)}, int8", row.title, ENGINE, row.heads, parameters,
             [engine_bleu(target, data, results.study) for target in engines],

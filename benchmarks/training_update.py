@@ -1,12 +1,16 @@
 """Time and peak memory of a training update, against stock fairseq's transformer of the same sizes.
 
     python benchmarks/training_update.py --json docs/results/training-speed.json
+    python benchmarks/training_update.py --fp16 --sentences 128 --together 12      (a GPU that trainings share)
 
 Each number of heads is measured while the heads are chosen, once they are fixed, and for a model built compact with the
 same heads. All models are in one process and take turns, update by update, so that a noisy machine harms all alike. The
 batch is random tokens of the given size; what is timed is fairseq's trainer: forward, backward, clipping, Adam. Peak
 memory is measured in a fresh process for each model (on a GPU: torch's own peak; on the CPU: the process's peak
 resident set). A whole training is worked out from its two parts: by default 30% of the updates choose.
+
+With --together N, N processes train at the same time on one GPU, a third of them the stock model, a third while the
+heads are chosen, a third with fixed heads, and the updates that each makes in the same seconds are counted.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +125,61 @@ def measure_memory(model: Model, args: argparse.Namespace, folder: Path) -> floa
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def about(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what figures depend on."""
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
+    return {
+        "machine": machine, "threads": args.threads, "torch": torch.__version__, "updates": args.updates,
+        "size": args.size, "sentences": args.sentences, "length": args.length, "vocabulary": args.vocabulary,
+        "fp16": args.fp16, "device": args.device,
+    }  # fmt: skip
+
+
+def read_model(text: str) -> Model:
+    """Return the model that another process was asked for."""
+    found = json.loads(text)
+    return (found[0], found[1]) if found else None
+
+
+def train_for(model: Model, args: argparse.Namespace) -> int:
+    """Train from the time --start to --seconds later; return the number of updates."""
+    trainer, batch = make_trainer(model, args, args.folder), make_batch(args)
+    for _ in range(5):
+        update(trainer, batch)
+    if time.time() > args.start:
+        raise SystemExit(f"not ready {time.time() - args.start:.0f} s after the start: give a longer --ready")
+    time.sleep(args.start - time.time())
+    done = 0
+    while time.time() < args.start + args.seconds:
+        update(trainer, batch)
+        done += 1
+    return done
+
+
+def measure_together(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Return the updates a second of each model, while --together processes train on one GPU."""
+    models: list[Model] = [None, (args.heads[-1], "choosing"), (args.heads[-1], "fixed")]
+    start = time.time() + args.ready
+
+    def count(i: int) -> int:
+        of = ["--train-of", json.dumps(models[i % len(models)]), "--start", str(start), "--folder", str(folder)]
+        output = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], *of], check=True, capture_output=True, text=True
+        )
+        return int(output.stdout.rsplit("UPDATES", 1)[1])
+
+    with ThreadPoolExecutor(args.together) as pool:
+        done = list(pool.map(count, range(args.together)))
+    rows = []
+    for i, model in enumerate(models):
+        counts = done[i :: len(models)]
+        rows.append({
+            "model": name_of(model), "updates": counts, "updates_per_second": statistics.mean(counts) / args.seconds,
+            "ratio": statistics.mean(done[:: len(models)]) / statistics.mean(counts),
+        })  # fmt: skip
+    return rows
+
+
 def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,12 +193,20 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--updates", type=int, default=20, help="timed updates of each model, after three to warm up")
     parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--together", type=int, metavar="N", help="let N processes train on one GPU at the same time")
+    parser.add_argument("--seconds", type=float, default=20, help="of --together (default: %(default)s)")
+    parser.add_argument("--ready", type=float, default=60, help="seconds that processes need to start")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--train-of", help=argparse.SUPPRESS)
+    parser.add_argument("--start", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory_of:
-        print("MEMORY", measure_memory(tuple(json.loads(args.memory_of) or ()) or None, args, args.folder))
+        print("MEMORY", measure_memory(read_model(args.memory_of), args, args.folder))
+        return
+    if args.train_of:
+        print("UPDATES", train_for(read_model(args.train_of), args))
         return
 
     import tempfile
@@ -146,13 +214,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_dictionaries(args, folder)
+        if args.together:
+            rows = measure_together(args, folder)
+            for row in rows:
+                speed = row["updates_per_second"]
+                print(f"{row['model']:>16} {speed:7.2f} updates/s, {row['ratio']:.3f} times stock's time")
+            if args.json:
+                args.json.write_text(
+                    json.dumps({"about": about(args), "rows": rows}, indent=1) + "\n", encoding="utf-8"
+                )
+            return
         batch = make_batch(args)
         models: list[Model] = [None, *((kept, way) for kept in args.heads for way in WAYS)]
-        memory = {}
-        for kept in tqdm(models, desc="memory"):
+
+        def memory_of(kept: Model) -> float:
             command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", json.dumps(kept), "--folder", name]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            memory[kept] = float(output.rsplit("MEMORY", 1)[1])
+            return float(output.rsplit("MEMORY", 1)[1])
+
+        # a GPU's peak is each process's own
+        with ThreadPoolExecutor(5 if args.device == "cuda" else 1) as pool:
+            memory = dict(zip(models, tqdm(pool.map(memory_of, models), "memory", len(models)), strict=True))
         trainers = {kept: make_trainer(kept, args, folder) for kept in models}
         times: dict[Model, list[float]] = {kept: [] for kept in models}
         for i in tqdm(range(args.updates + 3), desc="updates"):
@@ -185,14 +267,8 @@ def main() -> None:
     for kept, ratio in whole.items():
         print(f"K = {kept}: a whole training, {CHOOSING:.0%} of it choosing, takes {ratio:.3f} times stock's time")
     if args.json:
-        machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
-        about = {
-            "machine": machine, "threads": args.threads, "torch": torch.__version__, "updates": args.updates,
-            "size": args.size, "sentences": args.sentences, "length": args.length, "vocabulary": args.vocabulary,
-            "fp16": args.fp16, "device": args.device,
-        }  # fmt: skip
         args.json.write_text(
-            json.dumps({"about": about, "rows": rows, "whole": whole}, indent=1) + "\n", encoding="utf-8"
+            json.dumps({"about": about(args), "rows": rows, "whole": whole}, indent=1) + "\n", encoding="utf-8"
         )
 
 

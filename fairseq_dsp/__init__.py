@@ -1,4 +1,4 @@
-"""Prune the attention heads of a fairseq translation model down to exactly K: ``fairseq-train --user-dir fairseq_dsp``.
+"""Prune the heads of a fairseq Transformer or RoBERTa down to exactly K: ``fairseq-train --user-dir fairseq_dsp``.
 
 Importing this package registers its architectures, its task and its criterion with fairseq; only where this process is
 one of the commands of ``fairseq-dsp`` that do without fairseq, it does not import fairseq at all.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .deployment.classifier import Classifier
     from .deployment.translator import Translator
 
 WITHOUT_FAIRSEQ = {"prepare"}
@@ -47,8 +48,10 @@ if not _is_without_fairseq():
         gc.enable()
 
 
-def from_pretrained(folder: str) -> Translator:
-    """Read a folder that ``fairseq-dsp export-folder`` wrote: ``from_pretrained(folder).translate([...])``.
+def from_pretrained(folder: str) -> Translator | Classifier:
+    """Read a folder that ``fairseq-dsp export-folder`` wrote.
+
+    ``from_pretrained(folder).translate([...])``, or ``.predict([(premise, hypothesis), ...])`` where it classifies.
 
     :raises UserError: if the folder is not one, or a file is missing or not as it was written.
     """

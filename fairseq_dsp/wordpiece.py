@@ -77,3 +77,15 @@ class WordPiece:
 def dictionary_words(vocabulary: Sequence[str]) -> list[str]:
     """Return the words of the fairseq dictionary of a vocabulary, in their order after fairseq's four symbols."""
     return [piece for piece in vocabulary if piece not in SPECIALS]
+
+
+def cut(sentences: Sequence[list[str]], room: int) -> bool:
+    """Take pieces from the end of the longest sentence until all have *room* together; return whether any was taken.
+
+    :param sentences: each as its pieces, changed in place.
+    """
+    was_cut = False
+    while sum(map(len, sentences)) > room:
+        max(sentences, key=len).pop()
+        was_cut = True
+    return was_cut

@@ -13,7 +13,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # glibc gives large blocks back to the system and asks for them again at every operation: on the CPU a training update
-# takes 1.4 times as long for it (docs/results/multi30k.md).
+# takes 1.4 times as long for it (docs/results/history.md).
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}
 
 say() { printf '%s\n' "$*" >&2; }

@@ -24,4 +24,4 @@ say "ruff"
 say "mypy"
 "$PYTHON" -m mypy
 say "pytest"
-exec "$PYTHON" -m pytest --numprocesses "${WORKERS:-auto}" --dist loadfile "$@"
+exec "$PYTHON" -m pytest --numprocesses "${WORKERS:-auto}" --dist loadfile --no-loadscope-reorder "$@"

@@ -18,6 +18,15 @@ for switch in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOA
 
 pytest_plugins = ["pruned_models", "studies"]
 
+LONGEST = ("test_slurm.py", "test_guide.py", "test_prune.py", "test_sweep.py", "test_cluster.py")
+"""Files that take minutes: they begin first, so that no process is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 Completed = subprocess.CompletedProcess[str]
 
 

@@ -50,11 +50,11 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
     "no cross-attention": ("--no-cross-attention", {}),
     "cross+self-attention": (
         "--cross-self-attention",
-        dict.fromkeys(("compact", "folder", "ctranslate2"), "--cross-self-attention"),
+        {"ctranslate2": "--cross-self-attention"},
     ),
     "cross+self-attention alone": (
         "--cross-self-attention --no-cross-attention",
-        dict.fromkeys(("compact", "folder", "ctranslate2"), "--cross-self-attention"),
+        {"ctranslate2": "--cross-self-attention"},
     ),
     "quantisation noise": ("--quant-noise-pq 0.1", {}),
     "quantisation noise and adaptive input": ("--quant-noise-pq 0.1 --adaptive-input", {}),

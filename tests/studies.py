@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,15 @@ def dsp() -> Callable[..., Any]:
         return support.run_command([sys.executable, "-m", "fairseq_dsp.cli", *args], **{"timeout": 900, **options})
 
     return dsp
+
+
+def plan(study: Path, results: Path) -> None:
+    """What ``fairseq-dsp sweep STUDY --results RESULTS --dry-run`` does, in this process, with its errors."""
+    from fairseq_dsp.study import sweep
+
+    parser = ArgumentParser()
+    sweep.add_arguments(parser)
+    sweep.run(parser.parse_args([str(study), "--results", str(results), "--jobs", "1", "--cores", "1", "--dry-run"]))
 
 
 METHODS: list[Any] = [

@@ -66,7 +66,7 @@ def start_fairseq(
     before: Callable[[], None] | None = None,
     **variables: str,
 ) -> ForkServerProcess:
-    """Start a fairseq tool (``train``, ``generate``, ``hydra_train`` …) in a process of its own.
+    """Start a fairseq tool (``train``, ``generate``, ``hydra_train`` …), or ``dsp``, in a process of its own.
 
     Args:
         log: gets what the tool prints, standard output and error in the order printed.
@@ -149,6 +149,8 @@ def _be_fairseq(
     try:
         if before is not None:
             before()
+        if tool == "dsp":
+            sys.exit(importlib.import_module("fairseq_dsp.cli").main(command[1:]))
         importlib.import_module(f"fairseq_cli.{tool}").cli_main()
     except SystemExit:
         raise

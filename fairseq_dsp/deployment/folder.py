@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.data import Dictionary
+from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from safetensors.torch import load_file
 
 from ..errors import UserError
 from ..files import sha256
-from ..model import PrunableTransformer
+from ..model import PrunableRoberta, PrunableTransformer
+from .classifier import Classifier
 from .translator import Translator
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -23,8 +25,12 @@ NO_FILES = dict.fromkeys(("encoder_embed_path", "decoder_embed_path"))
 """Options of a model that name files which are not needed once it is trained."""
 
 
-def from_pretrained(folder: str | Path) -> Translator:
-    """Read a folder that ``fairseq-dsp export-folder`` wrote.
+TASK = "sentence_prediction"
+"""What the configuration of a model that classifies has as its task; that of a translation model has none."""
+
+
+def from_pretrained(folder: str | Path) -> Translator | Classifier:
+    """Read a folder that ``fairseq-dsp export-folder`` wrote: a model that translates, or one that classifies.
 
     :raises UserError: if the folder is not one, or a file is missing or not as it was written.
     """
@@ -40,21 +46,19 @@ def from_pretrained(folder: str | Path) -> Translator:
                 raise UserError(f"the file {name} is missing in {folder}: {again}")
             if (config_checksum(config) if name == CONFIG else sha256(folder / name)) != checksum:
                 raise UserError(f"the file {name} in {folder} is not as it was written (its checksum differs): {again}")
-        languages = (config["source_lang"], config["target_lang"])
-        dictionaries = [Dictionary.load(str(folder / f"dict.{language}.txt")) for language in languages]
-        settings = TranslationConfig(
-            data=str(folder),
-            source_lang=languages[0],
-            target_lang=languages[1],
-            left_pad_source=config["left_pad_source"],
-        )
-        task = TranslationTask(settings, *dictionaries)
         # the weights hold the embeddings, whatever file they came from before training
-        model = PrunableTransformer.build_model(Namespace(**{**config["model"], **NO_FILES}), task)
+        options = Namespace(**{**config["model"], **NO_FILES})
+        if config.get("task") == TASK:
+            task = _classification_task(config, folder)
+            model = PrunableRoberta.build_model(options, task)
+            model.register_classification_head(task.cfg.classification_head_name, num_classes=task.cfg.num_classes)
+        else:
+            task = _translation_task(config, folder)
+            model = PrunableTransformer.build_model(options, task)
         weights = load_file(str(folder / WEIGHTS))
         weights |= {name: weights[other] for name, other in config["shared"].items()}
         model.load_state_dict(weights)
-        return Translator(model, task, config, folder)
+        return (Classifier if config.get("task") == TASK else Translator)(model, task, config, folder)
     except UserError:
         raise
     except OSError as error:
@@ -64,6 +68,34 @@ def from_pretrained(folder: str | Path) -> Translator:
     except Exception as error:  # whatever a value of another kind makes of the model
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{folder / CONFIG} is not a model's configuration ({reason}): {again}") from error
+
+
+def _translation_task(config: dict[str, Any], folder: Path) -> TranslationTask:
+    languages = (config["source_lang"], config["target_lang"])
+    dictionaries = [Dictionary.load(str(folder / f"dict.{language}.txt")) for language in languages]
+    settings = TranslationConfig(
+        data=str(folder),
+        source_lang=languages[0],
+        target_lang=languages[1],
+        left_pad_source=config["left_pad_source"],
+    )
+    return TranslationTask(settings, *dictionaries)
+
+
+def _classification_task(config: dict[str, Any], folder: Path) -> SentencePredictionTask:
+    settings = SentencePredictionConfig(
+        data=str(folder),
+        num_classes=config["num_classes"],
+        init_token=config["init_token"],
+        separator_token=config["separator_token"],
+        max_positions=config["max_positions"],
+        regression_target=False,
+        classification_head_name=config["classification_head_name"],
+    )
+    labels = Dictionary()
+    for label in config["labels"]:
+        labels.add_symbol(label)
+    return SentencePredictionTask(settings, SentencePredictionTask.load_dictionary(str(folder / "dict.txt")), labels)
 
 
 def config_checksum(config: dict[str, Any]) -> str:
@@ -79,7 +111,7 @@ def is_plain(name: str) -> bool:
 
 def _check_names(config: dict[str, Any]) -> None:
     """Raise an error unless all the files that a configuration names are the folder's own."""
-    languages = [config["source_lang"], config["target_lang"]]
+    languages = [] if config.get("task") == TASK else [config["source_lang"], config["target_lang"]]
     for name in [*config["sha256"], *languages, *([config["bpe_model"]] if config["bpe"] else [])]:
         if not is_plain(name):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Checks of what a caller asks a translator for."""
+"""Checks of what a caller asks a translator or a classifier for."""
 
 from __future__ import annotations
 
@@ -15,22 +15,48 @@ def check_sentences(sentences: Iterable[Any]) -> list[str]:
 
     :raises UserError: unless it is an iterable of strings, each of characters that can be encoded.
     """
-    if isinstance(sentences, (str, bytes)) or not isinstance(sentences, Iterable):
-        kind = {str: "one string", bytes: "bytes", type(None): "None"}.get(type(sentences), type(sentences).__name__)
-        raise UserError(f"translate takes a list of sentences, but {kind} was given: put strings into a list")
-    found = list(sentences)
+    found = _list(sentences, "translate takes a list of sentences", "put strings into a list")
     for number, sentence in enumerate(found, 1):
-        if not isinstance(sentence, str):
-            kind = "None" if sentence is None else f"of the type {type(sentence).__name__}"
-            raise UserError(f"sentence {number} is {kind}, but a string is expected: decode or leave it out")
-        try:
-            sentence.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"sentence {number} holds half a character (U+{ord(sentence[error.start]):04X}, place {error.start}): "
-                "decode the text from the right encoding, such as UTF-8"
-            ) from error
+        _check_text(sentence, f"sentence {number}")
     return found
+
+
+def check_pairs(inputs: Iterable[Any]) -> list[tuple[str, ...]]:
+    """Return pairs of sentences, or sentences, as a list of tuples of one length.
+
+    :raises UserError: unless it is an iterable of strings or of pairs of them, each of characters that can be encoded.
+    """
+    found: list[tuple[str, ...]] = []
+    for number, row in enumerate(_list(inputs, "predict takes a list of pairs", "put pairs of strings into a list"), 1):
+        pair = (row,) if isinstance(row, str) else tuple(row) if isinstance(row, (tuple, list)) else (row,)
+        if isinstance(row, (tuple, list)) and len(pair) != 2:
+            raise UserError(f"input {number} has {len(pair)} sentences, but a pair, or a string, is expected")
+        for sentence in pair:
+            _check_text(sentence, f"a sentence of input {number}")
+        if found and len(pair) != len(found[0]):
+            raise UserError(f"input {number} is {'no pair' if len(pair) == 1 else 'a pair'}, unlike those before it")
+        found.append(pair)
+    return found
+
+
+def _list(values: Any, taken: str, advice: str) -> list[Any]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        kind = {str: "one string", bytes: "bytes", type(None): "None"}.get(type(values), type(values).__name__)
+        raise UserError(f"{taken}, but {kind} was given: {advice}")
+    return list(values)
+
+
+def _check_text(sentence: Any, name: str) -> None:
+    if not isinstance(sentence, str):
+        kind = "None" if sentence is None else f"of the type {type(sentence).__name__}"
+        raise UserError(f"{name} is {kind}, but a string is expected: decode or leave it out")
+    try:
+        sentence.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{name} holds half a character (U+{ord(sentence[error.start]):04X}, place {error.start}): "
+            "decode the text from the right encoding, such as UTF-8"
+        ) from error
 
 
 def check_options(*, beam: Any, batch_size: Any, **lengths: Any) -> None:

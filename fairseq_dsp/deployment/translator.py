@@ -23,6 +23,14 @@ BPE_OPTIONS = {"sentencepiece": "sentencepiece_model", "subword_nmt": "bpe_codes
 """Kinds of subwords → fairseq's option for their model."""
 
 
+def read_bpe(config: dict[str, Any], folder: Path) -> Any:
+    """Return fairseq's encoder of a folder's subword model, None for a folder without one."""
+    if not config["bpe"]:
+        return None
+    option = {BPE_OPTIONS[config["bpe"]]: str(folder / config["bpe_model"])}
+    return encoders.build_bpe(Namespace(bpe=config["bpe"], **option))
+
+
 class Translator:
     """A translation model ready for use.
 
@@ -36,12 +44,9 @@ class Translator:
         self.model, self.task = model.eval(), task
         self._lowercase = config["lowercase"]
         self._normalise = config.get("normalise")  # earlier folders have none
-        self._bpe: Any = None
         self._moses = config["tokenizer"] == "moses"
         self._languages = config["source_lang"], config["target_lang"]
-        if config["bpe"]:
-            option = {BPE_OPTIONS[config["bpe"]]: str(folder / config["bpe_model"])}
-            self._bpe = encoders.build_bpe(Namespace(bpe=config["bpe"], **option))
+        self._bpe = read_bpe(config, folder)
         self.model.make_generation_fast_()
 
     def to(self, *args: Any) -> Translator:

@@ -1,14 +1,15 @@
-"""BLEU and chrF of translation models, by fairseq's own generation and sacrebleu.
+"""BLEU and chrF of translation models, by fairseq's own generation and sacrebleu; accuracy of models that classify.
 
-Each CKPT is translated with and scored in turn; several checkpoints joined by ':' are an ensemble, as in fairseq.
+Each CKPT is scored in turn; several checkpoints joined by ':' are an ensemble, as in fairseq.
 
   tokenised BLEU    of the recipe's tokens (Moses tokens for a recipe without tokenisation): comparable with papers
                     that report tokenised BLEU, not with anything else
   BLEU, chrF        of detokenised text, with sacrebleu's signature
+  accuracy          of labels, with its 95% bootstrap interval over the sentences
 
 examples:
   fairseq-dsp evaluate runs/joint/checkpoint_best.pt --data data/multi30k
-  fairseq-dsp evaluate base.pt pruned.pt --data data/multi30k --split test1 --json scores.json
+  fairseq-dsp evaluate base.pt pruned.pt --data data/multi30k --split test,test1 --json scores.json
   fairseq-dsp evaluate pruned.pt --data data/multi30k --heads-to-keep 6
   fairseq-dsp evaluate theirs.pt --data data-bin --references test.en --bpe subword-nmt --tokenizer moses
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import math
 import re
@@ -31,11 +31,13 @@ from ..errors import UserError
 from ..files import write_json, write_text
 from ..model import HeadSet, with_heads
 from ..model.dictionaries import fitting
-from ..model.units import is_weight
 from . import preprocessed
+from .classify import classify
+from .description import describe
 from .inputs import Sizes, checkpoint_paths, flags_for, positions, without_colons, without_references
 from .prepared import PreparedData
-from .scoring import detokenised, score
+from .scoring import TITLES, detokenised, metric_names, metrics, score
+from .significance import bootstrap
 
 PACKAGE = Path(__file__).resolve().parents[1]
 POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}  # how fairseq undoes a BPE
@@ -56,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="DATA", required=True,
         help="folder made by scripts/preprocess.sh, with prepare.json in it, or by fairseq-preprocess",
     )  # fmt: skip
-    parser.add_argument("--split", default="test", help="which text: valid, test, test1 … (default: %(default)s)")
+    parser.add_argument(
+        "--split", default="test", help="valid, test, test1 …; several, as one: test,test1 (default: %(default)s)"
+    )
     parser.add_argument(
         "--heads-to-keep", type=int, metavar="K", help="evaluate with so many heads (default: as it was trained)"
     )
@@ -73,13 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     preprocessed.add_arguments(parser)
     parser.add_argument("--json", metavar="OUT", type=Path, help="also write the scores to this file")
     parser.add_argument(
-        "--translations", metavar="OUT", type=Path,
-        help="also write the detokenised translations to this file, a line a sentence; for one CKPT",
+        "--translations", "--predictions", metavar="OUT", type=Path, dest="output",
+        help="also write the detokenised translations, or the labels, to this file, a line a sentence; for one CKPT",
     )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
-    """Translate, score and print.
+    """Translate or classify, score and print.
 
     :raises UserError: if the data, a checkpoint or the number of heads cannot be used.
     """
@@ -95,65 +99,77 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--lenpen is {args.lenpen}, but a finite number is expected, such as 1")
     if not (math.isfinite(args.max_len_a) and args.max_len_a >= 0):
         raise UserError(f"--max-len-a is {args.max_len_a}, but it must be a finite number, 0 or more")
-    if args.translations and len(args.checkpoints) > 1:
-        raise UserError(f"--translations takes the output of one CKPT, but {len(args.checkpoints)} are given")
+    if args.output and len(args.checkpoints) > 1:
+        name = "--predictions" if data.classifies else "--translations"
+        raise UserError(f"{name} takes the output of one CKPT, but {len(args.checkpoints)} are given")
     if args.max_tokens < 1:
         raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
     members = [checkpoint_paths(checkpoint) for checkpoint in args.checkpoints]
-    insides = [_describe_all(paths, args.heads_to_keep, args.kept_heads) for paths in members]
+    insides = [describe(paths, args.heads_to_keep, args.kept_heads, data) for paths in members]
     results = []
     for checkpoint, inside in zip(args.checkpoints, insides, strict=True):
-        tokens, speed = translate(
-            checkpoint, data, args.split, heads_to_keep=args.heads_to_keep, kept_heads=args.kept_heads,
-            beam=args.beam, lenpen=args.lenpen, max_len_a=args.max_len_a, max_len_b=args.max_len_b,
-            max_tokens=args.max_tokens, cpu=args.cpu,
-        )  # fmt: skip
+        output, speed, settings = _output(checkpoint, data, args)
         results.append(
             {"checkpoint": checkpoint, "corpus": data.summary.get("corpus"), "split": args.split}
-            | {"heads_to_keep": args.heads_to_keep, "beam": args.beam, "lenpen": args.lenpen}
-            | {"max_len_a": args.max_len_a, "max_len_b": args.max_len_b}
-            | score(data, args.split, tokens)
-            | {"ceiling": data.ceiling(args.split)}
+            | {"heads_to_keep": args.heads_to_keep}
+            | settings
+            | score(data, args.split, output)
+            | (interval(data, args.split, output) if data.classifies else {"ceiling": data.ceiling(args.split)})
             | speed
             | inside
         )
         print(_text(results[-1]), flush=True)
-        if args.translations:
-            write_text(args.translations, "".join(line + "\n" for line in detokenised(data, tokens)))
+        if args.output:
+            lines = output if data.classifies else detokenised(data, output)
+            write_text(args.output, "".join(line + "\n" for line in lines))
     if args.json:
         write_json(args.json, results)
 
 
-def _describe_all(checkpoints: Sequence[str], heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
-    """Return what `_describe` does for an ensemble: all its parameters, and the heads where its members agree."""
-    first, *others = (_describe(checkpoint, heads_to_keep, kept_heads) for checkpoint in checkpoints)
-    agreed = {name: first[name] if all(o[name] == first[name] for o in others) else None for name in ("heads", "kept")}
-    return {"parameters": sum(model["parameters"] for model in (first, *others)), **agreed}
+def _output(
+    checkpoint: str, data: PreparedData, args: argparse.Namespace
+) -> tuple[list[str], dict[str, float], dict[str, Any]]:
+    """Return translations or labels, what their making took, and the settings that they depend on."""
+    search = {name: getattr(args, name) for name in ("beam", "lenpen", "max_len_a", "max_len_b")}
+    heads = {"heads_to_keep": args.heads_to_keep, "kept_heads": args.kept_heads}
+    batches = {"max_tokens": args.max_tokens, "cpu": args.cpu}
+    lines: list[str] = []
+    measured = []
+    for part in data.parts(args.split):
+        if data.classifies:
+            made = classify(checkpoint, data, part, overrides=_overrides(**heads), **batches)
+        else:
+            made = translate(checkpoint, data, part, **heads, **search, **batches)
+        lines += made[0]
+        measured.append(made[1])
+    return lines, _together(measured), {} if data.classifies else search
 
 
-def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
-    """Return a model's number of ``parameters``, of ``heads`` before pruning, and the set of those ``kept``.
+def _together(measured: Sequence[dict[str, float]]) -> dict[str, float]:
+    """What was measured of several texts, as of one: numbers added up, speeds weighed by the time that each took."""
+    if len(measured) == 1:
+        return measured[0]
+    found: dict[str, float] = {}
+    for name in set.intersection(*map(set, measured)):
+        if not name.endswith("_per_second"):
+            found[name] = sum(one[name] for one in measured)
+            continue
+        seconds = [one["sentences"] / one["sentences_per_second"] for one in measured]
+        found[name] = sum(one[name] * time for one, time in zip(measured, seconds, strict=True)) / sum(seconds)
+    return found
 
-    The last two are None for fairseq's own Transformer.
 
-    :raises UserError: if such heads cannot be kept, or the model is not one of plain translation.
-    """
-    from ..removal.checkpoint import TrainedModel
-    from ..removal.data_bin import check_task
+def interval(data: PreparedData, split: str, output: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return the 95% bootstrap ``interval`` of a model's first metric, over the sentences."""
+    found = bootstrap(metrics(data)[metric_names(data)[0]], data.references(split), {"": output}).mean({0: [""]})
+    return {"interval": (round(found.low, 4), round(found.high, 4))}
 
-    heads: dict[str, Any] = {"heads": None, "kept": None}
-    try:
-        model = TrainedModel.read(checkpoint, heads_to_keep=heads_to_keep, kept_heads=kept_heads)
-        state = model.state
-        heads = {"heads": model.heads.total, "kept": json.loads(model.heads.to_json())}
-    except UserError:
-        if heads_to_keep is not None or kept_heads is not None:
-            raise
-        from fairseq import checkpoint_utils
 
-        state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)
-    check_task(state, checkpoint)
-    return {"parameters": sum(v.numel() for k, v in state["model"].items() if is_weight(k)), **heads}
+def _overrides(heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
+    """Return the options with which a checkpoint keeps other heads."""
+    if kept_heads is not None:
+        return with_heads(str(kept_heads))
+    return {} if heads_to_keep is None else {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)}
 
 
 def translate(
@@ -184,11 +200,7 @@ def translate(
     from fairseq_cli import generate
 
     source, target = data.languages
-    overrides: dict[str, Any] = {}
-    if heads_to_keep is not None:
-        overrides = {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)}
-    if kept_heads is not None:
-        overrides = with_heads(str(kept_heads))
+    overrides = _overrides(heads_to_keep, kept_heads)
     paths = checkpoint_paths(checkpoint)
     limits, sizes = positions(paths), Sizes.of(data, split)
     size_flags, cut = flags_for(sizes, limits, max_tokens)
@@ -281,10 +293,15 @@ def _counting_stopped() -> Iterator[list[int]]:
 def _text(result: dict[str, Any]) -> str:
     """The scores of one checkpoint for people."""
     heads = "" if result["heads_to_keep"] is None else f", {result['heads_to_keep']} heads"
-    lines = [
-        f"{result['checkpoint']}: {result['split']}, {result['sentences']:.0f} sentences, beam {result['beam']}{heads}"
-    ]
-    for key, name in (("tokenised_bleu", "tokenised BLEU"), ("bleu", "BLEU"), ("chrf", "chrF")):
+    beam = f", beam {result['beam']}" if "beam" in result else ""
+    lines = [f"{result['checkpoint']}: {result['split']}, {result['sentences']:.0f} sentences{beam}{heads}"]
+    if "accuracy" in result:
+        low, high = result["interval"]
+        lines.append(f"  {'accuracy':<15} {result['accuracy']['score']:6.2f}   95% interval {low:.2f} to {high:.2f}")
+    for key in ("tokenised_bleu", "bleu", "chrf"):
+        if key not in result:
+            continue
+        name = TITLES[key]
         best = (result.get("ceiling") or {}).get(key, 100)
         at_most = f" (a perfect translation: {best:.2f})" if best < 100 else ""
         lines.append(f"  {name:<15} {result[key]['score']:6.2f}{at_most}   {result[key]['signature']}")

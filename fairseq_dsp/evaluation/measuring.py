@@ -157,11 +157,13 @@ def profile(runner: FairseqRunner, batch: Any, runs: int, clock: Callable[[], fl
 
 
 def _parts(model: Any) -> dict[str, list[nn.Module]]:
-    layers = [*model.encoder.layers, *model.decoder.layers]
+    decoder = getattr(model, "decoder", None)
+    encoder = model.encoder if decoder else model.encoder.sentence_encoder
+    layers = [*encoder.layers, *(decoder.layers if decoder else ())]
     return {
         "attention": [module.module for module in modules_of(model)],
         "feed-forward": [linear for layer in layers for linear in (layer.fc1, layer.fc2)],
-        "vocabulary": [model.decoder.output_projection],
+        "vocabulary": [decoder.output_projection] if decoder else [],
         "layer norms": [module for module in model.modules() if isinstance(module, nn.LayerNorm)],
     }
 

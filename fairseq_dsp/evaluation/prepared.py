@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..model.labels import labels_of
 
 SUMMARY = "prepare.json"
+CLASSIFICATION = "sentence_prediction"
+"""fairseq's task of a corpus with labels."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class PreparedData:
         except ValueError as error:
             raise UserError(f"{file} is not JSON ({error}): run scripts/preprocess.sh again") from error
         needed = {"source_lang", "target_lang", "data_bin", "bpe", "tokenizer", "lowercase", "references"}
+        if isinstance(summary, dict) and summary.get("task") == CLASSIFICATION:
+            needed = {"data_bin"}
         missing = needed - set(summary if isinstance(summary, dict) else ())
         if missing:
             raise UserError(f"{file} lacks {', '.join(sorted(missing))}: run scripts/preprocess.sh again")
@@ -81,21 +86,63 @@ class PreparedData:
         return self.summary["source_lang"], self.summary["target_lang"]
 
     @property
+    def language_flags(self) -> list[str]:
+        """The flags of fairseq's tools that say the languages of a parallel corpus."""
+        if self.classifies:
+            return []
+        return ["--source-lang", self.languages[0], "--target-lang", self.languages[1]]
+
+    @property
+    def classifies(self) -> bool:
+        """Whether its sentences, or pairs of them, have labels; otherwise it is a parallel corpus."""
+        return self.summary.get("task") == CLASSIFICATION
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of a corpus that has some."""
+        return labels_of(self._label_dictionary())
+
+    @property
+    def output_name(self) -> str:
+        """What a file with a model's output for one of its texts is called."""
+        return "predictions.txt" if self.classifies else "translations.txt"
+
+    @property
     def splits(self) -> list[str]:
-        """The texts that can be translated and scored."""
+        """The texts that can be translated, or classified, and scored."""
+        if self.classifies:
+            return sorted(path.stem for path in (self.data_bin / "label").glob("*.idx") if path.stem != "train")
         references = list(self.summary["references"])
         # earlier preparations name those of the test sets only
         valid = "valid" not in references and (self.folder / f"raw/valid.{self.languages[1]}").is_file()
         return ["valid", *references] if valid else references
 
     def check_split(self, split: str) -> None:
-        """Raise a `UserError` unless *split* is one of :attr:`splits`."""
-        if split not in self.splits:
-            raise UserError(f"there is no text called {split} in {self.folder}: give one of {', '.join(self.splits)}")
+        """Raise a `UserError` unless *split* is one of :attr:`splits`, or several, joined by commas."""
+        parts = split.split(",")
+        for part in parts:
+            if part not in self.splits:
+                known = ", ".join(self.splits)
+                raise UserError(f"there is no text called {part} in {self.folder}: give one of {known}")
+        if len(set(parts)) < len(parts):
+            raise UserError(f"the split {split} names a text twice: give each once")
+
+    def parts(self, split: str) -> list[str]:
+        """The texts that *split* names: one, or several that are scored as one."""
+        self.check_split(split)
+        return split.split(",")
 
     def references(self, split: str) -> list[str]:
-        """The untokenised reference translations of a text."""
-        self.check_split(split)
+        """The untokenised reference translations of a text, or its labels; of several texts, one after the other."""
+        return [line for part in self.parts(split) for line in self._references(part)]
+
+    def _references(self, split: str) -> list[str]:
+        if self.classifies:
+            from fairseq.data import data_utils
+
+            dictionary = self._label_dictionary()
+            texts = data_utils.load_indexed_dataset(str(self.data_bin / "label" / split), dictionary)
+            return [dictionary[int(texts[i][0])] for i in range(len(texts))]
         return self._lines(self.summary["references"].get(split, f"raw/{split}.{self.languages[1]}"))
 
     def sources(self, split: str) -> list[str]:
@@ -104,7 +151,7 @@ class PreparedData:
         return self._lines(f"raw/{split}.{self.languages[0]}")
 
     def ceiling(self, split: str) -> dict[str, float] | None:
-        """The best score of each metric that a text leaves possible; None where it was not measured."""
+        """The best score of each metric that a text leaves possible; None where it was not measured, as for several."""
         ceilings: dict[str, dict[str, float]] = self.summary.get("ceiling", {})
         return ceilings.get(split)
 
@@ -115,9 +162,19 @@ class PreparedData:
 
     def tokenised_references(self, split: str) -> list[str] | None:
         """The reference translations as the recipe tokenised them, or None where it did not."""
-        if self.summary["tokenizer"] == "none" or "given" in self.summary:
+        if self.classifies or self.summary["tokenizer"] == "none" or "given" in self.summary:
             return None
-        return self._lines(f"tokenised/{split}.{self.languages[1]}")
+        target = self.languages[1]
+        return [line for part in self.parts(split) for line in self._lines(f"tokenised/{part}.{target}")]
+
+    def _label_dictionary(self) -> Any:
+        from fairseq.data import Dictionary
+
+        path = self.data_bin / "label" / "dict.txt"
+        try:
+            return Dictionary.load(str(path))
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing: run scripts/preprocess.sh again") from error
 
     def _lines(self, name: str) -> list[str]:
         path = self.folder / name

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .prepared import SUMMARY, PreparedData
+from .prepared import CLASSIFICATION, SUMMARY, PreparedData
 
 BPE = ("sentencepiece", "subword-nmt", "none")
 TOKENIZERS = ("none", "moses")
@@ -60,7 +60,10 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
             raise UserError(
                 f"{', '.join(given)} says how a folder of fairseq-preprocess was made: give its references too"
             )
-        return PreparedData.read(path)
+        labelled = _labelled(Path(path))
+        return labelled or PreparedData.read(path)
+    if "," in split:
+        raise UserError(f"references are given, of one text, but the split {split} names several: give one")
     references = Path(str(references)).absolute()
     folder = Path(path)
     if (folder / SUMMARY).is_file() or (folder.absolute().parent / SUMMARY).is_file():
@@ -69,6 +72,20 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
         data = _binarised(folder, split, references, given)
     _check_lengths(data, split)
     return data
+
+
+def _labelled(folder: Path) -> PreparedData | None:
+    """A folder in which fairseq's recipe binarised sentences and labels, unless a preparation made it."""
+    prepared = any((place / SUMMARY).is_file() for place in (folder, folder.absolute().parent))
+    if prepared or not (folder / "label" / "dict.txt").is_file():
+        return None
+    content = hashlib.sha256()
+    for part in ("input0", "label"):
+        content.update(_read(folder / part / "dict.txt"))
+    binarised = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in folder.glob("*/*.bin"))
+    name = folder.absolute().name
+    summary = {"task": CLASSIFICATION, "corpus": name, "data_bin": ".", "key": _key([content.hexdigest(), binarised])}
+    return PreparedData(folder, summary)
 
 
 def flags(data: PreparedData) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a benchmark translates with: a checkpoint in fairseq's beam search, or a folder of CTranslate2 in its engine."""
+"""What a benchmark runs: a checkpoint, which translates with beam search or classifies; a folder of CTranslate2."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from fairseq import checkpoint_utils, models
 from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
+from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
@@ -77,6 +78,36 @@ class FairseqRunner:
             torch.cuda.synchronize()
 
 
+class ClassifierRunner(FairseqRunner):
+    """A forward pass of a model that classifies pairs of sentences.
+
+    :param model: a model in evaluation mode.
+    :param words: size of the dictionary.
+    :param size: bytes on disk.
+    """
+
+    def __init__(self, model: Any, words: int, size: int) -> None:
+        self.model, self.source_words, self.bytes = model, words, size
+        self._head = next(iter(model.classification_heads))
+        model.make_generation_fast_()
+        model.requires_grad_(False)
+        # the head of the language model reads nothing here
+        self.parameters = sum(p.numel() for name, p in model.named_parameters() if ".lm_head." not in name)
+
+    def batch(self, size: int, length: int) -> dict[str, Any]:
+        """Return random pairs. *Shape of ``src_tokens``:* (size, length)"""
+        batch = super().batch(size, length)
+        batch["net_input"]["src_tokens"][:, length // 2] = 2  # the end of the first sentence
+        return batch
+
+    @torch.no_grad()
+    def __call__(self, batch: dict[str, Any]) -> None:
+        """Classify."""
+        self.model(**batch["net_input"], features_only=True, classification_head_name=self._head)
+        if batch["net_input"]["src_tokens"].is_cuda:
+            torch.cuda.synchronize()
+
+
 class EngineRunner:
     """CTranslate2 over one of its folders."""
 
@@ -127,6 +158,10 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
     state = checkpoint_utils.load_checkpoint_to_cpu(path)
     try:
         parameters = dict(state["model"])  # without what it knows of its dictionaries: these are invented
+        if any(".sentence_encoder." in name for name in parameters):
+            classifier, words_read = _classifier(state, parameters)
+            classifier.eval().to(device, PRECISIONS[precision])
+            return ClassifierRunner(classifier, words_read, Path(path).stat().st_size)
         words = [len(parameters[f"{stack}.embed_tokens.weight"]) for stack in ("encoder", "decoder")]
         task = TranslationTask(TranslationConfig(), *map(dictionary, words))
         config = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
@@ -138,7 +173,22 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
     except Exception as error:  # whatever another architecture lacks
         raise UserError(
             f"the model in {path} cannot be built, or its parameters do not fit it: give a checkpoint of an "
-            "encoder–decoder Transformer that fairseq-train or fairseq-dsp wrote"
+            "encoder–decoder Transformer, or of a RoBERTa that classifies, that fairseq-train or fairseq-dsp wrote"
         ) from error
     model.eval().to(device, PRECISIONS[precision])
     return FairseqRunner(model, words[0], words[1], beam, length, Path(path).stat().st_size)
+
+
+def _classifier(state: dict[str, Any], parameters: dict[str, Any]) -> tuple[Any, int]:
+    """Return a model that classifies, and the size of its dictionary."""
+    words = next(len(weight) for name, weight in parameters.items() if name.endswith("embed_tokens.weight"))
+    heads = {name: value for name, value in parameters.items() if name.startswith("classification_heads.")}
+    name, weight = next((name, value) for name, value in heads.items() if name.endswith(".out_proj.weight"))
+    settings = SentencePredictionConfig(num_classes=len(weight), regression_target=False)
+    settings.classification_head_name = name.split(".")[1]
+    task = SentencePredictionTask(settings, dictionary(words), dictionary(4))
+    config = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
+    model = models.build_model(config, task)
+    model.register_classification_head(settings.classification_head_name, num_classes=len(weight))
+    model.load_state_dict(parameters, strict=True, model_cfg=config)
+    return model, words

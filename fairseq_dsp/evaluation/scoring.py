@@ -1,4 +1,4 @@
-"""BLEU and chrF of translations, by sacrebleu."""
+"""BLEU and chrF of translations, by sacrebleu; accuracy of labels."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ from typing import Any
 from .. import languages, moses
 from .prepared import PreparedData
 
+TITLES = {"bleu": "BLEU", "chrf": "chrF", "tokenised_bleu": "tokenised BLEU", "accuracy": "accuracy"}
+"""Name of a metric → what people call it."""
+
+
+def metric_names(data: PreparedData) -> tuple[str, ...]:
+    """The metrics of a corpus; by the first, models are compared."""
+    return ("accuracy",) if data.classifies else ("bleu", "chrf", "tokenised_bleu")
+
 
 def metrics(data: PreparedData) -> dict[str, Any]:
-    """The metrics of detokenised text, by name. A recipe that lost the case is scored without it."""
+    """The metrics of detokenised text, or of labels, by name. A recipe that lost the case is scored without it."""
+    if data.classifies:
+        from .accuracy import Accuracy
+
+        return {"accuracy": Accuracy()}
     from sacrebleu.metrics import BLEU, CHRF
 
     lowercase = bool(data.summary["lowercase"])
@@ -19,7 +31,7 @@ def metrics(data: PreparedData) -> dict[str, Any]:
 
 
 def score(data: PreparedData, split: str, hypotheses: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Score the translations of a text.
+    """Score the translations, or the labels, of a text.
 
     ``bleu`` and ``chrf`` are of detokenised text. ``tokenised_bleu`` is of the recipe's own tokens, as papers on
     IWSLT'14 report it, or of Moses tokens for a recipe without tokenisation; in languages that Moses does not split
@@ -28,11 +40,13 @@ def score(data: PreparedData, split: str, hypotheses: Sequence[str]) -> dict[str
     :param data: the corpus.
     :param split: the text.
     :param hypotheses: translations, a line a sentence; the BPE undone and, if the recipe tokenises, still tokenised.
-    :return: for each of the three a ``score`` from 0 to 100 and sacrebleu's ``signature``.
+    :return: for each of the three, or ``accuracy``, a ``score`` from 0 to 100 and sacrebleu's ``signature``.
     """
     from sacrebleu.metrics import BLEU
 
     references = data.references(split)
+    if data.classifies:
+        return {name: _score(metric, hypotheses, references) for name, metric in metrics(data).items()}
     plain = detokenised(data, hypotheses)
     scores = {name: _score(metric, plain, references) for name, metric in metrics(data).items()}
     if languages.bleu_tokenizer(data.languages[1]) != "13a":

@@ -1,4 +1,4 @@
-"""Confidence intervals and tests of BLEU, over what would come out differently the next time: sentences and seeds.
+"""Confidence intervals and tests of BLEU or accuracy, over what may come out differently: sentences and seeds.
 
 A method's BLEU is the mean over n trainings of different seeds, all scored on the same m test sentences. Its variance
 is c + v (two crossed random factors: Searle, Casella & McCulloch 1992, *Variance Components*, chapter 4; for machine
@@ -77,7 +77,7 @@ class Estimate:
 class Comparison:
     """A method against another.
 
-    :param difference: of BLEU.
+    :param difference: of the scores.
     :param pairs: how many pairs of the same seed it is the mean of; 0 if no seed is common to both, and it is the
         difference of the means over all seeds.
     :param p_value: two-sided, of the hypothesis that both are as good.
@@ -97,10 +97,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """BLEU of all runs on the same resamples of the test sentences, which is what makes comparisons paired.
+    """The score of all runs on the same resamples of the test sentences, which is what makes comparisons paired.
 
-    :param scores: for each run by name its BLEU.
-    :param resampled: for each run its BLEU on each resample. *Shape:* (samples)
+    :param scores: for each run by name its score, such as BLEU.
+    :param resampled: for each run its score on each resample. *Shape:* (samples)
     :param sentences: their number, m.
     :param signature: sacrebleu's, of the test.
     """
@@ -111,13 +111,13 @@ class Bootstrap:
     signature: str = ""
 
     def mean(self, runs: Runs) -> Estimate:
-        """The mean BLEU over the seeds of a method."""
+        """The mean score over the seeds of a method."""
         return self._estimate([[_draw(+1, names) for names in runs.values()]])[0]
 
     def compare(self, ones: Runs, others: Runs) -> Comparison | None:
         """Compare two methods; None if one has no run.
 
-        :param others: those whose BLEU is subtracted.
+        :param others: those whose score is subtracted.
         """
         if not ones or not others:
             return None
@@ -216,28 +216,50 @@ def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def bootstrap(metric: Any, references: Sequence[str], translations: Mapping[str, Sequence[str]]) -> Bootstrap:
-    """Resample the test sentences, as sacrebleu's paired bootstrap does: with the same seed and resamples.
+    """Resample the test sentences; see `resample`.
 
-    :param metric: sacrebleu's BLEU.
+    :param metric: sacrebleu's BLEU, or another metric in its manner.
     :param references: a line a sentence.
-    :param translations: for each run by name its translations, a line a sentence.
+    :param translations: for each run by name its translations, or labels, a line a sentence.
+    """
+    return resample(metric, sentence_counts(metric, references, translations))
+
+
+def sentence_counts(
+    metric: Any, references: Sequence[str], translations: Mapping[str, Sequence[str]]
+) -> dict[str, Array]:
+    """Return for each run what its score is computed from: for BLEU the n-grams and lengths of each sentence.
+
+    The parameters are those of `bootstrap`. *Shape:* (m, counts)
     """
     import numpy as np
 
     metric._ref_cache = metric._cache_references([references])  # once for all runs
+    return {name: np.array(metric._extract_corpus_statistics(text, None)) for name, text in translations.items()}
+
+
+def resample(metric: Any, counts: Mapping[str, Array]) -> Bootstrap:
+    """Resample the test sentences, as sacrebleu's paired bootstrap does: with the same seed and resamples.
+
+    :param counts: of each run; see `sentence_counts`.
+    """
+    import numpy as np
+
+    metric.num_refs = 1  # for the signature
     seed = os.environ.get("SACREBLEU_SEED", "12345").lower()
     draws = np.random.default_rng(None if seed == "none" else int(seed))
-    # how often each sentence is in each resample. Shape: (samples, sentences)
-    times = np.zeros((SAMPLES, len(references)), dtype=np.float32)
+    sentences = max(map(len, counts.values()), default=0)
+    # how often each sentence is in each resample. Shape: (samples, m)
+    times = np.zeros((SAMPLES, sentences), dtype=np.float32)
     for row in times:
-        row += np.bincount(draws.integers(len(references), size=len(references)), minlength=len(references))
+        row += np.bincount(draws.integers(sentences, size=sentences), minlength=sentences)
     scores: dict[str, float] = {}
     resampled = {}
-    for name, text in translations.items():
-        counts = np.array(metric._extract_corpus_statistics(text, None), dtype=np.float32)
-        scores[name] = float(metric._compute_score_from_stats(counts.sum(0, dtype=np.float64)).score)
-        resampled[name] = np.array([metric._compute_score_from_stats(row).score for row in times @ counts])
+    for name, of_run in counts.items():
+        values = of_run.astype(np.float32)
+        scores[name] = float(metric._compute_score_from_stats(values.sum(0, dtype=np.float64)).score)
+        resampled[name] = np.array([metric._compute_score_from_stats(row).score for row in times @ values])
     signature = metric.get_signature()
     signature.update("seed", seed)
     signature.update("bs", SAMPLES)
-    return Bootstrap(scores, resampled, len(references), str(signature))
+    return Bootstrap(scores, resampled, sentences, str(signature))

@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from ..model import TYPES, HeadSet, modules_of
 from ..subset import Budget, Draw, hard_gates, shrink
 
+HEAD = "sentence_classification_head"
+"""The classification head that fairseq's task uses unless it is told another."""
+
 
 @dataclass(frozen=True)
 class HeadScores:
@@ -49,8 +52,8 @@ class HeadScores:
 def score(model: nn.Module, batches: Iterable[dict[str, Any]], *, gates: Tensor | None = None) -> HeadScores:
     """Return the importance of a model's heads, averaged over the sentences of all batches.
 
-    :param model: an encoder–decoder Transformer; it is put into evaluation mode.
-    :param batches: as fairseq's translation datasets collate them, on the model's device.
+    :param model: an encoder–decoder Transformer, or a RoBERTa that classifies; it is put into evaluation mode.
+    :param batches: as fairseq's datasets collate them, on the model's device.
     :param gates: ξ, of 0 for a head that is removed already, which scores 0; all 1 by default. *Shape:* (N).
     :raises ValueError: if there is no sentence, or the model is compact or keeps some of its heads only.
     """
@@ -115,12 +118,20 @@ def gate_gradients(model: nn.Module, batch: dict[str, Any], xi: Tensor) -> Tenso
     """
     model.eval()
     with _gated_heads(model, xi) as gates, torch.enable_grad():
-        target = batch["target"]
-        output, _ = model(**batch["net_input"])
-        padding = model.decoder.dictionary.pad()  # type: ignore[union-attr, operator]
-        loss = F.cross_entropy(output.float().flatten(0, 1), target.flatten(), ignore_index=padding, reduction="sum")
-        loss.backward()
+        _loss(model, batch).backward()
         return torch.cat([gates[i].grad.double().cpu() for i in range(len(gates))], dim=1)  # type: ignore[union-attr]
+
+
+def _loss(model: Any, batch: dict[str, Any]) -> Tensor:
+    """Return the negative log likelihood of a batch's target words, or of its labels; a scalar."""
+    target = batch["target"].flatten()
+    if not hasattr(model, "decoder"):  # it classifies
+        head = HEAD if HEAD in model.classification_heads else next(iter(model.classification_heads))
+        logits, _ = model(**batch["net_input"], features_only=True, classification_head_name=head)
+        return F.cross_entropy(logits.float(), target, reduction="sum")
+    output, _ = model(**batch["net_input"])
+    padding = model.decoder.dictionary.pad()
+    return F.cross_entropy(output.float().flatten(0, 1), target, ignore_index=padding, reduction="sum")
 
 
 @contextmanager

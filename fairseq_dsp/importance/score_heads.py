@@ -33,7 +33,7 @@ from .michel import HeadScores, choose, score
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("checkpoint", help="a trained model: this package's, or fairseq's own transformer")
+    parser.add_argument("checkpoint", help="a trained model: this package's, or fairseq's own transformer or roberta")
     parser.add_argument("--data", required=True, metavar="DATA-BIN", help="the folder of the binarised corpus")
     parser.add_argument("--split", default="valid", help="train or valid (default), never a test set")
     parser.add_argument("--sentences", type=int, metavar="M", help="score on so many sentences, drawn at random")
@@ -55,7 +55,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Raise a `UserError` for a test set, or a number that cannot be, whatever the model."""
     if args.split.lower().startswith("test"):
         raise UserError(
-            f"--split {args.split} is a test set, and heads chosen on it would make its BLEU worthless: "
+            f"--split {args.split} is a test set, and heads chosen on it would make its score worthless: "
             "score on train or valid"
         )
     for name in ("steps", "max_tokens", "sentences"):
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
-    """Return the model of a checkpoint and a dataset of the corpus that it translates."""
+    """Return the model of a checkpoint and a dataset of its corpus."""
     for what, path, there in (
         ("checkpoint", checkpoint, Path(checkpoint).is_file()),
         ("corpus", data, Path(data).is_dir()),
@@ -120,6 +120,8 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
     with fitting(checkpoint, data):
         (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides={"data": data})
     try:
+        if hasattr(task, "label_dictionary") and not (Path(data) / "input0" / f"{split}.idx").is_file():
+            raise FileNotFoundError(split)  # the task of classification fails on it in its own way
         task.load_dataset(split)
     except FileNotFoundError as error:
         raise UserError(f"{data} has no split {split}: give train or valid, or binarise that split first") from error

@@ -47,6 +47,14 @@ def check(parameters: Mapping[str, Tensor], **dictionaries: Any) -> None:
         _same(stack, theirs.get(stack), _rows(parameters, stack), dictionary)
 
 
+def compare(model: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
+    """Compare a model's dictionaries with those of a state dict that is about to be loaded.
+
+    :raises OtherDictionaryError: if one differs.
+    """
+    _compare(model, dict(state), prefix, getattr(state, "_metadata", {}).get(prefix.removesuffix("."), {}))
+
+
 def with_fingerprints(parameters: dict[str, Tensor], source: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
     """Return *parameters* as a state dict that knows the dictionaries that the state dict *source* knows."""
     result = OrderedDict(parameters)

@@ -203,6 +203,7 @@ class PrunableModel(BaseFairseqModel):
             pruner.complete(state_dict, prefix)
             left = {stack: getattr(self.args, f"{stack}_layers_to_keep", None) for stack in ("encoder", "decoder")}
             if any(left.values()):
+                dictionaries.compare(self, state_dict, prefix)  # fairseq goes on without the metadata
                 names = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
                 pruner.leave_out_layers(state_dict, prefix, modules_in(names, self.args, KINDS[kind]), left)
 

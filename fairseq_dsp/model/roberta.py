@@ -15,6 +15,7 @@ from .attention import PrunableAttention
 from .bert_options import EncoderConfig
 from .config import PruningConfig
 from .encoder import PrunableEncoder
+from .labels import check_labels
 from .prunable import PrunableModel, register_sizes
 from .units import ROBERTA, modules_of
 
@@ -40,6 +41,15 @@ class PrunableRoberta(PrunableModel, RobertaModel):
         for module in self.modules():
             if hasattr(module, "normalized_shape"):  # torch's layer norm, or apex's
                 module.eps = options.layer_norm_epsilon
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> Any:
+        """Build a model from a namespace or a hydra config.
+
+        :raises UserError: if an option is unknown or does not fit the others, or the data have labels without a class.
+        """
+        check_labels(task)
+        return super().build_model(args, task)
 
     @classmethod
     def known_options(cls) -> set[str]:

@@ -18,9 +18,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import sha256, write_json
-from ..wordpiece import WordPiece
+from ..wordpiece import WordPiece, cut
 from .arguments import positive
-from .binarise import binarise
 from .corpora import split_names
 from .download import text_hash
 from .lines import stored_lines, write_lines
@@ -117,6 +116,8 @@ def run(args: argparse.Namespace) -> None:
                 "task": "sentence_prediction",
                 "corpus": corpus.name,
                 "data_bin": "data-bin",
+                "bpe": "wordpiece",
+                "bpe_model": f"data-bin/{encoder.tokeniser.name}",
                 "labels": list(LABELS),
                 "max_positions": args.max_positions,
                 "test_sets": dict(zip(splits[2:], corpus.test_sets, strict=True)),
@@ -141,23 +142,18 @@ def _encode(raw: Path, splits: list[str], encoder: Encoder, positions: int, fold
     room = positions - 3  # the symbol at the beginning, and one at the end of each sentence
     for split in splits:
         sides = [model.encode(stored_lines(raw / f"{split}.{name}")) for name in COLUMNS[:2]]
-        rows = [_cut(first.split(" "), second.split(" "), room) for first, second in zip(*sides, strict=True)]
-        cut = sum(was_cut for _, _, was_cut in rows)
-        if cut:
-            say(f"{split}: {cut} of {len(rows)} pairs have more than {positions} tokens, so their longer side was cut")
-        write_lines(folder / f"{split}.input0", [first for first, _, _ in rows])
-        write_lines(folder / f"{split}.input1", [second for _, second, _ in rows])
+        pairs = [(first.split(" "), second.split(" ")) for first, second in zip(*sides, strict=True)]
+        longer = sum(cut(pair, room) for pair in pairs)
+        if longer:
+            say(f"{split}: {longer} of {len(pairs)} pairs have more than {positions} tokens, whose longer side was cut")
+        for name, side in zip(COLUMNS[:2], zip(*pairs, strict=True), strict=True):
+            write_lines(folder / f"{split}.{name}", map(" ".join, side))
         write_lines(folder / f"{split}.label", stored_lines(raw / f"{split}.label"))
 
 
-def _cut(first: list[str], second: list[str], room: int) -> tuple[str, str, bool]:
-    was_cut = len(first) + len(second) > room
-    while len(first) + len(second) > room:
-        (first if len(first) >= len(second) else second).pop()
-    return " ".join(first), " ".join(second), was_cut
-
-
 def _binarise(pieces: Path, splits: list[str], encoder: Encoder, folder: Path) -> None:
+    from .binarise import binarise  # help needs none of its packages
+
     for name in COLUMNS:
         (folder / name).mkdir()
         dictionary = folder / name / "dict.txt"

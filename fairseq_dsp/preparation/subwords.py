@@ -28,7 +28,7 @@ NORMALISATION = "identity"
 RESERVED = "\u2585"
 USUAL_LENGTH = 4192  # bytes of a sentence that sentencepiece learns from
 SAMPLE = 250_000
-"""Pairs that BPE is learned on by default: they keep sentencepiece within 0.8 GB (docs/results/preparation.md)."""
+"""Pairs that BPE is learned on by default: they keep sentencepiece within 0.8 GB (benchmarks/preparation.py)."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ HEAD = "sentence_classification_head"
 TOLERANCE = 1e-4
 
 SENTENCES = [
-    ("A man is playing a guitar on stage.", "Nobody is playing an instrument."),
-    ("Two children are running through the tall grass near the river.", "Children are outdoors."),
+    ("Two engineers repair the old bridge at night.", "Nobody is at work there."),
+    ("Two children are running through the tall grass near the river.", "Some young people are close to water."),
     ("The committee postponed its decision until the following spring, citing a lack of evidence.",
      "The committee has not decided yet."),
     ("Why did the café's owner pay $3.50 for it?", "She paid too much, didn't she?"),

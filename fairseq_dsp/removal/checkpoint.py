@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
 from ..model.config import IN_FORCE, flag
-from ..model.units import ARCHITECTURES, modules_in, shape_of
+from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +148,11 @@ class TrainedModel:
         """The class of the model."""
         found: type[PrunableModel] = MODEL_REGISTRY[ARCH_MODEL_NAME_REGISTRY.get(self.architecture, self.architecture)]
         return found
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it classifies sentences; otherwise it translates."""
+        return self.model_class.architecture is ROBERTA
 
     def compact_parameters(self) -> dict[str, Tensor]:
         """Return the state dict of the compact model.

@@ -85,8 +85,7 @@ def sizes(options: Namespace, architecture: str) -> dict[str, Any]:
     model_class.add_args(parser)
     # decoder_input_dim, for one, has no flag
     defaults = {action.dest: action.default for action in parser._actions if action.default != argparse.SUPPRESS}
-    usual, stock = Namespace(), {**vars(TransformerConfig()), **vars(EncoderConfig())}
-    stock |= {name: value for name, value in defaults.items() if value is not None}
+    usual, stock = Namespace(), {**defaults, **vars(TransformerConfig()), **vars(EncoderConfig())}
     ARCH_CONFIG_REGISTRY[architecture](usual)
     found = {}
     for name in sorted(defaults.keys() - set(PruningConfig.__dataclass_fields__)):

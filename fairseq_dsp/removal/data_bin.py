@@ -12,7 +12,11 @@ from omegaconf import OmegaConf, open_dict
 
 from ..errors import UserError
 from ..model.dictionaries import check, fitting
+from ..model.labels import check_labels
 from .checkpoint import TrainedModel
+
+CLASSIFICATION = "sentence_prediction"
+"""fairseq's task; this package's name begins with it."""
 
 
 def task_of(model: TrainedModel, data: str | None) -> Any:
@@ -44,6 +48,33 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
     return task
 
 
+def classification_task_of(model: TrainedModel, data: str | None) -> Any:
+    """Return the task ``sentence_prediction`` that a model was trained on; see `task_of`.
+
+    :raises UserError: if the folder has no dictionaries, or those of another model, or the model predicts no labels.
+    """
+    config = OmegaConf.create(model.state["cfg"]["task"])
+    if not getattr(config, "num_classes", None) or getattr(config, "regression_target", False):
+        raise UserError(
+            f"{model.path} predicts no labels of sentences, but a model of --task sentence_prediction is expected: "
+            "fine-tune it on such a corpus first"
+        )
+    folder = data or config.data
+    with open_dict(config):
+        config.data, config._name = folder, CLASSIFICATION
+    try:
+        task = tasks.setup_task(config)
+    except Exception as error:
+        raise UserError(
+            f"the dictionaries of {model.path} cannot be read from {folder}: give --data with the folder that has "
+            "input0/dict.txt and label/dict.txt"
+        ) from error
+    check_labels(task)
+    with fitting(model.path, folder):
+        check(model.state["model"], encoder=task.source_dictionary)
+    return task
+
+
 def check_task(state: dict[str, Any], path: str, *, any_plugin: bool = True) -> None:
     """Check that a model translates from one language into another, without language tokens in its input.
 
@@ -52,6 +83,8 @@ def check_task(state: dict[str, Any], path: str, *, any_plugin: bool = True) -> 
     :raises UserError: if not.
     """
     task = (state.get("cfg") or {}).get("task")
+    if str(getattr(task, "_name", "")).startswith(CLASSIFICATION):
+        raise UserError(f"{path} classifies sentences, but a translation model is expected: give one")
     many = getattr(task, "lang_pairs", None) or getattr(task, "langs", None)
     if many or (isinstance(task, Namespace) and not any_plugin):
         raise UserError(

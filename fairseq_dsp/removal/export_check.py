@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..model import PrunableTransformer, with_heads
+from ..model import with_heads
 from .checkpoint import TrainedModel
 
 TOLERANCE = 1e-3
@@ -25,10 +25,12 @@ Pairs = list[tuple[list[str], list[str]]]
 def original(model: TrainedModel, task: Any) -> Any:
     """Return a trained model as fairseq builds it, with gates that keep its heads, in float32.
 
-    :param task: fairseq's translation task, which has the dictionaries.
+    :param task: fairseq's, which has the dictionaries.
     """
     chosen = {} if model.is_compact else with_heads(model.heads.to_json())
-    network = PrunableTransformer.build_model(Namespace(**{**vars(model.options), **chosen}), task)
+    network = model.model_class.build_model(Namespace(**{**vars(model.options), **chosen}), task)
+    if model.classifies:
+        network.register_classification_head(task.cfg.classification_head_name, num_classes=task.cfg.num_classes)
     network.load_state_dict(dict(model.state["model"]))
     return network.float().eval().requires_grad_(False)
 
@@ -59,6 +61,22 @@ def log_probabilities(network: Any, task: Any, pairs: Pairs) -> list[float]:
     return found
 
 
+@torch.no_grad()
+def class_log_probabilities(network: Any, task: Any) -> list[float]:
+    """Return the log-probability of each class of pairs of all kinds of words, in a row."""
+    found: list[float] = []
+    dictionary = task.source_dictionary
+    known = dictionary.symbols[dictionary.nspecial :] or [dictionary.unk_word]
+    for i, lengths in enumerate(LENGTHS):
+        words = [[known[(i + k * len(known) // length) % len(known)] for k in range(length)] for length in lengths]
+        tokens = [[*map(dictionary.index, sentence), dictionary.eos()] for sentence in words]
+        source = torch.tensor([[dictionary.bos(), *tokens[0], *tokens[1]]])
+        head = task.cfg.classification_head_name
+        logits, _ = network(source, features_only=True, classification_head_name=head)
+        found += logits.log_softmax(-1).flatten().tolist()
+    return found
+
+
 def check_same(found: Sequence[float], expected: Sequence[float], what: str, tolerance: float = TOLERANCE) -> None:
     """Compare log-probabilities.
 
@@ -72,7 +90,7 @@ def check_same(found: Sequence[float], expected: Sequence[float], what: str, tol
     worst = max(gaps, key=lambda gap: float("inf") if gap != gap else gap)
     if not (math.isfinite(worst) and worst <= tolerance):
         raise UserError(
-            f"{what} computes something else than the trained model (the log-probability of a word differs by "
+            f"{what} computes something else than the trained model (a log-probability differs by "
             f"{worst:.2g}, and rounding makes {tolerance:g} at most), so nothing was written: use another export"
         )
 
@@ -94,3 +112,14 @@ def check_read(network: Any, read: Any, model: TrainedModel, task: Any) -> None:
     pairs = sentences(task)
     expected = log_probabilities(original(model, task), task, pairs)
     check_same(log_probabilities(network, read, pairs), expected, "the folder")
+
+
+def check_classifier(network: Any, read: Any, model: TrainedModel, task: Any) -> None:
+    """Compare a model that classifies, and its task, with the trained model; see `check_read`."""
+    if read.source_dictionary.symbols != task.source_dictionary.symbols:
+        raise UserError(
+            f"the dictionary of {model.path} is another one once it is read from a file, so nothing was written: give "
+            "a model of --task sentence_prediction, without line breaks in its words"
+        )
+    expected = class_log_probabilities(original(model, task), task)
+    check_same(class_log_probabilities(network, read), expected, "the folder")

@@ -1,6 +1,7 @@
-"""OUT is a checkpoint of fairseq's own `transformer`, for fairseq without this plugin, with the same translations: the
-gates are in the weights, and the heads that are not kept are zeros. So it is as large and as slow as an unpruned model.
-Its configuration is plain values, which torch's safe loading takes in a fairseq without this plugin's mends too.
+"""OUT is a checkpoint of fairseq's own `transformer` or `roberta`, for fairseq without this plugin, with the same
+results: the gates are in the weights, and the heads that are not kept are zeros. So it is as large and as slow as an
+unpruned model. Its configuration is plain values, which torch's safe loading takes in a fairseq without this plugin's
+mends too.
 
 example:
   fairseq-dsp export-fairseq checkpoints/checkpoint_best.pt stock.pt
@@ -16,8 +17,10 @@ from typing import Any
 
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 
+from ..errors import UserError
 from ..files import check_target, write_files
-from ..model.config import flat_names
+from ..model.bert_options import EncoderConfig
+from ..model.config import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
 
 
@@ -33,17 +36,31 @@ def run(args: argparse.Namespace) -> None:
     out = check_target(args.out)
     model = TrainedModel.read(args.checkpoint, **budgets(args))
     write_files({out: stock_state(model)})
-    model.alignment_heads("fairseq-generate --print-alignment")
-    print(f"{out}: a stock transformer; fairseq-generate DATA --path {out} --beam 5")
+    if not model.classifies:
+        model.alignment_heads("fairseq-generate --print-alignment")
+    if model.classifies:
+        print(f"{out}: a stock roberta; fairseq-validate DATA --path {out} --task sentence_prediction …")
+    else:
+        print(f"{out}: a stock transformer; fairseq-generate DATA --path {out} --beam 5")
 
 
 def stock_state(model: TrainedModel) -> dict[str, Any]:
     """Return the state of a stock checkpoint that computes the same.
 
-    :raises UserError: if a weight is not finite.
+    :raises UserError: if a weight is not finite, or the model has what fairseq's own does not have.
     """
-    options = {name: value for name, value in vars(model.options).items() if name in flat_names()}
-    state = model.state_with(model.full_parameters(), {**options, "_name": "transformer", "arch": "transformer"})
+    usual = EncoderConfig()
+    for name in (n for n in EncoderConfig.__dataclass_fields__ if not n.startswith("_")):
+        if model.classifies and getattr(model.options, name, getattr(usual, name)) != getattr(usual, name):
+            raise UserError(
+                f"{model.path} has {flag(name)} {getattr(model.options, name)}, as a BERT has, but fairseq's own "
+                "roberta cannot have it: use fairseq-dsp export-folder instead"
+            )
+    own = {name for part in model.model_class.own_options for name in part.__dataclass_fields__}
+    known = model.model_class.known_options() - own
+    options = {name: value for name, value in vars(model.options).items() if name in known}
+    stock = model.model_class.architecture.stock
+    state = model.state_with(model.full_parameters(), {**options, "_name": stock, "arch": stock})
     config = state["cfg"] = {part: _plain(settings) for part, settings in state["cfg"].items()}
     for part, name in (("task", "_name"), ("task", "task"), ("criterion", "_name"), ("criterion", "criterion")):
         if config.get(part) and config[part].get(name):

@@ -1,7 +1,8 @@
 """A compact model as a folder without pickled objects: safetensors weights, JSON configuration, the dictionaries and
-the subword model. One call in Python reads it, `fairseq_dsp.from_pretrained(FOLDER).translate([...])`, and it can be
-uploaded to a model hub as it is. The configuration has a checksum of each file that the model is read from. README.md,
-the model card, is yours to complete: its licence is left open.
+the subword model. One call in Python reads it, `fairseq_dsp.from_pretrained(FOLDER).translate([...])`, or, of a model
+that classifies, `.predict([(premise, hypothesis), ...])`, and it can be uploaded to a model hub as it is. The
+configuration has a checksum of each file that the model is read from. README.md, the model card, is yours to complete:
+its licence is left open.
 
 example:
   fairseq-dsp export-folder checkpoints/checkpoint_best.pt my-model --data data-bin
@@ -10,9 +11,9 @@ example:
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import shutil
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..deployment.folder import CONFIG, FORMAT, NO_FILES, WEIGHTS, config_checksum, from_pretrained, is_plain
+from ..deployment.folder import CONFIG, FORMAT, NO_FILES, TASK, WEIGHTS, config_checksum, from_pretrained, is_plain
 from ..deployment.translator import BPE_OPTIONS
 from ..errors import UserError
 from ..files import check_target, new_folder, sha256
-from ..model import PruningConfig
-from ..model.config import flat_names
+from ..model.labels import labels_of
 from .checkpoint import TrainedModel, add_budgets, budgets
-from .data_bin import preparation, task_of
-from .export_check import check_read
+from .data_bin import classification_task_of, preparation, task_of
+from .export_check import check_classifier, check_read
 
 _CARD = """---
 language: ["{source}", "{target}"]
@@ -59,12 +59,42 @@ What it was trained on, how good it is and what it must not be used for is for i
 """
 
 
+_CLASSIFIER_CARD = """---
+library_name: fairseq_dsp
+pipeline_tag: text-classification
+tags: [fairseq, safetensors, pruning]
+# license: yours to choose, it depends on the text that the model was trained on; a model hub shows it when it is here
+---
+# Classification of sentences, or pairs of them, with {counts}
+
+A Transformer encoder with {parameters} parameters and the labels {labels}, trained with fairseq; what else there was is
+pruned and gone. This folder is all that it needs:
+
+```python
+import fairseq_dsp
+
+model = fairseq_dsp.from_pretrained("path/to/this/folder")
+print(model.predict([("a first sentence", "a second one")]))
+```
+
+| file | what it is |
+|---|---|
+| `model.safetensors` | the weights |
+| `config.json` | sizes, heads and units kept, labels, checksums of the other files |
+| `dict.txt` | fairseq's dictionary |
+{subwords}
+What it was trained on, how good it is and what it must not be used for is for its publisher to say here.
+"""
+WORDPIECE = "wordpiece"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a pruned model, compact or not")
     parser.add_argument("folder", metavar="FOLDER", help="folder to write; must not exist")
     parser.add_argument("--data", metavar="DIR", help="data-bin folder with the dictionaries (default: training's)")
-    parser.add_argument("--bpe", choices=[*BPE_OPTIONS, "none"], help="kind of subwords (default: as prepared)")
+    kinds = [*BPE_OPTIONS, WORDPIECE, "none"]
+    parser.add_argument("--bpe", choices=kinds, help="kind of subwords (default: as prepared)")
     parser.add_argument("--bpe-model", metavar="FILE", help="the subword model (default: as prepared)")
     parser.add_argument("--tokenizer", choices=["moses", "none"], help="before the subwords (default: as prepared)")
     parser.add_argument(
@@ -77,61 +107,100 @@ def run(args: argparse.Namespace) -> None:
     """Write the folder."""
     target = check_target(args.folder)
     model = TrainedModel.read(args.checkpoint, **budgets(args))
-    task = task_of(model, args.data)
+    task = (classification_task_of if model.classifies else task_of)(model, args.data)
     prepared = preparation(task.cfg.data)
     bpe = args.bpe or str(prepared.get("bpe", "none")).replace("-", "_")
     bpe_model = args.bpe_model or prepared.get("bpe_model")
-    if bpe in BPE_OPTIONS and (bpe_model is None or not Path(bpe_model).is_file()):
+    if bpe == WORDPIECE and not model.classifies:
+        raise UserError(f"--bpe {WORDPIECE} is for models that classify, but {model.path} translates: give another")
+    with_model = bpe in (*BPE_OPTIONS, WORDPIECE)
+    if with_model and (bpe_model is None or not Path(bpe_model).is_file()):
         raise UserError(f"the {bpe} model {bpe_model} does not exist: give --bpe-model FILE, or --bpe none")
-    text = {
-        "bpe": bpe if bpe in BPE_OPTIONS else None,
-        "bpe_model": Path(bpe_model).name if bpe in BPE_OPTIONS and bpe_model else None,
-        "tokenizer": args.tokenizer or str(prepared.get("tokenizer", "none")),
-        "lowercase": bool(args.lowercase or prepared.get("lowercase")),
-        "normalise": prepared.get("normalise"),
-    }
+    subwords = Path(str(bpe_model)) if with_model else None
+    own: dict[str, Any] = {"bpe": bpe if subwords else None, "bpe_model": subwords.name if subwords else None}
+    if model.classifies:
+        if args.tokenizer or args.lowercase:
+            raise UserError(f"{model.path} classifies: its subword model lower-cases, so leave out what is for words")
+        own |= _classification(task)
+        dictionaries = {"dict.txt": _plain_dictionary(task)}
+    else:
+        own |= {
+            "tokenizer": args.tokenizer or str(prepared.get("tokenizer", "none")),
+            "lowercase": bool(args.lowercase or prepared.get("lowercase")),
+            "normalise": prepared.get("normalise"),
+        }
+        own |= _translation(task, model)
+        dictionaries = {
+            f"dict.{own['source_lang']}.txt": task.source_dictionary,
+            f"dict.{own['target_lang']}.txt": task.target_dictionary,
+        }
     with new_folder(target) as temporary:
         temporary.mkdir()
-        _write(temporary, model, task, text, bpe_model)
+        _write(temporary, model, own, dictionaries, subwords)
         _check(temporary, model, task)
     print(f"{target}: {model.heads.counts()}; fairseq_dsp.from_pretrained({str(target)!r})")
 
 
-def _write(folder: Path, model: TrainedModel, task: Any, text: dict[str, Any], bpe_model: str | None) -> None:
+def _translation(task: Any, model: TrainedModel) -> dict[str, Any]:
+    """Return what the configuration says of a translation task."""
+    source, target = task.cfg.source_lang, task.cfg.target_lang
+    for language in (source, target):
+        if not is_plain(language):
+            raise UserError(f"the checkpoint {model.path} has the language {language}, which cannot be part of a name")
+    return {"source_lang": source, "target_lang": target, "left_pad_source": bool(task.cfg.left_pad_source)}
+
+
+def _classification(task: Any) -> dict[str, Any]:
+    """Return what the configuration says of a classification."""
+    names = ("num_classes", "init_token", "separator_token", "max_positions", "classification_head_name")
+    return {"task": TASK, "labels": labels_of(task.label_dictionary)} | {n: getattr(task.cfg, n) for n in names}
+
+
+def _plain_dictionary(task: Any) -> Any:
+    """Return the dictionary without the symbol that the task adds whenever it reads one."""
+    dictionary = copy.deepcopy(task.source_dictionary)
+    if dictionary.symbols[-1] == "<mask>":
+        dictionary.symbols.pop()
+        dictionary.count.pop()
+    return dictionary
+
+
+def _write(
+    folder: Path, model: TrainedModel, own: dict[str, Any], dictionaries: dict[str, Any], subwords: Path | None
+) -> None:
+    """Write the files of the folder.
+
+    :param own: what the configuration says of the model's kind.
+    :param dictionaries: by the names of their files.
+    :param subwords: the subword model.
+    """
     weights, shared = _separate(model.compact_parameters())
     try:
         save_file(weights, str(folder / WEIGHTS))
     except Exception as error:  # safetensors has an error class of its own for a full disk
         raise OSError(None, str(error)) from error
-    source, target = task.cfg.source_lang, task.cfg.target_lang
-    for language in (source, target):
-        if not is_plain(language):
-            raise UserError(f"the checkpoint {model.path} has the language {language}, which cannot be part of a name")
-    task.source_dictionary.save(str(folder / f"dict.{source}.txt"))
-    task.target_dictionary.save(str(folder / f"dict.{target}.txt"))
-    if text["bpe_model"]:
-        shutil.copyfile(str(bpe_model), folder / text["bpe_model"])
-    names = {f.name for f in fields(PruningConfig) if not f.name.startswith("_")} | flat_names()
-    options = {name: value for name, value in vars(model.compact_options()).items() if name in names}
+    for name, dictionary in dictionaries.items():
+        dictionary.save(str(folder / name))
+    if subwords:
+        shutil.copyfile(subwords, folder / subwords.name)
+    known = model.model_class.known_options()
+    options = {name: value for name, value in vars(model.compact_options()).items() if name in known}
     config: dict[str, Any] = {
         "format": FORMAT,
-        "source_lang": source,
-        "target_lang": target,
-        "left_pad_source": bool(task.cfg.left_pad_source),
-        **text,
+        **own,
         "shared": shared,
-        "model": {**options, **NO_FILES, "_name": "transformer_dsp"},
+        "model": {**options, **NO_FILES, "_name": model.model_class.architecture.model},
         "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())},
     }
     config["sha256"][CONFIG] = config_checksum(config)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    bpe = text["bpe_model"]
-    card = _CARD.format(
-        source=source,
-        target=target,
+    card = (_CLASSIFIER_CARD if model.classifies else _CARD).format(
+        source=own.get("source_lang"),
+        target=own.get("target_lang"),
+        labels=", ".join(own.get("labels", ())),
         counts=model.heads.counts().replace(" heads", " attention heads"),
         parameters=f"{sum(weight.numel() for weight in weights.values()):,}",
-        subwords=f"| `{bpe}` | the subword model |\n" if bpe else "",
+        subwords=f"| `{subwords.name}` | the subword model |\n" if subwords else "",
     )
     (folder / "README.md").write_text(card, encoding="utf-8")  # without a checksum: it is meant to be edited
 
@@ -149,7 +218,7 @@ def _check(folder: Path, model: TrainedModel, task: Any) -> None:
             f"the folder made of {model.path} cannot be read ({reason}), so nothing was written: give --bpe and "
             "--bpe-model as the corpus was prepared"
         ) from error
-    check_read(read.model.float(), read.task, model, task)
+    (check_classifier if model.classifies else check_read)(read.model.float(), read.task, model, task)
 
 
 def _separate(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

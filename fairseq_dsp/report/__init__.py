@@ -4,14 +4,18 @@ Written to RESULTS/report: report.html (one file, opens from the disk), report.m
 table.tex for a paper (booktabs). A sweep that is still at work can be reported too: the page says what is missing.
 
 The table has, for each method and number of heads K, the validation loss, by which to choose (not in table.tex); the
-mean BLEU over the seeds, its standard deviation and its 95% confidence interval, over seeds and test sentences; and the
-difference from the unpruned model of the same seed with its interval and its two-sided p-value, alone and corrected for
-the number of comparisons in the table (Holm). From one seed an interval can cover the test sentences only: it is marked
-with †. --against NAME compares every method with the method NAME in the same way, at the same number of heads.
+mean BLEU, or accuracy, over the seeds, its standard deviation and its 95% confidence interval, over seeds and test
+sentences; and the difference from the unpruned model of the same seed with its interval and its two-sided p-value,
+alone and corrected for the number of comparisons in the table (Holm). From one seed an interval can cover the test
+sentences only: it is marked with †. --pack FILE writes all that a report needs into one small JSON file without text;
+RESULTS may be such a file. --against NAME compares every method with the method NAME in the same way, at the
+same number of heads.
 
 examples:
   fairseq-dsp report results/quickstart
-  fairseq-dsp report results/multi30k --against joint --out docs/results/multi30k
+  fairseq-dsp report results/multi30k --against joint --out multi30k-report
+  fairseq-dsp report results/multi30k --pack multi30k.json
+  fairseq-dsp report multi30k.json
 """
 
 from __future__ import annotations
@@ -20,14 +24,21 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import write_text
+from ..study.packed_results import pack
 from ..study.results import read_results, summary_table
 from .pages import write_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("results", metavar="RESULTS", type=Path, help="the folder of a sweep's results")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RESULTS/report)")
+    parser.add_argument(
+        "results", metavar="RESULTS", type=Path, help="the folder of a sweep's results, or a packed file"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="where to write (default: RESULTS/report; of a file, NAME-report)"
+    )
+    parser.add_argument("--pack", metavar="FILE", type=Path, help="also write the results into this JSON file")
     parser.add_argument(
         "--against", metavar="NAME", help="also compare with this method (default: the study's key compare, if any)"
     )
@@ -41,7 +52,14 @@ def run(args: argparse.Namespace) -> None:
     results = read_results(args.results)
     if not results.runs:
         raise UserError(f"{args.results} has no finished run yet: run fairseq-dsp sweep first")
-    out: Path = args.out or args.results / "report"
+    beside = (
+        args.results.with_name(f"{args.results.stem}-report") if args.results.is_file() else args.results / "report"
+    )
+    out: Path = args.out or beside
     write_report(results, out, args.against or results.study.get("compare"))
     print(summary_table(results))
-    print(f"\nwritten: {', '.join(str(out / name) for name in ('report.html', 'report.md', 'table.csv', 'table.tex'))}")
+    written = [out / name for name in ("report.html", "report.md", "table.csv", "table.tex")]
+    if args.pack:
+        write_text(args.pack, pack(results))
+        written.append(args.pack)
+    print(f"\nwritten: {', '.join(map(str, written))}")

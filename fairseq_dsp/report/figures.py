@@ -27,7 +27,7 @@ GREY = "#555555"
 def svg(figure: Figure) -> str:
     """A figure as an SVG element, the same bytes for the same figure."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "fairseq-dsp"}):
+    with mpl.rc_context({"svg.hashsalt": "fairseq-dsp", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     text = buffer.getvalue()
     return text[text.index("<svg") :]
@@ -38,8 +38,8 @@ def look(i: int) -> tuple[str, str]:
     return COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
 
 
-def bleu_curve(results: Results, half: float) -> Figure:
-    """BLEU against the number of heads: each method's mean, and the range over its seeds.
+def score_curve(results: Results, half: float) -> Figure:
+    """The score against the number of heads: each method's mean, and the range over its seeds.
 
     :param half: half the 95% confidence interval of the unpruned model's mean.
     """
@@ -48,7 +48,7 @@ def bleu_curve(results: Results, half: float) -> Figure:
     rows = results.rows()
     for row in rows:
         if row.label == BASE:
-            mean = row.mean("bleu")
+            mean = row.mean(results.metric)
             axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
             axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads), 95% CI")
             axes.plot([row.heads], [mean], color=GREY, marker="*")
@@ -56,16 +56,16 @@ def bleu_curve(results: Results, half: float) -> Figure:
         points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)
         heads = [row.heads for row in points]
         colour, marker = look(i)
-        axes.plot(heads, [row.mean("bleu") for row in points], color=colour, marker=marker, label=label)
+        axes.plot(heads, [row.mean(results.metric) for row in points], color=colour, marker=marker, label=label)
         if any(len(row.runs) > 1 for row in points):
-            low, high = ([pick(row.values("bleu")) for row in points] for pick in (min, max))
+            low, high = ([pick(row.values(results.metric)) for row in points] for pick in (min, max))
             axes.fill_between(heads, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xticks(_apart({row.heads for row in rows}))
-    scores = [score for row in rows for score in row.values("bleu")]
+    scores = [score for row in rows for score in row.values(results.metric)]
     if max(scores) - min(scores) < 0.1:  # nothing to see, so no axis that makes something of it
         axes.set_ylim(min(scores) - 1, max(scores) + 1)
     axes.set_xlabel("heads kept")
-    axes.set_ylabel("BLEU")
+    axes.set_ylabel(results.title)
     tidy(axes)
     legend(figure)
     return figure
@@ -147,7 +147,7 @@ def learning(curves: dict[str, dict[str, Curve]]) -> Figure:
 
 
 def cost(results: Results) -> Figure:
-    """BLEU against parameters and against the speed of translation."""
+    """The score against parameters and against speed."""
     figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     grid = figure.subplots(1, 2, sharey=True)
     rows = results.rows()
@@ -158,10 +158,12 @@ def cost(results: Results) -> Figure:
             x = [unit * statistics.fmean(run["scores"][key] for run in row.runs) for row in points]
             colour, marker = (GREY, "*") if label == BASE else look(i - 1)
             name = BASE_TITLE if label == BASE else label
-            axes.plot(x, [row.mean("bleu") for row in points], color=colour, marker=marker, linestyle=":", label=name)
+            axes.plot(
+                x, [row.mean(results.metric) for row in points], color=colour, marker=marker, linestyle=":", label=name
+            )
         axes.set_xlabel(title)
         tidy(axes)
-    grid[0].set_ylabel("BLEU")
+    grid[0].set_ylabel(results.title)
     legend(figure)
     return figure
 

@@ -11,8 +11,7 @@ from ..evaluation.significance import Comparison
 from ..files import write_text
 from ..markdown import markdown_table
 from ..study.results import BASE, BASE_TITLE, Results, stopped
-from ..study.runs import LOG, RUNS
-from ..study.training_log import Curve, learning_curves
+from ..study.training_log import Curve
 from . import figures, tables
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def write_report(results: Results, out: Path, against: str | None = None) -> Non
     found = results.bootstrap()
     lines = tables.table_lines(results, found, against)
     parts = _parts(results, lines, found.signature, against)
-    pictures = _pictures(results, next((line.bleu.half for line in lines if line.row.label == BASE), 0.0))
+    pictures = _pictures(results, next((line.score.half for line in lines if line.row.label == BASE), 0.0))
     svgs = {name: (title, figures.svg(figure)) for name, (title, figure) in pictures.items()}
     for name, (_, text) in svgs.items():
         write_text(out / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
@@ -62,25 +61,30 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
     def note(other: str, compared: list[Comparison | None]) -> str:
         return tables.NOTE.format(other=other, count=sum(one is not None for one in compared))
 
+    loss, score, speed = (
+        ("in bits per sentence", "Accuracy is the share of right labels, in percent", "forward passes")
+        if results.data.classifies
+        else ("label-smoothed and in bits per target token", "BLEU is of detokenised text", "beam search")
+    )
     parts = [
         (
-            "BLEU against heads",
-            f"{_setting(results)}. The validation loss is fairseq's, label-smoothed and in bits per target token, of "
-            "the checkpoint that is evaluated, if it was trained at that number of heads: choose by it, not by the "
-            "test set. BLEU is of detokenised text, the mean over the seeds. "
+            f"{_capital(results.title)} against heads",
+            f"{_setting(results)}. The validation loss is fairseq's, {loss}, of the checkpoint that is evaluated, if "
+            "it was trained at that number of heads: choose by it, not by the test set. "
+            f"{score}, the mean over the seeds. "
             + note("the unpruned model", [line.to_base for line in lines])
             + f" {stopped(results.rows())}".rstrip()
             + f" Sentences are resampled by bootstrap. Signature: {signature}",
-            tables.HEADER,
+            tables.header(results.metrics),
             [tables.cells(line) for line in lines],
         ),
         (
             "Size and speed",
-            "Parameters without the importance variables. Speed is of the beam search in batches, as the sweep "
+            f"Parameters without the importance variables. Speed is of the {speed} in batches, as the sweep "
             "measured it, perhaps beside other runs: a hint, not a benchmark. Training includes recovery, not what "
             "several runs share: the unpruned model that they start from, the one training of a range.",
-            tables.COST_HEADER,
-            tables.cost_cells(results.rows()),
+            (*tables.COST_HEADER, results.title),
+            tables.cost_cells(results.rows(), results.metric),
         ),
     ]
     if against:
@@ -93,44 +97,56 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
 def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
     """The pictures by file name, each with its title.
 
-    :param half: half the confidence interval of the unpruned model's BLEU.
+    :param half: half the confidence interval of the unpruned model's score.
     """
-    pictures = {"bleu-heads": ("BLEU against the number of heads", figures.bleu_curve(results, half))}
+    score = _capital(results.title)
+    pictures = {
+        f"{results.metric}-heads": (
+            f"{score} against the number of heads",
+            figures.score_curve(results, half),
+        )
+    }
     labels = dict.fromkeys(row.label for row in results.rows() if row.label != BASE)
     for label in labels:
         if any(run["label"] == label and run["scores"]["kept"] for run in results.runs):
             pictures[f"heads-{label}"] = f"Heads kept: {label}", figures.head_maps(results, label)
     seed = results.runs[0]["seed"]
-    unpruned = learning_curves(results.folder / RUNS / f"{BASE}-s{seed}" / LOG)
+    learning = results.curves()
+    unpruned = learning.get(f"{BASE}-s{seed}")
     base = {BASE_TITLE: unpruned} if unpruned else {}
-    drawn = {label: of_method for label in labels if (of_method := _curves_of(results, label, seed))}
+    drawn = {label: of_method for label in labels if (of_method := _curves_of(learning, label, seed))}
     for label, curves in (drawn or {BASE_TITLE: {}}).items():
         if base or curves:
             title = f"Learning curves: {label}, seed {seed}"
             pictures[f"learning-{label}"] = title, figures.learning(base | curves)
-    pictures["cost"] = "BLEU against size and speed", figures.cost(results)
+    pictures["cost"] = f"{score} against size and speed", figures.cost(results)
     return pictures
 
 
-def _curves_of(results: Results, label: str, seed: int) -> dict[str, dict[str, Curve]]:
+def _curves_of(learning: dict[str, dict[str, Curve]], label: str, seed: int) -> dict[str, dict[str, Curve]]:
     """The learning curves of a method, by what distinguishes its trainings: the number of heads, or the penalty."""
     found = {}
-    for folder in (results.folder / RUNS).glob(f"{label}-*"):
+    for run, curves in learning.items():
         # the name of another method may begin with this one's
-        if match := re.fullmatch(rf"{label}(?:-k(\d+)|-l([\d.e-]+)|-training)?-s{seed}", folder.name):
+        if match := re.fullmatch(rf"{label}(?:-k(\d+)|-l([\d.e-]+)|-training)?-s{seed}", run):
             heads, penalty = match.groups()
             name = f"{heads} heads" if heads else f"λ = {penalty}" if penalty else label
-            if curves := learning_curves(folder / LOG):
-                found[float(heads or penalty or 0)] = name, curves
+            found[float(heads or penalty or 0)] = name, curves
     return {name: curves for _, (name, curves) in sorted(found.items(), reverse=True)}
 
 
 def _setting(results: Results) -> str:
     data, study = results.study["data"], results.study
     corpus = data.get("corpus", "corpus")
-    text = data.get("test_sets", {}).get(study["split"], study["split"])
+    text = " + ".join(data.get("test_sets", {}).get(part, part) for part in study["split"].split(","))
+    if results.data.classifies:
+        return f"{corpus}, {text}, a model of {study['total']} heads"
     languages = f"{data['source_lang']}–{data['target_lang']}"
     return f"{corpus}, {languages}, {text}, beam {study['beam']}, a model of {study['total']} heads"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _missing(results: Results) -> str:

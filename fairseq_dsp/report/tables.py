@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import UserError
+from ..evaluation.scoring import TITLES
 from ..evaluation.significance import Bootstrap, Comparison, Estimate, holm
 from ..study.results import BASE, Results, Row
 
@@ -19,7 +20,7 @@ NOTE = (
     "of the same seed; “unpaired”: no seed is common to both, and the means over all seeds are compared. p is "
     "two-sided, p (Holm) corrected for the {count} comparisons of this table, and * marks p (Holm) < 0.05."
 )
-"""What the columns of :data:`HEADER` and :data:`COMPARISON_HEADER` mean."""
+"""What the columns of :func:`header` and :data:`COMPARISON_HEADER` mean."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Line:
 
     :param row: the method and its number of heads.
     :param valid_loss: the validation loss, the mean over the seeds; None if a run has none.
-    :param bleu: the mean over the seeds, with its interval.
+    :param metrics: the names of the metrics; the first is compared.
+    :param score: its mean over the seeds, with its interval.
     :param to_base: the comparison with the unpruned model; None for that model or without one.
     :param to_other: the comparison with the method that the report compares with, at the same number of heads; None for
         that method and where it has no such run.
@@ -36,7 +38,8 @@ class Line:
 
     row: Row
     valid_loss: float | None
-    bleu: Estimate
+    metrics: tuple[str, ...]
+    score: Estimate
     to_base: Comparison | None
     to_other: Comparison | None
 
@@ -61,7 +64,7 @@ def table_lines(results: Results, found: Bootstrap, against: str | None = None) 
     for row, base, other in zip(rows, _corrected(to_base), _corrected(to_other), strict=True):
         losses = [loss for run in row.runs if (loss := results.valid_loss(run)) is not None]
         valid_loss = statistics.fmean(losses) if len(losses) == len(row.runs) else None
-        lines.append(Line(row, valid_loss, found.mean(row.seeds), base, other))
+        lines.append(Line(row, valid_loss, results.metrics, found.mean(row.seeds), base, other))
     return lines
 
 
@@ -72,34 +75,31 @@ def _corrected(comparisons: Sequence[Comparison | None]) -> list[Comparison | No
 
 
 _COMPARED = ("Δ", "95% CI of Δ", "pairs", "p", "p (Holm)")
-HEADER = (
-    "method",
-    "heads",
-    "seeds",
-    "valid loss",
-    "BLEU",
-    "SD of seeds",
-    "95% CI",
-    *_COMPARED,
-    "chrF",
-    "tokenised BLEU",
-)
+
+
+def header(metrics: Sequence[str]) -> tuple[str, ...]:
+    """The header of the table.
+
+    :param metrics: names; the first is compared.
+    """
+    first, *others = (TITLES[name] for name in metrics)
+    return ("method", "heads", "seeds", "valid loss", first, "SD of seeds", "95% CI", *_COMPARED, *others)
 
 
 def cells(line: Line) -> list[str]:
-    """The cells of a line, under :data:`HEADER`."""
-    row, spread = line.row, line.row.spread("bleu")
+    """The cells of a line, under :func:`header`."""
+    (metric, *others), row = line.metrics, line.row
+    spread = row.spread(metric)
     return [
         row.title,
         str(row.heads),
         str(len(row.seeds)),
         "" if line.valid_loss is None else f"{line.valid_loss:.3f}",
-        f"{row.mean('bleu'):.2f}",
+        f"{row.mean(metric):.2f}",
         "" if spread is None else f"{spread:.2f}",
-        f"± {line.bleu.half:.2f}{_dagger(line.bleu)}",
+        f"± {line.score.half:.2f}{_dagger(line.score)}",
         *_comparison_cells(line.to_base),
-        f"{row.mean('chrf'):.2f}",
-        f"{row.mean('tokenised_bleu'):.2f}",
+        *(f"{row.mean(name):.2f}" for name in others),
     ]
 
 
@@ -133,11 +133,11 @@ def _dagger(one: Estimate) -> str:
     return "" if one.covers_seeds else "†"
 
 
-COST_HEADER = ("method", "heads", "parameters", "MB in float32", "sentences/s", "speed-up", "training, min", "BLEU")
+COST_HEADER = ("method", "heads", "parameters", "MB in float32", "sentences/s", "speed-up", "training, min")
 
 
-def cost_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Size, speed and training time of each row, under :data:`COST_HEADER`."""
+def cost_cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
+    """Size, speed and training time of each row, under :data:`COST_HEADER`, and its score."""
     speeds = {(row.label, row.heads): _speed(row) for row in rows}
     base = next((speeds[row.label, row.heads] for row in rows if row.label == BASE), None)
     out = []
@@ -152,7 +152,7 @@ def cost_cells(rows: Sequence[Row]) -> list[list[str]]:
                 "" if speed is None else f"{speed:.1f}",
                 "" if speed is None or base is None else f"{speed / base:.2f}",
                 f"{statistics.fmean(run['training_seconds'] for run in row.runs) / 60:.1f}",
-                f"{row.mean('bleu'):.2f}",
+                f"{row.mean(metric):.2f}",
             ]
         )
     return out
@@ -178,18 +178,19 @@ def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ["method", "heads", "seeds", "valid_loss", "bleu", "bleu_sd", "bleu_ci95", "bleu_ci95_covers"]
-    names += [*_csv_names("bleu"), "chrf", "tokenised_bleu", "parameters"]
-    writer.writerow([*names, *(_csv_names(f"bleu_to_{against}") if against else [])])
+    metric, *others = lines[0].metrics
+    names = ["method", "heads", "seeds", "valid_loss", metric, f"{metric}_sd", f"{metric}_ci95"]
+    names += [f"{metric}_ci95_covers", *_csv_names(metric), *others, "parameters"]
+    writer.writerow([*names, *(_csv_names(f"{metric}_to_{against}") if against else [])])
     for line in lines:
-        row, spread = line.row, line.row.spread("bleu")
+        row, spread = line.row, line.row.spread(metric)
         writer.writerow(
             [
                 *(row.title, row.heads, len(row.seeds)),
-                *map(_rounded, (line.valid_loss, row.mean("bleu"), spread, line.bleu.half)),
-                _covered(line.bleu),
+                *map(_rounded, (line.valid_loss, row.mean(metric), spread, line.score.half)),
+                _covered(line.score),
                 *_csv_cells(line.to_base),
-                *map(_rounded, (row.mean("chrf"), row.mean("tokenised_bleu"))),
+                *(_rounded(row.mean(name)) for name in others),
                 f"{_mean(row, 'parameters'):.0f}",
                 *(_csv_cells(line.to_other) if against else []),
             ]
@@ -219,9 +220,9 @@ def _rounded(number: float | None) -> str:
 
 
 _LATEX_NOTE = (
-    r"BLEU $\pm$ the standard deviation over the seeds. Intervals cover seeds and test sentences, with $^\dagger$ the "
-    r"sentences only. $\Delta$: the mean over the pairs of the same seed or, if there are none, of the means over all "
-    r"seeds. $^*$: two-sided $p < 0.05$ after Holm's correction."
+    r"METRIC $\pm$ the standard deviation over the seeds. Intervals cover seeds and test sentences, with $^\dagger$ "
+    r"the sentences only. $\Delta$: the mean over the pairs of the same seed or, if there are none, of the means over "
+    r"all seeds. $^*$: two-sided $p < 0.05$ after Holm's correction."
 )
 
 
@@ -230,15 +231,16 @@ def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) ->
 
     :param against: the method that the others are compared with, if any.
     """
-    body = []
+    (metric, *more), body = lines[0].metrics, []
+    others, title = more[:1], TITLES[metric]
     for line in lines:
-        row, spread = line.row, line.row.spread("bleu")
-        bleu = f"{row.mean('bleu'):.2f}" + ("" if spread is None else rf" \pm {spread:.2f}")
-        interval = rf"$\pm {line.bleu.half:.2f}{_latex_dagger(line.bleu)}$"
-        words = [_escape(row.title), str(row.heads), f"${bleu}$", interval]
+        row, spread = line.row, line.row.spread(metric)
+        score = f"{row.mean(metric):.2f}" + ("" if spread is None else rf" \pm {spread:.2f}")
+        interval = rf"$\pm {line.score.half:.2f}{_latex_dagger(line.score)}$"
+        words = [_escape(row.title), str(row.heads), f"${score}$", interval]
         words += _latex_words(line.to_base) + (_latex_words(line.to_other) if against else [])
-        body.append(" & ".join([*words, f"{row.mean('chrf'):.2f}"]) + r" \\")
-    heading = ["method", "heads", "BLEU", r"95\% CI", r"$\Delta$", r"95\% CI of $\Delta$"]
+        body.append(" & ".join([*words, *(f"{row.mean(name):.2f}" for name in others)]) + r" \\")
+    heading = ["method", "heads", title, r"95\% CI", r"$\Delta$", r"95\% CI of $\Delta$"]
     if against:
         heading += [rf"$\Delta$ to {_escape(against)}", "95\\% CI"]
     return "\n".join(
@@ -246,14 +248,14 @@ def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) ->
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
-            rf"\begin{{tabular}}{{l{'r' * len(heading)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(heading) + len(others) - 1)}}}",
             r"\toprule",
-            " & ".join([*heading, "chrF"]) + r" \\",
+            " & ".join([*heading, *(TITLES[name] for name in others)]) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
             r"\end{tabular}",
-            rf"\caption{{{_escape(caption)} {_LATEX_NOTE}}}",
+            rf"\caption{{{_escape(caption)} {_LATEX_NOTE.replace('METRIC', title[0].upper() + title[1:])}}}",
             r"\end{table}",
             "",
         ]

@@ -35,8 +35,11 @@ _LOWEST_IS_BEST = {"loss", "nll_loss", "ppl"}
 _HIGHEST_IS_BEST = {"bleu": "eval-bleu", "accuracy": "report-accuracy"}
 """Metrics of a validation → the option without which there is none."""
 
-_KNOWN_TASKS = {"translation", "translation_dsp"}
-_KNOWN_CRITERIA = {"cross_entropy", "label_smoothed_cross_entropy", "label_smoothed_cross_entropy_dsp"}
+_KNOWN_TASKS = {"translation", "translation_dsp", "sentence_prediction", "sentence_prediction_dsp"}
+_KNOWN_CRITERIA = {
+    "cross_entropy", "label_smoothed_cross_entropy", "label_smoothed_cross_entropy_dsp", "sentence_prediction",
+    "sentence_prediction_dsp",
+}  # fmt: skip
 
 
 def check_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
@@ -144,7 +147,8 @@ def _why_no_metric(args: Namespace, checkpoint: str) -> Iterator[str]:
     """Say why the metric that chooses the best checkpoint would be missing, or choose the worst."""
     metric = args.best_checkpoint_metric
     option = _HIGHEST_IS_BEST.get(metric)
-    if option and not getattr(args, option.replace("-", "_"), False):
+    always = metric == "accuracy" and args.criterion.startswith("sentence_prediction")
+    if option and not always and not getattr(args, option.replace("-", "_"), False):
         yield f"best-checkpoint-metric is {metric}, which no validation has without {option}: give that too"
     known = _LOWEST_IS_BEST | set(_HIGHEST_IS_BEST)
     if args.criterion == "cross_entropy" and not args.sentence_avg:
@@ -235,7 +239,7 @@ class _Texts:
 
     def check_translated(self, split: str, args: Namespace) -> None:
         """Raise a ``ValueError`` unless what translating and scoring a text needs is there."""
-        sentences = len(self.load(args, split, "split of evaluate"))
+        sentences = sum(len(self.load(args, part, "split of evaluate")) for part in self.data.parts(split))
         for references in (self.data.references(split), self.data.tokenised_references(split)):
             if references is not None and len(references) != sentences:
                 raise ValueError(

@@ -10,8 +10,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+
 from ..evaluation.prepared import PreparedData
-from ..model.units import shape_by
+from ..model.units import ROBERTA, TRANSFORMER, shape_by
 from ..subset import HINT
 from .values import closest, mapping
 
@@ -25,6 +27,21 @@ DEFAULTS: Options = {
     "required-batch-size-multiple": 1,  # fairseq leaves out the sentences that do not fill such a multiple
 }
 """Options of every training, unless the recipe says otherwise."""
+
+
+def defaults(data: PreparedData) -> Options:
+    """Return the options of every training on a corpus, unless the recipe says otherwise."""
+    if not data.classifies:
+        return DEFAULTS
+    return DEFAULTS | {
+        "task": "sentence_prediction_dsp",
+        "criterion": "sentence_prediction_dsp",
+        "num-classes": len(data.labels),
+        "init-token": 0,
+        "best-checkpoint-metric": "accuracy",
+        "maximize-best-checkpoint-metric": True,
+    }
+
 
 _OWN = {
     "save-dir", "user-dir", "source-lang", "target-lang", "seed", "restore-file", "finetune-from-model", "log-format",
@@ -108,7 +125,7 @@ def parse_training(words: Sequence[str], where: str) -> Namespace:
 
 def parse_options(data: PreparedData, options: Options, where: str) -> Namespace:
     """Return what fairseq-train makes of options beside a study's defaults; see `parse_training`."""
-    return parse_training([str(data.data_bin), *command_line({**DEFAULTS, **options})], where)
+    return parse_training([str(data.data_bin), *command_line({**defaults(data), **options})], where)
 
 
 def parse_words(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
@@ -147,9 +164,12 @@ def heads_by_type(data: PreparedData, options: Options) -> dict[str, list[int]]:
     :raises ValueError: if the architecture is none with heads to prune.
     """
     args = parse_options(data, options, "recipe")
-    missing = [n for n in ("encoder_attention_heads", "decoder_attention_heads") if not hasattr(args, n)]
-    if missing or not str(args.arch).startswith("transformer_dsp"):
-        raise ValueError(f"arch is {args.arch}, but only transformer_dsp and its architectures have heads to prune")
+    ours = ROBERTA if data.classifies else TRANSFORMER
+    if ARCH_MODEL_NAME_REGISTRY.get(args.arch, args.arch) != ours.model:
+        raise ValueError(
+            f"arch is {args.arch}, but for {'labels' if data.classifies else 'translation'} only {ours.model} and its "
+            "architectures have heads to prune"
+        )
     return shape_by(args)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluation.prepared import PreparedData
-from ..evaluation.scoring import metrics
-from ..evaluation.significance import Bootstrap, bootstrap
-from .runs import LOG, RESULT, RUNS, TRANSLATIONS
-from .training_log import final_valid_loss
+from ..evaluation.scoring import TITLES, metric_names, metrics
+from ..evaluation.significance import Bootstrap, resample, sentence_counts
+from .runs import LOG, RESULT, RUNS
+from .training_log import Curve, final_valid_loss, learning_curves
 
 STUDY = "study.json"
 REFERENCES = "references.txt"
@@ -41,7 +41,7 @@ class Row:
         return BASE_TITLE if self.label == BASE else self.label
 
     def values(self, metric: str) -> list[float]:
-        """The scores of the runs: ``bleu``, ``tokenised_bleu`` or ``chrf``."""
+        """The scores of the runs: ``bleu``, ``tokenised_bleu``, ``chrf`` or ``accuracy``."""
         return [run["scores"][metric]["score"] for run in self.runs]
 
     @property
@@ -107,34 +107,62 @@ class Results:
         """The corpus; its files may be gone."""
         return PreparedData(self.folder, self.study["data"])
 
-    def bootstrap(self) -> Bootstrap:
-        """BLEU of all runs on the same resamples of the test sentences.
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics; methods are compared by the first."""
+        return metric_names(self.data)
 
-        :raises UserError: if a translation is missing or does not belong to the references.
+    @property
+    def metric(self) -> str:
+        """The metric that methods are compared by."""
+        return self.metrics[0]
+
+    @property
+    def title(self) -> str:
+        """What people call that metric."""
+        return TITLES[self.metric]
+
+    def bootstrap(self) -> Bootstrap:
+        """The score of all runs on the same resamples of the test sentences.
+
+        :raises UserError: if a run's output is missing or does not belong to the references.
+        """
+        return resample(metrics(self.data)[self.metric], self.sentence_counts())
+
+    def sentence_counts(self) -> dict[str, Any]:
+        """What the score of each run is computed from, sentence by sentence; see `significance.sentence_counts`.
+
+        :raises UserError: as `bootstrap`.
         """
         references = self._lines(REFERENCES)
         translations = {}
         for run in self.runs:
-            name = f"{RUNS}/{run['run']}/{TRANSLATIONS}"
+            name = f"{RUNS}/{run['run']}/{self.data.output_name}"
             translations[run["run"]] = self._lines(name)
             if len(translations[run["run"]]) != len(references):
                 raise UserError(
                     f"{name} has {len(translations[run['run']])} lines, but there are {len(references)} references: "
                     "remove the folder of that run and start the sweep again"
                 )
-        return bootstrap(metrics(self.data)["bleu"], references, translations)
+        return sentence_counts(metrics(self.data)[self.metric], references, translations)
 
     def _lines(self, name: str) -> list[str]:
         path = self.folder / name
         try:
             return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         except OSError as error:
-            remedy = f"remove {RESULT} beside it and " if path.name == TRANSLATIONS else ""
+            remedy = f"remove {RESULT} beside it and " if path.name == self.data.output_name else ""
             raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}start the sweep again") from error
 
     def valid_loss(self, run: dict[str, Any]) -> float | None:
         """The validation loss of a run's model; see :func:`~.training_log.final_valid_loss`."""
         return final_valid_loss(self.folder / RUNS / run["run"] / LOG, self.study.get("checkpoint", "best"))
+
+    def curves(self) -> dict[str, dict[str, Curve]]:
+        """The learning curves of all runs that trained, by name; see :func:`~.training_log.learning_curves`."""
+        folders = sorted((self.folder / RUNS).glob("*"))
+        found = {folder.name: learning_curves(folder / LOG) for folder in folders}
+        return {name: curves for name, curves in found.items() if curves}
 
     def rows(self) -> list[Row]:
         """The rows of the table: the unpruned model, then the methods as the study has them, by falling K."""
@@ -148,11 +176,15 @@ class Results:
 
 
 def read_results(folder: str | Path) -> Results:
-    """Read what a sweep left in *folder*.
+    """Read what a sweep left in *folder*, or the one file that `packed_results.pack` made of it.
 
     :raises UserError: if it holds no study, or a result cannot be read.
     """
     folder = Path(folder)
+    if folder.is_file():
+        from .packed_results import unpack
+
+        return unpack(folder)
     try:
         study = json.loads((folder / STUDY).read_text(encoding="utf-8"))
     except OSError as error:
@@ -190,13 +222,16 @@ def summary_table(results: Results) -> str:
     total = results.study["total"]
     rows = results.rows()
     width = max(map(len, ["method", *(row.title for row in rows)]))
-    lines = [f"{'method':<{width}} {'heads':>9} {'BLEU ± SD':>14} {'chrF':>7} {'parameters':>11}"]
+    metric, others = results.metric, results.metrics[1:2]
+    titles = "".join(f"{TITLES[name]:>8}" for name in others)
+    lines = [f"{'method':<{width}} {'heads':>9} {results.title + ' ± SD':>14}{titles} {'parameters':>11}"]
     for row in rows:
-        spread = row.spread("bleu")
-        bleu = f"{row.mean('bleu'):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+        spread = row.spread(metric)
+        score = f"{row.mean(metric):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+        more = "".join(f"{row.mean(name):8.2f}" for name in others)
         parameters = max(run["scores"]["parameters"] for run in row.runs)
         heads = f"{row.heads} of {total}"
-        lines.append(f"{row.title:<{width}} {heads:>9} {bleu:>14} {row.mean('chrf'):7.2f} {parameters:11,d}")
+        lines.append(f"{row.title:<{width}} {heads:>9} {score:>14}{more} {parameters:11,d}")
     lines += [text] if (text := stopped(rows)) else []
     lines += [f"missing: {', '.join(results.missing)}"] if results.missing else []
     lines += [results.mixture] if results.mixture else []

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
 from ..evaluation.preprocessed import flags
+from ..files import sha256
 from .options import Options, command_line
 from .random_heads import random_heads
 from .study_file import Method, Study
@@ -20,7 +21,6 @@ RESULT = "result.json"
 KEPT = "kept.json"
 COMPACT = "compact.pt"
 SCORES = "scores.json"
-TRANSLATIONS = "translations.txt"
 LOG = "log.txt"
 
 EVALUATION_WORK = 0.05
@@ -126,6 +126,8 @@ class _Maker:
         # results of before there were these options stay usable
         lengths = {"max_len_a": (study.max_len_a, MAX_LEN_A), "max_len_b": (study.max_len_b, MAX_LEN_B)}
         self.common |= {name: value for name, (value, usual) in lengths.items() if value != usual}
+        if study.pretrained:
+            self.common["pretrained"] = sha256(study.pretrained)
 
     def base(self, seed: int) -> Run:
         """The unpruned model: a training of its own, or the one that is given."""
@@ -161,10 +163,9 @@ class _Maker:
                     options = with_fixed(options, random_heads(self.study.shape, k, seed).to_json())
                     yield self._run(method, k, seed, options, suffix=f"-k{k}", start=start)
             elif method.method == "structure":
+                options = options_of(self.study, method.options)
                 for k in method.heads:
                     found = self._found(str(method.of), k, seed)
-                    file = self.folder / f"{method.name}-k{k}-s{seed}" / KEPT
-                    options = with_fixed(options_of(self.study, method.options), str(file))
                     yield self._run(method, k, seed, options, suffix=f"-k{k}", heads_of=found)
             elif method.method == "unpruned":
                 yield self._run(method, method.heads[0], seed, options_of(self.study, method.options), suffix="")
@@ -219,7 +220,7 @@ class _Maker:
 
         :param start: the run whose model it trains on or takes.
         :param model: a trained model that it takes whole.
-        :param heads_of: the run whose heads *options* name, as the file `KEPT`.
+        :param heads_of: the run whose heads it has from the first update on.
         """
         name = f"{method.name}{suffix}-s{seed}"
         folder = self.folder / name
@@ -228,6 +229,8 @@ class _Maker:
         steps: list[Step] = []
         if start:
             model = self._model_of(start)
+        elif model is None:
+            model = self.study.pretrained
         kept: list[str] = []  # how the heads are given to what comes after the pruning
         chosen = folder / KEPT
         given: tuple[Path, ...] = ()
@@ -243,6 +246,7 @@ class _Maker:
                 )
             )
             given = (chosen,)
+            options = with_fixed(options or {}, str(chosen))
         if options is not None:
             steps.append(self._training("train", options, seed, folder / "checkpoints", model, teacher, *given))
             model = self._checkpoint(folder / "checkpoints")
@@ -284,14 +288,15 @@ class _Maker:
             products = (small, small.with_suffix(".heads.json"))
             yield Step("compact", command, products=products, inputs=(model, *files))
             model, kept, files = small, [], ()
-        scores, translations = folder / SCORES, folder / TRANSLATIONS
+        scores, output = folder / SCORES, folder / study.data.output_name
         words = ["evaluate", str(model), "--data", str(study.data.folder.absolute()), "--split", study.split]
-        words += flags(study.data)
-        words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen), *kept]
+        words += [*flags(study.data), *kept]
+        if not study.data.classifies:
+            words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen)]
         if (study.max_len_a, study.max_len_b) != (MAX_LEN_A, MAX_LEN_B):
             words += ["--max-len-a", str(study.max_len_a), "--max-len-b", str(study.max_len_b)]
-        words += ["--json", str(scores), "--translations", str(translations)]
-        yield Step("evaluate", (*_COMMAND, *words), products=(scores, translations), inputs=(model, *files))
+        words += ["--json", str(scores), "--predictions" if study.data.classifies else "--translations", str(output)]
+        yield Step("evaluate", (*_COMMAND, *words), products=(scores, output), inputs=(model, *files))
 
     def _training(
         self,
@@ -303,9 +308,9 @@ class _Maker:
         teacher: Run | None,
         *inputs: Path,
     ) -> Step:
-        source, target = self.study.data.languages
-        words = [sys.executable, "-m", "fairseq_cli.train", self.study.data.training_data, "--user-dir", str(PACKAGE)]
-        words += ["--source-lang", source, "--target-lang", target, "--save-dir", str(checkpoints)]
+        data = self.study.data
+        words = [sys.executable, "-m", "fairseq_cli.train", data.training_data, "--user-dir", str(PACKAGE)]
+        words += [*data.language_flags, "--save-dir", str(checkpoints)]
         words += ["--seed", str(seed), "--log-format", "json", "--no-progress-bar", "--no-epoch-checkpoints"]
         if start:
             words += ["--finetune-from-model", str(start)]

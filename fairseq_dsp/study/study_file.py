@@ -15,6 +15,7 @@ from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
 from .options import Options, heads_by_type, parse_options, read_options, total_heads
+from .start_model import check_metric, read_pretrained
 from .values import boolean, check_keys, closest, mapping, numbers
 
 METHODS = {
@@ -36,7 +37,7 @@ FROM_BASE = {"pipelined", "voita", "michel"}
 
 _STUDY_KEYS = {
     "name", "description", "extends", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint",
-    "compact", "compare", "local", "slurm",
+    "compact", "compare", "local", "slurm", "metric", "pretrained",
 }  # fmt: skip
 _METHOD_KEYS = {
     "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill", "of",
@@ -91,6 +92,8 @@ class Study:
     :param split: the text that is translated.
     :param compare: the name of a method that the report compares the others with, if any.
     :param trained: the checkpoint of a model that is the unpruned one, instead of a training.
+    :param metric: what methods are compared by: ``bleu`` or ``accuracy``.
+    :param pretrained: the checkpoint that trainings start from, unless they start from the unpruned model.
     """
 
     name: str
@@ -110,6 +113,8 @@ class Study:
     max_len_b: int = MAX_LEN_B
     compare: str | None = None
     trained: Path | None = None
+    metric: str = "bleu"
+    pretrained: Path | None = None
     local: dict[str, Any] = field(default_factory=dict)
     slurm: dict[str, Any] = field(default_factory=dict)
 
@@ -184,7 +189,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     name = content["name"]
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"name is {name!r}, but letters, digits, - and _ are expected")
-    recipe = read_options(content["recipe"], "recipe")
+    pretrained, sizes = read_pretrained(content.get("pretrained"))
+    recipe = sizes | read_options(content["recipe"], "recipe")
     base = read_options(content.get("base") or {}, "base")
     split = mapping(content.get("evaluate") or {}, "evaluate").get("split", "test")
     prepared = read_data(data or content["data"], split, text)
@@ -241,6 +247,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         max_len_a=numbers([evaluate.get("max-len-a", MAX_LEN_A)], "max-len-a", float, 0, 1000)[0],
         max_len_b=numbers([evaluate.get("max-len-b", MAX_LEN_B)], "max-len-b", int, 1, 10**6)[0],
         compare=compare,
+        metric=check_metric(content.get("metric"), prepared),
+        pretrained=pretrained,
         local=dict(mapping(content.get("local") or {}, "local")),
         slurm=dict(mapping(content.get("slurm") or {}, "slurm")),
     )
@@ -267,9 +275,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     name = content.get("name", kind)
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"the name of a method is {name!r}, but letters, digits, - and _ are expected")
-    own = [key for key in ("penalties",) if key in content and kind != "voita"]
-    own += [key for key in ("low", "high") if key in content and kind != "range"]
-    own += [key for key in ("of",) if key in content and kind != "structure"]
+    own = [key for key, whose in _KEYS_OF.items() if key in content and kind != whose]
     if own:
         raise ValueError(f"{name} has the key {own[0]}, which is for {_KEYS_OF[own[0]]}")
     heads = numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads

@@ -25,6 +25,8 @@ the keys of a study (* must be given):
   evaluate      split, beam, lenpen, max-len-a, max-len-b
   compact       false: score pruned models with masks
   compare       a method, for the report          local         jobs, cores, gpus
+  metric        bleu or accuracy, as the corpus   pretrained    checkpoint that trainings start from: its sizes are the
+                is compared by                                  recipe's
   slurm         partition, account, qos, constraint, minutes, cpus, gpus, memory_gb; at_a_time: jobs of an array that
                 run at once; array_size: jobs of an array at most (default: what the cluster takes); requeues: how
                 often a job may run out of time (default 100); setup: lines for the shell; additional: options of sbatch
@@ -226,6 +228,7 @@ def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
         "data": study.data.summary,
         "methods": [{"name": name, "method": kind} for name, kind in {m.name: m.method for m in study.methods}.items()],
         "compare": study.compare,
+        "metric": study.metric,
         "runs": [run.name for run in runs if run.scored],
     }
     path, references = results / STUDY, results / REFERENCES

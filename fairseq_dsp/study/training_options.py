@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..model import PruningConfig, with_heads
 from . import pruning_recipe
-from .options import DEFAULTS, Options
+from .options import Options, defaults
 from .study_file import Study
 
 
@@ -13,7 +13,7 @@ def options_of(study: Study, *more: Options, anneal: bool = False) -> Options:
 
     :param anneal: whether the training chooses heads by a schedule.
     """
-    options = dict(DEFAULTS)
+    options = dict(defaults(study.data))
     for one in (study.recipe, *more):
         options |= one
     return _annealed(options) if anneal else options
@@ -22,7 +22,7 @@ def options_of(study: Study, *more: Options, anneal: bool = False) -> Options:
 def trained_on(study: Study, given: Options) -> Options:
     """The options of a training that starts from the unpruned model; see `pruning_recipe`."""
     updates = int((study.recipe | study.base).get("max-update", 0))
-    return pruning_recipe.training(DEFAULTS | study.recipe, given, updates)
+    return pruning_recipe.training(defaults(study.data) | study.recipe, given, updates)
 
 
 def continued(study: Study, given: Options, own: Options, heads: int) -> Options:

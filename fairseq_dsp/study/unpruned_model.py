@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..evaluation.prepared import PreparedData
 from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
-from ..model.units import TRANSFORMER, modules_in, shape_of
+from ..model.units import ROBERTA, TRANSFORMER, modules_in, shape_of
 from ..removal.compact import sizes
 from ..removal.data_bin import check_task
 from .options import Options, without_chatter
@@ -48,6 +48,11 @@ class UnprunedModel:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
         config: Any = (state.get("cfg") or {}).get("model")
         given = str(getattr(config, "_name", None) or getattr(config, "arch", None) or "unknown")
+        if ARCH_MODEL_NAME_REGISTRY.get(given, given) in (ROBERTA.model, ROBERTA.stock):
+            raise UserError(
+                f"the checkpoint {path} is of the architecture {given}, but this command is for translation: fine-tune "
+                f"from it with fairseq-train --arch {ROBERTA.model} --heads-to-keep K, or in a study"
+            )
         if ARCH_MODEL_NAME_REGISTRY.get(given, given) not in (MODEL, STOCK):
             raise UserError(
                 f"the checkpoint {path} is of the architecture {given}, whose heads cannot be pruned: give one of "

@@ -204,7 +204,7 @@ def test_two_trainings_with_one_seed_are_one_draw_of_it(made_up: Results) -> Non
     line = table_lines(results, found)[1]
     assert cells(line)[2] == "2"
     assert row.spread("bleu") == pytest.approx(np.std(means, ddof=1), abs=1e-3)
-    assert line.bleu.value == pytest.approx(np.mean(means))
+    assert line.score.value == pytest.approx(np.mean(means))
     assert line.to_base is not None
     assert line.to_base.pairs == 2
 

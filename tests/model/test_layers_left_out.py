@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,13 @@ def test_where_the_heads_are_the_trained_ones_nothing_is_refused(
     path = train(tiny_data, tmp_path, *flags)
     found = load(path, tiny_data).eval().pruner.kept()
     assert [*found.of("encoder_self"), *found.of("decoder_self"), *found.of("cross")] == heads_left(path)
+
+
+def test_other_words_are_refused_there_too(tiny_data: Path, tmp_path: Path) -> None:
+    path = train(tiny_data, tmp_path / "run", "--heads-to-keep", 5)
+    other = shutil.copytree(tiny_data, tmp_path / "other")
+    first, second, *rest = (other / "dict.yy.txt").read_text().splitlines()
+    (other / "dict.yy.txt").write_text("".join(f"{line}\n" for line in (second, first, *rest)))
+    load(path, tiny_data)
+    with pytest.raises(UserError, match="another target dictionary"):
+        load(path, other)

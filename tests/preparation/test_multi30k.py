@@ -68,11 +68,12 @@ def test_script_has_help_without_an_environment(tmp_path: Path) -> None:
     (tmp_path / "bin/python3").chmod(0o755)
     environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
     script = checkout / "scripts" / "preprocess.sh"
-    corpora = ("phrases", "multi30k", "iwslt14", "custom")
+    corpora = ("phrases", "multi30k", "iwslt14", "custom", "nli")
     for arguments in (["--help"], *([corpus, "--help"] for corpus in corpora), ["custom", "a.de", "a.en", "-h"]):
         done = subprocess.run([script, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert ("scripts/preprocess.sh CORPUS OUT" if len(arguments) == 1 else "--vocab-size N") in done.stdout
+        of_corpus = "--encoder DIR" if arguments[0] == "nli" else "--vocab-size N"
+        assert ("scripts/preprocess.sh CORPUS OUT" if len(arguments) == 1 else of_corpus) in done.stdout
         assert all(corpus in done.stdout for corpus in corpora) or len(arguments) > 1
     assert not (checkout / ".venv").exists()
 

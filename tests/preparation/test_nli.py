@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("tokenizers", reason="the extra nli is not installed")
 from fairseq_dsp.wordpiece import WordPiece
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "play", "##s", "sleep", "dog", "no", "."]
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "crab", "play", "##s", "sleep", "newt", "no", "."]
 PAIRS = [
-    ("A man plays.", "A man sleeps.", "contradiction"),
-    ("A dog sleeps.", "A dog plays.", "neutral"),
-    ("A man sleeps.", "A man sleeps.", "entailment"),
-    ("No man plays.", "A man plays.", "contradiction"),
+    ("A crab plays.", "A crab sleeps.", "contradiction"),
+    ("A newt sleeps.", "A newt plays.", "neutral"),
+    ("A crab sleeps.", "A crab sleeps.", "entailment"),
+    ("No crab plays.", "A crab plays.", "contradiction"),
 ]
 HEADERS = {
     "sick": "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment",
@@ -53,7 +53,7 @@ def sick(folder: Path) -> None:
 
 
 def snli(folder: Path) -> None:
-    table(folder / "snli_1.0_train.txt", "snli", [*PAIRS, ("A dog.", "A man.", "-")])
+    table(folder / "snli_1.0_train.txt", "snli", [*PAIRS, ("A newt.", "A crab.", "-")])
     table(folder / "snli_1.0_dev.txt", "snli", PAIRS[:1])
     table(folder / "snli_1.0_test.txt", "snli", PAIRS[1:2])
 
@@ -67,7 +67,7 @@ def snli_without_training(folder: Path) -> None:
 def mnli(folder: Path) -> None:
     table(folder / "train.tsv", "mnli", PAIRS)
     table(folder / "dev_matched.tsv", "mnli", PAIRS[1:2])
-    table(folder / "dev_mismatched.tsv", "mnli", [("A dog.", "No dog.", "contradiction")])
+    table(folder / "dev_mismatched.tsv", "mnli", [("A newt.", "No newt.", "contradiction")])
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_each_layout(tmp_path: Path, encoder: Path, write: Callable[[Path], None
         for name in ("input0", "input1", "label"):
             assert (out / f"data-bin/{name}/{split}.bin").stat().st_size > 0
             assert len(preparing.lines(out / f"pieces/{split}.{name}")) == size
-    assert preparing.lines(out / "pieces/test.input0")[0] == "a dog sleep ##s ."
+    assert preparing.lines(out / "pieces/test.input0")[0] == "a newt sleep ##s ."
     assert "nothing to do" in preparing.prepare(*command).stdout
 
 
@@ -103,16 +103,16 @@ def test_a_pair_that_is_too_long_is_cut_and_told(tmp_path: Path, encoder: Path) 
     sick(tmp_path)
     command = ("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder", encoder, "--max-positions", 11)
     assert "test: 2 of 2 pairs have more than 11 tokens" in preparing.prepare(*command).stdout
-    assert preparing.lines(tmp_path / "out/pieces/test.input0")[0] == "a dog sleep ##s"
-    assert preparing.lines(tmp_path / "out/pieces/test.input1")[0] == "a dog play ##s"
+    assert preparing.lines(tmp_path / "out/pieces/test.input0")[0] == "a newt sleep ##s"
+    assert preparing.lines(tmp_path / "out/pieces/test.input1")[0] == "a newt play ##s"
 
 
 @pytest.mark.parametrize(
     ("pair", "sentence"),
     [
-        (("A man.", "A dog.", "maybe"), "SICK_trial.txt, line 2: the label is 'maybe', but one of entailment"),
-        (("A man.", " ", "neutral"), "SICK_trial.txt, line 2: the second sentence is empty"),
-        (("A man.\tA dog.\t1\tNEUTRAL\nx\ty", "A", "neutral"), "line 3, has"),
+        (("A crab.", "A newt.", "maybe"), "SICK_trial.txt, line 2: the label is 'maybe', but one of entailment"),
+        (("A crab.", " ", "neutral"), "SICK_trial.txt, line 2: the second sentence is empty"),
+        (("A crab.\tA newt.\t1\tNEUTRAL\nx\ty", "A", "neutral"), "line 3, has"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, encoder: Path, pair: tuple[str, str, str], sentence: str) -> None:

@@ -134,7 +134,7 @@ def assert_same_states(published: Path, out: Path, folder: Path, lines: list[tup
         assert (ours[: len(theirs)] - theirs).abs().max() <= 1e-4
 
 
-LINES = [("A man is playing the guitar.", "Nobody plays, no?"), ("The CAFÉ is on.", "'$5'"), ("a [SEP] b", "man")]
+LINES = [("The guitar is playing a man.", "Nobody plays, no?"), ("The CAFÉ is on.", "'$5'"), ("a [SEP] b", "man")]
 
 
 def test_the_hidden_states_are_the_originals(tmp_path: Path, capsys) -> None:

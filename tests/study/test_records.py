@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import studies
 import yaml
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.files import write_json
 from fairseq_dsp.report import pages
-from fairseq_dsp.study import sweep
 from fairseq_dsp.study.records import begin, check_records
 from fairseq_dsp.study.results import read_results, summary_table
 from fairseq_dsp.study.runner import is_done
@@ -43,9 +42,8 @@ def plan(
 
     def plan(options: dict[str, Any] | None = None, **changes: Any) -> tuple[str, str]:
         study = write_study(recipe={**tiny_recipe, **(options or {})}, **{"methods": methods[:3], **changes})
-        args = {"study": study, "results": results, "data": None, "jobs": 1, "cores": 1, "gpus": "", "slurm": False}
         capsys.readouterr()
-        sweep.run(Namespace(**args, dry_run=True))
+        studies.plan(study, results)
         return tuple(capsys.readouterr())
 
     return plan

@@ -7,18 +7,18 @@ import multiprocessing
 import os
 import shutil
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import studies
 import torch
 import yaml
 
 from fairseq_dsp.files import write_json
-from fairseq_dsp.study import local, runner, sweep
+from fairseq_dsp.study import local, runner
 from fairseq_dsp.study.cluster import Job
 from fairseq_dsp.study.local import Local, run_locally
 from fairseq_dsp.study.lock import locked
@@ -272,8 +272,7 @@ def test_a_cleaned_up_study_goes_on(
     (results / "references.txt").unlink()
     (results / "study.json").write_text("{")
     study = write_study(methods=yaml.safe_load((finished[0] / "study.yaml").read_text())["methods"][:3])
-    options = {"study": study, "results": results, "data": None, "jobs": 1, "cores": 1, "gpus": "", "slurm": False}
-    sweep.run(Namespace(**options, dry_run=True))
+    studies.plan(study, results)
     assert capsys.readouterr().out.count("fairseq_cli.train") == 1  # the unpruned model, for the third run
     dsp("sweep", study, "--results", results, "--jobs", 1, "--cores", 1)
     assert table(results, only) == before

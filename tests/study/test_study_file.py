@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pairs
 import pytest
 import support
 import yaml
@@ -287,12 +288,18 @@ def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "scripts/studies").glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path) -> None:
+def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if pretrained := yaml.safe_load(path.read_text(encoding="utf-8")).get("pretrained"):
+        prepared = pairs.make(tmp_path)
+        sizes = "--arch roberta --encoder-layers 12 --encoder-embed-dim 24 --encoder-attention-heads 12".split()
+        pairs.train(prepared, (tmp_path / pretrained).parent, *sizes, "--max-update", 1)
+        (tmp_path / pretrained).symlink_to("checkpoint_last.pt")
+        monkeypatch.chdir(tmp_path)
     if OWN in path.read_text(encoding="utf-8"):  # it has selections that are not the package's
         with pytest.raises(UserError, match=f"own, name the file that registers it in the environment variable {OWN}"):
             read_study(path, data=str(prepared))
         command = [sys.executable, "-m", "fairseq_dsp.cli", "sweep", path, "--data", prepared, "--dry-run"]
-        variables = {OWN: "scripts/studies/candidates.py"}
+        variables = {OWN: "scripts/studies/ablations.py"}
         assert "# relative-k3-s1" in support.run_command([*command, "--results", tmp_path], **variables).stdout
         return
     study = read_study(path, data=str(prepared))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import studies
 import support
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
@@ -130,29 +131,24 @@ def test_two_sweeps_at_once(finished: tuple[Path, Any], tmp_path: Path, dsp: Cal
 def test_a_folder_of_another_study(
     finished: tuple[Path, Any], tmp_path: Path, write_study: Callable[..., Path]
 ) -> None:
-    from argparse import Namespace
-
     results = finished[0] / "results"
-    options = {"results": results, "data": None, "jobs": 1, "cores": 1, "gpus": "", "slurm": False, "dry_run": True}
     with pytest.raises(UserError, match="holds the study tiny, not other"):
-        sweep.run(Namespace(study=write_study(name="other"), **options))
+        studies.plan(write_study(name="other"), results)
     with pytest.raises(UserError, match=r"joint-k6-s1 holds results of another study.*\(lr \[0.005\], now \[0.1\]\)"):
-        sweep.run(Namespace(study=write_study(methods=[{"method": "joint", "options": {"lr": 0.1}}]), **options))
+        studies.plan(write_study(methods=[{"method": "joint", "options": {"lr": 0.1}}]), results)
     identity = tmp_path / "results/runs/base-s1/run.json"
     write_text(identity.parents[2] / "study.json", '{"name": "tiny"}')
-    options["results"] = tmp_path / "results"
+    results = tmp_path / "results"
     for content, message in (("[1]", "none of a sweep's"), ("{", "is not JSON"), ('{"seed": 7}', "none of a sweep's")):
         write_text(identity, content)
         with pytest.raises(UserError, match=message):
-            sweep.run(Namespace(study=write_study(), **options))
+            studies.plan(write_study(), results)
     with pytest.raises(UserError, match="none of a sweep's"):
-        read_results(tmp_path / "results")
-    options["results"] = identity
+        read_results(results)
     with pytest.raises(UserError, match=r"run\.json is not a folder"):
-        sweep.run(Namespace(study=write_study(), **options))
-    options["results"] = finished[0]
+        studies.plan(write_study(), identity)
     with pytest.raises(UserError, match="not empty, and no sweep made it"):
-        sweep.run(Namespace(study=write_study(), **options))
+        studies.plan(write_study(), finished[0])
 
 
 def test_full_disk(tmp_path: Path) -> None:

@@ -61,17 +61,17 @@ def test_every_selection(name: str):
     check_promises(name)
 
 
-def test_the_candidates_of_the_study_are_selections(own: Callable[[Path], list[str]]):
-    names = own(support.REPOSITORY / "scripts/studies/candidates.py")
+def test_the_ablations_of_the_study_are_selections(own: Callable[[Path], list[str]]):
+    names = own(support.REPOSITORY / "scripts/studies/ablations.py")
     assert names == ["adaptive", "almost_surely", "common_scale", "conditioned", "gumbel_quiet", "relative"]
     for name in names:
         check_promises(name)
 
 
-def test_the_candidates_take_the_floors_of_many_heads(own: Callable[[Path], list[str]]):
+def test_the_ablations_take_the_floors_of_many_heads(own: Callable[[Path], list[str]]):
     shape = {"encoder_self": [4] * 3, "decoder_self": [4] * 3, "cross": [4] * 3}
     importance = torch.randn(36, generator=generator())
-    for name in own(support.REPOSITORY / "scripts/studies/candidates.py"):
+    for name in own(support.REPOSITORY / "scripts/studies/ablations.py"):
         plan = PruningPlan(PruningConfig(heads_to_keep=18, head_selection=name), shape)
         assert plan.sample(importance, update=5, seed=1).isfinite().all(), name
         assert plan.keep(importance).sum() == 18, name
@@ -79,7 +79,7 @@ def test_the_candidates_take_the_floors_of_many_heads(own: Callable[[Path], list
 
 @pytest.mark.parametrize(("k", "least"), [(3, 1), (3, 2), (1, 1), (6, 1), (7, 2)])
 def test_conditioned_is_the_law_of_subsets_that_hold_the_floor(own: Callable, k: int, least: int):
-    own(support.REPOSITORY / "scripts/studies/candidates.py")
+    own(support.REPOSITORY / "scripts/studies/ablations.py")
     selection = SELECTIONS["conditioned"](Annealing(0.5, 0.5, 1))
     budget = Budget.grouped([range(8)], [k], [Draw((5, 6, 7), least)])
     importance = torch.randn(8, generator=generator(), dtype=torch.float64, requires_grad=True)

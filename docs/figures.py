@@ -1,0 +1,138 @@
+"""Draws the pictures of the results pages from the JSON beside them: ``python docs/figures.py``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).parent / "results"
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#666666"  # told apart with colour blindness too
+ENGINE = "CTranslate2 int8"
+
+
+def read(name: str) -> Any:
+    """The JSON of a results page."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def points(method: str, engine: str = "fairseq") -> list[dict[str, Any]]:
+    """The points of a method in ``frontier.json``, the most heads first."""
+    found = [p for p in read("frontier")["points"] if p["method"] == method and p["engine"] == engine]
+    return sorted(found, key=lambda p: -p["heads"])
+
+
+def means(found: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """The mean BLEU of each point, and its standard deviation over the seeds (0 for one seed)."""
+    scores = [p["bleu"] for p in found]
+    return [statistics.fmean(s) for s in scores], [statistics.stdev(s) if len(s) > 1 else 0.0 for s in scores]
+
+
+def overview() -> Figure:
+    """BLEU and speed against the number of heads kept."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    pruned, stock, unpruned = points("joint"), points("unpruned, fairseq's transformer")[0], points("unpruned")
+    both = unpruned + pruned
+    bleu, deviation = means(both)
+    heads = [p["heads"] for p in both]
+    left.errorbar(heads, bleu, yerr=deviation, color=BLUE, marker="o", capsize=3)
+    left.set(title="BLEU", xlabel="heads kept (of 36)", ylabel="BLEU, Multi30k test 2016")
+    for engine, colour, label in (("fairseq", BLUE, "compact model, fairseq"), (ENGINE, ORANGE, "CTranslate2, int8")):
+        speeds = [p["speed"]["64"] for p in points("unpruned", engine) + points("joint", engine)]
+        right.plot(heads, speeds, color=colour, marker="o", label=label)
+    right.axhline(stock["speed"]["64"], color=GREY, linestyle="--", label="stock fairseq, unpruned")
+    right.set(title="Speed", xlabel="heads kept (of 36)", ylabel="sentences a second, batches of 64")
+    right.set_ylim(bottom=0)
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        tidy(axes)
+        axes.set_xticks([2, 6, 12, 18, 36])
+    return figure
+
+
+def frontier() -> Figure:
+    """BLEU against sentences a second, one sentence at a time and in batches."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    series = [
+        ("joint", "pruned, default", BLUE, "o"),
+        ("layers-2-2", "2 + 2 layers", GREEN, "s"),
+        ("layers-3-1", "3 + 1 layers", GREEN, "^"),
+        ("unpruned", "unpruned", GREY, "D"),
+    ]
+    for axes, size in zip(figure.subplots(1, 2, sharey=True), ("1", "64"), strict=True):
+        for method, label, colour, marker in series:
+            for engine, fill in (("fairseq", colour), (ENGINE, "none")):
+                found = points(method, engine)
+                speeds = [p["speed"][size] for p in found]
+                name = label if engine == "fairseq" else f"{label}, {ENGINE}"
+                axes.plot(
+                    speeds,
+                    means(found)[0],
+                    color=colour,
+                    marker=marker,
+                    markerfacecolor=fill,
+                    linestyle=":",
+                    label=name,
+                )
+        axes.set(title=f"batch {size}", xlabel="sentences a second", xscale="log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="both", labelsize=7)
+        tidy(axes)
+    figure.axes[0].set_ylabel("BLEU")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    return figure
+
+
+def speed() -> Figure:
+    """Tokens a second against the number of heads, of a model of 72 heads."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    results = {(r["model"], r["batch"]): r for r in read("speed")["results"]}
+    heads = [72, 36, 18, 8, 4]
+    kinds = [
+        ("compact", "compact", BLUE),
+        ("masked", "masked: heads multiplied by 0", GREY),
+        ("CTranslate2 int8", "CTranslate2 int8", ORANGE),
+    ]
+    for axes, batch in zip(figure.subplots(1, 2), (1, 64), strict=True):
+        for kind, label, colour in kinds:
+            found = [next(r for (m, b), r in results.items() if b == batch and fits(m, k, kind)) for k in heads]
+            axes.plot(heads, [r["tokens_per_second"] for r in found], color=colour, marker="o", label=label)
+        stock = results["stock fairseq", batch]["tokens_per_second"]
+        axes.axhline(stock, color=GREY, linestyle="--", label="stock fairseq, unpruned")
+        axes.set(title=f"batch {batch}", xlabel="heads kept (of 72)", ylabel="tokens a second")
+        axes.set_xticks(heads)
+        axes.set_ylim(bottom=0)
+        tidy(axes)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def fits(model: str, heads: int, kind: str) -> bool:
+    """Whether a model of ``speed.json`` has so many heads and is of a kind."""
+    return model.startswith(f"K = {heads}: {kind}")
+
+
+def tidy(axes: Axes) -> None:
+    """A light look: no frame, a faint grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+def main() -> None:
+    """Draw all of them, with text as text."""
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "fairseq-dsp", "font.family": "sans-serif"})
+    for draw in (overview, frontier, speed):
+        path = RESULTS / f"{draw.__name__}.svg"
+        draw().savefig(path, metadata={"Date": None})
+        print(f"{path.relative_to(RESULTS.parents[1])}: {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

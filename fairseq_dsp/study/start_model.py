@@ -1,0 +1,58 @@
+"""The pretrained model that the trainings of a study start from, such as a BERT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..evaluation.prepared import PreparedData
+from ..evaluation.scoring import metric_names
+from ..model.units import ARCHITECTURES
+from ..removal.compact import sizes
+from .options import Options
+
+
+def read_pretrained(path: Any) -> tuple[Path | None, Options]:
+    """Read what a study says of a pretrained model: its checkpoint, and its sizes as options of fairseq-train.
+
+    :param path: a checkpoint of fairseq's or this package's; None for none.
+    :raises UserError: if it is no checkpoint, or its model has no heads to prune.
+    """
+    from fairseq import checkpoint_utils
+    from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
+
+    if path is None:
+        return None, {}
+    if not isinstance(path, str) or not Path(path).is_file():
+        raise UserError(
+            f"pretrained is {path!r}, but no such checkpoint is there: make one with fairseq-dsp import-bert"
+        )
+    state = checkpoint_utils.load_checkpoint_to_cpu(path)
+    config: Any = (state.get("cfg") or {}).get("model") or state.get("args")
+    given = str(getattr(config, "_name", None) or getattr(config, "arch", None) or "unknown")
+    given = str(getattr(config, "arch", None) or given)
+    name = ARCH_MODEL_NAME_REGISTRY.get(given, given)
+    ours = next((one for one in ARCHITECTURES.values() if name in (one.model, one.stock)), None)
+    if ours is None:
+        raise UserError(
+            f"the pretrained model {path} is of the architecture {given}, whose heads cannot be pruned: give one of "
+            f"{', '.join(f'{one.stock} or {one.model}' for one in ARCHITECTURES.values())}, of any size"
+        )
+    architecture = given if given.startswith(ours.model) else given.replace(ours.stock, ours.model, 1)
+    architecture = architecture if architecture in ARCH_CONFIG_REGISTRY else ours.model
+    own = sizes(MODEL_REGISTRY[ours.model].namespace(config), architecture)
+    options = {"arch": architecture, **{flag.removeprefix("--"): value for flag, value in own.items()}}
+    return Path(path).absolute(), options
+
+
+def check_metric(given: Any, data: PreparedData) -> str:
+    """Return the metric that the methods of a study are compared by.
+
+    :param given: what the study says; None for the corpus's own.
+    :raises ValueError: if the corpus has no such metric.
+    """
+    metric = metric_names(data)[0]
+    if given is not None and given != metric:
+        raise ValueError(f"metric is {given!r}, but models on {data.folder} are compared by {metric}: give that")
+    return metric

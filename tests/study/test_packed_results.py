@@ -1,0 +1,62 @@
+"""Results in one file: the same report, without text and without the sweep's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairseq_dsp.cli import main
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.study.results import Results, read_results
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.iterdir())}
+
+
+def test_the_report_of_a_packed_file_is_that_of_the_folder(finished: tuple[Path, Any], tmp_path: Path) -> None:
+    results = finished[0] / "results"
+    packed = tmp_path / "packed.json"
+    assert main(["report", str(results), "--out", str(tmp_path / "one"), "--pack", str(packed)]) == 0
+    assert main(["report", str(packed)]) == 0
+    one, other = contents(tmp_path / "one"), contents(tmp_path / "packed-report")
+    assert "learning-joint.svg" in one
+    assert one == other
+    text = packed.read_text(encoding="utf-8")
+    assert str(results) not in text
+    outputs = (results / "runs/base-s1/translations.txt").read_text(encoding="utf-8").split("\n")
+    references = (results / "references.txt").read_text(encoding="utf-8").split("\n")
+    for line in filter(None, outputs + references):
+        assert json.dumps(line, ensure_ascii=False) not in text
+
+
+def test_intervals_are_the_same_to_the_last_digit(made_up: Results, tmp_path: Path) -> None:
+    packed = tmp_path / "made-up.json"
+    assert main(["report", str(made_up.folder), "--out", str(tmp_path / "one"), "--pack", str(packed)]) == 0
+    one, other = made_up.bootstrap(), read_results(packed).bootstrap()
+    assert one.scores == other.scores
+    assert one.signature == other.signature
+    assert all((one.resampled[name] == other.resampled[name]).all() for name in one.resampled)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda content: content.pop("counts"), "'counts'"),
+        (lambda content: content.update(format=2), "it is of format 2, but this version reads 1"),
+        (lambda content: next(iter(content["counts"].values())).update(zlib="AAAA"), "while decompressing"),
+    ],
+)
+def test_another_file(change: Callable[[Any], Any], reason: str, made_up: Results, tmp_path: Path) -> None:
+    packed = tmp_path / "made-up.json"
+    assert main(["report", str(made_up.folder), "--out", str(tmp_path / "one"), "--pack", str(packed)]) == 0
+    content = json.loads(packed.read_text(encoding="utf-8"))
+    change(content)
+    packed.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match="is not what fairseq-dsp report --pack writes") as error:
+        read_results(packed)
+    assert reason in str(error.value)
