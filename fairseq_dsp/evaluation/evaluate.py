@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a translation ends at A · (length of the source) + B subwords (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--max-len-b", type=int, default=MAX_LEN_B, metavar="B", help="see A (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="of a batch (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="of a batch (default: 4096; on a GPU 16384)")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
     preprocessed.add_arguments(parser)
     parser.add_argument("--json", metavar="OUT", type=Path, help="also write the scores to this file")
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     if args.output and len(args.checkpoints) > 1:
         name = "--predictions" if data.classifies else "--translations"
         raise UserError(f"{name} takes the output of one CKPT, but {len(args.checkpoints)} are given")
-    if args.max_tokens < 1:
+    if args.max_tokens is not None and args.max_tokens < 1:
         raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
     members = [checkpoint_paths(checkpoint) for checkpoint in args.checkpoints]
     insides = [describe(paths, args.heads_to_keep, args.kept_heads, data) for paths in members]
@@ -132,7 +132,7 @@ def _output(
     """Return translations or labels, what their making took, and the settings that they depend on."""
     search = {name: getattr(args, name) for name in ("beam", "lenpen", "max_len_a", "max_len_b")}
     heads = {"heads_to_keep": args.heads_to_keep, "kept_heads": args.kept_heads}
-    batches = {"max_tokens": args.max_tokens, "cpu": args.cpu}
+    batches = {"max_tokens": args.max_tokens or _batch_size(args.cpu), "cpu": args.cpu}
     lines: list[str] = []
     measured = []
     for part in data.parts(args.split):
@@ -143,6 +143,13 @@ def _output(
         lines += made[0]
         measured.append(made[1])
     return lines, _together(measured), {} if data.classifies else search
+
+
+def _batch_size(cpu: bool) -> int:
+    """Return the tokens of a batch that keep the device busy and fit into its memory."""
+    import torch
+
+    return 16384 if torch.cuda.is_available() and not cpu else 4096
 
 
 def _together(measured: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ def beside(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=True)
 
 
-@lru_cache(maxsize=512)
+@cache  # for good: a CUDA graph reads them wherever they were
 def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
     """Return whole numbers, or tuples of them, as a tensor on the device; it must not be changed."""
     with torch.inference_mode(False):  # or training could not use what generation has made

@@ -18,8 +18,9 @@ GPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -103,7 +104,16 @@ class KSubset:
 
         :param generator: where noise is drawn from, on the CPU; torch's own when None.
         """
-        noise = uniform((self._rows, 2 * self._nodes), generator, self._odds.device)
+        return self.sample_with(uniform((self.noise_of(self.shape),), generator, self._odds.device))
+
+    @staticmethod
+    def noise_of(shape: Sequence[int]) -> int:
+        """Return how many uniform numbers a sample takes, for scores of a shape."""
+        return math.prod(shape[:-1]) * 2 * _nodes(shape[-1])
+
+    def sample_with(self, noise: Tensor) -> Tensor:
+        """Return the sample that uniform numbers from [0, 1) give, as many as :meth:`noise_of` says."""
+        noise = noise.reshape(self._rows, 2 * self._nodes)
         count = self._count
         for splits in reversed(self._splits[1:]):  # node i of a level has its noise at i, counted from the root's 1
             left = _draw(splits[..., :-1], count, noise)
@@ -146,9 +156,7 @@ class KSubset:
 
     def _build(self, odds: Tensor) -> None:
         """Compute the chances of the splits, from the blocks to the root; log_chances, those of the root's counts."""
-        self._nodes = 1
-        while self._nodes * _BLOCK < self._heads:
-            self._nodes *= 2
+        self._nodes = _nodes(self._heads)
         self._block = -(-self._heads // self._nodes)
         subsets, by_count = _subsets(self._block, odds.device)
         blocks = self._blocks_of(odds, _NEVER)
@@ -224,7 +232,7 @@ class _Marginals(torch.autograd.Function):
         return ctx.subset.covariance_product(grad.reshape(ctx.subset.shape)).reshape(grad.shape), None
 
 
-@lru_cache(maxsize=64)
+@cache  # for good, as `constant`
 def _subsets(heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return all subsets as 0/1, and for each count 0 where a subset has it and else :data:`_OUTSIDE`.
 
@@ -234,6 +242,11 @@ def _subsets(heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
         subsets = (torch.arange(2**heads)[:, None] >> torch.arange(heads)) & 1
         by_count = (subsets.sum(1) != torch.arange(heads + 1)[:, None]).double() * _OUTSIDE
         return beside(subsets.double(), device), beside(by_count, device)
+
+
+def _nodes(heads: int) -> int:
+    """Return the number of blocks: a power of two."""
+    return 1 << (-(-heads // _BLOCK) - 1).bit_length()
 
 
 def _pairs(values: Tensor, counts: int, outside: float) -> Tensor:

@@ -16,6 +16,7 @@ learns no more, and the weights go on training with just the heads that stay.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ from torch.autograd.function import once_differentiable
 
 from .bound import bounded
 from .budget import Budget
+from .device import uniform
 from .distribution import KSubset
+from .graphed import Graphed
 from .selection import Selection, register_selection
 from .topk import check_vector, hard_gates
 
@@ -47,26 +50,90 @@ class Simple(Selection):
 
 
 class _SampleSubset(torch.autograd.Function):
-    """Sample forward, covariance product backward, round by round of the budget."""
+    """Sample forward, covariance product backward."""
 
     @staticmethod
     def forward(ctx: Any, importance: Tensor, budget: Budget, temperature: float, generator: torch.Generator) -> Tensor:
-        # one number more, which is no head's: rounds are filled up with it
-        scores = torch.cat([importance / temperature, importance.new_full((1,), -math.inf)])
-        gates = torch.zeros_like(scores)
-        ctx.rounds, ctx.temperature = [], temperature
-        for indices, counts in budget.rounds(scores.device):
-            subset = KSubset(scores[indices], counts)
-            gates.scatter_add_(0, indices.flatten(), subset.sample(generator).flatten())
-            scores = scores.masked_fill(gates > 0, -math.inf)
-            ctx.rounds.append((indices, subset))
-        return gates[:-1] + 0 * importance  # a NaN, which no head can be chosen by, is one in the gates too
+        scores = importance / temperature
+        noise = uniform((_noise_of(budget, scores.device),), generator, scores.device)
+        ctx.sampler = _sampler(budget, scores.device) if scores.device.type == "cuda" else _Sampler(budget)
+        ctx.drawn = scores, noise, temperature
+        return ctx.sampler.sample(scores, noise)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        scores, noise, temperature = ctx.drawn
+        return ctx.sampler.gradient(grad, scores, noise, -math.log(temperature)), None, None, None
+
+
+def _noise_of(budget: Budget, device: torch.device) -> int:
+    return sum(KSubset.noise_of(indices.shape) for indices, _ in budget.rounds(device))
+
+
+class _Sampler:
+    """A sample of a budget and its gradient, round by round."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._rounds: list[tuple[Tensor, KSubset]] = []
+
+    def sample(self, scores: Tensor, noise: Tensor) -> Tensor:
+        """Return the gates. *Shape:* (N).
+
+        :param scores: θ. *Shape:* (N), float64.
+        :param noise: uniform numbers.
+        """
+        # one number more, which is no head's: rounds are filled up with it
+        left = torch.cat([scores, scores.new_full((1,), -math.inf)])
+        gates = torch.zeros_like(left)
+        self._rounds = []
+        for indices, counts in self._budget.rounds(scores.device):
+            subset = KSubset(left[indices], counts)
+            own, noise = noise.tensor_split([KSubset.noise_of(indices.shape)])
+            gates.scatter_add_(0, indices.flatten(), subset.sample_with(own).flatten())
+            left = left.masked_fill(gates > 0, -math.inf)
+            self._rounds.append((indices, subset))
+        return gates[:-1] + 0 * scores  # a NaN, which no head can be chosen by, is one in the gates too
+
+    def gradient(self, grad: Tensor, scores: Tensor, noise: Tensor, log_scale: Tensor | float) -> Tensor:
+        """Return the gradient of the importance, bounded. *Shape:* (N).
+
+        :param grad: of the gates.
+        :param scores: what the gates were sampled from.
+        :param noise: likewise.
+        :param log_scale: the log of the scores' derivative with respect to the importance.
+        """
         incoming = torch.cat([grad, grad.new_zeros(1)])
         outgoing = torch.zeros_like(incoming)
-        for indices, subset in ctx.rounds:
+        for indices, subset in self._rounds:
             outgoing.scatter_add_(0, indices.flatten(), subset.covariance_product(incoming[indices]).flatten())
-        return bounded(outgoing[:-1], grad, -math.log(ctx.temperature)), None, None, None
+        return bounded(outgoing[:-1], grad, log_scale)
+
+
+class _GraphedSampler(_Sampler):
+    """The same in two launches of a GPU, which eager operations would keep waiting for the CPU."""
+
+    def __init__(self, budget: Budget, device: torch.device) -> None:
+        super().__init__(budget)
+        scores = torch.zeros(budget.heads, dtype=torch.float64, device=device)
+        noise = scores.new_full((_noise_of(budget, device),), 0.5)
+        sample, gradient = super().sample, super().gradient
+        self._sample = Graphed(sample, scores, noise)
+        self._gradient = Graphed(lambda grad, scale: gradient(grad, scores, noise, scale), scores, scores.new_zeros(()))
+        self._drawn: Tensor | None = None
+
+    def sample(self, scores: Tensor, noise: Tensor) -> Tensor:
+        self._drawn = scores
+        return self._sample(scores, noise).clone()
+
+    def gradient(self, grad: Tensor, scores: Tensor, noise: Tensor, log_scale: Tensor | float) -> Tensor:
+        if self._drawn is not scores:  # another sample has taken its place
+            self.sample(scores, noise)
+        return self._gradient(grad, grad.new_full((), float(log_scale))).clone()
+
+
+@lru_cache(maxsize=256)
+def _sampler(budget: Budget, device: torch.device) -> _GraphedSampler:
+    with torch.cuda.device(device), torch.no_grad():
+        return _GraphedSampler(budget, device)

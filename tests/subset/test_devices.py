@@ -131,6 +131,28 @@ def test_a_gpu_draws_what_the_cpu_draws_and_does_not_wait(name: str, budget: str
         torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_sample_goes_backward_after_others_of_its_budget_were_drawn():
+    found = []
+    for device in ("cpu", "cuda"):
+        selection, gradients = make("simple"), []
+        importances = [torch.linspace(-1, i, N).to(device).requires_grad_() for i in range(3)]
+        incoming = torch.arange(float(N)).to(device)
+        samples = [
+            selection.sample(importance, BUDGETS[name], 3, torch.Generator().manual_seed(seed))
+            for importance, name, seed in zip(importances, ("floors", "top", "floors"), (1, 2, 3), strict=True)
+        ]
+        kept = [sample.detach().clone() for sample in samples]
+        for sample, importance in zip(samples, importances, strict=True):
+            sample.backward(incoming)
+            gradients.append(importance.grad)
+        assert all(map(torch.equal, samples, kept))
+        found.append([tensor.detach().cpu() for tensor in [*samples, *gradients]])
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [1e3, 1.0, 0.1, 1e-2, 1e-4, 1e-8])
 @pytest.mark.parametrize("budget", [*BUDGETS, "one", "nearly all"])
 def test_the_relaxed_top_k_of_a_device_is_that_of_the_cpu(budget: str, temperature: float):
