@@ -38,6 +38,7 @@ from fairseq_dsp.evaluation.measuring import Result, measure
 from fairseq_dsp.evaluation.runners import EngineRunner, FairseqRunner, Runner, dictionary
 from fairseq_dsp.files import check_target
 from fairseq_dsp.markdown import markdown_table
+from fairseq_dsp.model import HEADS as KIND
 from fairseq_dsp.model import TYPES, HeadSet, PrunableTransformer, modules_of
 from fairseq_dsp.model.units import modules_in
 from fairseq_dsp.removal.checkpoint import TrainedModel
@@ -82,7 +83,7 @@ def head_set(name: str) -> HeadSet:
         HARD if "," in name else {kind: [n for n in layers for _ in "12"] for kind, layers in PATTERNS[name].items()}
     )
     layers = {kind: tuple(tuple(range(n)) for n in counts[kind]) for kind in TYPES}
-    return HeadSet(total=LAYERS * HEADS * len(TYPES), **layers)
+    return HeadSet(KIND, LAYERS * HEADS * len(TYPES), tuple(layers[kind] for kind in TYPES))
 
 
 def options() -> Namespace:
@@ -118,9 +119,9 @@ def masked(kept: HeadSet) -> PrunableTransformer:
     model = PrunableTransformer.build_model(options(), TASK).eval()
     assert model.pruner is not None
     gates = kept.to_gates(model.pruner.plan.shape).split(HEADS)
-    for attention, values in zip(model.pruner.attentions, gates, strict=True):
+    for attention, values in zip(model.pruner.gated, gates, strict=True):
         attention.gate = values
-    model.encoder.pruner = None
+    model.encoder.pruners = {}
     for layer in model.decoder.layers:
         layer.make_generation_fast_(need_attn=False)
     return model

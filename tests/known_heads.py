@@ -71,7 +71,7 @@ def truth(seed: int) -> Tensor:
 def make_loud(model: PrunableTransformer, matters: Tensor) -> None:
     """Have all heads that matter say equally much, and all that are noise; module by module, the first ones first."""
     inputs = sentences(torch.Generator().manual_seed(0), 64)
-    for attention, values in zip(model.pruner.attentions, matters.split(HEADS), strict=True):
+    for attention, values in zip(model.pruner.gated, matters.split(HEADS), strict=True):
         heard: list[Tensor] = []
         gate = attention.out_proj
         handle = gate.register_forward_pre_hook(lambda _, args, heard=heard: heard.append(args[0]))
@@ -89,7 +89,7 @@ class plain_attention:  # noqa: N801 — a context manager
     """While in the block, the attention modules hand their head outputs to the output projection, where hooks see."""
 
     def __init__(self, model: PrunableTransformer) -> None:
-        self.attentions = model.pruner.attentions
+        self.attentions = model.pruner.gated
 
     def __enter__(self) -> None:
         for attention in self.attentions:
@@ -116,10 +116,10 @@ def batch(teacher: PrunableTransformer, matters: Tensor, draw: torch.Generator, 
 def logits(teacher: PrunableTransformer, net_input: dict[str, Any], gates: Tensor) -> Tensor:
     """What a model without a budget answers with the given gates."""
     with torch.no_grad():
-        for attention, values in zip(teacher.pruner.attentions, gates.split(HEADS), strict=True):
+        for attention, values in zip(teacher.pruner.gated, gates.split(HEADS), strict=True):
             attention.gate = values
         answer: Tensor = teacher(**net_input)[0]
-        for attention in teacher.pruner.attentions:
+        for attention in teacher.pruner.gated:
             attention.gate = None
     return answer
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import math
 import re
@@ -30,11 +29,11 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_json, write_text
-from ..model import with_heads
+from ..model import HeadSet, with_heads
 from ..model.dictionaries import fitting
-from ..model.units import is_weight
 from . import preprocessed
 from .classify import classify
+from .description import describe
 from .inputs import Sizes, checkpoint_paths, flags_for, positions, without_colons, without_references
 from .prepared import PreparedData
 from .scoring import TITLES, detokenised, metric_names, metrics, score
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
     members = [checkpoint_paths(checkpoint) for checkpoint in args.checkpoints]
-    insides = [_describe_all(paths, args.heads_to_keep, args.kept_heads, data) for paths in members]
+    insides = [describe(paths, args.heads_to_keep, args.kept_heads, data) for paths in members]
     results = []
     for checkpoint, inside in zip(args.checkpoints, insides, strict=True):
         output, speed, settings = _output(checkpoint, data, args)
@@ -178,44 +177,6 @@ def _overrides(heads_to_keep: int | None, kept_heads: str | None) -> dict[str, A
     if kept_heads is not None:
         return with_heads(str(kept_heads))
     return {} if heads_to_keep is None else {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)}
-
-
-def _describe_all(
-    checkpoints: Sequence[str], heads_to_keep: int | None, kept_heads: str | None, data: PreparedData
-) -> dict[str, Any]:
-    """Return what `_describe` does for an ensemble: all its parameters, and the heads where its members agree."""
-    first, *others = (_describe(checkpoint, heads_to_keep, kept_heads, data) for checkpoint in checkpoints)
-    agreed = {name: first[name] if all(o[name] == first[name] for o in others) else None for name in ("heads", "kept")}
-    return {"parameters": sum(model["parameters"] for model in (first, *others)), **agreed}
-
-
-def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None, data: PreparedData) -> dict[str, Any]:
-    """Return a model's number of ``parameters``, of ``heads`` before pruning, and the set of those ``kept``.
-
-    The last two are None for fairseq's own Transformer or RoBERTa.
-
-    :raises UserError: if such heads cannot be kept, or the model is not one of plain translation, or classification.
-    """
-    from ..removal.checkpoint import TrainedModel
-    from ..removal.data_bin import check_task
-
-    heads: dict[str, Any] = {"heads": None, "kept": None}
-    try:
-        model = TrainedModel.read(checkpoint, heads_to_keep=heads_to_keep, kept_heads=kept_heads)
-        state = model.state
-        heads = {"heads": model.heads.total, "kept": json.loads(model.heads.to_json())}
-    except UserError:
-        if heads_to_keep is not None or kept_heads is not None:
-            raise
-        from fairseq import checkpoint_utils
-
-        state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)
-    weights = {name: weight for name, weight in state["model"].items() if is_weight(name)}
-    if data.classifies:  # the head of the language model reads nothing
-        weights = {name: weight for name, weight in weights.items() if ".lm_head." not in name}
-    else:
-        check_task(state, checkpoint)
-    return {"parameters": sum(weight.numel() for weight in weights.values()), **heads}
 
 
 def translate(
@@ -360,4 +321,6 @@ def _text(result: dict[str, Any]) -> str:
         lines.append(f"  {'speed':<15} {result['sentences_per_second']:6.1f}   sentences a second")
     if result["kept"]:
         lines.append(f"  {'heads':<15} {result['kept']['kept']:6}   of {result['heads']}")
+        for units in HeadSet.from_json(result["kept"]).others:
+            lines.append(f"  {units.kind.name + ' units':<15} {units.kept:6}   of {units.total}")
     return "\n".join(lines)

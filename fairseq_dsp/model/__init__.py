@@ -1,20 +1,24 @@
-"""Models with a gate on every attention head: the Transformer, RoBERTa."""
+"""Models with a gate on every attention head or feed-forward unit: the Transformer, RoBERTa."""
 
 from .attention import PrunableAttention
 from .config import PruningConfig, with_heads
+from .feed_forward import FFN
+from .kinds import KINDS, Kind, UnitModule
 from .plan import PruningPlan
 from .prunable import PrunableModel
-from .pruner import HeadPruner
+from .pruner import UnitPruner
 from .roberta import PrunableRoberta
-from .sets import HeadSet
+from .sets import HeadSet, UnitSet
 from .transformer import PrunableTransformer
-from .units import HEADS, TYPES, UnitModule, modules_of
+from .units import HEADS, TYPES, modules_of
 
 __all__ = [
+    "FFN",
     "HEADS",
+    "KINDS",
     "TYPES",
-    "HeadPruner",
     "HeadSet",
+    "Kind",
     "PrunableAttention",
     "PrunableModel",
     "PrunableRoberta",
@@ -22,6 +26,8 @@ __all__ = [
     "PruningConfig",
     "PruningPlan",
     "UnitModule",
+    "UnitPruner",
+    "UnitSet",
     "modules_of",
     "with_heads",
 ]

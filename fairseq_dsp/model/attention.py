@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .cached_keys import SAVED, additive_mask, append_step
 from .gates import scale_columns
-from .units import UnitModule
+from .kinds import UnitModule
 
 IncrementalState = dict[str, dict[str, Any]]
 
@@ -62,7 +62,7 @@ class PrunableAttention(MultiheadAttention):
                 layer.weight.at_rest = kept == ()  # the optimiser leaves it as it is
 
     @property
-    def can_skip_heads(self) -> bool:
+    def can_skip_units(self) -> bool:
         """Whether some of the heads can be left out; other options of the stock attention need them all."""
         return not (self.use_xformers or self.add_zero_attn or self.bias_k is not None)
 
@@ -120,7 +120,7 @@ class PrunableAttention(MultiheadAttention):
 
         :raises ValueError: if the attention needs all its heads.
         """
-        if not self.can_skip_heads:
+        if not self.can_skip_units:
             raise ValueError(
                 "attention with xformers, bias_kv or zero_attn needs all its heads: no head can be removed from it"
             )

@@ -1,4 +1,4 @@
-"""The options of head pruning, for both of fairseq's command lines.
+"""The options of pruning, for both of fairseq's command lines.
 
 fairseq reads the fields' types at run time and knows ``Optional[X]`` only, hence no postponed annotations here.
 """
@@ -14,6 +14,7 @@ from fairseq.models.transformer import TransformerConfig
 from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
 
 from ..subset import HINT, SELECTIONS
+from .kinds import KINDS, Kind
 from .units import HEADS
 
 IN_FORCE = "fairseq_dsp"
@@ -22,7 +23,7 @@ IN_FORCE = "fairseq_dsp"
 
 @dataclass
 class PruningConfig(FairseqDataclass):
-    """How a model's heads are pruned; each field is a flag of the same name with dashes."""
+    """How a model's heads and feed-forward units are pruned; each field is a flag of the same name with dashes."""
 
     heads_to_keep: Optional[int] = field(
         default=None,
@@ -52,6 +53,12 @@ class PruningConfig(FairseqDataclass):
             "(default: a ninth of the heads, rounded, with simple, 0 otherwise)"
         },
     )
+    uniform_heads: bool = field(
+        default=False,
+        metadata={
+            "help": "as many heads in every module of the encoder, and of the decoder: CTranslate2 pads none then"
+        },
+    )
     heads_to_keep_start: Optional[int] = field(
         default=None, metadata={"help": "start with a budget of so many heads and shrink it to --heads-to-keep"}
     )
@@ -64,9 +71,21 @@ class PruningConfig(FairseqDataclass):
     heads_to_keep_high: Optional[int] = field(
         default=None, metadata={"help": "draw the number of heads anew at every training update, at most so many"}
     )
+    ffn_units_to_keep: Optional[int] = field(
+        default=None,
+        metadata={"help": "F: feed-forward units kept in all, of encoder and decoder (default: all, no pruning)"},
+    )
+    ffn_unit_width: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "neighbouring hidden neurons of a layer that make a unit (default: a sixteenth of the layer)"
+        },
+    )
     head_selection: ChoiceEnum(list(SELECTIONS)) = field(  # type: ignore[valid-type]
         default="simple",
-        metadata={"help": "how the heads are chosen in training: simple samples exact subsets, gumbel is the paper's"},
+        metadata={
+            "help": "how heads and units are chosen in training: simple samples exact subsets, gumbel is the paper's"
+        },
     )
     kept_heads: Optional[str] = field(
         default=None, metadata={"help": "JSON file with the set of heads for --head-selection fixed, or for --compact"}
@@ -123,8 +142,12 @@ class PruningConfig(FairseqDataclass):
 
     @property
     def has_budget(self) -> bool:
-        """Whether a number of heads to keep is given."""
-        names = ("heads_to_keep", "encoder_heads_to_keep", "cross_heads_to_keep", "decoder_heads_to_keep")
+        """Whether a number of units to keep, of any kind, is given."""
+        return any(self.has_budget_of(kind) for kind in KINDS.values())
+
+    def has_budget_of(self, kind: Kind) -> bool:
+        """Whether a number of units of a kind to keep is given."""
+        names = (kind.options["to_keep"], *kind.budgets.values())
         return any(getattr(self, name) is not None for name in names)
 
     def check(self) -> None:
@@ -151,6 +174,10 @@ class PruningConfig(FairseqDataclass):
                 )
         if self.heads_to_keep_start is not None and self.heads_to_keep_low is not None:
             raise ValueError("--heads-to-keep-start shrinks the budget and --heads-to-keep-low draws it: give one")
+        if self.ffn_unit_width is not None and self.ffn_unit_width < 1:
+            raise ValueError(f"--ffn-unit-width is {self.ffn_unit_width}, but it must be 1 or more")
+        if self.uniform_heads:
+            self._check_uniform()
         if self.heads_to_keep_updates is not None and self.heads_to_keep_updates < 1:
             raise ValueError(f"--heads-to-keep-updates is {self.heads_to_keep_updates}, but it must be 1 or more")
         if self.min_heads_per_module < 0:
@@ -198,6 +225,14 @@ class PruningConfig(FairseqDataclass):
                 "--head-selection fixed and --kept-heads FILE belong together, but only one of them is given"
             )
 
+    def _check_uniform(self) -> None:
+        for name in ("heads_to_keep_start", "heads_to_keep_low", "l0_penalty", "kept_heads", *HEADS.budgets.values()):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"--uniform-heads needs one number of heads for all of training and all types, but {flag(name)} is "
+                    "given: leave one of them out, and give --heads-to-keep"
+                )
+
     def _check_compact(self) -> None:
         if self.kept_heads is None:
             raise ValueError(
@@ -213,23 +248,6 @@ class PruningConfig(FairseqDataclass):
                 )
 
 
-@dataclass
-class EncoderConfig(FairseqDataclass):
-    """What a BERT has otherwise than fairseq's RoBERTa."""
-
-    layer_norm_epsilon: float = field(default=1e-5, metadata={"help": "epsilon of all layer norms (BERT: 1e-12)"})
-    segment_embedding: bool = field(
-        default=False, metadata={"help": "add a learned vector to all tokens of the second sentence, as BERT does"}
-    )
-
-    def check(self) -> None:
-        """Raise a ``ValueError`` if epsilon is no positive number."""
-        if not (math.isfinite(self.layer_norm_epsilon) and self.layer_norm_epsilon > 0):
-            raise ValueError(
-                f"--layer-norm-epsilon is {self.layer_norm_epsilon}, but a positive number is expected, such as 1e-5"
-            )
-
-
 def _check_selection(name: str) -> None:
     if name not in SELECTIONS:
         raise ValueError(f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: {HINT}")
@@ -241,10 +259,12 @@ _ABOUT_GATES = (
     "cross_heads_to_keep",
     "decoder_heads_to_keep",
     "min_heads_per_module",
+    "uniform_heads",
     "min_encoder_heads",
     "min_cross_heads",
     "heads_to_keep_start",
     "heads_to_keep_low",
+    "ffn_units_to_keep",
     "head_selection",
     "l0_penalty",
     "module_penalty",
@@ -255,7 +275,7 @@ _ABOUT_GATES = (
 def with_heads(file: str) -> dict[str, Any]:
     """Return the values of options that have a trained model keep the heads of a file, however it chose its own."""
     fields_ = PruningConfig.__dataclass_fields__
-    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates")
+    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", "uniform_heads")
     return {"head_selection": "fixed", "kept_heads": file} | {name: fields_[name].default for name in reset}
 
 

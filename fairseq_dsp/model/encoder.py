@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fairseq.distributed import fsdp_wrap
@@ -11,7 +13,7 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor
 
 from .attention import PrunableAttention, group_rows
-from .pruner import HeadPruner
+from .pruner import UnitPruner
 
 
 class _EncoderLayer(TransformerEncoderLayerBase):
@@ -24,7 +26,7 @@ class _EncoderLayer(TransformerEncoderLayerBase):
 class PrunableEncoder(TransformerEncoder):
     """The stock encoder; its forward pass, the first of every use of the model, sets the gates of the whole model."""
 
-    pruner: HeadPruner | None = None
+    pruners: Mapping[str, UnitPruner] = MappingProxyType({})
     compact = False
 
     def build_encoder_layer(self, args: Any) -> Any:
@@ -34,8 +36,8 @@ class PrunableEncoder(TransformerEncoder):
     def forward_embedding(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Set the gates and embed; arguments and results are the stock encoder's."""
         x, embedded = super().forward_embedding(*args, **kwargs)
-        if self.pruner is not None:
-            x = self.pruner.begin(x, self.training)
+        for pruner in self.pruners.values():
+            x = pruner.begin(x, self.training)
         return x, embedded
 
     def reorder_encoder_out(self, encoder_out: dict[str, list[Any]], new_order: Tensor) -> dict[str, list[Any]]:

@@ -1,8 +1,10 @@
-"""Which heads to keep: the options of pruning, held against the heads a model has."""
+"""Which units to keep: the options of pruning, held against the units a model has."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,60 +12,79 @@ from torch import Tensor
 from ..subset import SELECTIONS, Annealing, Budget, Draw, shrink
 from .config import PruningConfig, flag
 from .gates import ALL, CHOOSING, FIXED
+from .kinds import KINDS, Kind
 from .sets import HeadSet
-from .units import HEADS
+from .units import HEADS, shape_by
 
 
 class PruningPlan:
-    """How the heads of a model of a given shape are chosen, in training and after it; knows no model.
+    """How the units of one kind are chosen in a model of a given shape, in training and after it; knows no model.
 
     :param config: the pruning options.
-    :param shape: for each attention type, the number of heads of each layer; in the order of :data:`~.units.TYPES`.
+    :param shape: for each type of the kind, in its order, the number of units of each layer.
+    :param kind: of the units.
     :raises ValueError: if the options do not fit each other or the shape.
     """
 
-    def __init__(self, config: PruningConfig, shape: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, config: PruningConfig, shape: Mapping[str, Sequence[int]], kind: Kind = HEADS) -> None:
         config.check()
         self.config = config
-        self.shape = {kind: list(shape[kind]) for kind in HEADS.types}
-        self.heads = sum(map(sum, self.shape.values()))
-        self.given = HeadSet.read(config.kept_heads).to_gates(self.shape) if config.kept_heads else None
-        self.penalised = config.l0_penalty is not None
+        self.kind = kind
+        self.shape = {name: list(shape[name]) for name in kind.types}
+        self.units = sum(map(sum, self.shape.values()))
+        self.given = self._given()
+        self.penalised = self._option("l0_penalty") is not None
         self.selection = SELECTIONS[config.head_selection](
             Annealing(config.initial_temperature, config.final_temperature, config.cooldown_updates),
             self.given,
             penalised=self.penalised,
         )
-        self.budget = self.budget_of(config.heads_to_keep)
-        for name in ("heads_to_keep_start", "heads_to_keep_low", "heads_to_keep_high"):
-            self._count(name, self.heads)
-        for kind, name in HEADS.floors.items():
-            self._count(name, sum(self.shape[kind]))
-        floors = {name: self._floor(kind, self.budget.total) for kind, name in HEADS.floors.items()}
-        if sum(floors.values()) > self.budget.total and any(getattr(config, name) for name in floors):
-            given = " and ".join(f"{flag(name)} is {least}" for name, least in floors.items() if least)
+        to_keep = kind.options["to_keep"]
+        self.budget = self.budget_of(getattr(config, to_keep))
+        for role in ("start", "low", "high"):
+            self._count(kind.options.get(role), self.units)
+        for name, option in kind.floors.items():
+            self._count(option, sum(self.shape[name]))
+        floors = {option: self._floor(name, self.budget.total) for name, option in kind.floors.items()}
+        if sum(floors.values()) > self.budget.total and any(getattr(config, option) for option in floors):
+            given = " and ".join(f"{flag(option)} is {least}" for option, least in floors.items() if least)
             raise ValueError(
-                f"{given}, but only {self.budget.total} heads are to be kept: lower it or raise --heads-to-keep"
+                f"{given}, but only {self.budget.total} {kind.units} are to be kept: lower it or raise {flag(to_keep)}"
             )
-        start, low, high = config.heads_to_keep_start, config.heads_to_keep_low, config.heads_to_keep_high
+        start, low, high = self._option("start"), self._option("low"), self._option("high")
         if start is not None and start < self.budget.total:
             raise ValueError(
-                f"--heads-to-keep-start {start} is below the budget of {self.budget.total} heads to which it shrinks: "
-                "give a start that is larger"
+                f"{flag(kind.options['start'])} {start} is below the budget of {self.budget.total} {kind.units} to "
+                "which it shrinks: give a start that is larger"
             )
         if low is not None and high is not None and low > high:
-            raise ValueError(f"--heads-to-keep-low {low} is above --heads-to-keep-high {high}: swap them")
+            raise ValueError(
+                f"{flag(kind.options['low'])} {low} is above {flag(kind.options['high'])} {high}: swap them"
+            )
         if low is not None:
-            self.budget_of(low)  # raises if the floors need more heads
+            self.budget_of(low)  # raises if the floors need more units
+
+    def _given(self) -> Tensor | None:
+        """Return the units that are given to a model, 0/1; None if it chooses. *Shape:* (N)"""
+        if not self.config.kept_heads:
+            return None
+        given = HeadSet.read(self.config.kept_heads).set_of(self.kind)
+        if given is None:
+            to_keep = self.kind.options["to_keep"]
+            raise ValueError(
+                f"{flag(to_keep)} is given, but the set of --kept-heads says nothing of {self.kind.units}: give a set "
+                f"that does, or leave out {flag(to_keep)}, which keeps all of them"
+            )
+        return given.to_gates(self.shape)
+
+    def _option(self, role: str) -> Any:
+        return self.kind.option(self.config, role)
 
     @property
     def prunes(self) -> bool:
         """Whether any gate may differ from 1."""
         return (
-            not self.budget.keeps_all
-            or self.penalised
-            or not self.selection.learns
-            or self.config.heads_to_keep_low is not None
+            not self.budget.keeps_all or self.penalised or not self.selection.learns or self._option("low") is not None
         )
 
     @property
@@ -82,60 +103,58 @@ class PruningPlan:
     def phase(self, update: int) -> int:
         """Return what an update does to the choice: :data:`~.gates.ALL`, :data:`CHOOSING` or :data:`FIXED`.
 
-        Before pruning begins, and while a shrinking budget still holds all heads, every gate is 1 and nothing is learnt
-        of the importance. From the update on in which no head can come back the heads are fixed.
+        Before pruning begins, and while a shrinking budget still holds all units, every gate is 1 and nothing is learnt
+        of the importance. From the update on in which no unit can come back the units are fixed.
         """
         elapsed = self.elapsed(update)
-        if not self.prunes or elapsed < 0 or (self._shrinks and self._keeps_all_at(elapsed)):
+        if not self.prunes or elapsed < 0 or (self._shrinks and self._total_at(elapsed) == self.units):
             return ALL
         return CHOOSING if self.selection.decides(elapsed) else FIXED
 
     @property
     def _shrinks(self) -> bool:
-        return self.config.heads_to_keep_start is not None
+        return self._option("start") is not None
 
-    def _keeps_all_at(self, elapsed: int) -> bool:
-        c = self.config
-        assert c.heads_to_keep_start is not None
-        assert c.heads_to_keep_updates is not None
-        return shrink(elapsed, c.heads_to_keep_start, self.budget.total, c.heads_to_keep_updates) == self.heads
+    def _total_at(self, elapsed: int) -> int:
+        """Return the budget while it shrinks."""
+        return shrink(elapsed, self._option("start"), self.budget.total, self._option("updates"))
 
     def resolved(self) -> dict[str, int]:
         """Return the options whose default follows from others, as they are in force."""
         if not self.prunes or self.budget_is_by_type or not self.selection.learns:
             return {}
-        return {name: self._floor(kind, self.budget.total) for kind, name in HEADS.floors.items()}
+        return {name: self._floor(kind, self.budget.total) for kind, name in self.kind.floors.items()}
 
     @property
     def budget_is_by_type(self) -> bool:
         """Whether the types have budgets of their own."""
-        return any(getattr(self.config, name) is not None for name in HEADS.budgets.values())
+        return any(getattr(self.config, name) is not None for name in self.kind.budgets.values())
 
     def keep(self, importance: Tensor, total: int | None = None) -> Tensor:
         """Return the 0/1 gates of evaluation. *Shape:* (N).
 
-        :param importance: of all heads, numbered by type, layer and index. *Shape:* (N).
+        :param importance: of all units, numbered by type, layer and index. *Shape:* (N).
         :param total: another global budget than the one of the options.
-        :raises ValueError: if *total* is not within 0 … N, or not the number of given heads, or an importance is not
+        :raises ValueError: if *total* is not within 0 … N, or not the number of given units, or an importance is not
             finite.
         """
         given = self.given
         if total is not None and given is not None and total != int(given.sum()):
             raise ValueError(
-                f"{total} heads are asked for, but they were given to this model, which keeps {int(given.sum())}: ask "
-                "for no number, or give the checkpoint that they were chosen from"
+                f"{total} {self.kind.units} are asked for, but they were given to this model, which keeps "
+                f"{int(given.sum())}: ask for no number, or give the checkpoint that they were chosen from"
             )
         with torch.no_grad():
             budget = self.budget if total is None else self.budget_of(total)
-            asked = total is not None or self.config.has_budget
+            asked = total is not None or self.config.has_budget_of(self.kind)
             if budget.keeps_all and self.selection.learns and (asked or not self.penalised):
                 return torch.ones_like(importance)
             return self.selection.keep(importance, budget)
 
     def allows(self, kept: Tensor) -> bool:
-        """Whether evaluation may keep these heads: as many of each type, and above the floors, as the options say.
+        """Whether evaluation may keep these units: as many of each type, and above the floors, as the options say.
 
-        :param kept: 1 for each head that is kept, 0 otherwise. *Shape:* (N).
+        :param kept: 1 for each unit that is kept, 0 otherwise. *Shape:* (N).
         """
         kept = kept.float()
         return torch.equal(self.keep(2 * kept - 1), kept)
@@ -146,7 +165,8 @@ class PruningPlan:
         Everything random follows from *seed* and *update* alone: the same in every micro-batch and on every process,
         and untouched by what else draws random numbers.
         """
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + update) % 2**63)
+        place = list(KINDS).index(self.kind.name) * 1_618_033_989  # kinds draw different numbers; of heads it is 0
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + update + place) % 2**63)
         elapsed = self.elapsed(update)
         budget = self._training_budget(elapsed, generator)
         if budget.keeps_all and not self.penalised and self.selection.learns:
@@ -154,54 +174,100 @@ class PruningPlan:
         return self.selection.sample(importance, budget, elapsed, generator)
 
     def budget_of(self, total: int | None) -> Budget:
-        """Return the budget of *total* heads in all, or, if None, the one of the options.
+        """Return the budget of *total* units in all, or, if None, the one of the options.
 
-        :raises ValueError: if it asks for more heads than there are, or the floor needs more than it allows.
+        :raises ValueError: if it asks for more units than there are, or the floor needs more than it allows.
         """
-        sizes = [sum(self.shape[kind]) for kind in HEADS.types]
+        sizes = [sum(self.shape[kind]) for kind in self.kind.types]
         types = _ranges(sizes)
-        modules = _ranges([n for kind in HEADS.types for n in self.shape[kind]])
-        floors = [Draw(tuple(module), self.config.min_heads_per_module) for module in modules]
+        modules = _ranges([n for kind in self.kind.types for n in self.shape[kind]])
+        floors = [Draw(tuple(module), self._option("per_module") or 0) for module in modules]
         groups: list[Sequence[int]] = list(types)
-        counts = [self._count(HEADS.budgets[kind], size) for kind, size in zip(HEADS.types, sizes, strict=True)]
+        own = [self.kind.budgets.get(kind) for kind in self.kind.types]
+        counts = [self._count(option, size) for option, size in zip(own, sizes, strict=True)]
         if total is not None or not self.budget_is_by_type:
-            groups, counts = [range(self.heads)], [self._count("heads_to_keep", self.heads, total)]
+            groups, counts = [range(self.units)], [self._count(self.kind.options["to_keep"], self.units, total)]
+            if self._option("uniform"):
+                return Budget.grouped(modules, self._uniform(counts[0]))
             left = counts[0]
-            for kind in HEADS.floors:
+            for kind in self.kind.floors:
                 least = min(self._floor(kind, counts[0]), left)
                 left -= least
-                floors.append(Draw(tuple(types[HEADS.types.index(kind)]), least))
+                floors.append(Draw(tuple(types[self.kind.types.index(kind)]), least))
         return Budget.grouped(groups, counts, floors)
 
+    def _uniform(self, total: int) -> list[int]:
+        """Return for each module how many units stay of *total*, as many in each module of a stack.
+
+        Of several ways, the one in which the stacks keep the most equal shares of their units.
+
+        :raises ValueError: if there is no way.
+        """
+        stacks = {name: stack for name, (stack, _) in self.kind.places.items() if self.shape[name]}
+        modules = {s: [n for name in stacks if stacks[name] == s for n in self.shape[name]] for s in stacks.values()}
+        ways: list[tuple[int, float, dict[str, int]]] = []
+        least = self._option("per_module") or 0
+        choices = [range(min(least, *sizes), min(sizes) + 1) for sizes in modules.values()]
+        for numbers in itertools.product(*choices):
+            way = dict(zip(modules, numbers, strict=True))
+            shares = [way[stack] / min(sizes) for stack, sizes in modules.items()]
+            kept = sum(way[stack] * len(sizes) for stack, sizes in modules.items())
+            floors = {name: min(self._floor(name, kept), kept) for name in self.kind.floors if name in stacks}
+            if all(way[stacks[name]] * len(self.shape[name]) >= floor for name, floor in floors.items()):
+                ways.append((kept, max(shares) - min(shares), way))
+        fitting = [(apart, way) for kept, apart, way in ways if kept == total]
+        if not fitting:
+            others = sorted({kept for kept, _, _ in ways}, key=lambda kept: (abs(kept - total), kept))[:2]
+            among = " and ".join(f"{len(sizes)} modules of the {stack}" for stack, sizes in modules.items())
+            raise ValueError(
+                f"{flag(self.kind.options['uniform'])} has as many {self.kind.units} in each of the {among}, which "
+                f"cannot be {total} in all: give {flag(self.kind.options['to_keep'])} "
+                f"{' or '.join(map(str, sorted(others)))}"
+            )
+        _, best = min(fitting, key=lambda one: one[0])
+        return [best[stacks[name]] for name in stacks for _ in self.shape[name]]
+
     def _floor(self, kind: str, total: int) -> int:
-        """Return the least number of heads of a type, of *total* in all."""
-        given: int | None = getattr(self.config, HEADS.floors[kind])
+        """Return the least number of units of a type, of *total* in all."""
+        given: int | None = getattr(self.config, self.kind.floors[kind])
         if given is not None:
             return given
         own = sum(self.shape[kind])
-        if not self.selection.floors or own == self.heads:  # a model of one type needs no floor
+        if not self.selection.floors or own == self.units:  # a model of one type needs no floor
             return 0
-        return min(HEADS.default_floor(kind, total), own)
+        return min(self.kind.default_floor(kind, total), own)
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
-        c = self.config
-        if c.heads_to_keep_start is not None and c.heads_to_keep_updates is not None:
-            return self.budget_of(shrink(elapsed, c.heads_to_keep_start, self.budget.total, c.heads_to_keep_updates))
-        if c.heads_to_keep_low is not None and c.heads_to_keep_high is not None:
-            span = c.heads_to_keep_high - c.heads_to_keep_low + 1
-            return self.budget_of(c.heads_to_keep_low + int(torch.randint(span, (), generator=generator)))
+        if self._shrinks:
+            return self.budget_of(self._total_at(elapsed))
+        low = self._option("low")
+        if low is not None:
+            return self.budget_of(low + int(torch.randint(self._option("high") - low + 1, (), generator=generator)))
         return self.budget
 
-    def _count(self, name: str, available: int, value: int | None = None) -> int:
-        """Return a number of heads, by default an option's, and by its default all; refuse one out of range."""
-        value = getattr(self.config, name) if value is None else value
+    def _count(self, name: str | None, available: int, value: int | None = None) -> int:
+        """Return a number of units, by default an option's, and by its default all; refuse one out of range."""
+        if value is None and name is not None:
+            value = getattr(self.config, name)
         if value is None:
             return available
         if not 0 <= value <= available:
             raise ValueError(
-                f"{flag(name)} is {value}, but there are {available} such heads: give a number from 0 to {available}"
+                f"{flag(str(name))} is {value}, but there are {available} such {self.kind.units}: give a number from 0 "
+                f"to {available}"
             )
         return int(value)
+
+
+def plans_of(config: PruningConfig, options: Any) -> list[PruningPlan]:
+    """Return how the units of each kind are chosen in the model that some options build.
+
+    :param config: the pruning options.
+    :param options: all options of the model.
+    :raises ValueError: if they do not fit each other.
+    """
+    chosen = [kind for kind in KINDS.values() if kind.is_chosen(options)]
+    return [PruningPlan(config, shape_by(options, kind), kind) for kind in chosen]
 
 
 def _ranges(sizes: Sequence[int]) -> list[range]:

@@ -1,11 +1,13 @@
-"""What every model with gated attention heads has, whatever its architecture."""
+"""What every model with gated heads and feed-forward units has, whatever its architecture."""
 
 from __future__ import annotations
 
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import chain
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from fairseq.dataclass import FairseqDataclass
@@ -19,7 +21,8 @@ from ..version import __version__
 from . import dictionaries
 from .config import IN_FORCE, PruningConfig, flag, flatten, model_namespace
 from .encoder import PrunableEncoder
-from .pruner import HeadPruner
+from .kinds import KINDS
+from .pruner import UnitPruner
 from .sets import HeadSet
 from .units import HEADS, Architecture, modules_in, modules_of, shape_of
 
@@ -38,16 +41,21 @@ class PrunableModel(BaseFairseqModel):
     """
 
     architecture: ClassVar[Architecture]
-    """Where the attention modules are."""
+    """Where the layers are."""
 
     own_options: ClassVar[tuple[type[FairseqDataclass], ...]] = (PruningConfig,)
     """The options that the stock model does not have."""
 
-    pruner: HeadPruner | None = None
-    """What sets the gates; None once the other heads are gone."""
+    pruners: Mapping[str, UnitPruner] = MappingProxyType({})
+    """What sets the gates, by the name of the kind; none once the other units are gone."""
 
     kept_heads: HeadSet | None = None
-    """The heads that are left, among those of the unpruned model; None while there are gates."""
+    """The heads and units that are left, among those of the unpruned model; None while there are gates."""
+
+    @property
+    def pruner(self) -> UnitPruner | None:
+        """What sets the gates of the heads; None once the other heads are gone."""
+        return self.pruners.get(HEADS.name)
 
     @property
     def first(self) -> PrunableEncoder:
@@ -92,7 +100,7 @@ class PrunableModel(BaseFairseqModel):
                 options.kept_heads = args.kept_heads
             for part in cls.own_options:
                 part.from_namespace(args).check()
-            if len(cls.architecture.places) == 1:
+            if len(cls.architecture.types(HEADS)) == 1:
                 options.check_single_type()
             for name, reason in _WITHOUT_GATES.items():
                 if getattr(args, name, None) not in (None, False, 0, -1):
@@ -108,85 +116,122 @@ class PrunableModel(BaseFairseqModel):
             if options.compact:
                 model._remove_heads(HeadSet.read(str(options.kept_heads)))
             else:
-                model.pruner = model.first.pruner = HeadPruner(model, options)
-                if model.pruner.plan.prunes and _is_sharded(args):
+                model._add_gates(options, args)
+                if any(pruner.plan.prunes for pruner in model.pruners.values()) and _is_sharded(args):
                     raise ValueError(
                         "--ddp-backend fully_sharded gives each process a part of the parameters, but the gates need "
                         "whole ones: leave it out, or train with --ddp-backend pytorch_ddp"
                     )
-                in_force = {"version": __version__, **model.pruner.plan.resolved()}
-                _set(config, args, **{IN_FORCE: json.dumps(in_force)})
+                resolved = [pruner.plan.resolved().items() for pruner in model.pruners.values()]
+                in_force = {"version": __version__, **dict(chain.from_iterable(resolved))}
+                widths = {p.kind.options["width"]: p.width for p in model.pruners.values() if p.kind.has_width}
+                _set(config, args, **{IN_FORCE: json.dumps(in_force)}, **widths)
         except ValueError as error:
             raise UserError(str(error)) from error
         return model
 
+    def _add_gates(self, options: PruningConfig, args: Any) -> None:
+        """Give the units of each kind gates.
+
+        :raises ValueError: if the options do not fit each other or the model.
+        """
+        chosen = [kind for kind in KINDS.values() if kind.is_chosen(args)]
+        self.pruners = self.first.pruners = {kind.name: UnitPruner(self, options, kind, args) for kind in chosen}
+        if options.freeze_weights:
+            learnt = [pruner.importance for pruner in self.pruners.values() if pruner.plan.learns]
+            if not learnt:
+                raise ValueError(
+                    "--freeze-weights trains the importance variables only, but with these options there are none to "
+                    "train: give --heads-to-keep, and a --head-selection that learns"
+                )
+            for parameter in self.parameters():
+                parameter.requires_grad_(any(parameter is one for one in learnt))
+
+    def kept(self) -> HeadSet:
+        """Return the heads and units that evaluation keeps."""
+        if self.kept_heads is not None:
+            return self.kept_heads
+        heads, *others = (pruner.kept() for pruner in self.pruners.values())
+        return HeadSet(heads.kind, heads.total, heads.layers, others=tuple(others))
+
     def remove_closed_heads(self) -> None:
-        """Remove the heads that evaluation does not keep and the gates, for good, if no option needs them all."""
-        if self.pruner is not None and all(attention.can_skip_heads for attention in self.pruner.attentions):
-            self._remove_heads(self.pruner.kept())
+        """Remove the units that evaluation does not keep and the gates, for good, if no option needs them all."""
+        if self.pruners and all(gated.can_skip_units for pruner in self.pruners.values() for gated in pruner.gated):
+            self._remove_heads(self.kept())
 
     def _remove_heads(self, kept: HeadSet) -> None:
-        """Replace each attention module by one of the kept heads only, in place.
+        """Replace each module by one of the kept units only, in place.
 
-        :raises ValueError: if the heads are not the model's, or an attention module needs all its heads.
+        :raises ValueError: if the units are not the model's, or a module needs all of them.
         """
-        modules = list(modules_of(self))
-        kept.to_gates(shape_of(modules))  # raises if they do not fit
-        layers = (layer for kind in HEADS.types for layer in kept.of(kind))
-        for module, heads in zip(modules, layers, strict=True):
-            module.module.remove(module, heads)
+        attentions = list(modules_of(self))
+        for units in kept.all:
+            modules = list(modules_of(self, units.kind, self.args))
+            units.to_gates(shape_of(modules, units.kind))  # raises if they do not fit
+            layers = (layer for layers in units.layers for layer in layers)
+            for module, left in zip(modules, layers, strict=True):
+                module.module.remove(module, left)
         self.kept_heads = kept
-        self.pruner = self.first.pruner = None
-        self._modules.pop(HEADS.name, None)
+        for name in KINDS:
+            self._modules.pop(name, None)
+        self.pruners = self.first.pruners = {}
         # a module that reads both sides needs the encoder's output for each beam
-        self.first.compact = all(m.module.self_attention or m.module.encoder_decoder_attention for m in modules)
+        self.first.compact = all(m.module.self_attention or m.module.encoder_decoder_attention for m in attentions)
 
     def train(self, mode: bool = True) -> Any:
         """Enter training or evaluation mode; fairseq's trainer enters training mode before every update.
 
         :raises UserError: if training cannot do what the pruning options say.
         """
-        if mode and self.pruner is not None:
-            self.pruner.check_training()
+        if mode:
+            for pruner in self.pruners.values():
+                pruner.check_training()
         return super().train(mode)
 
     def set_num_updates(self, num_updates: int) -> None:
         """Take the number of updates made so far from the trainer: the schedules are functions of it."""
         super().set_num_updates(num_updates)
-        if self.pruner is not None:
-            self.pruner.end_update(num_updates)
+        for pruner in self.pruners.values():
+            pruner.end_update(num_updates)
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
-        """Complete the state dict of a stock model, or of an earlier version, with the choice of heads."""
+        """Complete the state dict of a stock model, or of an earlier version, with the choice of units."""
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
-        self._check_heads(state_dict, prefix)
-        if self.pruner is not None:
-            self.pruner.complete(state_dict, prefix)
+        self._check_units(state_dict, prefix)
+        for kind, pruner in self.pruners.items():
+            pruner.complete(state_dict, prefix)
             left = {stack: getattr(self.args, f"{stack}_layers_to_keep", None) for stack in ("encoder", "decoder")}
             if any(left.values()):
                 dictionaries.compare(self, state_dict, prefix)  # fairseq goes on without the metadata
                 names = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
-                self.pruner.leave_out_layers(state_dict, prefix, modules_in(names, self.args), left)
+                pruner.leave_out_layers(state_dict, prefix, modules_in(names, self.args, KINDS[kind]), left)
 
-    def _check_heads(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        """Raise a `UserError` that names the first attention module with another number of heads than this model's."""
-        for module in modules_of(self):
-            weight = state_dict.get(f"{prefix}{module.name}.out_proj.weight")
-            bias = state_dict.get(f"{prefix}{module.name}.out_proj.bias")
-            if bias is None or bias.shape != (module.module.embed_dim,):
-                continue  # another kind of model: fairseq says what differs
-            width = 0 if weight is None else weight.shape[1]
-            if width == module.units * module.width:
-                continue
-            if self.kept_heads is None:
-                advice = "it is compact: give --compact --kept-heads FILE with the heads that it has"
-            else:
-                advice = "give --kept-heads FILE with its heads, or make it compact with fairseq-dsp compact"
-            raise UserError(
-                f"{module.name} has {width / module.width:g} heads in the checkpoint, but {module.units} in this "
-                f"model: if the checkpoint is the one you mean, {advice}"
-            )
+    def _check_units(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Raise a `UserError` that names the first module with other units than this model's."""
+        for kind in KINDS.values():
+            if self.pruners and kind.name not in self.pruners and f"{prefix}{kind.name}.importance" in state_dict:
+                raise UserError(
+                    f"the checkpoint has a choice of {kind.units}, but this model has none: give "
+                    f"{flag(kind.options['to_keep'])} K, as it was trained with"
+                )
+            for module in modules_of(self, kind, self.args):
+                weight = state_dict.get(f"{prefix}{module.name}.{module.last}")
+                bias = state_dict.get(f"{prefix}{module.name}.{module.last.replace('weight', 'bias')}")
+                _, (outside, inside) = module.parameters[module.last]
+                if bias is None or bias.shape != (outside,):
+                    continue  # another kind of model: fairseq says what differs
+                width = 0 if weight is None else weight.shape[1]
+                if width == inside:
+                    continue
+                if self.kept_heads is None:
+                    advice = "it is compact: give --compact --kept-heads FILE with the heads that it has"
+                else:
+                    advice = "give --kept-heads FILE with its heads, or make it compact with fairseq-dsp compact"
+                raise UserError(
+                    f"{module.name} has {width / module.width:g} {kind.units} in the checkpoint, but {module.units} in "
+                    f"this model: if the checkpoint is the one you mean, {advice}"
+                )
 
 
 def _is_sharded(args: Namespace) -> bool:

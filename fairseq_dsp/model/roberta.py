@@ -12,7 +12,8 @@ from fairseq.models.roberta import model as stock
 from torch import Tensor, nn
 
 from .attention import PrunableAttention
-from .config import EncoderConfig, PruningConfig
+from .bert_options import EncoderConfig
+from .config import PruningConfig
 from .encoder import PrunableEncoder
 from .labels import check_labels
 from .prunable import PrunableModel, register_sizes
@@ -65,7 +66,7 @@ class PrunableRoberta(PrunableModel, RobertaModel):
     def register_classification_head(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Register a classification head; it is frozen with the other weights."""
         super().register_classification_head(name, *args, **kwargs)
-        if self.pruner is not None and self.pruner.plan.config.freeze_weights:
+        if any(pruner.plan.config.freeze_weights for pruner in self.pruners.values()):
             self.classification_heads[name].requires_grad_(False)
 
     def make_generation_fast_(self, **kwargs: Any) -> None:

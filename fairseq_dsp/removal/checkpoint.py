@@ -1,12 +1,14 @@
-"""A trained model as its checkpoint describes it: which heads it keeps, its weights with and without the others."""
+"""A trained model as its checkpoint describes it: which units it keeps, its weights with and without the others."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from ..errors import UserError
-from ..model import HEADS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule
+from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
 from ..model.config import IN_FORCE, flag
 from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of
 
@@ -30,10 +32,10 @@ class TrainedModel:
     :param path: where it was read from.
     :param state: what fairseq loaded.
     :param options: the model's options.
-    :param heads: the heads to keep.
-    :param modules: the attention modules, in the order in which heads are numbered.
-    :param importance: of all heads, numbered by type, layer and index, or None for a compact model. *Shape:* (N)
-    :param chosen: whether anything, in training or now, chose some heads over others.
+    :param heads: the heads and units to keep.
+    :param modules: the modules of each kind, in the order in which units are numbered.
+    :param importance: of all units of each kind that has one, by the kind's name; None for a compact model.
+    :param chosen: whether anything, in training or now, chose some units over others.
     """
 
     path: str
@@ -41,16 +43,16 @@ class TrainedModel:
     options: Namespace
     heads: HeadSet
     modules: list[UnitModule]
-    importance: Tensor | None
+    importance: dict[str, Tensor] | None
     chosen: bool
 
     @staticmethod
-    def read(path: str, *, heads_to_keep: int | None = None, kept_heads: str | None = None) -> TrainedModel:
+    def read(path: str, *, kept_heads: str | None = None, **totals: int | None) -> TrainedModel:
         """Read a checkpoint.
 
-        :param heads_to_keep: another budget than the one of training.
-        :param kept_heads: JSON file with the heads to keep, whatever their importance.
-        :raises UserError: if it is no checkpoint of one of this package's models, or the heads asked for do not fit it.
+        :param kept_heads: JSON file with the heads, and maybe units of other kinds, to keep, whatever their importance.
+        :param totals: ``heads_to_keep=K`` and the like: another budget of a kind than the one of training.
+        :raises UserError: if it is no checkpoint of one of this package's models, or the units asked for do not fit it.
         """
         if not os.path.isfile(path):
             raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
@@ -71,28 +73,38 @@ class TrainedModel:
             options.encoder_embed_path = options.decoder_embed_path = None
             pruning = PruningConfig.from_namespace(options)
             parameters = state["model"]
-            modules = modules_in(parameters, options)
-            shape = shape_of(modules)
-            if pruning.compact:
-                if heads_to_keep is not None or kept_heads is not None:
+            if pruning.compact and (kept_heads is not None or any(total is not None for total in totals.values())):
+                raise ValueError(
+                    "it is compact already, so other heads cannot be chosen: give the checkpoint it was made from"
+                )
+            importance = None if pruning.compact else _importance(parameters, modules_in(parameters, options))
+            file = str(pruning.kept_heads) if pruning.compact else kept_heads
+            modules: list[UnitModule] = []
+            sets: list[UnitSet] = []
+            chosen = file is not None
+            for kind in KINDS.values():
+                wanted = None if file is None else HeadSet.read(file).set_of(kind)
+                total = totals.get(kind.options["to_keep"])
+                # what is given says how wide a unit is, where it is one of those that are given
+                about = options if wanted is None else Namespace(**{**vars(options), "kept_heads": file})
+                if not kind.is_chosen(about):
+                    if total is not None:
+                        raise ValueError(f"it was trained without a choice of {kind.units}: train with one")
+                    continue
+                own = modules_in(parameters, about, kind)
+                if wanted is None:
+                    plan = PruningPlan(pruning, shape_of(own, kind), kind)
+                    wanted = _kept(parameters, importance or {}, plan, total, kind.unit_width(options))
+                    chosen = chosen or plan.prunes or total is not None
+                elif total is not None:
                     raise ValueError(
-                        "it is compact already, so other heads cannot be chosen: give the checkpoint it was made from"
+                        f"{flag(kind.options['to_keep'])} {total} is given, and --kept-heads says which {kind.units} "
+                        "to keep: give one of them"
                     )
-                heads = HeadSet.read(str(pruning.kept_heads))
-                heads.to_gates(shape)
-                return TrainedModel(path, state, options, heads, modules, None, True)
-            importance = _importance(parameters, modules)
-            plan = PruningPlan(pruning, shape)
-            said = parameters.get(f"{HEADS.name}.kept")
-            if kept_heads is not None:
-                heads = HeadSet.read(kept_heads)
-                heads.to_gates(shape)
-                return TrainedModel(path, state, options, heads, modules, importance, True)
-            if heads_to_keep is None and said is not None and plan.allows(said):
-                heads = HeadSet.from_gates(said, shape)  # whatever rule would choose them today
-            else:
-                heads = HeadSet.from_gates(plan.keep(importance, heads_to_keep), shape)
-            chosen = plan.prunes or heads_to_keep is not None
+                wanted.to_gates(shape_of(own, kind))
+                modules += own
+                sets.append(wanted)
+            heads = HeadSet(HEADS, sets[0].total, sets[0].layers, others=tuple(sets[1:]))
             return TrainedModel(path, state, options, heads, modules, importance, chosen)
         except KeyError as error:
             raise UserError(
@@ -103,7 +115,7 @@ class TrainedModel:
 
     @property
     def is_compact(self) -> bool:
-        """Whether the other heads are gone already."""
+        """Whether the other units are gone already."""
         return self.importance is None
 
     def alignment_heads(self, reader: str) -> int:
@@ -111,7 +123,7 @@ class TrainedModel:
 
         :param reader: what reads them, for the warning if there are none: the others' attention is uniform.
         """
-        heads = len(self.heads.cross[-1]) if self.heads.cross else 0
+        heads = len(self.heads.of("cross")[-1]) if self.heads.of("cross") else 0
         if not heads:
             logger.warning(
                 "%s has no heads left in the last layer's cross-attention, which alignments are read from: %s would "
@@ -122,8 +134,9 @@ class TrainedModel:
 
     @property
     def shape(self) -> dict[str, list[int]]:
-        """For each attention type, the number of heads of each layer of the unpruned model."""
-        return shape_of(self.modules)
+        """For each type of units there are, the number of units of each layer of the unpruned model."""
+        shapes = (shape_of(self.modules, units.kind) for units in self.heads.all)
+        return {of_type: layers for shape in shapes for of_type, layers in shape.items()}
 
     @property
     def architecture(self) -> str:
@@ -158,7 +171,7 @@ class TrainedModel:
         return self._with_units(lambda module, part, kept: module.remove(part, kept))
 
     def full_parameters(self) -> dict[str, Tensor]:
-        """Return the state dict of a stock model that computes the same: the other heads are zeros.
+        """Return the state dict of a stock model that computes the same: the other units are zeros.
 
         :raises UserError: if a weight is not finite.
         """
@@ -169,7 +182,7 @@ class TrainedModel:
         return self._with_units(full)
 
     def compact_options(self) -> Namespace:
-        """Return the options of the compact model: the heads in, everything about choosing them out."""
+        """Return the options of the compact model: the units in, everything about choosing them out."""
         options = Namespace(**vars(self.options))
         defaults = PruningConfig()
         for field in fields(PruningConfig):
@@ -198,7 +211,8 @@ class TrainedModel:
 
     def _with_units(self, change: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the state dict with each module's parameters changed, and without the choice."""
-        parameters = {k: v for k, v in self.state["model"].items() if not k.startswith(f"{HEADS.name}.")}
+        choices = tuple(f"{kind}." for kind in KINDS)
+        parameters = {k: v for k, v in self.state["model"].items() if not k.startswith(choices)}
         for module, kept in self.kept_by_module():
             prefix = f"{module.name}."
             part = {k.removeprefix(prefix): parameters.pop(k) for k in list(parameters) if k.startswith(prefix)}
@@ -220,13 +234,43 @@ class TrainedModel:
         return parameters
 
     def kept_by_module(self) -> Iterator[tuple[UnitModule, tuple[int, ...]]]:
-        """Yield each attention module with the heads that it keeps."""
-        yield from zip(self.modules, (k for kind in HEADS.types for k in self.heads.of(kind)), strict=True)
+        """Yield each module with the units that it keeps."""
+        yield from zip(self.modules, (k for units in self.heads.all for k in chain(*units.layers)), strict=True)
 
 
-def _importance(parameters: dict[str, Tensor], modules: list[UnitModule]) -> Tensor:
-    """Return the importance of all heads, numbered by type, layer and index. *Shape:* (N)"""
+def _importance(parameters: dict[str, Tensor], modules: list[UnitModule]) -> dict[str, Tensor]:
+    """Return the importance of all units of each kind that has one, numbered by type, layer and index.
+
+    :param modules: the attention modules.
+    """
     name = f"{HEADS.name}.importance"
     if name not in parameters and modules and f"{modules[0].name}.out_proj.importance" in parameters:  # version 0.1
-        return torch.cat([parameters[f"{module.name}.out_proj.importance"] for module in modules]).float()
-    return parameters[name].float()
+        return {HEADS.name: torch.cat([parameters[f"{module.name}.out_proj.importance"] for module in modules]).float()}
+    others = [kind for kind in KINDS if f"{kind}.importance" in parameters]
+    return {kind: parameters[f"{kind}.importance"].float() for kind in dict.fromkeys([HEADS.name, *others])}
+
+
+def _kept(
+    parameters: dict[str, Tensor],
+    importance: dict[str, Tensor],
+    plan: PruningPlan,
+    total: int | None,
+    width: int | None,
+) -> UnitSet:
+    """Return the units of a kind that a checkpoint keeps, or the best ones in another budget than training's."""
+    gates = parameters.get(f"{plan.kind.name}.kept")
+    if total is not None or gates is None or not plan.allows(gates):
+        gates = plan.keep(importance[plan.kind.name], total)  # else they stay, whatever rule would choose today
+    return UnitSet.from_gates(gates, plan.shape, plan.kind, width)
+
+
+def add_budgets(parser: argparse.ArgumentParser) -> None:
+    """Add an option for another budget than the one of training, for each kind of units."""
+    for kind in KINDS.values():
+        told = f"keep the best K {kind.units}, whatever K was trained"
+        parser.add_argument(flag(kind.options["to_keep"]), type=int, metavar="K", help=told)
+
+
+def budgets(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what these options say, for :meth:`TrainedModel.read`."""
+    return {kind.options["to_keep"]: getattr(args, kind.options["to_keep"]) for kind in KINDS.values()}

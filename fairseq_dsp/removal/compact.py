@@ -22,25 +22,25 @@ from fairseq.models.transformer import TransformerConfig
 from ..errors import UserError
 from ..files import check_target, write_files
 from ..model import PruningConfig
-from ..model.config import EncoderConfig, flag
+from ..model.bert_options import EncoderConfig
+from ..model.config import flag
 from ..model.dictionaries import with_fingerprints
-from .checkpoint import TrainedModel
+from .checkpoint import TrainedModel, add_budgets, budgets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a model trained with --heads-to-keep")
     parser.add_argument("out", metavar="OUT", help="checkpoint to write; must not exist")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--heads-to-keep", type=int, metavar="K", help="keep the best K heads, whatever K was trained")
-    which.add_argument("--kept-heads", metavar="FILE", help="keep the heads in this JSON file")
+    add_budgets(parser)
+    parser.add_argument("--kept-heads", metavar="FILE", help="keep the heads, and maybe units, in this JSON file")
 
 
 def run(args: argparse.Namespace) -> None:
     """Make the compact checkpoint."""
     out = check_target(args.out)
     heads_file = check_target(out.with_suffix(".heads.json"))
-    model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep, kept_heads=args.kept_heads)
+    model = TrainedModel.read(args.checkpoint, kept_heads=args.kept_heads, **budgets(args))
     if model.is_compact:
         raise UserError(f"the checkpoint {model.path} is compact already: use it as it is")
     if not model.chosen and not PruningConfig.from_namespace(model.options).has_budget:
@@ -61,7 +61,7 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
         f" {name}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in sizes(model.options, model.architecture).items()
     )
-    if model.heads.decoder_self:
+    if model.heads.of("decoder_self"):
         use = f"To translate with it:\n  fairseq-generate {data} --user-dir fairseq_dsp --path {name} --beam 5"
     else:
         use = (
@@ -69,7 +69,7 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
             f"--path {name} --valid-subset test"
         )
     return (
-        f"{out}: {model.heads.kept} of {model.heads.total} heads, {out.stat().st_size:,} bytes; {heads_file}: which\n"
+        f"{out}: {model.heads.counts()}, {out.stat().st_size:,} bytes; {heads_file}: which\n"
         f"{use}\nTo train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir fairseq_dsp "
         f"--arch {model.architecture}{own} --compact --kept-heads {heads} --finetune-from-model {name}"
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..model import HEADS
 from ..model.config import flag, flat_names
 from ..model.units import is_weight
 from .checkpoint import TrainedModel
@@ -37,8 +38,6 @@ EXPRESSED = frozenset(
 LONGEST = 1024
 """Number of positions that a table has at least: the engine cuts sources there, and loses a batch beyond the table."""
 
-_ATTENTION = [f"{part}_proj.{kind}" for part in ("q", "k", "v", "out") for kind in ("weight", "bias")]
-
 
 def check_options(options: Any) -> None:
     """Raise a `UserError` for options of a model that the engine cannot express."""
@@ -61,7 +60,8 @@ def largest(model: TrainedModel) -> dict[str, int]:
     """Return the number of heads of each stack's largest module, 1 at least."""
     sizes = {"encoder": 1, "decoder": 1}
     for module, kept in model.kept_by_module():
-        sizes[module.stack] = max(sizes[module.stack], len(kept))
+        if module.kind is HEADS:
+            sizes[module.stack] = max(sizes[module.stack], len(kept))
     return sizes
 
 
@@ -94,7 +94,7 @@ def specification(model: TrainedModel, network: Any, task: Any, alignment_heads:
         transformer_spec.TransformerEncoderSpec(**common("encoder")),
         transformer_spec.TransformerDecoderSpec(
             **common("decoder"),
-            with_encoder_attention=bool(model.heads.cross),
+            with_encoder_attention=bool(model.heads.of("cross")),
             project_in_out=decoder.project_out_dim is not None,
             alignment_heads=max(1, alignment_heads),
         ),
@@ -124,13 +124,17 @@ def specification(model: TrainedModel, network: Any, task: Any, alignment_heads:
 
 
 def _padded(model: TrainedModel, network: Any, sizes: dict[str, int]) -> dict[str, Tensor]:
-    """Return a model's weights, each attention module's padded with heads of zeros to the largest of its stack."""
+    """Return a model's weights, each attention module's padded with heads of zeros to the largest of its stack.
+
+    The engine takes feed-forward layers of any width; one without units has one of zeros.
+    """
     state = {name: w for name, w in network.state_dict().items() if is_weight(name)}
     for module, kept in model.kept_by_module():
-        names = [f"{module.name}.{name}" for name in _ATTENTION]
+        size = sizes[module.stack] if module.kind is HEADS else max(1, len(kept))
+        names = [f"{module.name}.{name}" for name in (*module.parameters, module.last.replace("weight", "bias"))]
         part = {name.removeprefix(f"{module.name}."): state.pop(name) for name in names if name in state}
         small = part if model.is_compact else module.remove(part, kept)
-        full = module.resized(sizes[module.stack]).restore(small, range(len(kept)))
+        full = module.resized(size).restore(small, range(len(kept)))
         state |= {f"{module.name}.{name}": weight for name, weight in full.items()}
     return model.finite(state)
 

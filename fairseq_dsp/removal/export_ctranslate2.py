@@ -26,7 +26,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import check_target, new_folder
-from .checkpoint import TrainedModel
+from ..model import HEADS
+from .checkpoint import TrainedModel, add_budgets, budgets
 from .ctranslate2_spec import check_options, largest, specification
 from .data_bin import task_of
 from .export_check import TOLERANCE, Pairs, check_same, log_probabilities, original, sentences
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="folder to write; must not exist")
     parser.add_argument("--data", metavar="DIR", help="data-bin folder with the dictionaries (default: training's)")
     parser.add_argument("--quantization", choices=QUANTIZATIONS, help="type of the weights (default: as they are)")
-    parser.add_argument("--heads-to-keep", type=int, metavar="K", help="keep the best K heads, whatever K was trained")
+    add_budgets(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
             "pip install 'ctranslate2>=4.6.3'"
         )
     target = check_target(args.folder)
-    model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
+    model = TrainedModel.read(args.checkpoint, **budgets(args))
     task = task_of(model, args.data)
     with new_folder(target) as temporary:
         positions = convert(model, task, temporary, args.quantization)
@@ -110,5 +111,6 @@ def _scores(folder: Path, pairs: Pairs) -> list[float]:
 
 def _padding(model: TrainedModel) -> str:
     sizes = largest(model)
-    computed = sum(sizes[module.stack] for module in model.modules)
-    return f"{model.heads.kept} heads and {computed - model.heads.kept} of zeros for padding"
+    computed = sum(sizes[module.stack] for module in model.modules if module.kind is HEADS)
+    others = "".join(f", {units.kept} {units.kind.units}" for units in model.heads.others)
+    return f"{model.heads.kept} heads and {computed - model.heads.kept} of zeros for padding{others}"

@@ -19,21 +19,22 @@ from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 
 from ..errors import UserError
 from ..files import check_target, write_files
-from ..model.config import EncoderConfig, flag
-from .checkpoint import TrainedModel
+from ..model.bert_options import EncoderConfig
+from ..model.config import flag
+from .checkpoint import TrainedModel, add_budgets, budgets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a pruned model, compact or not")
     parser.add_argument("out", metavar="OUT", help="checkpoint to write; must not exist")
-    parser.add_argument("--heads-to-keep", type=int, metavar="K", help="keep the best K heads, whatever K was trained")
+    add_budgets(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Make the stock checkpoint."""
     out = check_target(args.out)
-    model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
+    model = TrainedModel.read(args.checkpoint, **budgets(args))
     write_files({out: stock_state(model)})
     if not model.classifies:
         model.alignment_heads("fairseq-generate --print-alignment")

@@ -26,7 +26,7 @@ from ..deployment.translator import BPE_OPTIONS
 from ..errors import UserError
 from ..files import check_target, new_folder, sha256
 from ..model.labels import labels_of
-from .checkpoint import TrainedModel
+from .checkpoint import TrainedModel, add_budgets, budgets
 from .data_bin import classification_task_of, preparation, task_of
 from .export_check import check_classifier, check_read
 
@@ -37,9 +37,9 @@ pipeline_tag: translation
 tags: [fairseq, safetensors, pruning]
 # license: yours to choose, it depends on the text that the model was trained on; a model hub shows it when it is here
 ---
-# Translation, {source} to {target}, with {kept} of {total} attention heads
+# Translation, {source} to {target}, with {counts}
 
-An encoder–decoder Transformer with {parameters} parameters, trained with fairseq; the other heads were pruned and are
+An encoder–decoder Transformer with {parameters} parameters, trained with fairseq; the others were pruned and are
 gone. This folder is all that it needs:
 
 ```python
@@ -52,7 +52,7 @@ print(model.translate(["a sentence as people write it"]))
 | file | what it is |
 |---|---|
 | `model.safetensors` | the weights |
-| `config.json` | sizes, heads kept, how text is cut into subwords, checksums of the other files |
+| `config.json` | sizes, heads and units kept, how text is cut into subwords, checksums of the other files |
 | `dict.{source}.txt`, `dict.{target}.txt` | fairseq's dictionaries |
 {subwords}
 What it was trained on, how good it is and what it must not be used for is for its publisher to say here.
@@ -65,10 +65,10 @@ pipeline_tag: text-classification
 tags: [fairseq, safetensors, pruning]
 # license: yours to choose, it depends on the text that the model was trained on; a model hub shows it when it is here
 ---
-# Classification of sentences, or pairs of them, with {kept} of {total} attention heads
+# Classification of sentences, or pairs of them, with {counts}
 
-A Transformer encoder with {parameters} parameters and the labels {labels}, trained with fairseq; the other heads were
-pruned and are gone. This folder is all that it needs:
+A Transformer encoder with {parameters} parameters and the labels {labels}, trained with fairseq; what else there was is
+pruned and gone. This folder is all that it needs:
 
 ```python
 import fairseq_dsp
@@ -80,7 +80,7 @@ print(model.predict([("a first sentence", "a second one")]))
 | file | what it is |
 |---|---|
 | `model.safetensors` | the weights |
-| `config.json` | sizes, heads kept, labels, checksums of the other files |
+| `config.json` | sizes, heads and units kept, labels, checksums of the other files |
 | `dict.txt` | fairseq's dictionary |
 {subwords}
 What it was trained on, how good it is and what it must not be used for is for its publisher to say here.
@@ -100,13 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lowercase", action="store_true", help="lower-case before the subwords (default: as prepared)"
     )
-    parser.add_argument("--heads-to-keep", type=int, metavar="K", help="keep the best K heads, whatever K was trained")
+    add_budgets(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the folder."""
     target = check_target(args.folder)
-    model = TrainedModel.read(args.checkpoint, heads_to_keep=args.heads_to_keep)
+    model = TrainedModel.read(args.checkpoint, **budgets(args))
     task = (classification_task_of if model.classifies else task_of)(model, args.data)
     prepared = preparation(task.cfg.data)
     bpe = args.bpe or str(prepared.get("bpe", "none")).replace("-", "_")
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
         temporary.mkdir()
         _write(temporary, model, own, dictionaries, subwords)
         _check(temporary, model, task)
-    print(f"{target}: {model.heads.kept} of {model.heads.total} heads; fairseq_dsp.from_pretrained({str(target)!r})")
+    print(f"{target}: {model.heads.counts()}; fairseq_dsp.from_pretrained({str(target)!r})")
 
 
 def _translation(task: Any, model: TrainedModel) -> dict[str, Any]:
@@ -198,8 +198,7 @@ def _write(
         source=own.get("source_lang"),
         target=own.get("target_lang"),
         labels=", ".join(own.get("labels", ())),
-        kept=model.heads.kept,
-        total=model.heads.total,
+        counts=model.heads.counts().replace(" heads", " attention heads"),
         parameters=f"{sum(weight.numel() for weight in weights.values()):,}",
         subwords=f"| `{subwords.name}` | the subword model |\n" if subwords else "",
     )

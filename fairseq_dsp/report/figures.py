@@ -6,6 +6,7 @@ import io
 import logging
 import statistics
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # importing fairseq turns its debugging on
@@ -13,7 +14,8 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)  # importing fairseq t
 import matplotlib as mpl  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from ..model import HEADS  # noqa: E402
+from ..model import KINDS, HeadSet, Kind  # noqa: E402
+from ..model.sets import Layers  # noqa: E402
 from ..study.results import BASE, BASE_TITLE, Results, Row  # noqa: E402
 from ..study.training_log import NAMES, Curve  # noqa: E402
 
@@ -70,22 +72,24 @@ def score_curve(results: Results, half: float) -> Figure:
 
 
 def head_maps(results: Results, label: str) -> Figure:
-    """Which heads a method keeps: a column a K, a row a type, a cell a head, shaded by its share of the seeds."""
+    """Which heads and units a method keeps: a column a K, a row a type, a cell a unit, shaded by its share of seeds."""
     rows = [row for row in results.rows() if row.label == label and row.runs[0]["scores"]["kept"]]
-    there = rows[0].runs[0]["scores"]["kept"]
-    titles = {kind: title for kind, title in HEADS.titles.items() if there[kind]}
-    heads = {kind: _width(rows, kind) for kind in titles}
-    layers = [len(there[kind]) for kind in titles]
-    cell = min(0.26, 6 / (len(rows) * max(heads.values())))
+    sets = [[HeadSet.from_json(run["scores"]["kept"]) for run in row.runs] for row in rows]
+    every = list(chain(*sets))
+    kinds = [kind for kind in KINDS.values() if all(one.set_of(kind) for one in every)]
+    types = [(kind, of_type) for kind in kinds for of_type in kind.types if _layers(every[0], kind, of_type)]
+    widths = [_width(every, kind, of_type) for kind, of_type in types]
+    layers = [len(_layers(every[0], kind, of_type)) for kind, of_type in types]
+    cell = min(0.26, 6 / (len(rows) * max(widths)))
     heights = [max(0.8, cell * number) for number in layers]  # the name of a type takes 0.8 inch
     figure = Figure(figsize=(7.5, 1.4 + sum(heights)), layout="constrained")
-    grid = figure.subplots(len(titles), len(rows), squeeze=False, height_ratios=heights)
-    for i, (kind, title) in enumerate(titles.items()):
-        for j, row in enumerate(rows):
+    grid = figure.subplots(len(types), len(rows), squeeze=False, height_ratios=heights)
+    for i, ((kind, of_type), width) in enumerate(zip(types, widths, strict=True)):
+        for j, (row, own) in enumerate(zip(rows, sets, strict=True)):
             axes = grid[i][j]
-            kept = [run["scores"]["kept"][kind] for run in row.runs]
+            kept = [_layers(one, kind, of_type) for one in own]
             share = [
-                [statistics.fmean(h in one[layer] for one in kept) for h in range(heads[kind])]
+                [statistics.fmean(unit in one[layer] for one in kept) for unit in range(width)]
                 for layer in range(len(kept[0]))
             ]
             axes.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, edgecolors="#bbbbbb", linewidth=0.8)
@@ -97,8 +101,21 @@ def head_maps(results: Results, label: str) -> Figure:
             count = statistics.fmean(sum(map(len, one)) for one in kept)
             axes.set_title((f"K = {row.heads}\n" if i == 0 else "") + f"{round(count, 1):g} kept", fontsize=9)
             if j == 0:
-                axes.set_ylabel(f"{title}\nlayer", fontsize=9)
+                axes.set_ylabel(f"{kind.titles[of_type]}\nlayer", fontsize=9)
     return figure
+
+
+def _layers(heads: HeadSet, kind: Kind, of_type: str) -> Layers:
+    """Return what a set keeps of each layer of a type."""
+    units = heads.set_of(kind)
+    return units.of(of_type) if units else ()
+
+
+def _width(sets: Sequence[HeadSet], kind: Kind, of_type: str) -> int:
+    """Units of a module: the highest that any set keeps, as all modules of a type have as many."""
+    highest = [max(layer, default=-1) + 1 for one in sets for layer in _layers(one, kind, of_type)]
+    units = sets[0].set_of(kind)
+    return max([*highest, units.total // sum(map(len, units.layers)) if units else 0])
 
 
 def learning(curves: dict[str, dict[str, Curve]]) -> Figure:
@@ -153,16 +170,6 @@ def cost(results: Results) -> Figure:
 
 def _methods(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.label for row in rows if row.label != BASE))
-
-
-def _width(rows: Sequence[Row], kind: str) -> int:
-    """Heads of a module: the highest that any run keeps, as all modules of a type have as many."""
-    kept = [layer for row in rows for run in row.runs for layer in run["scores"]["kept"][kind]]
-    total, layers = (
-        rows[0].runs[0]["scores"]["kept"]["total"],
-        [len(rows[0].runs[0]["scores"]["kept"][k]) for k in HEADS.types],
-    )
-    return max([max(layer, default=-1) + 1 for layer in kept] + [total // sum(layers)])
 
 
 def _apart(numbers: set[int]) -> list[int]:

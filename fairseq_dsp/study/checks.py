@@ -10,7 +10,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluation.prepared import PreparedData
-from ..model import PruningConfig, PruningPlan
+from ..model import PruningConfig
+from ..model.plan import plans_of
 from ..model.units import shape_by
 from .options import parse_training, parse_words, without_chatter
 from .records import with_records
@@ -101,7 +102,7 @@ def _check_training(args: Namespace, where: str, checkpoint: str, starts: bool, 
     pruning = PruningConfig.from_namespace(args)
     if pruning.kept_heads is None:  # or they are another step's
         try:
-            PruningPlan(pruning, shape_by(args))
+            plans_of(pruning, args)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
     texts.check_trained_on(args, where)

@@ -21,5 +21,5 @@ def random_heads(shape: Mapping[str, Sequence[int]], heads: int, seed: int) -> H
         gates = torch.zeros(total)
         gates[torch.randperm(total, generator=draw)[:heads]] = 1
         kept = HeadSet.from_gates(gates, shape)
-        if not (heads and cross) or any(kept.cross):
+        if not (heads and cross) or any(kept.of("cross")):
             return kept

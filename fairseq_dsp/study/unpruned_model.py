@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluation.prepared import PreparedData
-from ..model import PrunableTransformer, PruningConfig, PruningPlan
+from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
 from ..model.units import ROBERTA, TRANSFORMER, modules_in, shape_of
 from ..removal.compact import sizes
 from ..removal.data_bin import check_task
@@ -66,8 +66,13 @@ class UnprunedModel:
             pruning = PruningConfig.from_namespace(options)
             if pruning.compact:
                 raise ValueError("it is compact already: give the unpruned model that it was made from")
-            shape = shape_of(modules_in(state["model"], options))
-            if PruningPlan(pruning, shape).prunes:
+            shapes = {
+                kind: shape_of(modules_in(state["model"], options, KINDS[kind]), KINDS[kind])
+                for kind in KINDS
+                if KINDS[kind].is_chosen(options)
+            }
+            shape = shapes[HEADS.name]
+            if any(PruningPlan(pruning, own, KINDS[kind]).prunes for kind, own in shapes.items()):
                 raise ValueError(
                     "it is pruned already: give the unpruned model, or make it small with fairseq-dsp compact"
                 )

@@ -34,14 +34,15 @@ class _PenalisedCriterion(FairseqCriterion):
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the loss, the sample size and what to log; see the stock criterion."""
         loss, sample_size, log = super().forward(model, sample, reduce=reduce)
-        pruner = getattr(model, "pruner", None)
-        if pruner is None or not model.training or not pruner.penalised:
-            return loss, sample_size, log
-        # the sample size is the divisor of the gradient: tokens, or sentences with --sentence-avg
-        loss = loss + sample_size * pruner.penalty().to(loss)
-        log["loss"] = loss.data
-        if pruner.plan.penalised:
-            log["expected_heads"] = pruner.expected_open().item() * sample_size
+        pruners = getattr(model, "pruners", {}).values() if model.training else ()
+        for pruner in pruners:
+            if not pruner.penalised:
+                continue
+            # the sample size is the divisor of the gradient: tokens, or sentences with --sentence-avg
+            loss = loss + sample_size * pruner.penalty().to(loss)
+            log["loss"] = loss.data
+            if pruner.plan.penalised:
+                log["expected_heads"] = pruner.expected_open().item() * sample_size
         return loss, sample_size, log
 
     @classmethod

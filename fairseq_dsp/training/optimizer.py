@@ -96,25 +96,29 @@ def _keeping_own_settings(load: Callable[..., None]) -> Callable[..., None]:
 def _pieces(entry: Any) -> Iterator[Tensor]:
     """Yield the parameters of one entry of the list that fairseq hands to an optimiser.
 
-    ``--fp16`` hands over a dict of flat tensors; one that ends with the importance is cut in two views there, which
-    share its memory and its gradient's.
+    ``--fp16`` hands over a dict of flat tensors; one that ends with importance variables is cut into views there, one
+    of all the rest and one of each importance, which share its memory and its gradient's.
     """
     for parameter in entry.values() if isinstance(entry, dict) else [entry]:
-        mark = getattr(parameter, "importance_mark", None)
-        if mark is None:
+        marks = getattr(parameter, "importance_marks", None)
+        if marks is None:
             yield parameter
             continue
-        start, overrides = mark
-        for part in [slice(start), slice(start, None)][start == 0 :]:  # of frozen weights the importance is all
-            piece = nn.Parameter(parameter.data[part])
-            piece.grad = parameter.grad[part]
-            if part.start is not None:
+        sizes = [size for size, _ in marks]
+        sizes.insert(0, parameter.numel() - sum(sizes))
+        parts = parameter.data.split(sizes), parameter.grad.split(sizes), [None, *(own for _, own in marks)]
+        for data, gradient, overrides in zip(*parts, strict=True):
+            if not data.numel():  # of frozen weights the importance is all
+                continue
+            piece = nn.Parameter(data)
+            piece.grad = gradient
+            if overrides is not None:
                 piece.optim_overrides = overrides  # type: ignore[attr-defined]
             yield piece
 
 
 def _importance_last(build: Callable[..., Any]) -> Callable[..., Any]:
-    """Put the importance variables at the end of the flat tensor: a GPU has two pieces to update, not two a module."""
+    """Put the importance variables at the end of the flat tensor: a GPU has few pieces to update, not two a module."""
 
     @wraps(build)
     def build_optimizer(cls: Any, cfg: Any, params: Iterable[Any], **kwargs: Any) -> Any:
@@ -130,7 +134,7 @@ def _with_mark(build: Callable[..., Any]) -> Callable[..., Any]:
         importance = [p for p in params if _mark(p) is not None]
         if flatten and len(fp32_params) == 1 and importance:
             (flat,) = fp32_params.values()
-            flat.importance_mark = flat.numel() - sum(p.numel() for p in importance), importance[0].optim_overrides
+            flat.importance_marks = [(p.numel(), p.optim_overrides) for p in importance]
         return fp32_params
 
     return build_fp32_params
@@ -172,8 +176,7 @@ def _with_importance_lr(step: Callable[..., None]) -> Callable[..., None]:
             mark = _mark(group["params"][0]) if group["params"] else None
             if mark is not None:
                 group["lr"] = mark["lr"]
-            at_rest = mark is not None and not mark.get("active", True)
-            resting += [(p, p.grad) for p in group["params"] if at_rest or getattr(p, "at_rest", False)]
+            resting += [(p, p.grad) for p in group["params"] if _rests(p)]
         for parameter, _ in resting:
             parameter.grad = None  # every optimiser of torch and fairseq passes over such a parameter
         step(self, *args, **kwargs)
@@ -181,6 +184,11 @@ def _with_importance_lr(step: Callable[..., None]) -> Callable[..., None]:
             parameter.grad = gradient
 
     return with_importance_lr
+
+
+def _rests(parameter: Tensor) -> bool:
+    """Whether a step leaves a parameter as it is."""
+    return getattr(parameter, "at_rest", False) or not (_mark(parameter) or {}).get("active", True)
 
 
 def _clip_grad_norm(self: Any, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:

@@ -13,16 +13,16 @@ _PREFIX = "dsp_"
 
 
 class _PruningTask(FairseqTask):
-    """Stands before a stock task: logs temperature, heads kept by attention type and how soft the gates are."""
+    """Stands before a stock task: logs temperature, units kept by type and how soft the gates are."""
 
     def train_step(self, sample: Any, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Make the stock training step and add the pruner's statistics to what is logged."""
         loss, sample_size, log = super().train_step(sample, model, *args, **kwargs)
-        pruner = getattr(model, "pruner", None)
-        if pruner is not None and pruner.plan.prunes:
-            # logs of micro-batches and processes are summed: the count makes averages of them
-            log[_PREFIX + "count"] = 1
-            log.update({_PREFIX + name: value for name, value in pruner.statistics().items()})
+        for pruner in getattr(model, "pruners", {}).values():
+            if pruner.plan.prunes:
+                # logs of micro-batches and processes are summed: the count makes averages of them
+                log[_PREFIX + "count"] = 1
+                log.update({_PREFIX + name: value for name, value in pruner.statistics().items()})
         return loss, sample_size, log
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:

@@ -24,7 +24,7 @@ def run(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     model.zero_grad(set_to_none=True)
     output, extra = model(**batch, alignment_layer=1)
     output.square().sum().backward()
-    assert extra["attn"][0] is not None or not model.pruner.attentions[-1].kept
+    assert extra["attn"][0] is not None or not model.pruner.gated[-1].kept
     return output.detach()
 
 
@@ -52,15 +52,15 @@ def test_forward_and_backward_are_those_of_masked_heads(build: Any, batch: dict[
     for skipping in (False, True):
         if not skipping:  # gates of 0 and 1 in the stock computation
             gates = masked.plan.keep(masked.importance)
-            model.encoder.pruner = None
+            model.encoder.pruners = {}
             sizes = [module.units for module in masked.modules]
-            for attention, part in zip(masked.attentions, gates.split(sizes), strict=True):
+            for attention, part in zip(masked.gated, gates.split(sizes), strict=True):
                 attention.gate = part
         else:
-            model.encoder.pruner = masked
+            model.encoder.pruners = model.pruners
         output = run(model, batch)
         results.append((output, {name: p.grad for name, p in model.named_parameters()}))
-    assert any(attention.kept is not None for attention in masked.attentions)
+    assert any(attention.kept is not None for attention in masked.gated)
     (output, gradients), (fixed, of_fixed) = results
     largest = max(float(g.abs().max()) for g in gradients.values() if g is not None)
     torch.testing.assert_close(fixed, output, atol=1e-5, rtol=1e-5)
@@ -80,7 +80,7 @@ def test_no_parameter_of_a_removed_head_has_a_gradient(build: Any, batch: dict[s
     randomise(model)
     model.set_num_updates(10)
     run(model, batch)
-    for module, kept in zip(model.pruner.modules, (a.kept for a in model.pruner.attentions), strict=True):
+    for module, kept in zip(model.pruner.modules, (a.kept for a in model.pruner.gated), strict=True):
         gone = [h for h in range(module.units) if kept is not None and h not in kept]
         if gone:
             for name, (dim, _) in module.parameters.items():

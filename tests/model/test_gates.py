@@ -174,7 +174,7 @@ def test_layerdrop_does_not_shift_the_gates(build, batch) -> None:
         model.train().set_num_updates(update)
         logits(model, batch)
         assert torch.equal(
-            torch.cat([attention.gate for attention in model.pruner.attentions]).detach(), model.pruner.sampled
+            torch.cat([attention.gate for attention in model.pruner.gated]).detach(), model.pruner.sampled
         )
 
 
@@ -206,7 +206,7 @@ def test_a_model_can_be_copied_and_pickled_after_training_on_a_batch(build, batc
     model = build("--heads-to-keep", 5, "--dropout", 0).train()
     logits(model, batch)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert other.pruner.attentions[0] is other.encoder.layers[0].self_attn
+        assert other.pruner.gated[0] is other.encoder.layers[0].self_attn
         assert torch.equal(logits(other.eval(), batch), logits(model.eval(), batch))
         assert torch.equal(logits(other.train(), batch), logits(model.train(), batch))
 

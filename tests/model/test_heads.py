@@ -43,7 +43,7 @@ def test_gates_and_json_describe_the_same_set(tmp_path: Path) -> None:
         ({"cross": [[1, 4]]}, "keeps head 4 of cross layer 0, but that module has heads 0 to 3"),
         ({"cross": [[1, -1]]}, "keeps head -1"),
         ({"cross": [[1, 0.5]]}, "whole numbers"),
-        ({"cross": [[1], [3]]}, "2 layers of cross attention, but this model has 1"),
+        ({"cross": [[1], [3]]}, "2 layers of cross-attention, but this model has 1"),
         ({"cross": 7}, "a list with a list"),
         ({"more": 1}, "exactly the keys"),
     ],

@@ -13,6 +13,7 @@ from fairseq import checkpoint_utils
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.model import FFN
 from fairseq_dsp.removal.checkpoint import TrainedModel
 
 LAYERS = ["--cpu", "--encoder-layers", 3, "--decoder-layers", 3, "--encoder-layerdrop", 0.2]
@@ -33,17 +34,19 @@ def load(path: Path, data: Path) -> Any:
 
 def heads_left(path: Path) -> list[tuple[int, ...]]:
     trained = TrainedModel.read(str(path)).heads
-    return [trained.encoder_self[i] for i in (0, 2)] + [
-        of[i] for of in (trained.decoder_self, trained.cross) for i in (1, 2)
+    return [trained.of("encoder_self")[i] for i in (0, 2)] + [
+        of[i] for of in (trained.of("decoder_self"), trained.of("cross")) for i in (1, 2)
     ]
 
 
 def test_the_trained_heads_stay_and_none_is_chosen_anew(tiny_data: Path, tmp_path: Path) -> None:
-    path = train(tiny_data, tmp_path / "run", "--heads-to-keep", 5)
+    path = train(tiny_data, tmp_path / "run", "--heads-to-keep", 5, "--ffn-units-to-keep", 9, "--ffn-unit-width", 8)
     left = heads_left(path)
     assert sum(map(len, left)) < 5, "the trained model has a head in another layer"
-    kept = load(path, tiny_data).eval().pruner.kept()
-    assert [*kept.encoder_self, *kept.decoder_self, *kept.cross] == left
+    kept = load(path, tiny_data).eval().kept()
+    units, trained = kept.set_of(FFN), TrainedModel.read(str(path)).heads.set_of(FFN)
+    assert units.layers == (trained.layers[0][::2], trained.layers[1][1:])
+    assert [*kept.of("encoder_self"), *kept.of("decoder_self"), *kept.of("cross")] == left
     small = tmp_path / "compact.pt"
     assert main(["compact", str(path), str(small)]) == 0
     with pytest.raises(UserError):
@@ -66,7 +69,7 @@ def test_where_the_heads_are_the_trained_ones_nothing_is_refused(
 ) -> None:
     path = train(tiny_data, tmp_path, *flags)
     found = load(path, tiny_data).eval().pruner.kept()
-    assert [*found.encoder_self, *found.decoder_self, *found.cross] == heads_left(path)
+    assert [*found.of("encoder_self"), *found.of("decoder_self"), *found.of("cross")] == heads_left(path)
 
 
 def test_other_words_are_refused_there_too(tiny_data: Path, tmp_path: Path) -> None:

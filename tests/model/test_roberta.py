@@ -100,17 +100,19 @@ def test_the_published_recipe_prunes_a_stock_checkpoint(run_fairseq, data: Path,
     assert first == second
 
 
-def test_removing_the_heads_changes_no_prediction(data: Path, tmp_path: Path) -> None:
-    state = pairs.train(data, tmp_path, "--heads-to-keep", 1, "--cooldown-updates", 15)
+@pytest.mark.parametrize("units", [(), ("--ffn-units-to-keep", 3, "--ffn-unit-width", 8)], ids=["heads", "both"])
+def test_removing_the_heads_changes_no_prediction(data: Path, tmp_path: Path, units: tuple) -> None:
+    state = pairs.train(data, tmp_path, "--heads-to-keep", 1, "--cooldown-updates", 15, *units)
     assert heads_of(state) == 1
-    model, _, sample = built(data, "--heads-to-keep", 1)
+    model, _, sample = built(data, "--heads-to-keep", 1, *units)
     model.load_state_dict(state["model"], strict=True)
     model.eval()
     call = {**sample["net_input"], "classification_head_name": "sentence_classification_head"}
     before = model(**call)[0]
     model.make_generation_fast_()
     assert model.kept_heads.kept == 1
-    assert not [name for name in model.state_dict() if name.startswith("heads.")]
+    assert [of_kind.kept for of_kind in model.kept_heads.others] == [3] * bool(units)
+    assert not [name for name in model.state_dict() if name.startswith(("heads.", "ffn."))]
     assert sum(module.out_proj.weight is not None for module in attentions(model) if module.num_heads) == 1
     torch.testing.assert_close(model(**call)[0], before, atol=1e-6, rtol=0)
     heads = tmp_path / "heads.json"
@@ -118,7 +120,7 @@ def test_removing_the_heads_changes_no_prediction(data: Path, tmp_path: Path) ->
     small, _, _ = built(data, "--compact", "--kept-heads", heads)
     small.load_state_dict(model.state_dict(), strict=True)
     torch.testing.assert_close(small.eval()(**call)[0], before, atol=1e-6, rtol=0)
-    assert model.kept_heads.decoder_self == model.kept_heads.cross == ()
+    assert model.kept_heads.of("decoder_self") == model.kept_heads.of("cross") == ()
 
 
 def attentions(model: Any) -> list[Any]:

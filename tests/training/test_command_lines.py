@@ -35,6 +35,7 @@ GROUPS: list[dict[str, Any]] = [
     },
     {"encoder_heads_to_keep": 1, "cross_heads_to_keep": 2, "decoder_heads_to_keep": 3},
     {"heads_to_keep_low": 2, "heads_to_keep_high": 4},
+    {"heads_to_keep": 6, "uniform_heads": True, "ffn_units_to_keep": 7, "ffn_unit_width": 8},
     {"head_selection": "hard_concrete", "l0_penalty": 0.01, "heads_to_keep": 5, "module_penalty": 0.02},
     {"head_selection": "fixed", "kept_heads": "heads.json"},
 ]
@@ -83,7 +84,7 @@ def test_nested_and_flat_transformer_options_arrive(tiny_data: Path, tmp_path: P
         assert [len(model.encoder.layers), len(model.decoder.layers)] == [2, 2]
         assert model.encoder.layers[0].fc1.weight.shape == (32, 16)
         assert model.decoder.layers[0].encoder_attn.num_heads == 2
-        assert model.pruner.plan.heads == 12
+        assert model.pruner.plan.units == 12
 
 
 def test_a_size_that_follows_from_a_nested_one_follows_it(tiny_data: Path, tmp_path: Path):

@@ -174,7 +174,7 @@ def test_flattened_half_precision(tiny_data: Path, tmp_path: Path, monkeypatch: 
         torch.testing.assert_close(new.float(), old.float() - 2 * rate - decay, atol=2e-3, rtol=2e-3)
     # the pieces share the flat tensor's memory: what is saved and copied back is what was trained
     torch.testing.assert_close(flat.data[14:], torch.cat([model.parts[1].data, model.parts[3].data]))
-    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1], "a GPU launches a step for each"
+    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 2], "a GPU launches a step for each"
     state = optimizer.state_dict()
     assert [group["lr"] for group in state["param_groups"]] == [1e-3, RATE]
 
@@ -218,3 +218,19 @@ def test_a_gradient_that_is_not_finite_is_seen(bad: float):
     optimizer = FairseqOptimizer(None)
     optimizer._optimizer = torch.optim.SGD([{"params": [model]}, {"params": [importance]}], lr=1.0)
     assert not optimizer.clip_grad_norm(1.0).isfinite()
+
+
+def test_each_kind_of_units_rests_by_itself(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """While one kind of units is chosen, another may be fixed or not begun: its importance is left as it is."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    config = inprocess.argparse_config(tiny_data, tmp_path, "--fp16", "--fp16-init-scale", 4)
+    model = Marked()
+    model.parts[3].optim_overrides["importance"]["active"] = False
+    optimizer = FP16Optimizer.build_optimizer(config, list(model.parts))
+    before = [p.detach().clone() for p in model.parts]
+    optimizer.backward(sum(p.float().sum() for p in model.parts))
+    optimizer.step()
+    steps = [(old - new).abs().max().item() for old, new in zip(before, model.parts, strict=True)]
+    assert steps[1] == pytest.approx(RATE, rel=1e-3)
+    assert steps[3] == 0
+    assert min(steps[0], steps[2], steps[4]) > 0

@@ -63,12 +63,14 @@ OPTIONS = {
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_stock_options_while_choosing_and_after(option: str, tiny_data: Path, tmp_path: Path):
-    flags = ["--cpu", "--heads-to-keep", 5, "--cooldown-updates", 4, *OPTIONS[option].split()]
+    flags = ["--cpu", "--heads-to-keep", 5, "--ffn-units-to-keep", 9, "--ffn-unit-width", 4, "--cooldown-updates", 4]
+    flags += OPTIONS[option].split()
     state = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 4)
-    chosen = state["model"]["heads.kept"]
-    assert int(chosen.sum()) == 5
+    chosen = [state["model"][f"{kind}.kept"] for kind in ("heads", "ffn")]
+    assert [int(kept.sum()) for kept in chosen] == [5, 9]
     state = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 9)
-    assert torch.equal(state["model"]["heads.kept"], chosen)
+    for kind, kept in zip(("heads", "ffn"), chosen, strict=True):
+        assert torch.equal(state["model"][f"{kind}.kept"], kept)
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
@@ -96,9 +98,9 @@ def test_two_processes_with_fixed_heads_and_activation_checkpointing(tiny_data: 
 
 def wrap_in_ddp(flags: list, tiny_data: Path, folder: Path) -> None:
     """Go through the phases of a training with what fairseq's pytorch_ddp wraps a model in."""
-    config = inprocess.argparse_config(
-        tiny_data, folder, "--heads-to-keep", 2, "--pruning-warmup-updates", 2, "--cooldown-updates", 2, *flags
-    )
+    budgets = ("--heads-to-keep", 2, "--ffn-units-to-keep", 3, "--ffn-unit-width", 8)  # modules without units, too
+    schedule = ("--pruning-warmup-updates", 2, "--cooldown-updates", 2)
+    config = inprocess.argparse_config(tiny_data, folder, *budgets, *schedule, *flags)
     model, criterion, samples = inprocess.with_criterion(config, 5)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
     wrapped = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(model.train()))

@@ -9,7 +9,7 @@ import inprocess
 import pytest
 import torch
 
-from fairseq_dsp.model import HeadPruner
+from fairseq_dsp.model import UnitPruner
 from fairseq_dsp.model.monitor import WINDOW, GradientMonitor
 from fairseq_dsp.subset import relaxed_top_k
 from fairseq_dsp.subset.topk import gumbel_noise
@@ -56,16 +56,16 @@ def test_fixed_heads_stay_fixed(tiny_data: Path, tmp_path: Path):
 def samples(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float, list[float]]]:
     """Update number, temperature and gates of every training forward pass that follows."""
     seen: list[tuple[int, float, list[float]]] = []
-    begin = HeadPruner.begin
+    begin = UnitPruner.begin
 
-    def watched(self: HeadPruner, x: torch.Tensor, training: bool) -> torch.Tensor:
+    def watched(self: UnitPruner, x: torch.Tensor, training: bool) -> torch.Tensor:
         x = begin(self, x, training)
         if training:
             assert self.sampled is not None
             seen.append((self.update, self.temperature, self.sampled.tolist()))
         return x
 
-    monkeypatch.setattr(HeadPruner, "begin", watched)
+    monkeypatch.setattr(UnitPruner, "begin", watched)
     return seen
 
 

@@ -106,7 +106,7 @@ def heads(**changes: Any) -> dict[str, Any]:
     ("content", "sentence"),
     [
         (heads(total=72), "for a model of 72 heads, but this model has 12"),
-        (heads(cross=[[1]]), "has 1 layers of cross attention, but this model has 2"),
+        (heads(cross=[[1]]), "has 1 layers of cross-attention, but this model has 2"),
         (heads(cross=[[2], []]), "keeps head 2 of cross layer 0, but that module has heads 0 to 1"),
         (heads(cross=[[1, 1], []], kept=3), "cross layer 0 lists a head twice"),
         (heads(kept=3), "says that 3 heads are kept, but lists 2"),

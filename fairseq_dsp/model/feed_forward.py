@@ -1,0 +1,221 @@
+"""Feed-forward units: neighbouring hidden neurons of a layer as a kind of prunable units.
+
+A unit is rows of ``fc1`` and its bias, and the columns of ``fc2`` that read them; ``fc2``'s bias stays. Both remain the
+linear layers that fairseq built, hooks included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .gates import scale_columns
+from .kinds import Kind, UnitModule, register
+from .sets import HeadSet
+
+SHARE = 16
+"""A layer has so many units by default."""
+
+
+class _FeedForwardUnits(Kind):
+    def is_chosen(self, options: Any) -> bool:
+        return self.option(options, "to_keep") is not None or _given_width(options) is not None
+
+    def unit_width(self, options: Any) -> int:
+        sizes = {side: getattr(options, f"{side}_ffn_embed_dim", None) for side in ("encoder", "decoder")}
+        given, width = _given_width(options), self.option(options, "width")
+        if given is not None and width not in (None, given):
+            raise ValueError(
+                f"--ffn-unit-width is {width}, but the units of --kept-heads are {given} neurons wide: leave the width "
+                "out"
+            )
+        width = width or given
+        if width is None:
+            common = math.gcd(*filter(None, sizes.values()))
+            if common % SHARE:
+                raise ValueError(
+                    f"the feed-forward layers have {' and '.join(map(str, sorted(set(filter(None, sizes.values())))))} "
+                    f"hidden neurons, which do not make {SHARE} equal units: give --ffn-unit-width W that divides them"
+                )
+            return common // SHARE
+        for side, size in sizes.items():
+            if size and (width < 1 or size % width):
+                raise ValueError(
+                    f"--ffn-unit-width is {width}, but the {side}'s feed-forward layers have {size} hidden neurons: "
+                    "give a width that divides them"
+                )
+        return int(width)
+
+    def units_in(self, options: Any, side: str) -> int:
+        return int(getattr(options, f"{side}_ffn_embed_dim")) // self.unit_width(options)
+
+    def describe(self, kind: str, layer: int, name: str, module: Any, options: Any) -> UnitModule:
+        width = self.unit_width(options) if self.is_chosen(options) else 1
+        inside = getattr(module.fc1, "out_features", 0)  # without units it is no linear layer any more
+        return _module(kind, layer, name, module.fc2.bias.numel(), inside, width, FeedForward(module, width))
+
+    def find(self, kind: str, layer: int, name: str, names: Collection[str], options: Any) -> UnitModule | None:
+        if f"{name}.fc2.bias" not in names:
+            return None
+        side, _ = self.places[kind]
+        sizes = getattr(options, f"{side}_embed_dim"), getattr(options, f"{side}_ffn_embed_dim")
+        return _module(kind, layer, name, *sizes, self.unit_width(options))
+
+
+FFN = register(
+    _FeedForwardUnits(
+        name="ffn",
+        units="feed-forward units",
+        titles={"encoder": "encoder feed-forward", "decoder": "decoder feed-forward"},
+        places={"encoder": ("encoder", ""), "decoder": ("decoder", "")},
+        options={"to_keep": "ffn_units_to_keep", "width": "ffn_unit_width"},
+    )
+)
+
+
+def _module(
+    kind: str, layer: int, name: str, outside: int, inside: int, width: int, module: FeedForward | None = None
+) -> UnitModule:
+    parameters: dict[str, tuple[int, tuple[int, ...]]] = {
+        "fc1.weight": (0, (inside, outside)),
+        "fc1.bias": (0, (inside,)),
+        "fc2.weight": (1, (outside, inside)),
+    }
+    return UnitModule(FFN, kind, layer, name, inside // width, width, parameters, module)
+
+
+def _given_width(options: Any) -> int | None:
+    """Return the width of the units in the set of ``--kept-heads``, None without one."""
+    file = getattr(options, "kept_heads", None)
+    given = HeadSet.read(file).set_of(FFN) if file else None
+    return None if given is None else given.width
+
+
+class FeedForward:
+    """The feed-forward part of a layer, whose units can be gated or left out; see :class:`~.kinds.GatedModule`.
+
+    It has no state of its own: that is in the layer's ``fc1`` and ``fc2``.
+
+    :param layer: a layer that fairseq built.
+    :param width: number of hidden neurons of a unit.
+    """
+
+    can_skip_units = True
+
+    def __init__(self, layer: Any, width: int) -> None:
+        self.layer = layer
+        self.width = width
+        for name, own in (("fc1", _First), ("fc2", _Last)):
+            if type(linear := getattr(layer, name)) is nn.Linear:
+                linear.__class__ = own
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether training changes the parameters where they are called, as quantisation noise does."""
+        return bool(self.layer.fc2._forward_pre_hooks)
+
+    @property
+    def training(self) -> bool:
+        """Whether the layer is in training mode."""
+        return bool(self.layer.training)
+
+    @property
+    def gate(self) -> Tensor | None:
+        """What multiplies each unit; None for 1. *Shape:* (units)"""
+        gate: Tensor | None = self.layer.fc2.gate
+        return gate
+
+    @gate.setter
+    def gate(self, gate: Tensor | None) -> None:
+        self.layer.fc2.gate = gate
+
+    @property
+    def kept(self) -> tuple[int, ...] | None:
+        """The only units to compute; None for all there are parameters for."""
+        kept: tuple[int, ...] | None = self.layer.fc1.kept
+        return kept
+
+    @kept.setter
+    def kept(self, kept: Sequence[int] | None) -> None:
+        first, last = self.layer.fc1, self.layer.fc2
+        kept = None if kept is None or len(kept) * self.width == first.out_features else tuple(kept)
+        if kept == first.kept:
+            return
+        first.kept = kept
+        index = None if kept is None else torch.tensor(kept, dtype=torch.long, device=last.bias.device)
+        for linear in (first, last):
+            linear.index, linear.width = index, self.width
+            linear.weight.at_rest = kept == ()  # the optimiser leaves it as it is
+
+    def remove(self, description: UnitModule, kept: Sequence[int]) -> None:
+        """Remove the parameters of all units that are not *kept*, for good; without units, only the last bias stays."""
+        layers = {name: getattr(self.layer, name) for name in ("fc1", "fc2")}
+        self.gate, self.kept = None, None
+        trained = layers["fc2"].bias.requires_grad
+        both = {f"{name}.{part}": w for name, layer in layers.items() for part, w in layer.state_dict().items()}
+        left = {n: nn.Parameter(w, requires_grad=trained) for n, w in description.remove(both, kept).items()}
+        if not kept:
+            self.layer.fc1, self.layer.fc2 = _NoNeurons(), _OnlyBias(left["fc2.bias"])
+            return
+        for name, layer in layers.items():
+            layer.weight, layer.bias = left[f"{name}.weight"], left[f"{name}.bias"]
+            layer.out_features, layer.in_features = layer.weight.shape
+
+
+class _Skipping(nn.Linear):
+    """A linear layer that can leave out units, of which it computes or reads the neurons."""
+
+    index: Tensor | None = None
+    """The only units to compute. *Shape:* (kept units)"""
+
+    width = 1
+    """Number of neurons of a unit."""
+
+    def chosen(self, parameter: Tensor, dim: int) -> Tensor:
+        """Return a parameter without what belongs to the units that are left out."""
+        if self.index is None:
+            return parameter
+        self.index = self.index.to(parameter.device)
+        return parameter.unflatten(dim, (-1, self.width)).index_select(dim, self.index).flatten(dim, dim + 1)
+
+
+class _First(_Skipping):
+    """The layer whose rows are the hidden neurons."""
+
+    kept: tuple[int, ...] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.chosen(self.weight, 0), self.chosen(self.bias, 0))
+
+
+class _Last(_Skipping):
+    """The layer that reads the hidden neurons."""
+
+    gate: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.chosen(self.weight, 1) if self.gate is None else scale_columns(self.weight, self.gate)
+        return F.linear(x, weight, self.bias)
+
+
+class _NoNeurons(nn.Module):
+    """In place of the first layer where no unit is left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., :0]
+
+
+class _OnlyBias(nn.Module):
+    """In place of the last layer where no unit is left."""
+
+    def __init__(self, bias: nn.Parameter) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bias.expand(*x.shape[:-1], -1)

@@ -1,0 +1,204 @@
+"""Prunable units: what they are, which parameters belong to them, and removing them.
+
+A *unit* is what a gate switches on or off: an attention head, for example. Units of one *kind* share an importance
+vector, a budget and a selection; a *module* holds several of them, side by side along one dimension of its parameters.
+Gating a unit is scaling the columns of the module's last projection that read it. So a kind is described by its types
+of modules and by the dimension along which each parameter holds the units, and everything else (budgets, sets of units,
+compact models, exports, reports) follows from that. Another kind is another :class:`Kind`, which says of which layers
+its modules are a part; another architecture is an :class:`Architecture`, which says where its layers are. A type of
+which it has none has no units.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Kind(ABC):
+    """A kind of prunable units.
+
+    :param name: what logs, checkpoints and sets of units call it, such as ``heads``.
+    :param units: what people call its units, such as ``heads``.
+    :param titles: for each type of modules, in the order in which units are numbered, what people call it.
+    :param places: for each type, the stack whose layers hold such modules, and the attribute of a layer; an empty one
+        is the layer itself.
+    :param options: the options about its units, by what they are about: ``to_keep``, and, where it has them, ``width``,
+        ``start``, ``updates``, ``low``, ``high``, ``per_module``, ``uniform``, ``module_penalty`` and ``l0_penalty``.
+    :param budgets: for some types, the option that gives it a budget of its own.
+    :param floors: for some types, the option that gives the least number of units of all its modules together. The
+        first has its units first.
+    """
+
+    name: str
+    units: str
+    titles: Mapping[str, str]
+    places: Mapping[str, tuple[str, str]]
+    options: Mapping[str, str]
+    budgets: Mapping[str, str] = field(default_factory=dict)
+    floors: Mapping[str, str] = field(default_factory=dict)
+
+    def __reduce__(self) -> Any:
+        return _kind, (self.name,)  # a copy of a model has the same kinds
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of modules, in the order in which units are numbered."""
+        return tuple(self.titles)
+
+    def option(self, options: Any, role: str) -> Any:
+        """Return the value of the option of a role, None where the kind has none."""
+        return getattr(options, self.options[role], None) if role in self.options else None
+
+    @property
+    def unit(self) -> str:
+        """What people call one of its units."""
+        return self.units.removesuffix("s")
+
+    @property
+    def has_width(self) -> bool:
+        """Whether an option, not the shape of the model, says how wide a unit is."""
+        return "width" in self.options
+
+    def default_floor(self, kind: str, total: int) -> int:
+        """The least number of units of a type in a budget of *total*, for a selection that chooses early."""
+        return 0
+
+    def is_chosen(self, options: Any) -> bool:
+        """Whether a model of these options has a choice of such units, even if it is of all of them."""
+        return True
+
+    @abstractmethod
+    def unit_width(self, options: Any) -> int | None:
+        """Return the rows or columns of a unit of a model of *options*, None where its shape says it.
+
+        :raises ValueError: if a width that is given does not fit the layers, or no unit can be left out of them.
+        """
+
+    @abstractmethod
+    def units_in(self, options: Any, side: str) -> int:
+        """Return the number of units of each module of a stack, ``encoder`` or ``decoder``, of a model of *options*."""
+
+    @abstractmethod
+    def describe(self, kind: str, layer: int, name: str, module: Any, options: Any) -> UnitModule:
+        """Return the description of a module of a model, stock or not."""
+
+    @abstractmethod
+    def find(self, kind: str, layer: int, name: str, names: Collection[str], options: Any) -> UnitModule | None:
+        """Return the description of a module of a checkpoint with parameters of these names, None if it has none."""
+
+
+KINDS: dict[str, Kind] = {}
+"""The kinds by name, in the order in which their options are checked and their gates are set."""
+
+
+def _kind(name: str) -> Kind:
+    return KINDS[name]
+
+
+def register(kind: Kind) -> Kind:
+    """Make a kind known."""
+    KINDS[kind.name] = kind
+    return kind
+
+
+@dataclass(frozen=True)
+class UnitModule:
+    """A module whose units are pruned.
+
+    :param kind: the kind of its units.
+    :param type: one of its kind's types.
+    :param layer: index of its layer in the encoder or decoder, counted from 0.
+    :param name: its name in the state dict, such as ``encoder.layers.0.self_attn``.
+    :param units: number of units of the unpruned module.
+    :param width: rows or columns of each unit.
+    :param parameters: each parameter that belongs to units → the dimension along which they lie, and its shape in the
+        unpruned module. All other parameters of the module stay, even without any unit.
+    :param module: what sets its gates, if it was found in a model; see :class:`GatedModule`.
+    """
+
+    kind: Kind
+    type: str
+    layer: int
+    name: str
+    units: int
+    width: int
+    parameters: Mapping[str, tuple[int, tuple[int, ...]]]
+    module: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def last(self) -> str:
+        """The weight whose columns read the units."""
+        return next(name for name, (dim, _) in self.parameters.items() if dim == 1)
+
+    @property
+    def stack(self) -> str:
+        """``encoder`` or ``decoder``: where it is."""
+        return self.name.partition(".")[0]
+
+    def rows(self, kept: Sequence[int]) -> Tensor:
+        """Return the rows or columns of the *kept* units. *Shape:* (len(kept) · width)"""
+        return torch.tensor([unit * self.width + i for unit in kept for i in range(self.width)], dtype=torch.long)
+
+    def resized(self, units: int) -> UnitModule:
+        """Return the description of such a module with another number of units."""
+        size = units * self.width
+        parameters = {
+            name: (dim, (*shape[:dim], size, *shape[dim + 1 :])) for name, (dim, shape) in self.parameters.items()
+        }
+        return replace(self, units=units, parameters=parameters)
+
+    def remove(self, parameters: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Tensor]:
+        """Return the module's parameters without those of units that are not *kept*; without units, what is left."""
+        others = {name: value for name, value in parameters.items() if name not in self.parameters}
+        if not kept:
+            return others
+        rows = self.rows(kept)
+        return others | {
+            name: parameters[name].index_select(dim, rows.to(parameters[name].device))
+            for name, (dim, _) in self.parameters.items()
+        }
+
+    def restore(self, parameters: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Tensor]:
+        """Return parameters of the unpruned shape that compute the same: `remove` turned round, with zeros."""
+        full = {name: value for name, value in parameters.items() if name not in self.parameters}
+        like, rows = next(iter(full.values())), self.rows(kept)
+        for name, (dim, shape) in self.parameters.items():
+            full[name] = like.new_zeros(shape)
+            if kept:
+                full[name].index_copy_(dim, rows.to(like.device), parameters[name])
+        return full
+
+
+class GatedModule(Protocol):
+    """What the module of a :class:`UnitModule` can do."""
+
+    gate: Tensor | None
+    """What multiplies each unit; None for 1. *Shape:* (units)"""
+
+    kept: tuple[int, ...] | None
+    """The only units to compute; None for all that there are parameters for."""
+
+    @property
+    def can_skip_units(self) -> bool:
+        """Whether some of the units can be left out; other options of the stock module may need them all."""
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether training changes the parameters where they are called, as quantisation noise does."""
+
+    @property
+    def training(self) -> bool:
+        """Whether it is in training mode."""
+
+    def remove(self, description: UnitModule, kept: Sequence[int]) -> None:
+        """Remove the parameters of all units that are not *kept*, for good.
+
+        :raises ValueError: if it needs all its units.
+        """

@@ -1,0 +1,64 @@
+"""Training heads and feed-forward units to their budgets: exactly, and exactly the same when it is interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import inprocess
+import pytest
+import torch
+
+from fairseq_dsp.model.gates import CHOOSING, FIXED
+
+BUDGETS = {"heads": ("--heads-to-keep", 5), "ffn": ("--ffn-units-to-keep", 7, "--ffn-unit-width", 8)}
+SCHEDULE = ("--cpu", "--cooldown-updates", 6, "--dropout", 0.1)
+
+
+@pytest.mark.parametrize("selection", ["simple", "gumbel", "ste", "hard_concrete"])
+@pytest.mark.parametrize("kinds", [("ffn",), ("heads", "ffn")], ids=["units", "both"])
+def test_exactly_as_many_units_stay(tiny_data: Path, tmp_path: Path, selection: str, kinds: tuple[str, ...]) -> None:
+    flags = [flag for kind in kinds for flag in BUDGETS[kind]]
+    state = inprocess.train(tiny_data, tmp_path, *SCHEDULE, *flags, "--head-selection", selection, "--max-update", 8)
+    kept = {name: int(state["model"][f"{name}.kept"].sum()) for name in BUDGETS}
+    assert kept == {"heads": 5 if "heads" in kinds else 12, "ffn": 7}
+    assert bool(state["model"]["ffn.importance"].any())
+    assert bool(state["model"]["heads.importance"].any()) == ("heads" in kinds)
+
+
+@pytest.mark.parametrize("stop", [4, 6, 7])
+def test_resuming_is_exact_across_the_update_that_fixes_units(tiny_data: Path, tmp_path: Path, stop: int) -> None:
+    flags = [*SCHEDULE, *BUDGETS["heads"], *BUDGETS["ffn"]]
+    whole = inprocess.train(tiny_data, tmp_path / "whole", *flags, "--max-update", 9)
+    part = inprocess.train(tiny_data, tmp_path / "parts", *flags, "--max-update", stop)
+    assert int(part["model"]["ffn.phase"]) == (CHOOSING if stop <= 6 else FIXED)
+    resumed = inprocess.train(tiny_data, tmp_path / "parts", *flags, "--max-update", 9)
+    for name, value in whole["model"].items():
+        assert torch.equal(value, resumed["model"][name]), name
+    for key, values in whole["last_optimizer_state"]["state"].items():
+        for name, value in values.items():
+            assert torch.equal(
+                torch.as_tensor(value), torch.as_tensor(resumed["last_optimizer_state"]["state"][key][name])
+            )
+    groups = whole["last_optimizer_state"]["param_groups"]
+    assert len(groups[1]["params"]) == 2, "the importances of both kinds"
+
+
+def test_the_log_tells_of_both_kinds(train_tiny, tmp_path: Path) -> None:
+    flags = ["--task", "translation_dsp", *SCHEDULE, *BUDGETS["heads"], *BUDGETS["ffn"]]
+    printed = train_tiny(tmp_path, *flags, arch="transformer_dsp").stdout
+    last = [line for line in printed.splitlines() if "ffn_encoder=" in line][-1]
+    values = dict(part.split("=") for part in last.replace(",", "").split() if "=" in part)
+    assert int(float(values["ffn_encoder"]) + float(values["ffn_decoder"])) == 7
+    assert sum(float(values[f"heads_{kind}"]) for kind in ("encoder_self", "decoder_self", "cross")) == 5
+    assert float(values["ffn_gate_softness"]) == 0, "they are fixed"
+
+
+def test_frozen_weights_train_both_importances_alone(tiny_data: Path, tmp_path: Path) -> None:
+    inprocess.train(tiny_data, tmp_path / "base", "--cpu", "--max-update", 3)
+    base = tmp_path / "base/checkpoint_last.pt"
+    flags = [*SCHEDULE, *BUDGETS["heads"], *BUDGETS["ffn"], "--freeze-weights", "--finetune-from-model", base]
+    after = inprocess.train(tiny_data, tmp_path / "frozen", *flags, "--max-update", 5)["model"]
+    before = inprocess.checkpoint(tmp_path / "base")["model"]
+    moved = {name for name, value in after.items() if name not in before or not torch.equal(value, before[name])}
+    assert {"ffn.importance", "heads.importance"} <= moved
+    assert all(name.startswith(("ffn.", "heads.")) for name in moved)
