@@ -60,10 +60,11 @@ class PruningConfig(FairseqDataclass):
         },
     )
     heads_to_keep_start: Optional[int] = field(
-        default=None, metadata={"help": "start with a budget of so many heads and shrink it to --heads-to-keep"}
+        default=None,
+        metadata={"help": "start with a budget of so many heads, by default all, and shrink it to --heads-to-keep"},
     )
     heads_to_keep_updates: Optional[int] = field(
-        default=None, metadata={"help": "number of updates in which the budget shrinks from --heads-to-keep-start"}
+        default=None, metadata={"help": "updates in which the budget shrinks, that of feed-forward units from all"}
     )
     heads_to_keep_low: Optional[int] = field(
         default=None, metadata={"help": "draw the number of heads anew at every training update, at least so many"}
@@ -162,18 +163,17 @@ class PruningConfig(FairseqDataclass):
                 f"--heads-to-keep {self.heads_to_keep} is one budget for all attention types, but a budget for a type "
                 "is given too: give either --heads-to-keep or --encoder-/--cross-/--decoder-heads-to-keep"
             )
-        for one, other in (
-            ("heads_to_keep_start", "heads_to_keep_updates"),
-            ("heads_to_keep_low", "heads_to_keep_high"),
-        ):
-            if (getattr(self, one) is None) != (getattr(self, other) is None):
-                raise ValueError(f"{flag(one)} and {flag(other)} belong together, but only one of them is given")
+        start, low, high = (f"heads_to_keep_{end}" for end in ("start", "low", "high"))
+        for one, other in ((start, "heads_to_keep_updates"), (low, high), (high, low)):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                raise ValueError(f"{flag(one)} and {flag(other)} belong together, but only {flag(one)} is given")
+        for one in ("heads_to_keep_updates", low):
             if getattr(self, one) is not None and any(k is not None for k in per_type):
                 raise ValueError(
                     f"{flag(one)} changes the budget for all attention types: give it with --heads-to-keep"
                 )
-        if self.heads_to_keep_start is not None and self.heads_to_keep_low is not None:
-            raise ValueError("--heads-to-keep-start shrinks the budget and --heads-to-keep-low draws it: give one")
+        if self.heads_to_keep_updates is not None and self.heads_to_keep_low is not None:
+            raise ValueError("--heads-to-keep-updates shrinks the budget and --heads-to-keep-low draws it: give one")
         if self.ffn_unit_width is not None and self.ffn_unit_width < 1:
             raise ValueError(f"--ffn-unit-width is {self.ffn_unit_width}, but it must be 1 or more")
         if self.uniform_heads:
@@ -226,7 +226,8 @@ class PruningConfig(FairseqDataclass):
             )
 
     def _check_uniform(self) -> None:
-        for name in ("heads_to_keep_start", "heads_to_keep_low", "l0_penalty", "kept_heads", *HEADS.budgets.values()):
+        about_budget = ("heads_to_keep_start", "heads_to_keep_updates", "heads_to_keep_low", *HEADS.budgets.values())
+        for name in (*about_budget, "l0_penalty", "kept_heads"):
             if getattr(self, name) is not None:
                 raise ValueError(
                     f"--uniform-heads needs one number of heads for all of training and all types, but {flag(name)} is "

@@ -73,7 +73,7 @@ FFN = register(
         units="feed-forward units",
         titles={"encoder": "encoder feed-forward", "decoder": "decoder feed-forward"},
         places={"encoder": ("encoder", ""), "decoder": ("decoder", "")},
-        options={"to_keep": "ffn_units_to_keep", "width": "ffn_unit_width"},
+        options={"to_keep": "ffn_units_to_keep", "width": "ffn_unit_width", "updates": "heads_to_keep_updates"},
     )
 )
 

@@ -51,7 +51,7 @@ class PruningPlan:
             raise ValueError(
                 f"{given}, but only {self.budget.total} {kind.units} are to be kept: lower it or raise {flag(to_keep)}"
             )
-        start, low, high = self._option("start"), self._option("low"), self._option("high")
+        start, low, high = (self._option(role) for role in ("start", "low", "high"))
         if start is not None and start < self.budget.total:
             raise ValueError(
                 f"{flag(kind.options['start'])} {start} is below the budget of {self.budget.total} {kind.units} to "
@@ -107,17 +107,16 @@ class PruningPlan:
         of the importance. From the update on in which no unit can come back the units are fixed.
         """
         elapsed = self.elapsed(update)
-        if not self.prunes or elapsed < 0 or (self._shrinks and self._total_at(elapsed) == self.units):
+        if not self.prunes or elapsed < 0 or self._total_at(elapsed) == self.units:
             return ALL
         return CHOOSING if self.selection.decides(elapsed) else FIXED
 
-    @property
-    def _shrinks(self) -> bool:
-        return self._option("start") is not None
-
-    def _total_at(self, elapsed: int) -> int:
-        """Return the budget while it shrinks."""
-        return shrink(elapsed, self._option("start"), self.budget.total, self._option("updates"))
+    def _total_at(self, elapsed: int) -> int | None:
+        """Return the budget of a training in which it shrinks, None in any other."""
+        updates, start = self._option("updates"), self._option("start")
+        if updates is None or self.budget.keeps_all:
+            return None
+        return shrink(elapsed, self.units if start is None else start, self.budget.total, updates)
 
     def resolved(self) -> dict[str, int]:
         """Return the options whose default follows from others, as they are in force."""
@@ -238,9 +237,9 @@ class PruningPlan:
         return min(self.kind.default_floor(kind, total), own)
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
-        if self._shrinks:
-            return self.budget_of(self._total_at(elapsed))
-        low = self._option("low")
+        total, low = self._total_at(elapsed), self._option("low")
+        if total is not None:
+            return self.budget_of(total)
         if low is not None:
             return self.budget_of(low + int(torch.randint(self._option("high") - low + 1, (), generator=generator)))
         return self.budget

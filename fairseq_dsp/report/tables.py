@@ -92,7 +92,7 @@ def cells(line: Line) -> list[str]:
     spread = row.spread(metric)
     return [
         row.title,
-        str(row.heads),
+        row.kept,
         str(len(row.seeds)),
         "" if line.valid_loss is None else f"{line.valid_loss:.3f}",
         f"{row.mean(metric):.2f}",
@@ -108,7 +108,7 @@ COMPARISON_HEADER = ("method", "heads", *_COMPARED)
 
 def comparison_cells(lines: Sequence[Line]) -> list[list[str]]:
     """Each line that is compared with another method, under :data:`COMPARISON_HEADER`."""
-    return [[line.row.title, str(line.row.heads), *_comparison_cells(line.to_other)] for line in lines if line.to_other]
+    return [[line.row.title, line.row.kept, *_comparison_cells(line.to_other)] for line in lines if line.to_other]
 
 
 def _comparison_cells(found: Comparison | None) -> list[str]:
@@ -146,7 +146,7 @@ def cost_cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
         out.append(
             [
                 row.title,
-                str(row.heads),
+                row.kept,
                 f"{parameters:,.0f}",
                 f"{4e-6 * parameters:.2f}",
                 "" if speed is None else f"{speed:.1f}",
@@ -179,14 +179,16 @@ def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     metric, *others = lines[0].metrics
-    names = ["method", "heads", "seeds", "valid_loss", metric, f"{metric}_sd", f"{metric}_ci95"]
+    units = any(line.row.units is not None for line in lines)
+    names = ["method", "heads", *(["units"] if units else []), "seeds", "valid_loss", metric]
+    names += [f"{metric}_sd", f"{metric}_ci95"]
     names += [f"{metric}_ci95_covers", *_csv_names(metric), *others, "parameters"]
     writer.writerow([*names, *(_csv_names(f"{metric}_to_{against}") if against else [])])
     for line in lines:
         row, spread = line.row, line.row.spread(metric)
         writer.writerow(
             [
-                *(row.title, row.heads, len(row.seeds)),
+                *(row.title, row.heads, *([row.units] if units else []), len(row.seeds)),
                 *map(_rounded, (line.valid_loss, row.mean(metric), spread, line.score.half)),
                 _covered(line.score),
                 *_csv_cells(line.to_base),
@@ -237,7 +239,7 @@ def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) ->
         row, spread = line.row, line.row.spread(metric)
         score = f"{row.mean(metric):.2f}" + ("" if spread is None else rf" \pm {spread:.2f}")
         interval = rf"$\pm {line.score.half:.2f}{_latex_dagger(line.score)}$"
-        words = [_escape(row.title), str(row.heads), f"${score}$", interval]
+        words = [_escape(row.title), row.kept, f"${score}$", interval]
         words += _latex_words(line.to_base) + (_latex_words(line.to_other) if against else [])
         body.append(" & ".join([*words, *(f"{row.mean(name):.2f}" for name in others)]) + r" \\")
     heading = ["method", "heads", title, r"95\% CI", r"$\Delta$", r"95\% CI of $\Delta$"]

@@ -13,6 +13,7 @@ from typing import Any
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
 from ..evaluation.prepared import PreparedData
+from ..model import HEADS, KINDS
 from ..model.units import ROBERTA, TRANSFORMER, shape_by
 from ..subset import HINT
 from .values import closest, mapping
@@ -49,6 +50,10 @@ _OWN = {
     "distill-from",
 }  # fmt: skip
 """Options that follow from the rest of a study."""
+
+
+BUDGETS = {kind.options["to_keep"].replace("_", "-"): kind for kind in KINDS.values() if kind is not HEADS}
+"""The options that say how many units of other kinds than heads to keep."""
 
 
 def read_options(value: Any, where: str, by: str = "a sweep") -> Options:

@@ -1,9 +1,9 @@
-"""Prune a trained model in one command: choose K of its heads while it trains on, remove the others for good, and
-compare the result with the original on the test set.
+"""Prune a trained model in one command: choose K of its heads, or F of its feed-forward units, or both, while it trains
+on, remove the others for good, and compare the result with the original on the test set.
 
 CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp; the sizes of the model, its
 batches, its loss and its learning rate come from there. Unless options say otherwise, it trains on for a third of the
-updates that it has had, with a learning rate that falls linearly to 0 and a budget that shrinks from all heads to K.
+updates that it has had, with a learning rate that falls linearly to 0 and budgets that shrink from all to K and to F.
 
 OUT then holds
   compact.pt, compact.heads.json    the small model, and its heads; with several K compact-kK.pt, compact-kK.heads.json
@@ -18,6 +18,7 @@ Options of fairseq-train come last, each with one value or none, and win:
 examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 6 --max-update 2000 --max-tokens 4096
+  fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 --ffn-units-to-keep 48
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from ..files import replacing, sha256, write_json, write_text
 from ..markdown import markdown_table
 from . import pruning_recipe
 from .local import Local
-from .options import Options, parse_options, read_words
+from .method_checks import chooses_units
+from .options import BUDGETS, Options, parse_options, read_words
 from .results import BASE, Results, read_results
 from .runner import LOCK, is_done
 from .runs import Run
@@ -65,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of the trained, unpruned model")
     parser.add_argument("data", metavar="DATA", help="folder made by scripts/preprocess.sh: the model's corpus")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder for the result, a new one or one to go on with")
-    parser.add_argument("--heads-to-keep", metavar="K", type=int, nargs="+", help="how many heads to keep; required")
+    parser.add_argument("--heads-to-keep", metavar="K", type=int, nargs="+", help="how many heads to keep")
+    for name, kind in BUDGETS.items():
+        parser.add_argument(f"--{name}", metavar="F", type=int, help=f"how many {kind.units} to keep")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the training (default: %(default)s)")
     parser.add_argument("--split", default="test", help="the text to compare on (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
@@ -83,14 +87,17 @@ def run(args: argparse.Namespace) -> None:
     data.check_split(args.split)
     model = UnprunedModel.read(args.checkpoint)
     try:
-        heads = numbers(sorted(args.heads_to_keep or [], reverse=True), "--heads-to-keep", int, 0, model.heads)
         given = read_words(args.more, "the command line", "this command")
+        units = {name: vars(args)[kind.options["to_keep"]] for name, kind in BUDGETS.items()}
+        given |= {name: number for name, number in units.items() if number is not None}
+        asked_heads = args.heads_to_keep or ([model.heads] if chooses_units(given) else [])
+        heads = numbers(sorted(asked_heads, reverse=True), "--heads-to-keep", int, 0, model.heads)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not heads:
         raise UserError(
             f"no number of heads is given: give --heads-to-keep K, how many of the {model.heads} heads of {model.path} "
-            "to keep"
+            "to keep, or --ffn-units-to-keep F"
         )
     model.check_data(data)
     asked = {
@@ -155,7 +162,7 @@ def _options(model: UnprunedModel, data: PreparedData, heads: Sequence[int], giv
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
-            found[str(k)] = options | pruning_recipe.schedule(options, k, model.heads)
+            found[str(k)] = options | pruning_recipe.schedule(data, options | {"heads-to-keep": k}, k, model.heads)
             args = parse_options(data, {**found[str(k)], "heads-to-keep": k}, "the command line")
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -265,7 +272,7 @@ def table(results: Results, speeds: Mapping[str, float]) -> str:
         body.append(
             [
                 "original" if row.label == BASE else row.title,
-                str(row.heads),
+                row.kept,
                 f"{bleu.value:.2f}",
                 f"± {bleu.half:.2f}",
                 f"{compared.difference.value:+.2f}" if compared else "",

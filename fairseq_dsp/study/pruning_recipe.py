@@ -1,8 +1,9 @@
-"""Pruning a trained model: the recipe with which it trains on while a shrinking budget chooses its heads.
+"""Pruning a trained model: the recipe with which it trains on while a shrinking budget chooses its heads and units.
 
 All heads are there at first, and the budget shrinks to K over a share of the updates. A little later the heads are
 fixed, and the weights train on with just these to the end, while the learning rate falls to 0. Few heads take longer to
-choose. The choice is slow: the importance has a tenth of the usual learning rate.
+choose. The choice is slow: the importance has a tenth of the usual learning rate. Feed-forward units, where some are
+pruned, have the same schedule.
 
 Shares become update numbers here, once: a training that is extended keeps its schedule.
 """
@@ -11,16 +12,19 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from ..evaluation.prepared import PreparedData
 from ..model import PruningConfig
-from .options import Options
+from ..model.units import shape_by
+from .options import BUDGETS, Options, parse_options
 
 LEAST_UPDATES = 500
 PRUNING_LR = 0.02
 _WARM_UP = 0.05
 _MANY = 0.25, 0.3
-"""Of a training that keeps a third of the heads or more: the shares until the budget is K, and the heads are fixed."""
+"""Of a training that keeps a third of the heads, and of the units, or more: the shares of it until the budget is K, and
+until the heads are fixed."""
 _FEW = 0.4, 0.45
-"""The same for fewer heads."""
+"""The same for fewer."""
 _OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric"}
 """What schedulers read of others' options."""
 _LINEAR = "polynomial_decay"
@@ -49,25 +53,36 @@ def training(base: Options, given: Options, updates: int) -> Options:
     return options | given
 
 
-def schedule(options: Options, kept: int, total: int) -> Options:
-    """What options leave open of how the heads are chosen.
+def schedule(data: PreparedData, options: Options, kept: int, total: int) -> Options:
+    """What options leave open of how the heads, and the units of other kinds, are chosen.
 
+    :param data: the corpus.
     :param options: of the training, ``max-update`` among them.
     :param kept: K.
     :param total: N, the number of heads of the model.
     :return: only options that are not given; none for a selection other than ``simple``, or for frozen weights, which
         have schedules of their own.
-    :raises ValueError: as `training`.
+    :raises ValueError: as `training`, or if fairseq does not take the options.
     """
     if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
         return {}
     updates = _number(options, "max-update", 0)
-    shrinking, cooldown = (_share(share, updates) for share in (_MANY if 3 * kept >= total else _FEW))
+    shares = _MANY if _keeps_many(data, options, kept, total) else _FEW
+    shrinking, cooldown = (_share(share, updates) for share in shares)
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
     if not _BUDGETS & options.keys():
         shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
         found |= {"heads-to-keep-start": total, "heads-to-keep-updates": shrinking}
     return {name: value for name, value in found.items() if name not in options}
+
+
+def _keeps_many(data: PreparedData, options: Options, kept: int, total: int) -> bool:
+    """Whether a third of the heads, and of the units of each kind that is pruned, stays."""
+    if 3 * kept < total:
+        return False
+    others = {name: kind for name, kind in BUDGETS.items() if name in options}
+    args = parse_options(data, options, "the training") if others else None
+    return all(3 * int(options[name]) >= sum(map(sum, shape_by(args, kind).values())) for name, kind in others.items())
 
 
 def _share(share: float, updates: int) -> int:

@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..evaluation.prepared import PreparedData
 from ..evaluation.scoring import TITLES, metric_names, metrics
 from ..evaluation.significance import Bootstrap, resample, sentence_counts
+from ..model import HeadSet
 from .runs import LOG, RESULT, RUNS
 from .training_log import Curve, final_valid_loss, learning_curves
 
@@ -39,6 +40,17 @@ class Row:
     def title(self) -> str:
         """The method's name for tables."""
         return BASE_TITLE if self.label == BASE else self.label
+
+    @property
+    def units(self) -> int | None:
+        """How many units of other kinds than heads its models keep; None if they have no choice of any."""
+        sets = [HeadSet.from_json(kept).others for run in self.runs if (kept := run["scores"].get("kept"))]
+        return max(sum(one.kept for one in others) for others in sets) if all(sets) and sets else None
+
+    @property
+    def kept(self) -> str:
+        """How many heads, and units where some were chosen, for tables."""
+        return str(self.heads) if self.units is None else f"{self.heads} + {self.units} units"
 
     def values(self, metric: str) -> list[float]:
         """The scores of the runs: ``bleu``, ``tokenised_bleu``, ``chrf`` or ``accuracy``."""
@@ -208,7 +220,7 @@ def stopped(rows: Sequence[Row]) -> str:
     """Name the rows with translations that end at the limit of their length; "" if there are none."""
     found = [
         f"{row.stopped:,} of {sum(int(run['scores'].get('sentences', 0)) for run in row.runs):,} of {row.title} with "
-        f"{row.heads} heads"
+        f"{row.heads} heads{'' if row.units is None else f' and {row.units} units'}"
         for row in rows
         if row.stopped
     ]
@@ -224,14 +236,15 @@ def summary_table(results: Results) -> str:
     width = max(map(len, ["method", *(row.title for row in rows)]))
     metric, others = results.metric, results.metrics[1:2]
     titles = "".join(f"{TITLES[name]:>8}" for name in others)
-    lines = [f"{'method':<{width}} {'heads':>9} {results.title + ' ± SD':>14}{titles} {'parameters':>11}"]
-    for row in rows:
+    kept = [f"{row.heads} of {total}" + row.kept.removeprefix(str(row.heads)) for row in rows]
+    wide = max([9, *map(len, kept)])
+    lines = [f"{'method':<{width}} {'heads':>{wide}} {results.title + ' ± SD':>14}{titles} {'parameters':>11}"]
+    for row, heads in zip(rows, kept, strict=True):
         spread = row.spread(metric)
         score = f"{row.mean(metric):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
         more = "".join(f"{row.mean(name):8.2f}" for name in others)
         parameters = max(run["scores"]["parameters"] for run in row.runs)
-        heads = f"{row.heads} of {total}"
-        lines.append(f"{row.title:<{width}} {heads:>9} {score:>14}{more} {parameters:11,d}")
+        lines.append(f"{row.title:<{width}} {heads:>{wide}} {score:>14}{more} {parameters:11,d}")
     lines += [text] if (text := stopped(rows)) else []
     lines += [f"missing: {', '.join(results.missing)}"] if results.missing else []
     lines += [results.mixture] if results.mixture else []

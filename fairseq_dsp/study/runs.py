@@ -11,6 +11,7 @@ from typing import Any
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
 from ..evaluation.preprocessed import flags
 from ..files import sha256
+from .method_checks import chooses_units
 from .options import Options, command_line
 from .random_heads import random_heads
 from .study_file import Method, Study
@@ -176,8 +177,8 @@ class _Maker:
                         options = continued(self.study, method.options, own, heads)
                     else:
                         options = options_of(self.study, method.options, own, anneal=method.method != "voita")
-                    if "freeze-weights" in own and heads == self.study.total:  # there is nothing to choose, or train
-                        options = None
+                    if "freeze-weights" in own and heads == self.study.total and not chooses_units(options):
+                        options = None  # there is nothing to choose, or train
                     yield self._run(method, heads, seed, options, suffix=suffix, start=start)
 
     def _found(self, name: str, heads: int, seed: int) -> Run:

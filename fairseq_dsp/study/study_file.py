@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
+from .method_checks import check_structure, check_units
 from .options import Options, heads_by_type, parse_options, read_options, total_heads
 from .start_model import check_metric, read_pretrained
 from .values import boolean, check_keys, closest, mapping, numbers
@@ -226,7 +227,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     compact = boolean(content.get("compact", True), "compact")
     for method in methods:
         if method.method == "structure":
-            _check_structure(method, methods, compact=compact)
+            check_structure(method, methods, compact=compact)
+    check_units(recipe, base, methods)
     compare = content.get("compare")
     if compare is not None and compare not in names:
         raise ValueError(f"compare is {compare!r}, but the name of a method is expected: one of {', '.join(names)}")
@@ -325,23 +327,6 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         distill=boolean(content.get("distill", False), f"distill of {name}"),
         of=str(content["of"]) if "of" in content else None,
     )
-
-
-def _check_structure(method: Method, methods: Sequence[Method], *, compact: bool) -> None:
-    """Raise a ``ValueError`` if there is no run whose heads a ``structure`` could take."""
-    others = [m.name for m in methods if m.heads and m.method not in ("unpruned", "structure")]
-    if method.of not in others:
-        given = "lacks the key of" if method.of is None else f"takes the heads of {method.of}"
-        raise ValueError(f"{method.name} {given}, but the name of a method that chooses heads is expected: {others}")
-    if not compact:
-        raise ValueError(f"{method.name} reads its heads from compact models: leave compact: false out")
-    there = {(k, seed) for m in methods if m.name == method.of for k in m.heads for seed in m.seeds}
-    for k, seed in itertools.product(method.heads, method.seeds):
-        if (k, seed) not in there:
-            raise ValueError(
-                f"{method.name} takes the heads of {method.of} at K = {k} with seed {seed}, but no such run is in the "
-                f"study: give {method.of} this number of heads and seed, or leave them out here"
-            )
 
 
 def _complete_each_other(one: Method, other: Method) -> bool:

@@ -127,7 +127,11 @@ def checked_runs(study: Study, results: Path) -> list[Run]:
 
     :raises UserError: if one cannot be done, or the folder holds runs that were made in another way.
     """
-    runs = check_runs(study, with_wanted(expand(study, results)))
+    try:
+        expanded = expand(study, results)
+    except ValueError as error:
+        raise UserError(f"the study {study.name}: {error}") from error
+    runs = check_runs(study, with_wanted(expanded))
     for text in check_records(runs, finished=all(map(is_done, runs))):
         print(text, file=sys.stderr)
     return with_wanted(runs, stale_steps)

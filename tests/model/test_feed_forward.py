@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.model import HeadSet, modules_of
+from fairseq_dsp.model import HEADS as HEADS_KIND
+from fairseq_dsp.model import HeadSet, PruningConfig, PruningPlan, modules_of
 from fairseq_dsp.model.feed_forward import FFN
 from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED, scale_columns
 from fairseq_dsp.subset import hard_top_k
@@ -198,3 +199,25 @@ def test_what_does_not_fit_is_refused(build: Any, flags: tuple, sentence: str) -
     heads = HeadSet.from_gates(torch.ones(12), shape).to_json()
     with pytest.raises(UserError, match=sentence):
         build(*(heads if flag == "SET" else flag for flag in flags))
+
+
+@pytest.mark.parametrize(
+    ("options", "units", "heads"),
+    [
+        ({"heads_to_keep": 6, "heads_to_keep_start": 10}, [16, 13, 10, 8, 5, 5], [10, 9, 8, 7, 6, 6]),
+        ({"heads_to_keep": 6}, [16, 13, 10, 8, 5, 5], [12, 10, 9, 8, 6, 6]),
+        ({"heads_to_keep": 12, "heads_to_keep_start": 12}, [16, 13, 10, 8, 5, 5], [12] * 6),
+        ({}, [16, 13, 10, 8, 5, 5], [12] * 6),
+    ],
+)
+def test_the_budgets_of_both_kinds_shrink_over_the_same_updates(
+    options: dict[str, int], units: list[int], heads: list[int]
+) -> None:
+    config = PruningConfig(ffn_units_to_keep=5, heads_to_keep_updates=4, head_selection="ste", **options)
+    for kind, expected in ((FFN, units), (HEADS_KIND, heads)):
+        sizes = {of_type: [4, 4] if kind is FFN else [2, 2] for of_type in kind.types}
+        plan = PruningPlan(config, sizes, kind)
+        drawn = [int(plan.sample(torch.arange(float(plan.units)), update, 1).sum()) for update in range(6)]
+        assert drawn == expected
+        at_first = ALL if expected[0] == plan.units else CHOOSING
+        assert [plan.phase(update) for update in (0, 1)] == [at_first, ALL if len(set(expected)) == 1 else CHOOSING]

@@ -64,6 +64,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def call(checkpoint: Path, data: Path, out: Path, *more: str, heads: list[int] | None, **options: Any) -> None:
     """The command in this process."""
     arguments = {"checkpoint": str(checkpoint), "data": str(data), "out": out, "heads_to_keep": heads}
+    arguments["ffn_units_to_keep"] = None
     prune.run(Namespace(**{**arguments, "more": list(more), "seed": 1, "split": "test", "dry_run": False, **options}))
 
 

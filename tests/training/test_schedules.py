@@ -31,8 +31,18 @@ VOITA = [
         ["--head-selection", "hard_concrete", "--heads-to-keep", 5],
         ["--heads-to-keep", 3, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 15],
         ["--heads-to-keep", 3, "--heads-to-keep-low", 2, "--heads-to-keep-high", 9],
+        ["--ffn-units-to-keep", 7, "--ffn-unit-width", 8, "--heads-to-keep-updates", 15],
     ],
-    ids=["simple", "gumbel", "update-freq", "hard_concrete", "hard_concrete at K", "shrinking", "drawn"],
+    ids=[
+        "simple",
+        "gumbel",
+        "update-freq",
+        "hard_concrete",
+        "hard_concrete at K",
+        "shrinking",
+        "drawn",
+        "shrinking units",
+    ],
 )
 def test_a_resumed_run_equals_one_straight_through(flags: list, tiny_data: Path, tmp_path: Path):
     straight = inprocess.train(tiny_data, tmp_path / "straight", "--cpu", *flags, "--max-update", 16)

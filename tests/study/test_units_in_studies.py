@@ -1,0 +1,133 @@
+"""Studies in which heads, feed-forward units or both are pruned: 12 heads and 64 units of two neurons."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import do, plan
+
+from fairseq_dsp.cli import main
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.files import write_json
+from fairseq_dsp.model import HeadSet
+from fairseq_dsp.study import sweep
+from fairseq_dsp.study.checks import check_runs
+from fairseq_dsp.study.results import read_results, summary_table
+from fairseq_dsp.study.runner import _result
+from fairseq_dsp.study.runs import RESULT, expand
+from fairseq_dsp.study.study_file import read_study
+
+UNITS = {"ffn-units-to-keep": 24}
+METHODS: list[Any] = [
+    {"method": "joint", "name": "heads", "start": "base"},
+    {"method": "joint", "name": "units", "heads": [12], "start": "base", "options": UNITS},
+    {"method": "joint", "name": "both", "start": "base", "options": UNITS},
+    {"method": "structure", "of": "both"},
+    {"method": "pipelined", "heads": [12], "options": UNITS, "recovery": {"max-update": 3}},
+    "random",
+]
+KEPT = {
+    "base": (12, None), "heads-k6": (6, None), "units-k12": (12, 24), "both-k6": (6, 24), "structure-k6": (6, 24),
+    "pipelined-k12": (12, 24), "random-k6": (6, None),
+}  # fmt: skip
+HEAD, UNIT = 4 * 16 * 8 + 3 * 8, 2 * (2 * 16 + 1)
+"""The parameters of one: four matrices and three biases, eight wide; a row, a column and a bias for each neuron."""
+
+
+@pytest.fixture(scope="module")
+def results(
+    tmp_path_factory: pytest.TempPathFactory, write_study_to: Callable[..., Path], tiny_recipe: dict[str, Any]
+) -> Path:
+    """The results of the study."""
+    folder = tmp_path_factory.mktemp("units")
+    study = read_study(write_study_to(folder, recipe={**tiny_recipe, "max-update": 6}, methods=METHODS))
+    runs = check_runs(study, expand(study, folder / "results"))
+    for run in runs:
+        do(run)
+        write_json(run.folder / RESULT, _result(run))
+    sweep.write_study(folder / "results", study, runs)
+    return folder / "results"
+
+
+def scores(results: Path, run: str) -> dict[str, Any]:
+    """The scores of a run."""
+    found: dict[str, Any] = json.loads((results / f"runs/{run}-s1/scores.json").read_text())[0]
+    return found
+
+
+@pytest.mark.parametrize("run", KEPT)
+def test_each_model_has_as_many_parameters_as_it_keeps(results: Path, run: str) -> None:
+    found, whole = scores(results, run), scores(results, "base")["parameters"]
+    heads = HeadSet.from_json(found["kept"])
+    units = [others.kept for others in heads.others]
+    assert (heads.kept, *units) == tuple(number for number in KEPT[run] if number is not None)
+    gone = sum(64 - number for number in units)
+    assert found["parameters"] == whole - (12 - heads.kept) * HEAD - gone * UNIT
+
+
+def test_a_structure_has_the_units_too(results: Path) -> None:
+    assert scores(results, "structure-k6")["kept"] == scores(results, "both-k6")["kept"]
+
+
+def test_tables_and_pictures_tell_units(results: Path) -> None:
+    assert " 6 of 12 + 24 units " in summary_table(read_results(results))
+    assert main(["report", str(results)]) == 0
+    with (results / "report/table.csv").open() as file:
+        rows = {(row["method"], row["heads"]): row["units"] for row in csv.DictReader(file)}
+    assert rows == {
+        ("unpruned", "12"): "", ("heads", "6"): "", ("units", "12"): "24", ("both", "6"): "24",
+        ("structure", "6"): "24", ("pipelined", "12"): "24", ("random", "6"): "",
+    }  # fmt: skip
+    page = (results / "report/report.html").read_text()
+    assert "<td>6 + 24 units</td>" in page
+    assert "encoder feed-forward" in page
+
+
+@pytest.mark.parametrize(
+    ("heads", "units", "expected"),
+    [(6, 24, (25, 30)), (4, 22, (25, 30)), (12, 21, (40, 45)), (3, 64, (40, 45)), (12, 48, (25, 30))],
+)
+def test_few_of_any_kind_take_longer_to_choose(
+    write_study: Callable[..., Path], tmp_path: Path, heads: int, units: int, expected: tuple[int, int]
+) -> None:
+    options = {"max-update": 100, "ffn-units-to-keep": units}
+    study = write_study(methods=[{"method": "joint", "heads": [heads], "start": "base", "options": options}])
+    (run,) = (run for run in expand(read_study(study), tmp_path) if run.method == "joint")
+    words = run.steps[0].command
+    found = {name: int(words[words.index(f"--{name}") + 1]) for name in ("heads-to-keep-updates", "cooldown-updates")}
+    assert tuple(found.values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"recipe": UNITS},
+            "recipe has the option ffn-units-to-keep, but units are chosen in the training",
+        ),
+        ({"base": UNITS}, "base has the option ffn-units-to-keep"),
+        ({"methods": [{"method": "random", "options": UNITS}]}, "options of random has the option ffn-units-to-keep"),
+        ({"methods": [{"method": "unpruned", "options": UNITS}]}, "options of unpruned has"),
+        ({"methods": [{"method": "joint", "recovery": {**UNITS, "max-update": 2}}]}, "recovery of joint has"),
+        (
+            {"methods": [{"method": "joint", "start": "base", "options": {"ffn-units-to-keep": 65}}]},
+            "ffn-units-to-keep is 65, but there are 64 such feed-forward units",
+        ),
+        (
+            {"methods": [{"method": "joint", "start": "base", "options": {**UNITS, "ffn-unit-width": 5}}]},
+            "ffn-unit-width is 5, but the encoder's feed-forward layers have 32 hidden neurons",
+        ),
+    ],
+)
+def test_budgets_of_units_that_make_no_sense(
+    write_study: Callable[..., Path], tiny_recipe: dict[str, Any], tmp_path: Path, changes: Any, message: str
+) -> None:
+    if "recipe" in changes:
+        changes = {"recipe": {**tiny_recipe, **changes["recipe"]}}
+    with pytest.raises(UserError, match=message):
+        plan(write_study(**changes), tmp_path / "results")
