@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..subset.device import beside
 from .attention import PrunableAttention
 from .config import PruningConfig, flag
 from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates
@@ -57,6 +58,7 @@ class UnitPruner:
         self.importance.requires_grad_(self.plan.learns)
         self.importance.optim_overrides = {"importance": self._optimiser}  # type: ignore[attr-defined]
         self.seed = torch.initial_seed()  # what fairseq was given with --seed: the same on every process
+        self._fixed_gates: tuple[UnitSet, Tensor] | None = None  # the same as 0/1
         self._sums: Tensor | None = None  # the units of each type, then of each module
         self.sampled: Tensor | None = None
         """The gates of the last training forward pass. *Shape:* (N)"""
@@ -103,6 +105,16 @@ class UnitPruner:
         of_heads = HeadSet if self.kind is HEADS else UnitSet
         return of_heads.from_gates(gates, self.plan.shape, self.kind, self.width)
 
+    def _kept_gates(self) -> Tensor:
+        """Return 1 for each unit that evaluation keeps and 0 for the others, beside the importance. *Shape:* (N)"""
+        if self._fixed is None:
+            return self.plan.keep(self.importance)
+        if self._fixed_gates is None or self._fixed_gates[0] is not self._fixed:
+            self._fixed_gates = self._fixed, self._fixed.to_gates(self.plan.shape)
+        gates = beside(self._fixed_gates[1], self.importance.device)
+        self._fixed_gates = self._fixed, gates
+        return gates
+
     def begin(self, x: Tensor, training: bool) -> Tensor:
         """Begin a forward pass: set the gates of all modules.
 
@@ -133,7 +145,7 @@ class UnitPruner:
             self.sampled = torch.ones_like(self.importance)
             self._set(None, None)
         else:
-            self.sampled = self._fixed.to_gates(self.plan.shape).to(self.importance)  # type: ignore[union-attr]
+            self.sampled = self._kept_gates()
             if self.plan.config.freeze_weights:  # nothing is trained any more, but the loss must go backward somewhere
                 return self._set_gates(x, self.sampled + 0 * self.importance)
             self._set_fixed()
@@ -229,12 +241,12 @@ class UnitPruner:
         """
         name, prefix = self.kind.name, "" if self.kind is HEADS else f"{self.kind.name}_"
         types = [type for type in self.kind.types if any(module.type == type for module in self.modules)]
-        kept = self.plan.keep(self.importance) if self._fixed is None else self._fixed.to_gates(self.plan.shape)
+        kept = self._kept_gates()
         if self._sums is None or self._sums.device != kept.device:
             modules = torch.block_diag(*(torch.ones(1, module.units) for module in self.modules))
             of_types = torch.tensor([[float(module.type == type) for module in self.modules] for type in types])
-            self._sums = torch.cat([of_types @ modules, modules]).to(kept.device)
-        counts = self._sums @ kept.float().to(kept.device)
+            self._sums = beside(torch.cat([of_types @ modules, modules]), kept.device)
+        counts = self._sums @ kept
         names = [*(f"{name}_{type}" for type in types), f"{prefix}kept_modules"]
         values = [counts[: len(types)], (counts[len(types) :] > 0).sum().view(1)]
         if self.sampled is not None:
@@ -326,6 +338,5 @@ class UnitPruner:
     def _before_saving(self, *_: Any) -> None:
         """Bring what a checkpoint says of the choice up to date."""
         with torch.no_grad():
-            gates = self.plan.keep(self.importance) if self._fixed is None else self._fixed.to_gates(self.plan.shape)
-            self.choice.kept.copy_(gates)
+            self.choice.kept.copy_(self._kept_gates())
             self.choice.phase.fill_(self.plan.phase(self.update))

@@ -1,8 +1,4 @@
-"""On a device other than the CPU nothing waits, and the gates and gradients are those of the CPU.
-
-Tensors on torch's device ``meta`` have no values: whatever needs one on the CPU fails there, and so would wait for a
-GPU. What is left to watch is the copies to the device.
-"""
+"""On a device other than the CPU nothing waits, and the gates and gradients are those of the CPU."""
 
 from __future__ import annotations
 
@@ -14,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from waiting import NothingWaits
 
 from fairseq_dsp.subset import (
     GRADIENT_BOUND,
@@ -42,20 +37,6 @@ BUDGETS = {
     "types": Budget.grouped([range(8), range(8, 16), range(16, 24)], [3, 8, 0], [Draw((0, 1), 1), Draw((2, 3), 1)]),
 }
 CASES = [*itertools.product([*SELECTIONS, "penalised"], BUDGETS, (3, 100))]
-
-
-class NothingWaits(TorchDispatchMode):
-    """Fails where a GPU would wait for the CPU, or the CPU for it."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)  # on the device meta, what reads a value fails here
-        given = [leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        made = [leaf.device.type for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        copies = "cpu" in given and "meta" in made
-        assert not copies or args[-1] is True or kwargs.get("non_blocking"), f"{func} waits for its copy"
-        assert "meta" not in given or "cpu" not in made, f"{func} copies to the CPU"
-        return result
 
 
 def make(name: str) -> Any:
