@@ -57,6 +57,7 @@ class UnitPruner:
         self.importance.requires_grad_(self.plan.learns)
         self.importance.optim_overrides = {"importance": self._optimiser}  # type: ignore[attr-defined]
         self.seed = torch.initial_seed()  # what fairseq was given with --seed: the same on every process
+        self._sums: Tensor | None = None  # the units of each type, then of each module
         self.sampled: Tensor | None = None
         """The gates of the last training forward pass. *Shape:* (N)"""
         self._entered: tuple[Tensor, tuple[Tensor, ...]] | None = None  # the gates and leaves of `enter_gates`
@@ -217,28 +218,37 @@ class UnitPruner:
             total = total + self._module_penalty * self.open_modules(self._gates)
         return total
 
-    def statistics(self) -> dict[str, Any]:
-        """Return what to log of the last training forward pass; nothing in it waits for a GPU.
+    def measured(self) -> tuple[list[str], Tensor]:
+        """Return what to log of the last training forward pass, in few operations; nothing in it waits for a GPU.
 
-        The temperature; for each type, the number of units that evaluation would keep, and in how many modules they
-        are; and the softness of the gates, the mean distance of a gate from the nearer of 0 and 1. For gates that close
-        at random, how many of them were open.
+        For each type, the number of units that evaluation would keep, and in how many modules they are; and the
+        softness of the gates, the mean distance of a gate from the nearer of 0 and 1. For gates that close at random,
+        how many of them were open.
+
+        :return: names, and their values. *Shape:* (number of names)
         """
         name, prefix = self.kind.name, "" if self.kind is HEADS else f"{self.kind.name}_"
-        stats: dict[str, Any] = {"temperature": self.temperature}
+        types = [type for type in self.kind.types if any(module.type == type for module in self.modules)]
         kept = self.plan.keep(self.importance) if self._fixed is None else self._fixed.to_gates(self.plan.shape)
-        counts = [part.sum() for part in kept.split([module.units for module in self.modules])]
-        for kind in self.kind.types:
-            of_type = [n for n, module in zip(counts, self.modules, strict=True) if module.type == kind]
-            if of_type:
-                stats[f"{name}_{kind}"] = sum(of_type, torch.zeros((), device=kept.device))
-        stats[f"{prefix}kept_modules"] = (torch.stack(counts) > 0).sum()
+        if self._sums is None or self._sums.device != kept.device:
+            modules = torch.block_diag(*(torch.ones(1, module.units) for module in self.modules))
+            of_types = torch.tensor([[float(module.type == type) for module in self.modules] for type in types])
+            self._sums = torch.cat([of_types @ modules, modules]).to(kept.device)
+        counts = self._sums @ kept.float().to(kept.device)
+        names = [*(f"{name}_{type}" for type in types), f"{prefix}kept_modules"]
+        values = [counts[: len(types)], (counts[len(types) :] > 0).sum().view(1)]
         if self.sampled is not None:
             gates = self.sampled.float()
-            stats[f"{prefix}gate_softness"] = torch.minimum(gates.abs(), (1 - gates).abs()).mean()
+            names.append(f"{prefix}gate_softness")
+            values.append(torch.minimum(gates.abs(), (1 - gates).abs()).mean().view(1))
             if self.plan.selection.takes_penalty:
-                stats[f"open_{name}"] = (gates > 0).sum()
-        return stats
+                names.append(f"open_{name}")
+                values.append((gates > 0).sum().view(1))
+        return names, torch.cat(values)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the temperature and what is :meth:`measured`, by name."""
+        return {"temperature": self.temperature, **dict(zip(*self.measured(), strict=True))}
 
     def check_training(self) -> None:
         """Refuse, before the first update, to train the importance of weights that are random.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 _TRAINING = re.compile(r"fairseq_cli\.train .* --save-dir .*?([^/]*?)'? --seed ")
 _OTHER_CHOICE = re.compile(r" --(best-checkpoint-metric|maximize-best|save-interval|validate-interval)")
+_SAVED = re.compile(r"Saved checkpoint (.*)/checkpoint_?([^/]*)\.pt \(epoch \d+ @ (\d+) updates")
 _LINE = re.compile(r"\| (train_inner|valid) \| (\{.*\})$")
 
 NAMES = {
@@ -42,10 +43,20 @@ def final_valid_loss(log: Path, checkpoint: str) -> float | None:
     """
     text = _text(log)
     curves = list(_trainings(text).values())
-    losses = [loss for _, loss in curves[-1].get("valid_loss", [])] if curves else []
-    if not losses or _OTHER_CHOICE.search(text):
+    losses = dict(curves[-1].get("valid_loss", [])) if curves else {}
+    saved = _SAVED.findall(text)
+    saved = [(name, int(update)) for folder, name, update in saved if folder == saved[-1][0]]
+    if saved and {name for name, _ in saved} <= {"best", "last"}:  # the best is the last, too
+        updates = [update for name, update in saved if name == "best" or checkpoint == "last"]
+        loss = losses.get(updates[-1], math.nan) if updates else math.nan
+    elif not losses or _OTHER_CHOICE.search(text):
         return None
-    loss = losses[-1] if checkpoint == "last" else min(filter(math.isfinite, losses), default=math.nan)
+    else:
+        loss = (
+            losses[max(losses)]
+            if checkpoint == "last"
+            else min(filter(math.isfinite, losses.values()), default=math.nan)
+        )
     return loss if math.isfinite(loss) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from fairseq import metrics
@@ -15,25 +16,38 @@ _PREFIX = "dsp_"
 class _PruningTask(FairseqTask):
     """Stands before a stock task: logs temperature, units kept by type and how soft the gates are."""
 
+    _names: dict[str, list[str]] | None = None  # of what each pruner measures
+
     def train_step(self, sample: Any, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """Make the stock training step and add the pruner's statistics to what is logged."""
+        """Make the stock training step and add what the pruners measure to what is logged."""
         loss, sample_size, log = super().train_step(sample, model, *args, **kwargs)
-        for pruner in getattr(model, "pruners", {}).values():
+        for kind, pruner in getattr(model, "pruners", {}).items():
             if pruner.plan.prunes:
+                self._names = self._names or {}
+                self._names[kind], measured = pruner.measured()
                 # logs of micro-batches and processes are summed: the count makes averages of them
-                log[_PREFIX + "count"] = 1
-                log.update({_PREFIX + name: value for name, value in pruner.statistics().items()})
+                log |= {_PREFIX + "count": 1, _PREFIX + "temperature": pruner.temperature, _PREFIX + kind: measured}
         return loss, sample_size, log
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """Aggregate the stock metrics and the pruner's."""
+        """Aggregate the stock metrics and the pruners'; what they measured is told apart when a line is written."""
         super().reduce_metrics(logging_outputs, criterion)
         logs = [log for log in logging_outputs if log.get(_PREFIX + "count")]
+        if not logs:
+            return
         count = sum(log[_PREFIX + "count"] for log in logs)
-        for key in logs[0] if logs else ():
-            if key.startswith(_PREFIX) and key != _PREFIX + "count":
-                average = sum(log[key] for log in logs) / count  # a number, or a tensor on the device: nothing waits
-                metrics.log_scalar(key.removeprefix(_PREFIX), average, round=6 if key == _PREFIX + "temperature" else 3)
+        metrics.log_scalar("temperature", sum(log[_PREFIX + "temperature"] for log in logs) / count, round=6)
+        for kind, names in (self._names or {}).items():
+            # vectors on the device, of which nobody asks a number yet: nothing waits
+            metrics.log_scalar(f"_{_PREFIX}{kind}", sum(log[_PREFIX + kind] for log in logs) / count)
+            for i, name in enumerate(names):
+                metrics.log_derived(name, functools.partial(_mean, f"_{_PREFIX}{kind}", i))
+
+
+def _mean(key: str, i: int, meters: Any) -> float | None:
+    """Return the mean of the i-th number of a vector that was logged; None if none was since meters were reset."""
+    mean = meters[key].avg
+    return None if mean is None else round(float(mean[i]), 3)
 
 
 @register_task("translation_dsp", dataclass=TranslationConfig)

@@ -32,3 +32,17 @@ def test_it_is_of_the_checkpoint(losses: list[str], best: float | None, last: fl
     path = log(tmp_path / "log.txt", losses)
     assert (final_valid_loss(path, "best"), final_valid_loss(path, "last")) == (best, last)
     assert final_valid_loss(log(path, losses, "--best-checkpoint-metric", "bleu"), "best") is None
+
+
+def test_it_is_of_the_checkpoint_that_was_saved(tmp_path: Path) -> None:
+    """fairseq may save at other times than it validates, or judge by another metric."""
+    path = log(tmp_path / "log.txt", ["4.5", "4.2", "4.3", "4.1", "4.4"], "--save-interval", "3")
+    for name, update in (("best", 2), ("best", 3), ("last", 5)):
+        with path.open("a") as file:
+            file.write(
+                f"x | Saved checkpoint /run/checkpoints/checkpoint_{name}.pt (epoch 1 @ {update} updates, score 1)\n"
+            )
+    assert (final_valid_loss(path, "best"), final_valid_loss(path, "last")) == (4.3, 4.4)
+    with path.open("a") as file:  # this name does not say what else was saved
+        file.write("x | Saved checkpoint /run/checkpoints/checkpoint_1_5.pt (epoch 1 @ 5 updates, score 1)\n")
+    assert final_valid_loss(path, "best") is None
