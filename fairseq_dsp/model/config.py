@@ -226,12 +226,11 @@ class PruningConfig(FairseqDataclass):
             )
 
     def _check_uniform(self) -> None:
-        about_budget = ("heads_to_keep_start", "heads_to_keep_updates", "heads_to_keep_low", *HEADS.budgets.values())
-        for name in (*about_budget, "l0_penalty", "kept_heads"):
+        for name in ("heads_to_keep_low", "l0_penalty", "kept_heads", *HEADS.budgets.values()):
             if getattr(self, name) is not None:
                 raise ValueError(
-                    f"--uniform-heads needs one number of heads for all of training and all types, but {flag(name)} is "
-                    "given: leave one of them out, and give --heads-to-keep"
+                    f"--uniform-heads needs one number of heads for all types, but {flag(name)} is given: leave one of "
+                    "them out, and give --heads-to-keep"
                 )
 
     def _check_compact(self) -> None:

@@ -51,7 +51,13 @@ class PruningPlan:
             raise ValueError(
                 f"{given}, but only {self.budget.total} {kind.units} are to be kept: lower it or raise {flag(to_keep)}"
             )
+        self._last = self._uniform(self.budget.total) if self._option("uniform") else [self.budget.total]  # of `_all`
         start, low, high = (self._option(role) for role in ("start", "low", "high"))
+        if start is not None and start < self.units and self._option("uniform"):
+            raise ValueError(
+                f"{flag(kind.options['start'])} is {start}, but with {flag(kind.options['uniform'])} the budget "
+                f"shrinks from all {self.units} {kind.units}: leave it out"
+            )
         if start is not None and start < self.budget.total:
             raise ValueError(
                 f"{flag(kind.options['start'])} {start} is below the budget of {self.budget.total} {kind.units} to "
@@ -107,16 +113,22 @@ class PruningPlan:
         of the importance. From the update on in which no unit can come back the units are fixed.
         """
         elapsed = self.elapsed(update)
-        if not self.prunes or elapsed < 0 or self._total_at(elapsed) == self.units:
+        if not self.prunes or elapsed < 0 or self._counts_at(elapsed) == self._all:
             return ALL
         return CHOOSING if self.selection.decides(elapsed) else FIXED
 
-    def _total_at(self, elapsed: int) -> int | None:
-        """Return the budget of a training in which it shrinks, None in any other."""
+    @property
+    def _all(self) -> list[int]:
+        """The number of units in all or, if they are to be uniform, of each module."""
+        return [n for layers in self.shape.values() for n in layers] if self._option("uniform") else [self.units]
+
+    def _counts_at(self, elapsed: int) -> list[int] | None:
+        """Return how many of :attr:`_all` are kept in a training in which that shrinks, None in any other."""
         updates, start = self._option("updates"), self._option("start")
         if updates is None or self.budget.keeps_all:
             return None
-        return shrink(elapsed, self.units if start is None else start, self.budget.total, updates)
+        first = self._all if start is None or self._option("uniform") else [start]
+        return [shrink(elapsed, one, last, updates) for one, last in zip(first, self._last, strict=True)]
 
     def resolved(self) -> dict[str, int]:
         """Return the options whose default follows from others, as they are in force."""
@@ -237,9 +249,10 @@ class PruningPlan:
         return min(self.kind.default_floor(kind, total), own)
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
-        total, low = self._total_at(elapsed), self._option("low")
-        if total is not None:
-            return self.budget_of(total)
+        counts, low = self._counts_at(elapsed), self._option("low")
+        if counts is not None:
+            uniform = self._option("uniform")
+            return Budget.grouped(_ranges(self._all), counts) if uniform else self.budget_of(counts[0])
         if low is not None:
             return self.budget_of(low + int(torch.randint(self._option("high") - low + 1, (), generator=generator)))
         return self.budget

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fairseq_dsp.model import HeadSet, PruningConfig, PruningPlan
+from fairseq_dsp.model.gates import ALL, CHOOSING
 
 SHAPE = {"encoder_self": [4] * 6, "decoder_self": [4] * 6, "cross": [4] * 6}
 
@@ -46,6 +47,18 @@ def test_an_encoder_alone_and_stacks_of_other_sizes() -> None:
     assert counts(20, other) == {"encoder_self": [4, 4], "decoder_self": [2] * 3, "cross": [2] * 3}
 
 
+@pytest.mark.parametrize("options", [{}, {"heads_to_keep_start": 72}], ids=["updates alone", "from all"])
+def test_every_module_of_a_stack_shrinks_alike(options: dict[str, int]) -> None:
+    config = PruningConfig(heads_to_keep=30, uniform_heads=True, heads_to_keep_updates=6, **options)
+    plan = PruningPlan(config, SHAPE)
+    importance = torch.randn(72, generator=torch.Generator().manual_seed(1))
+    for update, encoder, decoder in ((0, 4, 4), (1, 4, 4), (2, 3, 3), (4, 2, 3), (6, 1, 2), (9, 1, 2)):
+        kept = HeadSet.from_gates(plan.sample(importance, update, 1), SHAPE)
+        assert [len(layer) for layer in kept.of("encoder_self")] == [encoder] * 6, update
+        assert [len(layer) for layer in (*kept.of("decoder_self"), *kept.of("cross"))] == [decoder] * 12, update
+        assert plan.phase(update) == (ALL if update < 2 else CHOOSING)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -53,7 +66,8 @@ def test_an_encoder_alone_and_stacks_of_other_sizes() -> None:
         ({"heads_to_keep": 6}, r"6 modules of the encoder and 12 modules of the decoder, which cannot be 6 in all"),
         ({"heads_to_keep": 80}, r"there are 72 such heads"),
         ({"encoder_heads_to_keep": 6}, "but --encoder-heads-to-keep is given"),
-        ({"heads_to_keep": 18, "heads_to_keep_start": 40, "heads_to_keep_updates": 9}, "but --heads-to-keep-start is"),
+        ({"heads_to_keep": 18, "heads_to_keep_start": 40, "heads_to_keep_updates": 9}, "shrinks from all 72 heads"),
+        ({"heads_to_keep": 18, "heads_to_keep_low": 9, "heads_to_keep_high": 18}, "but --heads-to-keep-low is given"),
     ],
 )
 def test_what_is_not_uniform_is_refused(options: dict[str, int], sentence: str) -> None:

@@ -120,6 +120,20 @@ def test_shares_are_written_out_as_updates(finished: tuple[Path, str], stock: Pa
         assert f"--heads-to-keep-updates {shrinking} --heads-to-keep {k}" in printed
 
 
+@pytest.mark.parametrize(("heads", "kept"), [(None, 12), ([6], 6)], ids=["units", "both"])
+def test_it_prunes_feed_forward_units(
+    stock: Path, prepared: Path, tmp_path: Path, heads: list[int] | None, kept: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    call(stock, prepared, out, *SHORT, heads=heads, ffn_units_to_keep=21)
+    assert f"| pruned | {kept} + 21 units |" in capsys.readouterr().out
+    words = words_of(out, f"pruned-k{kept}-s1")
+    expected = {"heads-to-keep": kept, "ffn-units-to-keep": 21, "heads-to-keep-updates": 8, "cooldown-updates": 9}
+    assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
+    found = json.loads((out / "compact.heads.json").read_text())
+    assert (found["kept"], found["ffn"]["kept"], found["ffn"]["total"]) == (kept, 21, 64)
+
+
 def test_run_again_it_does_nothing_twice(
     finished: tuple[Path, str], stock: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +214,12 @@ def test_what_cannot_be_pruned(finished: tuple[Path, str], stock: Path, prepared
         (["--min-encoder-heads", "4"], "4"),
     ):
         assert message in refused(stock, prepared, out, *more, heads=[3])
+    for units, more, message in (
+        (65, [], "--ffn-units-to-keep is 65, but there are 64 such feed-forward units: give a number from 0 to 64"),
+        (-1, [], "--ffn-units-to-keep is -1, but there are 64"),
+        (3, ["--ffn-unit-width", "5"], "--ffn-unit-width is 5, but the encoder's feed-forward layers have 32 hidden"),
+    ):
+        assert message in refused(stock, prepared, out, *more, heads=None, ffn_units_to_keep=units)
     assert not out.exists()
 
 
