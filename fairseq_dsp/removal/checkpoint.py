@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
-from ..model.config import IN_FORCE, flag
+from ..model.pruning_options import IN_FORCE, flag
 from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from ..errors import UserError
 from ..files import check_target, write_files
 from ..model import PruningConfig
 from ..model.bert_options import EncoderConfig
-from ..model.config import flag
 from ..model.dictionaries import with_fingerprints
+from ..model.pruning_options import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
 
 

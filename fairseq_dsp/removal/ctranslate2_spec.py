@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model import HEADS
-from ..model.config import flag, flat_names
+from ..model.pruning_options import flag, flat_names
 from ..model.units import is_weight
 from .checkpoint import TrainedModel
 

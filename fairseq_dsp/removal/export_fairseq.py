@@ -20,7 +20,7 @@ from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from ..errors import UserError
 from ..files import check_target, write_files
 from ..model.bert_options import EncoderConfig
-from ..model.config import flag
+from ..model.pruning_options import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
 
 
