@@ -17,20 +17,8 @@ from ..evaluation.preprocessed import read_data
 from .method_checks import check_structure, check_units
 from .options import Options, heads_by_type, parse_options, read_options, total_heads
 from .start_model import check_metric, read_pretrained
+from .titles import METHODS, read_title, with_titles
 from .values import boolean, check_keys, closest, mapping, numbers
-
-METHODS = {
-    "joint": "weights and importance train together (Li et al. 2021)",
-    "ste": "the same with hard gates and a straight-through gradient",
-    "pipelined": "the importance alone trains, on the frozen base model",
-    "voita": "hard-concrete gates under an L0 penalty, from the base model (Voita et al. 2019)",
-    "michel": "the base model's heads scored by the gradient of their gates (Michel et al. 2019)",
-    "random": "random heads, fixed from the first update, with which the base model trains on",
-    "structure": "the heads that another method found, with new weights, trained from scratch",
-    "range": "one training for every K: the number of heads is drawn anew at every update",
-    "unpruned": "another model without pruning, such as a smaller one, for comparison",
-}
-"""The ways to get a model with fewer heads, by the name that a study gives them."""
 
 FROM_BASE = {"pipelined", "voita", "michel"}
 """Methods that always start from the trained, unpruned model; ``random`` does unless it says ``start: scratch``,
@@ -41,7 +29,8 @@ _STUDY_KEYS = {
     "compact", "compare", "local", "slurm", "metric", "pretrained",
 }  # fmt: skip
 _METHOD_KEYS = {
-    "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill", "of",
+    "method", "name", "title", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
+    "of",
 }  # fmt: skip
 _KEYS_OF = {"penalties": "voita", "low": "range", "high": "range", "of": "structure"}
 _MICHEL_OPTIONS = {"split", "sentences", "steps", "min-heads-per-module", "max-tokens", "cpu"}
@@ -52,8 +41,8 @@ _MICHEL_OPTIONS = {"split", "sentences", "steps", "min-heads-per-module", "max-t
 class Method:
     """One curve of the comparison.
 
-    :param method: one of :data:`METHODS`.
-    :param name: what tables and file names call it.
+    :param method: one of :data:`~.titles.METHODS`.
+    :param name: what file names and the key ``compare`` call it.
     :param heads: the numbers of heads K; empty for ``voita`` with penalties, which decide.
     :param seeds: a training for each.
     :param options: further options of fairseq-train, on top of the recipe; for ``michel``, of score-heads.
@@ -64,6 +53,7 @@ class Method:
     :param from_base: whether its training starts from the trained, unpruned model of the same seed.
     :param distill: whether its trainings, recovery included, learn from that model's distribution too.
     :param of: the method whose heads ``structure`` has.
+    :param title: what tables and pictures call it; its name if empty.
     """
 
     method: str
@@ -78,6 +68,7 @@ class Method:
     from_base: bool = False
     distill: bool = False
     of: str | None = None
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,6 +206,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         replace(m, heads=(total_heads(prepared, {**recipe, **m.options}),)) if m.method == "unpruned" else m
         for m in methods
     )
+    methods = with_titles(methods, recipe)
     names = [method.name for method in methods]
     if "base" in names:
         raise ValueError("a method is called base, as the unpruned model is: give it another name with the key name")
@@ -326,6 +318,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         from_base=start == "base",
         distill=boolean(content.get("distill", False), f"distill of {name}"),
         of=str(content["of"]) if "of" in content else None,
+        title=read_title(content, name),
     )
 
 

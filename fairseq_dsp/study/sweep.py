@@ -32,10 +32,11 @@ the keys of a study (* must be given):
                 often a job may run out of time (default 100); setup: lines for the shell; additional: options of sbatch
   extends       another study, a path from this file's folder: its keys count where this one has none, and options are
                 merged one by one; the lists of heads, seeds and methods are replaced whole
-  methods*      a list; of each method its name, or: method*, name, heads, seeds, options (of fairseq-train),
-                recovery (options of a further training with the heads held fixed), start (base: go on from the
-                unpruned model; joint does so with the recipe of `fairseq-dsp prune`, where its options say nothing),
-                distill (true: learn from the unpruned model's distribution too), and
+  methods*      a list; of each method its name, or: method*, name (for file names and compare), title (for tables and
+                pictures), heads, seeds, options (of fairseq-train), recovery (options of a further training with the
+                heads held fixed), start (base: go on from the unpruned model; joint does so with the recipe of
+                `fairseq-dsp prune`, where its options say nothing), distill (true: learn from the unpruned model's
+                distribution too), and
                   joint       weights and importance train together (Li et al. 2021)
                   ste         the same with a straight-through gradient
                   pipelined   the importance alone trains, on the frozen base model
@@ -230,7 +231,10 @@ def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
         "split": study.split,
         "beam": study.beam,
         "data": study.data.summary,
-        "methods": [{"name": name, "method": kind} for name, kind in {m.name: m.method for m in study.methods}.items()],
+        "methods": [
+            {"name": name, "method": m.method, "title": m.title or name}
+            for name, m in {m.name: m for m in study.methods}.items()
+        ],
         "compare": study.compare,
         "metric": study.metric,
         "runs": [run.name for run in runs if run.scored],

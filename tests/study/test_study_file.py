@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -287,6 +289,18 @@ def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]
     assert not (path.parent / "results").exists()
 
 
+def with_test_sets(prepared: Path, folder: Path, *names: str) -> Path:
+    """Copy a corpus into *folder*, its test set under further names, too."""
+    shutil.copytree(prepared, folder)
+    summary = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
+    for name in names:
+        for file in (*folder.glob("data-bin/test.*"), *folder.glob("raw/test.*")):
+            shutil.copy(file, file.with_name(file.name.replace("test", name)))
+        summary["references"][name] = f"raw/{name}.yy"
+    (folder / "prepare.json").write_text(json.dumps(summary), encoding="utf-8")
+    return folder
+
+
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "scripts/studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if pretrained := yaml.safe_load(path.read_text(encoding="utf-8")).get("pretrained"):
@@ -302,6 +316,8 @@ def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path, monkeypatch
         variables = {OWN: "scripts/studies/ablations.py"}
         assert "# relative-k3-s1" in support.run_command([*command, "--results", tmp_path], **variables).stdout
         return
+    if "test3" in path.read_text(encoding="utf-8"):
+        prepared = with_test_sets(prepared, tmp_path / "data", "test1", "test2", "test3")
     study = read_study(path, data=str(prepared))
     runs = expand(study, tmp_path)
     assert study.name == path.stem
