@@ -132,13 +132,13 @@ class PruningConfig(FairseqDataclass):
     )
 
     def check_single_type(self) -> None:
-        """Raise a ``ValueError`` for an option that tells attention types apart, for a model of one type."""
+        """Raise a ``ValueError`` for an option for one attention type, if the model has one type only."""
         for name in (*HEADS.budgets.values(), *HEADS.floors.values()):
             value = getattr(self, name)
             if value is not None:
                 raise ValueError(
-                    f"{flag(name)} {value} tells attention types apart, but this model has encoder self-attention "
-                    "only: leave it out, and give --heads-to-keep for the number of heads"
+                    f"{flag(name)} {value} is for one attention type of several, but this model has encoder "
+                    "self-attention only: leave it out, and give --heads-to-keep for the number of heads"
                 )
 
     @property
@@ -166,7 +166,9 @@ class PruningConfig(FairseqDataclass):
         start, low, high = (f"heads_to_keep_{end}" for end in ("start", "low", "high"))
         for one, other in ((start, "heads_to_keep_updates"), (low, high), (high, low)):
             if getattr(self, one) is not None and getattr(self, other) is None:
-                raise ValueError(f"{flag(one)} and {flag(other)} belong together, but only {flag(one)} is given")
+                raise ValueError(
+                    f"{flag(one)} and {flag(other)} belong together, but only {flag(one)} is given: give both"
+                )
         for one in ("heads_to_keep_updates", low):
             if getattr(self, one) is not None and any(k is not None for k in per_type):
                 raise ValueError(
@@ -194,7 +196,7 @@ class PruningConfig(FairseqDataclass):
             raise ValueError(f"--pruning-warmup-updates is {self.pruning_warmup_updates}, but it must be 0 or more")
         if self.pruning_warmup_updates and (self.l0_penalty is not None or not SELECTIONS[self.head_selection].learns):
             raise ValueError(
-                f"--pruning-warmup-updates {self.pruning_warmup_updates} puts off the choice of the heads, but with "
+                f"--pruning-warmup-updates {self.pruning_warmup_updates} delays the choice of the heads, but with "
                 "--l0-penalty or --kept-heads no budget chooses them: leave it out"
             )
         if not (math.isfinite(self.pruning_lr) and self.pruning_lr >= 0):
@@ -217,12 +219,13 @@ class PruningConfig(FairseqDataclass):
             raise ValueError(f"--module-penalty is {self.module_penalty}, but it must be a finite number, 0 or more")
         if self.module_penalty and not SELECTIONS[self.head_selection].learns:
             raise ValueError(
-                f"--module-penalty {self.module_penalty} has a say in the choice of the heads, but --head-selection "
-                f"{self.head_selection} has them chosen already: leave it out"
+                f"--module-penalty {self.module_penalty} influences the choice of the heads, but --head-selection "
+                f"{self.head_selection} does not choose any: leave it out"
             )
         if (self.head_selection == "fixed") != (self.kept_heads is not None):
             raise ValueError(
-                "--head-selection fixed and --kept-heads FILE belong together, but only one of them is given"
+                "--head-selection fixed and --kept-heads FILE belong together, but only one of them is given: give "
+                "both, or neither"
             )
 
     def _check_uniform(self) -> None:
@@ -244,8 +247,8 @@ class PruningConfig(FairseqDataclass):
             value = getattr(self, name)
             if value not in (self.__dataclass_fields__[name].default, None, "fixed"):
                 raise ValueError(
-                    f"{flag(name)} {value} is about choosing heads, but with --compact they are chosen already: leave "
-                    "it out, or leave out --compact"
+                    f"{flag(name)} {value} is about choosing heads, but --compact has them chosen already: leave it "
+                    "out, or leave out --compact"
                 )
 
 

@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a model trained with --heads-to-keep")
     parser.add_argument("out", metavar="OUT", help="checkpoint to write; must not exist")
     add_budgets(parser)
-    parser.add_argument("--kept-heads", metavar="FILE", help="keep the heads, and maybe units, in this JSON file")
+    parser.add_argument(
+        "--kept-heads",
+        metavar="FILE",
+        help="keep the heads, and feed-forward units if there are any, of this JSON file",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -211,7 +211,7 @@ def read_results(folder: str | Path) -> Results:
     except ValueError as error:
         raise UserError(f"{folder / STUDY} is not JSON ({error}): start the sweep again") from error
     if not isinstance(study, dict) or not {"name", "methods", "runs", "data"} <= set(study):
-        raise UserError(f"{folder / STUDY} is none of a sweep's: give the folder of a sweep's results")
+        raise UserError(f"{folder / STUDY} was not written by a sweep: give the folder of a sweep's results")
     runs = []
     for name in study["runs"]:
         path = folder / RUNS / name / RESULT

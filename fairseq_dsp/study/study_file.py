@@ -165,7 +165,7 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(other, str):
         raise UserError(f"the study {path}: extends is {other!r}, but the path of a study is expected")
     if "name" not in content:
-        raise UserError(f"the study {path} lacks the key name: it needs one of its own beside extends")
+        raise UserError(f"the study {path} lacks the key name: give it a name of its own beside extends")
     chain = (*extended_by, path.resolve())
     if (path.parent / other).resolve() in chain:
         raise UserError(f"the study {path} extends {other}, which extends it in turn: remove one of the keys extends")
@@ -250,7 +250,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     trainings += [(m.recovery, f"the recovery of {m.name}") for m in methods if m.recovery is not None]
     for options, where in trainings:
         if "max-update" not in {**recipe, **options}:
-            raise ValueError(f"neither recipe nor {where} says max-update: the number of updates is needed for the bar")
+            raise ValueError(f"neither recipe nor {where} has max-update: give the number of updates")
         updates = parse_options(prepared, {**recipe, **options}, where).max_update
         if updates < 1:
             raise ValueError(f"max-update of {where} is {updates}, but a number from 1 is expected")
@@ -271,7 +271,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         raise ValueError(f"the name of a method is {name!r}, but letters, digits, - and _ are expected")
     own = [key for key, whose in _KEYS_OF.items() if key in content and kind != whose]
     if own:
-        raise ValueError(f"{name} has the key {own[0]}, which is for {_KEYS_OF[own[0]]}")
+        raise ValueError(f"{name} has the key {own[0]}, which is for {_KEYS_OF[own[0]]}: leave it out")
     heads = numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
     penalties: tuple[float, ...] = ()
     if kind == "voita":
@@ -300,7 +300,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         raise ValueError(f"start of {name} is {start!r}, but a structure is trained from scratch: leave it out")
     if start not in ("base", "scratch") or (start == "scratch" and kind in FROM_BASE):
         raise ValueError(
-            f"start of {name} is {start!r}, but base is expected, or for joint, ste, random and range scratch"
+            f"start of {name} is {start!r}, but base or, for joint, ste, random and range, scratch is expected"
         )
     options = read_options(content.get("options") or {}, f"options of {name}")
     if "head-selection" in options and kind not in ("joint", "pipelined", "range"):

@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{summary_table(read_results(results))}\n")
     if failures:
         raise UserError(
-            f"{len(failures)} of {len(runs)} runs failed ({', '.join(failures)}): mend the reason given above and "
+            f"{len(failures)} of {len(runs)} runs failed ({', '.join(failures)}): fix the cause reported above, then "
             "start the sweep again, which does only what is missing"
         )
     print(f"All {len(runs)} runs are done. Tables and pictures: fairseq-dsp report {results}")
@@ -267,7 +267,7 @@ def alone(results: Path, command: str = "sweep") -> Iterator[None]:
             yield
     except LockedError as error:
         raise UserError(
-            f"another {command} ({error}) is at work in {results}: wait until it ends, or give another folder"
+            f"another {command} ({error}) is running in {results}: wait until it ends, or give another folder"
         ) from error
 
 
@@ -277,7 +277,7 @@ def interruptible() -> Iterator[None]:
 
     def stop(number: int, _: object) -> None:
         stop_all()
-        print("\nstopped: give the same command again, and it does only what is missing", file=sys.stderr, flush=True)
+        print("\nstopped: run the same command again to do what is missing", file=sys.stderr, flush=True)
         os._exit(128 + number)  # threads still wait for the commands
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -51,7 +51,10 @@ def value(command: list[str], option: str) -> str:
         ({"methods": [{"method": "voita"}]}, "voita needs either penalties"),
         ({"methods": [{"method": "voita", "penalties": [0.1], "heads": [3]}]}, "voita needs either"),
         ({"methods": [{"method": "joint", "start": "bsae"}]}, "start of joint is 'bsae'"),
-        ({"methods": [{"method": "michel", "start": "scratch"}]}, "but base is expected"),
+        (
+            {"methods": [{"method": "michel", "start": "scratch"}]},
+            "but base or, for joint, ste, random and range, scratch is expected",
+        ),
         ({"methods": [{"method": "ste", "options": {"head-selection": "simple"}}]}, "ste has its own"),
         ({"methods": [{"method": "unpruned", "heads": [3]}]}, "it keeps all its heads"),
         ({"methods": [{"method": "joint", "heads": [13]}]}, "13, but numbers from 0 to 12"),
@@ -133,7 +136,7 @@ def test_a_study_extends_another(write_study: WriteStudy, tmp_path: Path) -> Non
         ({"extends": "../third.yaml"}, "third.yaml extends below/more.yaml, which extends it in turn"),
         ({"extends": "none.yaml"}, "none.yaml cannot be read"),
         ({"extends": ["../study.yaml"]}, "but the path of a study is expected"),
-        ({"name": None}, "lacks the key name: it needs one of its own beside extends"),
+        ({"name": None}, "lacks the key name: give it a name of its own beside extends"),
     ):
         changed = {key: value for key, value in {**content, **wrong}.items() if value is not None}
         path.write_text(yaml.safe_dump(changed), encoding="utf-8")
