@@ -1,8 +1,8 @@
 """Measure models side by side: parameters, bytes, FLOPs, memory, sentences and tokens per second, latency.
 
 Every model translates the same random sentences of --length subwords into as many, prepared as fairseq-generate
-prepares it; one that classifies reads random pairs of --length subwords; a folder of export-ctranslate2 runs in that
-engine. The models take turns in one process, so that whatever disturbs the machine disturbs all of them. No corpus and
+prepares it; a classifier reads random pairs of --length subwords; a folder of export-ctranslate2 runs in that
+engine. The models take turns in one process, so that a busy machine slows all of them alike. No corpus and
 no dictionary is needed. Ratios are to the first model. The spread is the range of the middle half of the runs, as a
 part of their median. FLOPs are those of matrix products.
 

@@ -1,4 +1,4 @@
-"""BLEU and chrF of translation models, by fairseq's own generation and sacrebleu; accuracy of models that classify.
+"""BLEU and chrF of translation models, by fairseq's own generation and sacrebleu; accuracy of classifiers.
 
 Each CKPT is scored in turn; several checkpoints joined by ':' are an ensemble, as in fairseq.
 

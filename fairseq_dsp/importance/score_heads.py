@@ -6,7 +6,7 @@ example: score a trained model on its training set, and retrain it with the 18 b
   fairseq-train data-bin --user-dir fairseq_dsp --arch transformer_dsp_iwslt_de_en --head-selection fixed \\
       --kept-heads heads.json --finetune-from-model checkpoints/base/checkpoint_best.pt ...
 
-The heads are chosen on train or valid, never on test: a test set that chose the heads tells nothing about them.
+The heads are chosen on train or valid, never on test: the score on a test set that chose the heads would be biased.
 """
 
 from __future__ import annotations

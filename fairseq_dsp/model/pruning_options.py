@@ -38,33 +38,34 @@ class PruningConfig(FairseqDataclass):
     decoder_heads_to_keep: Optional[int] = field(
         default=None, metadata={"help": "decoder self-attention heads kept, instead of one budget for all types"}
     )
-    min_heads_per_module: int = field(default=0, metadata={"help": "keep at least so many heads in every module"})
+    min_heads_per_module: int = field(default=0, metadata={"help": "minimum number of heads in each module"})
     min_cross_heads: Optional[int] = field(
         default=None,
         metadata={
-            "help": "keep at least so many cross-attention heads, which alone bring the source to the decoder "
-            "(default: 1 with simple, 0 otherwise)"
+            "help": "minimum number of cross-attention heads, without which the decoder does not see the source (default: 1 with simple, 0 otherwise)"
         },
     )
     min_encoder_heads: Optional[int] = field(
         default=None,
         metadata={
-            "help": "keep at least so many encoder self-attention heads, whose worth shows late "
-            "(default: a ninth of the heads, rounded, with simple, 0 otherwise)"
+            "help": "minimum number of encoder self-attention heads, whose effect shows late in training (default: K/9, rounded, with simple, 0 otherwise)"
         },
     )
     uniform_heads: bool = field(
         default=False,
         metadata={
-            "help": "as many heads in every module of the encoder, and of the decoder: CTranslate2 pads none then"
+            "help": "keep the same number of heads in all modules of the encoder, and in all of the decoder, so that CTranslate2 needs no padding"
         },
     )
     heads_to_keep_start: Optional[int] = field(
         default=None,
-        metadata={"help": "start with a budget of so many heads, by default all, and shrink it to --heads-to-keep"},
+        metadata={"help": "number of heads from which the budget shrinks to --heads-to-keep (default: all)"},
     )
     heads_to_keep_updates: Optional[int] = field(
-        default=None, metadata={"help": "updates in which the budget shrinks, that of feed-forward units from all"}
+        default=None,
+        metadata={
+            "help": "number of updates over which the budget shrinks; that of feed-forward units starts from all of them"
+        },
     )
     heads_to_keep_low: Optional[int] = field(
         default=None, metadata={"help": "draw the number of heads anew at every training update, at least so many"}
@@ -78,9 +79,7 @@ class PruningConfig(FairseqDataclass):
     )
     ffn_unit_width: Optional[int] = field(
         default=None,
-        metadata={
-            "help": "neighbouring hidden neurons of a layer that make a unit (default: a sixteenth of the layer)"
-        },
+        metadata={"help": "number of neighbouring hidden neurons in a unit (default: a sixteenth of the layer)"},
     )
     head_selection: ChoiceEnum(list(SELECTIONS)) = field(  # type: ignore[valid-type]
         default="simple",
@@ -100,8 +99,7 @@ class PruningConfig(FairseqDataclass):
     pruning_warmup_updates: int = field(
         default=0,
         metadata={
-            "help": "train with all heads for so many updates before the choice begins; cooldown and budget count from "
-            "there"
+            "help": "number of updates with all heads before choosing begins; cooldown and budget count from there"
         },
     )
     initial_temperature: float = field(default=1.0, metadata={"help": "temperature at the first update"})
@@ -109,22 +107,20 @@ class PruningConfig(FairseqDataclass):
     cooldown_updates: int = field(
         default=10000,
         metadata={
-            "help": "updates in which the temperature falls geometrically, and after which simple fixes the heads; "
+            "help": "number of updates over which the temperature falls geometrically; simple fixes the heads after them; "
             "about 30%% of the run with simple, 90%% with gumbel or frozen weights"
         },
     )
     l0_penalty: Optional[float] = field(
         default=None,
         metadata={
-            "help": "constant weight per target token of the expected number of open gates, for hard_concrete "
-            "(default: the weight that holds this number at --heads-to-keep, found anew at every update)"
+            "help": "weight of the expected number of open gates in the loss of a target token, for hard_concrete (default: adapted at every update so that the expected number is --heads-to-keep)"
         },
     )
     module_penalty: float = field(
         default=0.0,
         metadata={
-            "help": "weight per target token of each attention module that keeps a head: gathers the heads in few "
-            "modules, for a compact model computes no attention in the others; try 0.02"
+            "help": "weight of the number of modules with an open gate in the loss of a target token: gathers the heads in few modules, so that a compact model skips the others; try 0.02"
         },
     )
     freeze_weights: bool = field(

@@ -1,4 +1,4 @@
-"""FOLDER is a model as it is published: config.json, model.safetensors or pytorch_model.bin, vocab.txt. OUT is a new
+"""FOLDER is a published BERT: config.json, model.safetensors or pytorch_model.bin, vocab.txt. OUT is a new
 folder with model.pt, a checkpoint to start --arch roberta_dsp from, dict.txt, its dictionary, and wordpiece.json, its
 tokeniser. The hidden states are compared with the original's before anything is written.
 

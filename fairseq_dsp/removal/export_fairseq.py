@@ -1,7 +1,6 @@
 """OUT is a checkpoint of fairseq's own `transformer` or `roberta`, for fairseq without this plugin, with the same
 results: the gates are in the weights, and the heads that are not kept are zeros. So it is as large and as slow as an
-unpruned model. Its configuration is plain values, which torch's safe loading takes in a fairseq without this plugin's
-mends too.
+unpruned model. Its configuration is plain values, so torch's safe loading accepts it in any fairseq.
 
 example:
   fairseq-dsp export-fairseq checkpoints/checkpoint_best.pt stock.pt

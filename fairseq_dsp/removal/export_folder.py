@@ -1,6 +1,6 @@
 """A compact model as a folder without pickled objects: safetensors weights, JSON configuration, the dictionaries and
-the subword model. One call in Python reads it, `fairseq_dsp.from_pretrained(FOLDER).translate([...])`, or, of a model
-that classifies, `.predict([(premise, hypothesis), ...])`, and it can be uploaded to a model hub as it is. The
+the subword model. One call in Python reads it, `fairseq_dsp.from_pretrained(FOLDER).translate([...])`, or, for a
+classifier, `.predict([(premise, hypothesis), ...])`, and it can be uploaded to a model hub as it is. The
 configuration has a checksum of each file that the model is read from. README.md, the model card, is yours to complete:
 its licence is left open.
 

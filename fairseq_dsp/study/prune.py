@@ -1,9 +1,9 @@
 """Prune a trained model in one command: choose K of its heads, or F of its feed-forward units, or both, while it trains
 on, remove the others for good, and compare the result with the original on the test set.
 
-CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp; the sizes of the model, its
-batches, its loss and its learning rate come from there. Unless options say otherwise, it trains on for a third of the
-updates that it has had, with a learning rate that falls linearly to 0 and budgets that shrink from all to K and to F.
+CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp. Model sizes, batches, loss and
+learning rate are read from it. By default, training continues for a third of the updates that the model has had, with a
+learning rate that falls linearly to 0 and budgets that shrink from all units to K and to F.
 
 OUT then holds
   compact.pt, compact.heads.json    the small model, and its heads; with several K compact-kK.pt, compact-kK.heads.json
@@ -11,9 +11,10 @@ OUT then holds
   prune.json                        what was asked for, and the options of each training in update numbers
   runs/                             for each model its checkpoints, log, scores and translations
 
-Interrupted, the same command goes on from there. `fairseq-dsp report OUT` draws the heads and curves.
+After an interruption, run the same command again: it continues from the last checkpoint. `fairseq-dsp report OUT` draws
+head maps and learning curves.
 
-Options of fairseq-train come last, each with one value or none, and win:
+Options of fairseq-train come last, each with one value or none. They override the recipe:
 
 examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18
