@@ -41,21 +41,15 @@ class PruningConfig(FairseqDataclass):
     min_heads_per_module: int = field(default=0, metadata={"help": "minimum number of heads in each module"})
     min_cross_heads: Optional[int] = field(
         default=None,
-        metadata={
-            "help": "minimum number of cross-attention heads, without which the decoder does not see the source (default: 1 with simple, 0 otherwise)"
-        },
+        metadata={"help": "minimum number of cross-attention heads (default: 1 with simple, 0 otherwise)"},
     )
     min_encoder_heads: Optional[int] = field(
         default=None,
-        metadata={
-            "help": "minimum number of encoder self-attention heads, whose effect shows late in training (default: K/9, rounded, with simple, 0 otherwise)"
-        },
+        metadata={"help": "minimum number of encoder self-attention heads (default: K/9 with simple, 0 otherwise)"},
     )
     uniform_heads: bool = field(
         default=False,
-        metadata={
-            "help": "keep the same number of heads in all modules of the encoder, and in all of the decoder, so that CTranslate2 needs no padding"
-        },
+        metadata={"help": "the same number of heads in all modules of a stack: CTranslate2 needs no padding then"},
     )
     heads_to_keep_start: Optional[int] = field(
         default=None,
@@ -63,9 +57,7 @@ class PruningConfig(FairseqDataclass):
     )
     heads_to_keep_updates: Optional[int] = field(
         default=None,
-        metadata={
-            "help": "number of updates over which the budget shrinks; that of feed-forward units starts from all of them"
-        },
+        metadata={"help": "updates over which the budget shrinks; that of feed-forward units starts from all"},
     )
     heads_to_keep_low: Optional[int] = field(
         default=None, metadata={"help": "draw the number of heads anew at every training update, at least so many"}
@@ -107,20 +99,22 @@ class PruningConfig(FairseqDataclass):
     cooldown_updates: int = field(
         default=10000,
         metadata={
-            "help": "number of updates over which the temperature falls geometrically; simple fixes the heads after them; "
+            "help": "updates over which the temperature falls geometrically, after which simple fixes the heads; "
             "about 30%% of the run with simple, 90%% with gumbel or frozen weights"
         },
     )
     l0_penalty: Optional[float] = field(
         default=None,
         metadata={
-            "help": "weight of the expected number of open gates in the loss of a target token, for hard_concrete (default: adapted at every update so that the expected number is --heads-to-keep)"
+            "help": "weight of the expected number of open gates in the loss of a target token, for "
+            "hard_concrete (default: adapted so that this number stays at --heads-to-keep)"
         },
     )
     module_penalty: float = field(
         default=0.0,
         metadata={
-            "help": "weight of the number of modules with an open gate in the loss of a target token: gathers the heads in few modules, so that a compact model skips the others; try 0.02"
+            "help": "weight of the number of modules with an open gate in the loss of a target token: gathers the "
+            "heads in few modules, so that a compact model skips the others; try 0.02"
         },
     )
     freeze_weights: bool = field(

@@ -1,6 +1,7 @@
 """After an interruption, run the same command again: it continues from the last finished stage, and does nothing if all
-stages are finished. OUT then holds data-bin/ (for fairseq-train), raw/ (plain text, with the references of detokenised BLEU),
-bpe/ (the BPE model and the text in subwords) and prepare.json (the settings and the names of the test sets).
+stages are finished. OUT then holds data-bin/ (for fairseq-train), raw/ (plain text, with the references of
+detokenised BLEU), bpe/ (the BPE model and the text in subwords) and prepare.json (the settings and the names of the
+test sets).
 
 examples:
   fairseq-dsp prepare phrases data/phrases

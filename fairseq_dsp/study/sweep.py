@@ -2,19 +2,20 @@
 
 A study is a YAML file: the corpus, the recipe, the methods, the head counts and the seeds; scripts/studies/ has some.
 What several runs need, such as the unpruned model, is trained once. Each run writes its result and its log to
-RESULTS/runs/RUN. After an interruption, run the same command again: it does what is missing. A run that fails is reported
-with the end of its log, and does not stop the others. Each run is done by one process at a time: a sweep that is started
-again, with or without --slurm, waits for runs that jobs of an earlier sweep are still doing.
+RESULTS/runs/RUN. After an interruption, run the same command again: it does what is missing. A run that fails is
+reported with the end of its log, and does not stop the others. Each run is done by one process at a time: a sweep
+that is started again, with or without --slurm, waits for runs that jobs of an earlier sweep are still doing.
 
-Before the first training, the sweep checks the options of every training, that each training writes the checkpoint that
-the study evaluates, and the texts to train, validate and score on.
+Before the first training, the sweep checks the options of every training, that each training writes the checkpoint
+that the study evaluates, and the texts to train, validate and score on.
 
-Checkpoints may be removed to save space: finished runs stay finished, and what a new run needs of them is made again. A
-run's record, run.json, holds its options as fairseq resolved them, defaults included, and the version of this package. A
-changed study, or a version with other defaults, continues where the change has no effect on existing results: options for
-logging or data loading; another checkpoint, text or beam before there are scores. Otherwise it is refused with the
-differences, and nothing is removed: results of different origin are never mixed. Results of another version with the same
-options stay, and the tables say so. To score runs again without training, remove their result.json.
+Checkpoints may be removed to save space: finished runs stay finished, and what a new run needs of them is made again.
+A run's record, run.json, holds its options as fairseq resolved them, defaults included, and the version of this
+package. A changed study, or a version with other defaults, continues where the change has no effect on existing
+results: options for logging or data loading; another checkpoint, text or beam before there are scores. Otherwise it
+is refused with the differences, and nothing is removed: results of different origin are never mixed. Results of
+another version with the same options stay, and the tables say so. To score runs again without training, remove their
+result.json.
 
 the keys of a study (* must be given):
   name*         letters, digits, - and _          description   a sentence or two, for the report
