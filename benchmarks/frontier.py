@@ -108,14 +108,14 @@ def models(
             torch.save(stock_state(trained[0]), stock)
             point = Point(STOCK, STOCK, FAIRSEQ, row.heads, parameters, bleu)
             yield point, load(str(stock), results.study["beam"], length, "cpu", "float32")
-        point = Point(title(row), row.title, FAIRSEQ, row.heads, parameters, bleu)
+        point = Point(title(row), row.name, FAIRSEQ, row.heads, parameters, bleu)
         yield point, load(scores[0]["checkpoint"], results.study["beam"], length, "cpu", "float32")
         engines = [folder / f"{run['run']}-int8" for run in row.runs]
         for model, target in zip(trained, engines, strict=True):
             with contextlib.redirect_stdout(io.StringIO()):
                 convert(model, task_of(model, str(data.data_bin)), target, "int8")
         point = Point(
-            f"{title(row)}, int8", row.title, ENGINE, row.heads, parameters,
+            f"{title(row)}, int8", row.name, ENGINE, row.heads, parameters,
             [engine_bleu(target, data, results.study) for target in engines],
         )  # fmt: skip
         yield point, EngineRunner(engines[0], results.study["beam"], length, "cpu")

@@ -11,7 +11,10 @@ from .errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": (".preparation.prepare", "Prepare a corpus: from raw text to a data-bin for fairseq-train"),
-    "import-bert": (".pretrained.import_bert", "Make a published BERT a checkpoint to start from, with its dictionary"),
+    "import-bert": (
+        ".pretrained.import_bert",
+        "Convert a published BERT into a checkpoint to start from, with its dictionary",
+    ),
     "heads": (".removal.heads", "Show which heads a model keeps"),
     "score-heads": (
         ".importance.score_heads",

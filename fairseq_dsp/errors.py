@@ -8,7 +8,7 @@ Kind = TypeVar("Kind", bound=BaseException)
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used, and the user can mend it.
+    """Something the user gave cannot be used, and the user can correct it.
 
     The text is one sentence: what was given, what was expected, what to do. fairseq's commands and ``fairseq-dsp``
     print it without a traceback and exit with status 1.

@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
             temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror}): mend that, then give the same command again"
+            f"{path} cannot be written ({error.strerror}): fix that, then run the same command again"
         ) from error
 
 
@@ -83,7 +83,8 @@ def write_files(contents: Mapping[Path, Any]) -> None:
         if failure is None:
             raise
         raise UserError(
-            f"{path} could not be written ({failure.strerror or failure}), so nothing was: mend that, or give a name "
+            f"{path} could not be written ({failure.strerror or failure}), and nothing was left behind: fix that, or "
+            "give a name "
             "on another disk"
         ) from error
 
@@ -100,7 +101,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     except OSError as error:
         raise UserError(
-            f"the folder {target} could not be written ({error.strerror or error}), so nothing was: mend that, or give "
+            f"the folder {target} could not be written ({error.strerror or error}), and nothing was left behind: fix "
+            "that, or give "
             "a name on another disk"
         ) from error
     finally:

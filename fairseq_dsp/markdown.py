@@ -11,5 +11,5 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]], *, left
     :param left: how many columns are aligned to the left; the others are to the right.
     """
     align = "|".join("---" if i < left else "--:" for i in range(len(header)))
-    rows = [" | ".join(row).replace("*", "\\*") for row in body]
+    rows = [" | ".join(cell.replace("*", "\\*").replace("|", "\\|") for cell in row) for row in body]
     return "".join([f"| {' | '.join(header)} |\n", f"|{align}|\n", *(f"| {row} |\n" for row in rows)])

@@ -58,7 +58,10 @@ class WordPiece:
         try:
             return WordPiece(library.Tokenizer.from_str(path.read_text(encoding="utf-8")))
         except OSError as error:
-            raise UserError(f"the WordPiece model {path} cannot be read: {error.strerror}") from error
+            raise UserError(
+                f"the WordPiece model {path} cannot be read ({error.strerror}): give a folder that fairseq-dsp "
+                "import-bert wrote"
+            ) from error
         except Exception as error:  # the library raises nothing narrower
             raise UserError(
                 f"{path} holds no WordPiece model ({error}): give a folder that fairseq-dsp import-bert wrote"

@@ -86,7 +86,8 @@ def test_what_is_beside_the_rooms_imports_from_none() -> None:
 def test_no_name_is_there_twice() -> None:
     names = [file.stem for file in MODULES]
     assert [name for name, times in Counter(names).items() if times > 1] == []
-    assert ROOMS.intersection(names) == set()
+    folders = {folder.name for folder in PACKAGE.rglob("*") if folder.is_dir()}
+    assert folders.intersection(names) == set()
 
 
 def test_a_command_is_a_file_of_its_name() -> None:

@@ -111,7 +111,8 @@ def _persistently(write: Callable[[], None], path: str) -> None:
             if attempt == ATTEMPTS or failure.errno in _LASTING:
                 raise UserError(
                     f"The checkpoint {path} could not be written ({failure.strerror or failure}), so training stops; "
-                    "the checkpoints already there are whole: mend that, and the same command continues from the last."
+                    "the checkpoints already there are whole: fix that, then run the same command to continue from the "
+                    "last one."
                 ) from error
             logger.warning(f"writing {path} failed ({failure}); trying again")
             time.sleep(PAUSE)

@@ -41,13 +41,13 @@ def read_literal(text: str) -> Any:
     :raises TypeError: if it is no text, as ``eval`` would; fairseq relies on that.
     """
     if not isinstance(text, str):
-        raise TypeError(f"a text is expected, but {type(text).__name__} is given")
+        raise TypeError(f"a string is expected, but {type(text).__name__} is given")
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError) as error:
         raise UserError(
-            f"an option is {reprlib.repr(text)}, but only numbers, texts, lists and the like are read, such as "
-            "'(0.9, 0.98)', and nothing is run: mend the option, and do not trust a checkpoint or a folder that holds "
+            f"an option is {reprlib.repr(text)}, but only literals are accepted, such as '(0.9, 0.98)', and nothing "
+            "was executed: correct the option, and do not trust a checkpoint or a folder that holds "
             "code"
         ) from error
 
@@ -70,4 +70,4 @@ def _value(node: ast.expr) -> Any:
             return +_value(part)
         case ast.BinOp(op=sign, left=left, right=right) if type(sign) in _OPERATORS:
             return _OPERATORS[type(sign)](_value(left), _value(right))
-    raise ValueError(f"{type(node).__name__} is no literal")
+    raise ValueError(f"{type(node).__name__} is not a literal")

@@ -61,7 +61,7 @@ def apply() -> None:
     """Allow the types above, and wrap the one function through which every fairseq tool reads a checkpoint."""
     torch.serialization.add_safe_globals(allowed_types())
     if os.environ.pop(UNSAFE_SWITCH, None) is not None:
-        logger.warning(f"{UNSAFE_SWITCH} is ignored: checkpoints are read safely, always")
+        logger.warning(f"{UNSAFE_SWITCH} is ignored: checkpoints are always loaded safely")
     checkpoint_utils.load_checkpoint_to_cpu = _explaining(checkpoint_utils.load_checkpoint_to_cpu)
 
 

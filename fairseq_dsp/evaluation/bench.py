@@ -1,8 +1,8 @@
 """Measure models side by side: parameters, bytes, FLOPs, memory, sentences and tokens per second, latency.
 
 Every model translates the same random sentences of --length subwords into as many, prepared as fairseq-generate
-prepares it; one that classifies reads random pairs of --length subwords; a folder of export-ctranslate2 runs in that
-engine. The models take turns in one process, so that whatever disturbs the machine disturbs all of them. No corpus and
+prepares it; a classifier reads random pairs of --length subwords; a folder of export-ctranslate2 runs in that
+engine. The models take turns in one process, so that a busy machine slows all of them alike. No corpus and
 no dictionary is needed. Ratios are to the first model. The spread is the range of the middle half of the runs, as a
 part of their median. FLOPs are those of matrix products.
 
@@ -35,18 +35,26 @@ from .runners import PRECISIONS, load
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoint, or folder of export-ctranslate2")
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 64], metavar="B", help="default: 1 64")
-    parser.add_argument("--devices", nargs="+", default=["cpu"], metavar="DEVICE", help="cpu, cuda … (default: cpu)")
     parser.add_argument(
-        "--precisions", nargs="+", choices=list(PRECISIONS), default=["float32"], help="default: float32"
+        "--batch-sizes", nargs="+", type=int, default=[1, 64], metavar="B", help="batch sizes (default: 1 64)"
     )
-    parser.add_argument("--beam", type=int, default=5, help="size of the beam (default: 5)")
+    parser.add_argument(
+        "--devices", nargs="+", default=["cpu"], metavar="DEVICE", help="devices: cpu, cuda … (default: cpu)"
+    )
+    parser.add_argument(
+        "--precisions", nargs="+", choices=list(PRECISIONS), default=["float32"], help="precisions (default: float32)"
+    )
+    parser.add_argument("--beam", type=int, default=5, help="beam size (default: 5)")
     parser.add_argument(
         "--length", type=int, default=25, help="subwords of each sentence and translation (default: 25)"
     )
-    parser.add_argument("--runs", type=int, default=5, help="runs of each model, after one to warm up (default: 5)")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="measured runs of each model, after one for warm-up (default: 5)"
+    )
     parser.add_argument("--threads", type=int, help="threads on the CPU (default: torch's)")
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory: it takes a process for each")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="do not measure peak memory, which takes a process for each model"
+    )
     parser.add_argument("--profile", action="store_true", help="show which parts of each model take how much time")
     parser.add_argument("--output", metavar="FOLDER", help="new folder for bench.json, bench.md and bench.png")
 

@@ -45,7 +45,10 @@ def classify(
     with fitting(checkpoint, data.data_bin):
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(paths, arg_overrides=options)
     if not hasattr(task, "label_dictionary"):
-        raise UserError(f"{checkpoint} predicts no labels, but {data.folder} has some: give a model trained on them")
+        raise UserError(
+            f"{checkpoint} does not predict labels, but {data.folder} is a corpus for classification: give a model "
+            "trained on it"
+        )
     check_labels(task)
     labels, head = labels_of(task.label_dictionary), task.cfg.classification_head_name
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
@@ -58,7 +61,11 @@ def classify(
     # what was cut is as long as the model takes: an input of just that length is told, too
     cut = int((sizes >= longest).sum())
     if cut:
-        print(f"{split}: {cut} of {len(sizes)} inputs have the {longest} tokens that the model takes", file=sys.stderr)
+        print(
+            f"{split}: {cut} of {len(sizes)} inputs are as long as the model allows ({longest} tokens): longer ones "
+            "were cut",
+            file=sys.stderr,
+        )
     order = np.argsort(sizes, kind="stable")
     found: list[str] = [""] * len(sizes)
     seconds = 0.0

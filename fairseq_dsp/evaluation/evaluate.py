@@ -1,4 +1,4 @@
-"""BLEU and chrF of translation models, by fairseq's own generation and sacrebleu; accuracy of models that classify.
+"""BLEU and chrF of translation models, by fairseq's own generation and sacrebleu; accuracy of classifiers.
 
 Each CKPT is scored in turn; several checkpoints joined by ':' are an ensemble, as in fairseq.
 
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", default="test", help="valid, test, test1 …; several, as one: test,test1 (default: %(default)s)"
     )
     parser.add_argument(
-        "--heads-to-keep", type=int, metavar="K", help="evaluate with so many heads (default: as it was trained)"
+        "--heads-to-keep", type=int, metavar="K", help="number of heads to evaluate with (default: as trained)"
     )
     parser.add_argument("--kept-heads", metavar="FILE", help="evaluate with this set of heads, as JSON")
     parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default: %(default)s)")
@@ -71,14 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-len-a", type=float, default=MAX_LEN_A, metavar="A",
         help="a translation ends at A · (length of the source) + B subwords (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--max-len-b", type=int, default=MAX_LEN_B, metavar="B", help="see A (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="of a batch (default: 4096; on a GPU 16384)")
-    parser.add_argument("--cpu", action="store_true", help="use no GPU")
+    parser.add_argument(
+        "--max-len-b", type=int, default=MAX_LEN_B, metavar="B", help="see --max-len-a (default: %(default)s)"
+    )
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens in a batch (default: 4096; on a GPU 16384)")
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     preprocessed.add_arguments(parser)
     parser.add_argument("--json", metavar="OUT", type=Path, help="also write the scores to this file")
     parser.add_argument(
         "--translations", "--predictions", metavar="OUT", type=Path, dest="output",
-        help="also write the detokenised translations, or the labels, to this file, a line a sentence; for one CKPT",
+        help="also write the detokenised translations, or the labels, to this file, one sentence per line; for one "
+        "CKPT only",
     )  # fmt: skip
 
 
@@ -101,7 +104,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--max-len-a is {args.max_len_a}, but it must be a finite number, 0 or more")
     if args.output and len(args.checkpoints) > 1:
         name = "--predictions" if data.classifies else "--translations"
-        raise UserError(f"{name} takes the output of one CKPT, but {len(args.checkpoints)} are given")
+        raise UserError(
+            f"{name} takes the output of one CKPT, but {len(args.checkpoints)} are given: give one, or leave {name} out"
+        )
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
     members = [checkpoint_paths(checkpoint) for checkpoint in args.checkpoints]
@@ -243,8 +248,8 @@ def translate(
     expected = len(data.references(split))
     if sorted(found) != list(range(expected)):
         raise UserError(
-            f"fairseq-generate translated {len(found)} sentences of {split}, but its references are {expected}: the "
-            f"data in {data.folder} do not belong together, so run scripts/preprocess.sh again"
+            f"fairseq-generate translated {len(found)} sentences of {split}, but there are {expected} references: the "
+            f"files in {data.folder} do not match, so run scripts/preprocess.sh again"
         )
     for number in sizes.blank(data, split):
         found[number] = ""

@@ -125,7 +125,7 @@ class PreparedData:
                 known = ", ".join(self.splits)
                 raise UserError(f"there is no text called {part} in {self.folder}: give one of {known}")
         if len(set(parts)) < len(parts):
-            raise UserError(f"the split {split} names a text twice: give each once")
+            raise UserError(f"the split {split} names a text twice: give each text once")
 
     def parts(self, split: str) -> list[str]:
         """The texts that *split* names: one, or several that are scored as one."""

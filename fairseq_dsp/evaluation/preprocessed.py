@@ -23,10 +23,14 @@ KEYS = ("references", "bpe", "tokenizer", "lowercase")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options for a folder of fairseq-preprocess."""
     group = parser.add_argument_group("for a DATA that fairseq-preprocess made")
-    group.add_argument("--references", metavar="FILE", help="the text's untokenised translations, a line a sentence")
-    group.add_argument("--bpe", choices=BPE, help="how its words were cut (default: none)")
-    group.add_argument("--tokenizer", choices=TOKENIZERS, help="how it was tokenised before that (default: none)")
-    group.add_argument("--lowercase", action="store_true", default=None, help="its text is lower-cased")
+    group.add_argument(
+        "--references", metavar="FILE", help="references of the data-bin's text, untokenised, one sentence per line"
+    )
+    group.add_argument("--bpe", choices=BPE, help="subword method of the data-bin (default: none)")
+    group.add_argument(
+        "--tokenizer", choices=TOKENIZERS, help="tokeniser that was used before the subwords (default: none)"
+    )
+    group.add_argument("--lowercase", action="store_true", default=None, help="the text of the data-bin is lower-cased")
 
 
 def given_by(args: argparse.Namespace) -> dict[str, Any]:
@@ -50,7 +54,8 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
         known = {"bpe": BPE, "tokenizer": TOKENIZERS, "lowercase": (True, False)}.get(key, (value,))
         if key not in KEYS or value not in known:
             raise UserError(
-                f"{key} is {value!r}, but a folder of data has {', '.join(('folder', *KEYS))}, bpe of {BPE}"
+                f"{key} is {value!r}, but a data-bin is described by {', '.join(('folder', *KEYS))}, with bpe one of "
+                f"{BPE}"
             )
     if not isinstance(path, (str, Path)):
         raise UserError(f"the data is {path!r}, but a folder is expected")
@@ -58,12 +63,12 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
     if references is None:
         if given:
             raise UserError(
-                f"{', '.join(given)} says how a folder of fairseq-preprocess was made: give its references too"
+                f"{', '.join(given)} describes the text of a data-bin from fairseq-preprocess: give its references too"
             )
         labelled = _labelled(Path(path))
         return labelled or PreparedData.read(path)
     if "," in split:
-        raise UserError(f"references are given, of one text, but the split {split} names several: give one")
+        raise UserError(f"the references given are of one text, but the split {split} names several: name one text")
     references = Path(str(references)).absolute()
     folder = Path(path)
     if (folder / SUMMARY).is_file() or (folder.absolute().parent / SUMMARY).is_file():
@@ -99,7 +104,7 @@ def flags(data: PreparedData) -> list[str]:
 def _with_references(data: PreparedData, split: str, references: Path, given: Mapping[str, Any]) -> PreparedData:
     others = sorted(set(given) - {"references"})
     if others:
-        raise UserError(f"{data.folder / SUMMARY} says how its text was made: leave out {', '.join(others)}")
+        raise UserError(f"{data.folder / SUMMARY} says how its text was prepared: leave out {', '.join(others)}")
     summary = {
         **data.summary,
         "references": {**data.summary["references"], split: str(references)},
@@ -137,8 +142,8 @@ def _languages(folder: Path, split: str) -> tuple[str, str]:
         if (folder / f"{split}.{source}-{target}.{source}.idx").is_file():
             return source, target
     raise UserError(
-        f"{folder} holds neither a preparation nor a text called {split} that fairseq-preprocess binarised: give the "
-        "folder with dict.*.txt and that text"
+        f"{folder} is neither a prepared corpus nor a data-bin with a text called {split}: give the folder with "
+        "dict.*.txt and that text"
     )
 
 
@@ -151,7 +156,7 @@ def _check_lengths(data: PreparedData, split: str) -> None:
     if there != references:
         raise UserError(
             f"{data.summary['references'][split]} has {references} lines, but the text {split} in {data.data_bin} has "
-            f"{there} sentences: give the references of this very text, a line a sentence"
+            f"{there} sentences: give the references of this text, one sentence per line"
         )
 
 

@@ -151,7 +151,10 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
     """
     if Path(path).is_dir():
         if not (Path(path) / "model.bin").is_file():
-            raise UserError(f"the folder {path} is not one of CTranslate2: give a checkpoint, or such a folder")
+            raise UserError(
+                f"the folder {path} is not a CTranslate2 model: give a checkpoint, or a folder of fairseq-dsp "
+                "export-ctranslate2"
+            )
         return EngineRunner(Path(path), beam, length, device)
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: give a checkpoint, or a folder of fairseq-dsp export-ctranslate2")

@@ -64,8 +64,8 @@ def score(model: nn.Module, batches: Iterable[dict[str, Any]], *, gates: Tensor 
     pruner = getattr(model, "pruner", None)
     if pruner is not None and (kept := pruner.kept().kept) < sum(sizes):
         raise ValueError(
-            f"the model keeps {kept} of its {sum(sizes)} heads, and nothing tells what the others would be worth: give "
-            "an unpruned checkpoint"
+            f"the model keeps only {kept} of its {sum(sizes)} heads, so the others cannot be scored: give an unpruned "
+            "checkpoint"
         )
     shape = {kind: [module.units for module in modules if module.type == kind] for kind in TYPES}
     xi = torch.ones(sum(sizes)) if gates is None else gates.float()
@@ -76,7 +76,7 @@ def score(model: nn.Module, batches: Iterable[dict[str, Any]], *, gates: Tensor 
         total += gradients.abs().sum(0)
         sentences += len(gradients)
     if not sentences:
-        raise ValueError("there is no sentence to score the heads on")
+        raise ValueError("there is no sentence to score the heads on: give at least one batch")
     values = total / sentences * (xi != 0)
     normalised = [v / v.norm() if v.norm() else v for v in values.split(sizes)]
     return HeadScores(torch.cat(normalised), shape, sentences)

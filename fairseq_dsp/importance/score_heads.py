@@ -6,7 +6,7 @@ example: score a trained model on its training set, and retrain it with the 18 b
   fairseq-train data-bin --user-dir fairseq_dsp --arch transformer_dsp_iwslt_de_en --head-selection fixed \\
       --kept-heads heads.json --finetune-from-model checkpoints/base/checkpoint_best.pt ...
 
-The heads are chosen on train or valid, never on test: a test set that chose the heads tells nothing about them.
+The heads are chosen on train or valid, never on test: the score on a test set that chose the heads would be biased.
 """
 
 from __future__ import annotations
@@ -36,17 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a trained model: this package's, or fairseq's own transformer or roberta")
     parser.add_argument("--data", required=True, metavar="DATA-BIN", help="the folder of the binarised corpus")
     parser.add_argument("--split", default="valid", help="train or valid (default), never a test set")
-    parser.add_argument("--sentences", type=int, metavar="M", help="score on so many sentences, drawn at random")
-    parser.add_argument("--seed", type=int, default=1, help="seed of that draw (default: 1)")
+    parser.add_argument(
+        "--sentences", type=int, metavar="M", help="number of sentences to score on, drawn at random (default: all)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random draw (default: 1)")
     parser.add_argument("--heads-to-keep", type=int, metavar="K", help="choose the K best heads")
     parser.add_argument(
-        "--steps", type=int, default=1, help="greedily: remove the others in so many steps (default: 1)"
+        "--steps", type=int, default=1, help="remove the other heads greedily in this many steps (default: 1)"
     )
-    parser.add_argument("--min-heads-per-module", type=int, default=0, metavar="M", help="keep so many in every module")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="where the chosen heads go, as JSON (default: printed)"
+        "--min-heads-per-module", type=int, default=0, metavar="M", help="keep at least M heads in each module"
     )
-    parser.add_argument("--scores", type=Path, metavar="FILE", help="where the scores of all heads go, as JSON")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="file for the chosen heads, as JSON (default: print them)"
+    )
+    parser.add_argument("--scores", type=Path, metavar="FILE", help="file for the scores of all heads, as JSON")
     parser.add_argument("--max-tokens", type=int, default=4000, help="largest batch, in tokens (default: 4000)")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
 
@@ -55,8 +59,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Raise a `UserError` for a test set, or a number that cannot be, whatever the model."""
     if args.split.lower().startswith("test"):
         raise UserError(
-            f"--split {args.split} is a test set, and heads chosen on it would make its score worthless: "
-            "score on train or valid"
+            f"--split {args.split} is a test set, and heads chosen on it would bias its score: score on train or valid"
         )
     for name in ("steps", "max_tokens", "sentences"):
         value = getattr(args, name)
@@ -80,7 +83,10 @@ def run(args: argparse.Namespace) -> None:
         indices = np.random.default_rng(args.seed).choice(indices, args.sentences, replace=False)
     indices = indices[np.argsort([dataset.num_tokens(i) for i in indices], kind="stable")]
     if not len(indices):
-        raise UserError(f"the split {args.split} of {args.data} has no sentence that the model can read: give another")
+        raise UserError(
+            f"the split {args.split} of {args.data} has no sentence within the model's maximum length: give another "
+            "split"
+        )
     bins = data_utils.batch_by_size(indices, dataset.num_tokens, max_tokens=args.max_tokens)
 
     def batches() -> Iterator[dict[str, Any]]:

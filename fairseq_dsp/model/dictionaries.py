@@ -78,8 +78,8 @@ def fitting(checkpoint: object, data: object) -> Iterator[None]:
         if not any(name in reason for name in ("embed_tokens", "output_projection", "embed_out")):
             raise
         raise UserError(
-            f"{checkpoint} and {data} do not belong together: the dictionaries have other numbers of words "
-            f"({reason}); give the data-bin that the model was trained on"
+            f"{checkpoint} and {data} do not belong together, because their dictionaries differ in size ({reason}): "
+            "give the data-bin that the model was trained on"
         ) from error
 
 
@@ -116,7 +116,7 @@ def _same(stack: str, theirs: str | None, rows: int | None, dictionary: Any) -> 
         return
     sizes = f"{count} words, here {len(dictionary)}" if count != len(dictionary) else f"{count} words, here others"
     raise OtherDictionaryError(
-        f"the checkpoint was trained with another {_STACKS[stack]} dictionary ({sizes}), so words would be taken for "
-        "others; give the data-bin that it was trained on or, to train on with other words on purpose, start from what "
-        "fairseq-dsp export-fairseq makes of it"
+        f"the checkpoint was trained with another {_STACKS[stack]} dictionary ({sizes}), so words would be confused: "
+        "give the data-bin that it was trained on or, to continue with another dictionary on purpose, start from its "
+        "export by fairseq-dsp export-fairseq"
     )

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..subset import SELECTIONS, Annealing, Budget, Draw, shrink
-from .config import PruningConfig, flag
 from .gates import ALL, CHOOSING, FIXED
 from .kinds import KINDS, Kind
+from .pruning_options import PruningConfig, flag
 from .sets import HeadSet
 from .units import HEADS, shape_by
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from ..errors import UserError
 from ..version import __version__
 from . import dictionaries
-from .config import IN_FORCE, PruningConfig, flag, flatten, model_namespace
 from .encoder import PrunableEncoder
 from .kinds import KINDS
 from .pruner import UnitPruner
+from .pruning_options import IN_FORCE, PruningConfig, flag, flatten, model_namespace
 from .sets import HeadSet
 from .units import HEADS, Architecture, modules_in, modules_of, shape_of
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..subset.device import beside
 from .attention import PrunableAttention
-from .config import PruningConfig, flag
 from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates
 from .kinds import GatedModule, Kind, UnitModule
 from .monitor import GradientMonitor
 from .plan import PruningPlan
+from .pruning_options import PruningConfig, flag
 from .sets import HeadSet, UnitSet
 from .units import HEADS, modules_of, shape_of
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from .attention import PrunableAttention
 from .bert_options import EncoderConfig
-from .config import PruningConfig
 from .encoder import PrunableEncoder
 from .labels import check_labels
 from .prunable import PrunableModel, register_sizes
+from .pruning_options import PruningConfig
 from .units import ROBERTA, modules_of
 
 

@@ -66,20 +66,23 @@ class UnitSet:
         units, unit = self.kind.units, self.kind.unit
         total = sum(sum(layers) for layers in shape.values())
         if self.total != total:
-            raise ValueError(f"the set of {units} is for a model of {self.total} {units}, but this model has {total}")
+            raise ValueError(
+                f"the set of {units} is for a model of {self.total} {units}, but this model has {total}: give a set "
+                "that was made for it"
+            )
         gates: list[float] = []
         for kind in self.kind.types:
             if len(self.of(kind)) != len(shape[kind]):
                 raise ValueError(
                     f"the set of {units} has {len(self.of(kind))} layers of {self.kind.titles[kind]}, "
-                    f"but this model has {len(shape[kind])}"
+                    f"but this model has {len(shape[kind])}: give a set that was made for it"
                 )
             for i, (kept, size) in enumerate(zip(self.of(kind), shape[kind], strict=True)):
                 unknown = [u for u in kept if not 0 <= u < size]
                 if unknown:
                     raise ValueError(
                         f"the set of {units} keeps {unit} {unknown[0]} of {kind} layer {i}, "
-                        f"but that module has {units} 0 to {size - 1}"
+                        f"but that module has {units} 0 to {size - 1}: give a set that was made for this model"
                     )
                 gates += [float(u in kept) for u in range(size)]
         return torch.tensor(gates)
@@ -159,13 +162,19 @@ class HeadSet(UnitSet):
             is_object = isinstance(path, str) and path.lstrip().startswith("{")
             content = json.loads(str(path) if is_object else Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise ValueError(f"the set of heads {path} cannot be read: {error.strerror}") from error
+            raise ValueError(
+                f"the set of heads {path} cannot be read ({error.strerror}): give a JSON file of heads"
+            ) from error
         except ValueError as error:
-            raise ValueError(f"the set of heads {path} is not JSON: {error}") from error
+            raise ValueError(
+                f"the set of heads {path} is not JSON ({error}): give what fairseq-dsp heads or score-heads wrote"
+            ) from error
         try:
             return HeadSet.from_json(content)
         except ValueError as error:
-            raise ValueError(f"the set of heads {path} is not usable: {error}") from error
+            raise ValueError(
+                f"the set of heads {path} cannot be used ({error}): give what fairseq-dsp heads or score-heads wrote"
+            ) from error
 
     @staticmethod
     def from_json(content: Any) -> HeadSet:
@@ -175,10 +184,7 @@ class HeadSet(UnitSet):
             its lists.
         """
         if isinstance(content, dict) and content.get("version", 1) not in (1, VERSION):
-            raise ValueError(
-                f"it is of version {content['version']}, but this package reads versions 1 to {VERSION}: write it with "
-                "this version of the package, or use a later one"
-            )
+            raise ValueError(f"it is of version {content['version']}, but this package reads versions 1 to {VERSION}")
         names = [name for name in KINDS if name != HEADS.name]
         heads = HeadSet.parsed(content, HEADS, "version", *names)
         others = []

@@ -17,7 +17,7 @@ def ratio(text: str) -> float:
     """A number from one, for argparse."""
     number = float(text)
     if not 1 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return number
 
 
@@ -25,5 +25,5 @@ def share(text: str) -> float:
     """A number above zero and at most one, for argparse."""
     number = float(text)
     if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
     return number

@@ -60,8 +60,8 @@ def regained(data: PreparedData, split: str, references: list[str], raw: list[st
         return True
     bleu = metrics(data)["bleu"].corpus_score(references, [raw]).score
     say(
-        f"{split}: the subwords do not give the text back as it is (BLEU of what they give back: {bleu:.2f}), so the "
-        "references are made from them too, in references/"
+        f"{split}: decoding the subwords does not give the original text back (BLEU {bleu:.2f}), so the references are "
+        "decoded subwords too, in references/"
     )
     return False
 

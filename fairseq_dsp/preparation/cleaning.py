@@ -141,8 +141,10 @@ class Texts:
                 say(f"{split}: {count} pairs rewritten in {form.upper()}, references too")
         for split in splits:
             if not self.pairs[split]:
-                why = "is left" if self.left_out.get(split) else "is there"
-                raise UserError(f"no pair of {split} with text on both sides {why}: give other text, or clean less")
+                why = " after cleaning" if self.left_out.get(split) else ""
+                raise UserError(
+                    f"{split} has no pair with text on both sides{why}: give other text, or leave out fewer pairs"
+                )
         left_out, rewritten = ({x: dict(y) for x, y in counts.items()} for counts in (self.left_out, self.rewritten))
         return {"pairs": dict(self.pairs), "left_out": left_out, "rewritten": rewritten}
 

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--test-pref", metavar="PREFIXES", help="the same for each test set, with commas between")
     add("--valid-size", type=positive, metavar="N", help=f"pairs to hold out ({_HELD_OUT})")
     add("--test-size", type=positive, metavar="N", help=f"pairs to hold out ({_HELD_OUT})")
-    add("--seed", type=int, default=1, metavar="N", help="of every random choice (default: %(default)s)")
+    add("--seed", type=int, default=1, metavar="N", help="seed of all random choices (default: %(default)s)")
 
 
 def settle_languages(args: argparse.Namespace) -> None:

@@ -66,4 +66,6 @@ def _download(url: str, path: Path, name: str) -> None:
                 file.write(block)
                 bar.update(len(block))
     if size and path.stat().st_size != size:
-        raise UserError(f"{url} broke off after {path.stat().st_size} of {size} bytes: run the command again")
+        raise UserError(
+            f"the download of {url} stopped after {path.stat().st_size} of {size} bytes: run the command again"
+        )

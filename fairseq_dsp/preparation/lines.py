@@ -83,7 +83,7 @@ def blocks(path: Path) -> Iterator[list[bytes]]:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     kind = {".xz": "xz", ".zst": "zstd"}.get(path.suffix, "gzip")
-    return UserError(f"{path} is not a whole {kind} file ({error}): get it again")
+    return UserError(f"{path} is an incomplete or damaged {kind} file ({error}): get it again")
 
 
 def read_text(path: Path) -> Iterator[str]:

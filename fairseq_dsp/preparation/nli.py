@@ -67,13 +67,13 @@ def add_command(commands: Any) -> None:
     add("--raw-dir", required=True, metavar="DIR", type=Path, help="folder of the corpus")
     add("--encoder", required=True, metavar="DIR", type=Path, help="folder that fairseq-dsp import-bert wrote")
     add("--valid-size", type=positive, metavar="N", help="pairs to hold out where a set is missing (default: 500)")
-    add("--seed", type=int, default=1, metavar="N", help="of that choice (default: %(default)s)")
+    add("--seed", type=int, default=1, metavar="N", help="seed of that choice (default: %(default)s)")
     add(
         "--max-positions",
         type=positive,
         default=512,
         metavar="N",
-        help="the most tokens that the encoder takes: longer pairs are cut (default: %(default)s)",
+        help="maximum number of tokens of a pair; longer pairs are cut (default: %(default)s)",
     )
     add("--force", action="store_true", help="replace a finished preparation in OUT that has other settings")
     parser.set_defaults(prepare=run)

@@ -103,7 +103,7 @@ def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
 
 def _find(folder: Path) -> tuple[str, dict[str, str]]:
     if not folder.is_dir():
-        raise UserError(f"--raw-dir {folder} is no folder: give the folder of SICK, SNLI or MNLI")
+        raise UserError(f"--raw-dir {folder} is not a folder: give the folder of SICK, SNLI or MNLI")
     for name, layouts in _LAYOUTS.items():
         for layout in layouts:
             tests = [split for split in layout if split not in ("train", "valid")]
@@ -117,7 +117,7 @@ def _find(folder: Path) -> tuple[str, dict[str, str]]:
         f"{name.upper()}: {', '.join(_paths(Path(), file)[0].name for file in layouts[0].values())}"
         for name, layouts in _LAYOUTS.items()
     )
-    raise UserError(f"{folder} holds the files of no known corpus, such as those of {expected}: give another --raw-dir")
+    raise UserError(f"{folder} does not hold the files of a known corpus ({expected}): give another --raw-dir")
 
 
 def _paths(folder: Path, file: str) -> list[Path]:
@@ -152,9 +152,9 @@ def _read(folder: Path, file: str) -> list[Row]:
                 raise UserError(f"{place}: the {side} sentence is empty: remove the pair, or get the corpus again")
         found.append((first, second, label))
     if len(found) < len(rows):
-        say(f"{folder / file}: left out {len(rows) - len(found)} pairs on whose label the annotators did not agree")
+        say(f"{folder / file}: left out {len(rows) - len(found)} pairs without a label that the annotators agreed on")
     if not found:
-        raise UserError(f"{folder / file} has no pair with a label")
+        raise UserError(f"{folder / file} has no pair with a label: get the corpus again")
     return found
 
 

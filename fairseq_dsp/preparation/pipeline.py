@@ -150,15 +150,15 @@ class _Work:
             if found.too_long:
                 fate = "training leaves them out" if split in ("train", "valid") else "translation cuts their source"
                 say(
-                    f"{split}: {found.too_long} pairs have more than {POSITIONS - 1} subwords, which is what a model "
-                    f"of fairseq's usual {POSITIONS} positions takes, so {fate}: train with --max-source-positions "
+                    f"{split}: {found.too_long} pairs have more than {POSITIONS - 1} subwords, the limit of a model "
+                    f"with fairseq's usual {POSITIONS} positions, so {fate}: train with --max-source-positions "
                     "and --max-target-positions for more"
                 )
             if split == "train":
                 for language, words in zip(corpus.languages, found.words, strict=True):
                     write_counts(words, folder / f"vocab.{language}")
                 if found.empty:
-                    say(f"train: left out {found.empty} pairs of which the BPE model leaves a side empty")
+                    say(f"train: left out {found.empty} pairs with a side that is empty after the BPE")
         return {"longest": longest}
 
     def make_data(self) -> list[str]:

@@ -1,6 +1,7 @@
-"""Run it again after an interruption and it goes on from the last finished stage; run it again when all is done and it
-does nothing. OUT then holds data-bin/ (for fairseq-train), raw/ (plain text, with the references of detokenised BLEU),
-bpe/ (the BPE model and the text in subwords) and prepare.json (the settings and the names of the test sets).
+"""After an interruption, run the same command again: it continues from the last finished stage, and does nothing if all
+stages are finished. OUT then holds data-bin/ (for fairseq-train), raw/ (plain text, with the references of
+detokenised BLEU), bpe/ (the BPE model and the text in subwords) and prepare.json (the settings and the names of the
+test sets).
 
 examples:
   fairseq-dsp prepare phrases data/phrases
@@ -39,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     """The options that all corpora share, with the defaults of one of them."""
     source, target = recipe.languages or (None, None)
-    of_ending = "the ending of the file"
+    of_ending = "the file's ending"
     add = parser.add_argument_group("languages").add_argument
-    add("-s", "--source-lang", choices=recipe.languages, help=f"from (default: {source or of_ending})")
-    add("-t", "--target-lang", choices=recipe.languages, help=f"to (default: {target or of_ending})")
+    add("-s", "--source-lang", choices=recipe.languages, help=f"source language (default: {source or of_ending})")
+    add("-t", "--target-lang", choices=recipe.languages, help=f"target language (default: {target or of_ending})")
     add = parser.add_argument_group("cleaning, of the training text alone").add_argument
     add("--max-words", type=positive, metavar="N", help="leave out pairs with more words on a side")
     add("--max-ratio", type=ratio, metavar="R", help="leave out pairs with one side more than R times as long")
@@ -50,10 +51,15 @@ def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add(
         "--normalise",
         choices=["nfc", "nfkc"],
-        help="Unicode normalisation, of all texts, the references too",
+        help="Unicode normalisation of all texts, references included",
     )
     add = parser.add_argument_group("subwords").add_argument
-    add("--bpe", choices=["sentencepiece", "subword-nmt"], default=recipe.bpe, help="default: %(default)s")
+    add(
+        "--bpe",
+        choices=["sentencepiece", "subword-nmt"],
+        default=recipe.bpe,
+        help="subword method (default: %(default)s)",
+    )
     add(
         "--vocab-size",
         type=positive,
@@ -66,17 +72,17 @@ def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         type=positive,
         default=SAMPLE,
         metavar="N",
-        help="learn BPE on so many pairs of the training text, chosen at random, if it has more (default: %(default)s)",
+        help="learn the BPE on at most N training pairs, chosen at random (default: %(default)s)",
     )
-    add("--bpe-model", type=Path, metavar="FILE", help="take this BPE model instead of learning one")
-    add("--source-dictionary", type=Path, metavar="FILE", help="take this dictionary of fairseq's for the source")
-    add("--target-dictionary", type=Path, metavar="FILE", help="the same for the target")
+    add("--bpe-model", type=Path, metavar="FILE", help="use this BPE model instead of learning one")
+    add("--source-dictionary", type=Path, metavar="FILE", help="use this fairseq dictionary for the source language")
+    add("--target-dictionary", type=Path, metavar="FILE", help="the same for the target language")
     add(
         "--character-coverage",
         type=share,
         default=1.0,
         metavar="SHARE",
-        help="share of all characters that sentencepiece has to know; 0.9995 for scripts with thousands "
+        help="share of the characters that sentencepiece covers; use 0.9995 for scripts with thousands of them "
         "(default: %(default)s)",
     )
     add(
@@ -91,7 +97,8 @@ def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         add(
             "--tokenizer",
             choices=["none", "moses"],
-            help="before the BPE (default: none for sentencepiece, which splits raw text; moses for subword-nmt)",
+            help="tokenisation before the BPE (default: none for sentencepiece, which splits raw text; moses for "
+            "subword-nmt)",
         )
         add("--lowercase", action="store_true", help="lower-case all text (the references in raw/ keep their case)")
     add = parser.add_argument_group("running").add_argument
@@ -99,15 +106,15 @@ def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         "--shard-size",
         type=positive,
         metavar="N",
-        help="training pairs in a folder of data; more go into data-bin1, data-bin2 …, which fairseq-train takes "
-        "joined by colons, one an epoch (default: all)",
+        help="training pairs of a shard; further shards are data-bin1, data-bin2 …, which fairseq-train takes joined "
+        "by colons, one per epoch (default: one shard)",
     )
     add(
         "--workers",
         type=positive,
         default=min(len(os.sched_getaffinity(0)), 8),
         metavar="N",
-        help="processes; the result does not depend on it (default: %(default)s)",
+        help="number of processes; it does not change the result (default: %(default)s)",
     )
     add("--force", action="store_true", help="replace a finished preparation in OUT that has other settings")
 

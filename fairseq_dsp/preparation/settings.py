@@ -107,7 +107,7 @@ def is_done(space: Workspace, settings: dict[str, Any], keys: dict[str, str], fo
     path = space.out / SUMMARY
     there = read_json(path)
     if path.exists() and (not isinstance(there, dict) or "settings" not in there):
-        raise UserError(f"{path} was not written by a preparation: choose another output folder")
+        raise UserError(f"{path} was not written by fairseq-dsp prepare: choose another output folder")
     if not there:
         return False
     if there["settings"] != settings:

@@ -76,7 +76,9 @@ class Workspace:
             self.out.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY)
         except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{self.out} cannot be the output folder, because a file is in its place") from error
+            raise UserError(
+                f"{self.out} is a file, but the output is a folder: choose another output folder"
+            ) from error
         self._made = missing
         held.add(self._lock)
         try:
@@ -141,7 +143,7 @@ class Workspace:
             return folder
         if folder.exists() and not self.is_stage(name) and any(folder.iterdir()):
             raise UserError(
-                f"{folder} was not made by a preparation, so it is left alone: choose another output folder"
+                f"{folder} was not made by fairseq-dsp prepare, so it is not touched: choose another output folder"
             )
         # With the process in its name, a child that outlives a killed run never writes into the next run's folder.
         partial = self.out / f".{name}{PARTIAL}{os.getpid()}"
@@ -157,7 +159,7 @@ class Workspace:
 
 @contextmanager
 def told_in_one_sentence(out: Path) -> Iterator[None]:
-    """Turn whatever else the user can mend, and an interruption, into a `UserError`."""
+    """Turn whatever else the user can correct, and an interruption, into a `UserError`."""
 
     def stop(number: int, _: object) -> None:
         sys.exit(128 + number)
@@ -174,6 +176,8 @@ def told_in_one_sentence(out: Path) -> Iterator[None]:
                 f"the disk is full, or a size limit is reached ({error.strerror}, at {where}): free some space or "
                 "choose another output folder, then run the same command again to go on from the last finished stage"
             ) from error
-        raise UserError(f"{where}: {error.strerror or error}") from error
+        raise UserError(
+            f"{where} cannot be used ({error.strerror or error}): fix that, then run the same command again"
+        ) from error
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -113,9 +113,9 @@ def _learn_sentencepiece(learning: Learning) -> int:
         most = re.search(r"value <= (\d+)", str(error))
         least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
         if most:
-            hint = f"this training text yields at most {most[1]}"
+            hint = f"this training text yields at most {most[1]}, so give a smaller one"
         elif least:
-            hint = f"the letters of this training text alone need {least[1]}"
+            hint = f"the characters of this training text alone need {least[1]}, so give a larger one"
         else:
             hint = str(error).splitlines()[-1]
         raise UserError(f"--vocab-size {learning.vocab_size} does not fit: {hint}") from error

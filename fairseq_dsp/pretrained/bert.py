@@ -103,7 +103,8 @@ def read_bert(folder: Path) -> Bert:
     family = config.get("model_type")
     if family != "bert":
         raise UserError(
-            f"{folder / 'config.json'} is of a model of the family {family}, but bert is expected: give the folder of "
+            f"{folder / 'config.json'} is the configuration of a {family} model, but bert is expected: give the folder "
+            "of "
             "a BERT-type encoder"
         )
     for name, expected in (("position_embedding_type", "absolute"), ("is_decoder", False)):
@@ -148,8 +149,8 @@ def read_bert(folder: Path) -> Bert:
         raise UserError(f"{folder / 'config.json'} has no {error.args[0]}, which a BERT has") from error
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"a number in {folder / 'config.json'} is none ({error}): num_hidden_layers, layer_norm_eps and the like "
-            "must be numbers"
+            f"{folder / 'config.json'} has a value that is not a number ({error}): num_hidden_layers, layer_norm_eps "
+            "and the like must be numbers"
         ) from error
     if bert.heads < 1 or bert.width % bert.heads:
         raise UserError(
@@ -183,9 +184,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; give the folder of a published BERT") from error
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON ({error}): give the folder of a published BERT") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object")
+        raise UserError(f"{path} holds no JSON object: give the folder of a published BERT")
     return content
 
 
@@ -195,14 +196,14 @@ def _read_vocabulary(path: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; give the folder of a published BERT") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error}") from error
+        raise UserError(f"{path} is not UTF-8 ({error}): give the folder of a published BERT") from error
     pieces = [line.removesuffix("\r") for line in lines]
     missing = [piece for piece in (*SPECIALS, "[MASK]") if piece not in pieces]
     if missing:
         raise UserError(f"{path} has no {missing[0]}, but BERT's vocabularies do: give the folder of a published BERT")
     if len(set(pieces)) < len(pieces):
         twice = next(piece for i, piece in enumerate(pieces) if piece in pieces[:i])
-        raise UserError(f"{path} lists the piece {twice!r} twice")
+        raise UserError(f"{path} lists the piece {twice!r} twice: give the folder of a published BERT")
     return pieces
 
 
@@ -218,7 +219,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             raise UserError(f"{folder} has neither {safe.name} nor {pickled.name}: give the folder of a published BERT")
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the weights in {folder} cannot be read: {reason}") from error
+        raise UserError(f"the weights in {folder} cannot be read ({reason}): download the model again") from error
     renamed = {}
     for name, value in state.items():
         if isinstance(value, Tensor) and value.is_floating_point():

@@ -1,4 +1,4 @@
-"""FOLDER is a model as it is published: config.json, model.safetensors or pytorch_model.bin, vocab.txt. OUT is a new
+"""FOLDER is a published BERT: config.json, model.safetensors or pytorch_model.bin, vocab.txt. OUT is a new
 folder with model.pt, a checkpoint to start --arch roberta_dsp from, dict.txt, its dictionary, and wordpiece.json, its
 tokeniser. The hidden states are compared with the original's before anything is written.
 
@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
         if not difference <= TOLERANCE:
             raise UserError(
                 f"the hidden states of the imported model differ from those of {args.folder} by {difference:.2g}, but "
-                f"by no more than {TOLERANCE:g} is expected, so nothing was written: its layout must be another one"
+                f"at most {TOLERANCE:g} is expected, so nothing was written: this command does not know the layout of "
+                "that folder"
             )
         torch.save(checkpoint(model, config), folder / "model.pt")
     print(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
-from ..model.config import IN_FORCE, flag
+from ..model.pruning_options import IN_FORCE, flag
 from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of
 
 logger = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ def _kept(
 def add_budgets(parser: argparse.ArgumentParser) -> None:
     """Add an option for another budget than the one of training, for each kind of units."""
     for kind in KINDS.values():
-        told = f"keep the best K {kind.units}, whatever K was trained"
+        told = f"keep the best K {kind.units} (default: as many as were trained)"
         parser.add_argument(flag(kind.options["to_keep"]), type=int, metavar="K", help=told)
 
 

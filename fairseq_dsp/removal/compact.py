@@ -23,8 +23,8 @@ from ..errors import UserError
 from ..files import check_target, write_files
 from ..model import PruningConfig
 from ..model.bert_options import EncoderConfig
-from ..model.config import flag
 from ..model.dictionaries import with_fingerprints
+from ..model.pruning_options import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
 
 
@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a model trained with --heads-to-keep")
     parser.add_argument("out", metavar="OUT", help="checkpoint to write; must not exist")
     add_budgets(parser)
-    parser.add_argument("--kept-heads", metavar="FILE", help="keep the heads, and maybe units, in this JSON file")
+    parser.add_argument(
+        "--kept-heads",
+        metavar="FILE",
+        help="keep the heads, and feed-forward units if there are any, of this JSON file",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

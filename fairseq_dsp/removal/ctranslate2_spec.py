@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model import HEADS
-from ..model.config import flag, flat_names
+from ..model.pruning_options import flag, flat_names
 from ..model.units import is_weight
 from .checkpoint import TrainedModel
 
@@ -51,7 +51,7 @@ def check_options(options: Any) -> None:
         wrong.append("--quant-noise-pq with --layernorm-embedding")
     if wrong:
         raise UserError(
-            f"CTranslate2 cannot compute what a model with {' and '.join(wrong)} computes: use fairseq-dsp "
+            f"CTranslate2 does not support a model with {' and '.join(wrong)}: use fairseq-dsp "
             "export-folder or export-fairseq instead"
         )
 
@@ -113,7 +113,8 @@ def specification(model: TrainedModel, network: Any, task: Any, alignment_heads:
     if weights.left:
         names = ", ".join(sorted(weights.left))
         raise UserError(
-            f"CTranslate2 has no place for {names} of {model.path}: use fairseq-dsp export-folder or export-fairseq "
+            f"CTranslate2 does not support the parameters {names} of {model.path}: use fairseq-dsp export-folder or "
+            "export-fairseq "
             "instead"
         )
     spec.register_source_vocabulary(task.source_dictionary.symbols)

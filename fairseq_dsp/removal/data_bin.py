@@ -40,8 +40,8 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
         ) from error
     if getattr(model.options, "merge_src_tgt_embed", False) and task.source_dictionary != task.target_dictionary:
         raise UserError(
-            f"{model.path} was trained with --merge-src-tgt-embed on two different dictionaries, with which fairseq "
-            "writes words of the source language: prepare the corpus with fairseq-preprocess --joined-dictionary"
+            f"{model.path} was trained with --merge-src-tgt-embed on two different dictionaries, so fairseq would "
+            "output words of the source language: prepare the corpus with fairseq-preprocess --joined-dictionary"
         )
     with fitting(model.path, folder):
         check(model.state["model"], encoder=task.source_dictionary, decoder=task.target_dictionary)

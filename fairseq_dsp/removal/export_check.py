@@ -90,8 +90,8 @@ def check_same(found: Sequence[float], expected: Sequence[float], what: str, tol
     worst = max(gaps, key=lambda gap: float("inf") if gap != gap else gap)
     if not (math.isfinite(worst) and worst <= tolerance):
         raise UserError(
-            f"{what} computes something else than the trained model (a log-probability differs by "
-            f"{worst:.2g}, and rounding makes {tolerance:g} at most), so nothing was written: use another export"
+            f"{what} does not compute what the trained model computes (a log-probability differs by {worst:.2g}; "
+            f"rounding explains at most {tolerance:g}), so nothing was written: use another export"
         )
 
 
@@ -106,8 +106,9 @@ def check_read(network: Any, read: Any, model: TrainedModel, task: Any) -> None:
     for side in ("source", "target"):
         if getattr(read, f"{side}_dictionary").symbols != getattr(task, f"{side}_dictionary").symbols:
             raise UserError(
-                f"the {side} dictionary of {model.path} is another one once it is read from a file, so nothing was "
-                "written: give a model of --task translation or translation_dsp, without line breaks in its words"
+                f"the {side} dictionary of {model.path} changes when it is written to a file and read again, so "
+                "nothing was written: give a model of --task translation or translation_dsp, without line breaks in "
+                "its words"
             )
     pairs = sentences(task)
     expected = log_probabilities(original(model, task), task, pairs)
@@ -118,7 +119,8 @@ def check_classifier(network: Any, read: Any, model: TrainedModel, task: Any) ->
     """Compare a model that classifies, and its task, with the trained model; see `check_read`."""
     if read.source_dictionary.symbols != task.source_dictionary.symbols:
         raise UserError(
-            f"the dictionary of {model.path} is another one once it is read from a file, so nothing was written: give "
+            f"the dictionary of {model.path} changes when it is written to a file and read again, so nothing was "
+            "written: give "
             "a model of --task sentence_prediction, without line breaks in its words"
         )
     expected = class_log_probabilities(original(model, task), task)

@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> None:
         positions = convert(model, task, temporary, args.quantization)
     print(f"{target}: for CTranslate2 {ctranslate2.__version__}; {_padding(model)}")
     if positions < LONGEST_TRANSLATION:
-        print(f"It knows {positions} positions: translate with max_decoding_length={positions - 1}, as fairseq does")
+        print(
+            f"The model has {positions} positions: translate with max_decoding_length={positions - 1}, as fairseq does"
+        )
 
 
 def convert(model: TrainedModel, task: Any, folder: Path, quantization: str | None = None) -> int:
@@ -103,7 +105,8 @@ def _scores(folder: Path, pairs: Pairs) -> list[float]:
         results = engine.score_batch([source for source, _ in pairs], [target for _, target in pairs])
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"CTranslate2 {ctranslate2.__version__} cannot run what was written for it ({error}), so nothing was: use "
+            f"CTranslate2 {ctranslate2.__version__} cannot run the converted model ({error}), so nothing was written: "
+            "use "
             "fairseq-dsp export-folder or export-fairseq instead"
         ) from error
     return [score for result in results for score in result.log_probs]

@@ -1,7 +1,6 @@
 """OUT is a checkpoint of fairseq's own `transformer` or `roberta`, for fairseq without this plugin, with the same
 results: the gates are in the weights, and the heads that are not kept are zeros. So it is as large and as slow as an
-unpruned model. Its configuration is plain values, which torch's safe loading takes in a fairseq without this plugin's
-mends too.
+unpruned model. Its configuration is plain values, so torch's safe loading accepts it in any fairseq.
 
 example:
   fairseq-dsp export-fairseq checkpoints/checkpoint_best.pt stock.pt
@@ -20,7 +19,7 @@ from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from ..errors import UserError
 from ..files import check_target, write_files
 from ..model.bert_options import EncoderConfig
-from ..model.config import flag
+from ..model.pruning_options import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
 
 

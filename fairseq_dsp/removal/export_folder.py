@@ -1,6 +1,6 @@
 """A compact model as a folder without pickled objects: safetensors weights, JSON configuration, the dictionaries and
-the subword model. One call in Python reads it, `fairseq_dsp.from_pretrained(FOLDER).translate([...])`, or, of a model
-that classifies, `.predict([(premise, hypothesis), ...])`, and it can be uploaded to a model hub as it is. The
+the subword model. One call in Python reads it, `fairseq_dsp.from_pretrained(FOLDER).translate([...])`, or, for a
+classifier, `.predict([(premise, hypothesis), ...])`, and it can be uploaded to a model hub as it is. The
 configuration has a checksum of each file that the model is read from. README.md, the model card, is yours to complete:
 its licence is left open.
 
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
     bpe = args.bpe or str(prepared.get("bpe", "none")).replace("-", "_")
     bpe_model = args.bpe_model or prepared.get("bpe_model")
     if bpe == WORDPIECE and not model.classifies:
-        raise UserError(f"--bpe {WORDPIECE} is for models that classify, but {model.path} translates: give another")
+        raise UserError(f"--bpe {WORDPIECE} is for classifiers, but {model.path} translates: give another --bpe")
     with_model = bpe in (*BPE_OPTIONS, WORDPIECE)
     if with_model and (bpe_model is None or not Path(bpe_model).is_file()):
         raise UserError(f"the {bpe} model {bpe_model} does not exist: give --bpe-model FILE, or --bpe none")
@@ -120,7 +120,10 @@ def run(args: argparse.Namespace) -> None:
     own: dict[str, Any] = {"bpe": bpe if subwords else None, "bpe_model": subwords.name if subwords else None}
     if model.classifies:
         if args.tokenizer or args.lowercase:
-            raise UserError(f"{model.path} classifies: its subword model lower-cases, so leave out what is for words")
+            raise UserError(
+                f"{model.path} is a classifier, whose subword model has its own tokenisation and case: leave out "
+                "--tokenizer and --lowercase"
+            )
         own |= _classification(task)
         dictionaries = {"dict.txt": _plain_dictionary(task)}
     else:
@@ -146,7 +149,10 @@ def _translation(task: Any, model: TrainedModel) -> dict[str, Any]:
     source, target = task.cfg.source_lang, task.cfg.target_lang
     for language in (source, target):
         if not is_plain(language):
-            raise UserError(f"the checkpoint {model.path} has the language {language}, which cannot be part of a name")
+            raise UserError(
+                f"the checkpoint {model.path} has the language {language}, which cannot be part of a file name: give a "
+                "checkpoint trained with plain language codes"
+            )
     return {"source_lang": source, "target_lang": target, "left_pad_source": bool(task.cfg.left_pad_source)}
 
 

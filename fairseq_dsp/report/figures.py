@@ -52,11 +52,11 @@ def score_curve(results: Results, half: float) -> Figure:
             axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
             axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads), 95% CI")
             axes.plot([row.heads], [mean], color=GREY, marker="*")
-    for i, label in enumerate(_methods(rows)):
+    for i, (label, title) in enumerate(_methods(rows).items()):
         points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)
         heads = [row.heads for row in points]
         colour, marker = look(i)
-        axes.plot(heads, [row.mean(results.metric) for row in points], color=colour, marker=marker, label=label)
+        axes.plot(heads, [row.mean(results.metric) for row in points], color=colour, marker=marker, label=title)
         if any(len(row.runs) > 1 for row in points):
             low, high = ([pick(row.values(results.metric)) for row in points] for pick in (min, max))
             axes.fill_between(heads, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -152,24 +152,24 @@ def cost(results: Results) -> Figure:
     grid = figure.subplots(1, 2, sharey=True)
     rows = results.rows()
     keys = (("parameters", "parameters, millions", 1e-6), ("sentences_per_second", "sentences a second", 1.0))
-    for axes, (key, title, unit) in zip(grid, keys, strict=True):
-        for i, label in enumerate([BASE, *_methods(rows)]):
+    for axes, (key, axis, unit) in zip(grid, keys, strict=True):
+        for i, (label, name) in enumerate(({BASE: BASE_TITLE} | _methods(rows)).items()):
             points = [row for row in rows if row.label == label and all(key in run["scores"] for run in row.runs)]
             x = [unit * statistics.fmean(run["scores"][key] for run in row.runs) for row in points]
             colour, marker = (GREY, "*") if label == BASE else look(i - 1)
-            name = BASE_TITLE if label == BASE else label
             axes.plot(
                 x, [row.mean(results.metric) for row in points], color=colour, marker=marker, linestyle=":", label=name
             )
-        axes.set_xlabel(title)
+        axes.set_xlabel(axis)
         tidy(axes)
     grid[0].set_ylabel(results.title)
     legend(figure)
     return figure
 
 
-def _methods(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.label for row in rows if row.label != BASE))
+def _methods(rows: Sequence[Row]) -> dict[str, str]:
+    """The methods, without the unpruned model: name → title, as plain text for matplotlib."""
+    return {row.label: row.title.replace("$", r"\$") for row in rows if row.label != BASE}
 
 
 def _apart(numbers: set[int]) -> list[int]:
@@ -188,7 +188,9 @@ def legend(figure: Figure) -> None:
     for axes in figure.axes:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    widest = 0.6 + 0.07 * max(map(len, handles), default=0)  # inches: the line, then letters of 9 points
+    columns = min(4, max(1, int(figure.get_figwidth() / widest)))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def tidy(axes: Any) -> None:

@@ -29,6 +29,7 @@ thead { border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; }
 tbody { border-bottom: 2px solid #1a1a1a; } tr.first td { border-top: 1px solid #ccc; }
 th, td { padding: 0.15rem 0.6rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; padding-left: 0; }
+td:first-child { white-space: normal; min-width: 8rem; }
 .note { color: #555; font-size: 0.9rem; } .missing { border-left: 4px solid #d55e00; padding-left: 0.8rem; }
 @media (max-width: 40rem) { table { font-size: 0.85rem; } th, td { padding: 0.15rem 0.4rem; } }
 """
@@ -48,7 +49,7 @@ def write_report(results: Results, out: Path, against: str | None = None) -> Non
         write_text(out / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
     caption = f"{results.study['name']}: {_setting(results)}."
     write_text(out / "table.csv", tables.to_csv(lines, against))
-    write_text(out / "table.tex", tables.to_latex(lines, caption, against))
+    write_text(out / "table.tex", tables.to_latex(lines, caption, against and results.titles[against]))
     write_text(out / "report.md", _markdown(results, parts, svgs))
     write_text(out / "report.html", _html(results, parts, svgs))
 
@@ -88,8 +89,9 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
         ),
     ]
     if against:
-        title = f"Against {against}, at the same number of heads"
-        text = note(f"{against} with as many heads", [line.to_other for line in lines])
+        other = results.titles[against]
+        title = f"Against {other}, at the same number of heads"
+        text = note(f"{other} with as many heads", [line.to_other for line in lines])
         parts.insert(1, (title, text, tables.COMPARISON_HEADER, tables.comparison_cells(lines)))
     return parts
 
@@ -106,18 +108,18 @@ def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
             figures.score_curve(results, half),
         )
     }
-    labels = dict.fromkeys(row.label for row in results.rows() if row.label != BASE)
-    for label in labels:
+    titles = {row.label: row.title for row in results.rows() if row.label != BASE}
+    for label, name in titles.items():
         if any(run["label"] == label and run["scores"]["kept"] for run in results.runs):
-            pictures[f"heads-{label}"] = f"Heads kept: {label}", figures.head_maps(results, label)
+            pictures[f"heads-{label}"] = f"Heads kept: {name}", figures.head_maps(results, label)
     seed = results.runs[0]["seed"]
     learning = results.curves()
     unpruned = learning.get(f"{BASE}-s{seed}")
     base = {BASE_TITLE: unpruned} if unpruned else {}
-    drawn = {label: of_method for label in labels if (of_method := _curves_of(learning, label, seed))}
+    drawn = {label: of_method for label in titles if (of_method := _curves_of(learning, label, seed))}
     for label, curves in (drawn or {BASE_TITLE: {}}).items():
         if base or curves:
-            title = f"Learning curves: {label}, seed {seed}"
+            title = f"Learning curves: {titles.get(label, label)}, seed {seed}"
             pictures[f"learning-{label}"] = title, figures.learning(base | curves)
     pictures["cost"] = f"{score} against size and speed", figures.cost(results)
     return pictures
@@ -130,7 +132,7 @@ def _curves_of(learning: dict[str, dict[str, Curve]], label: str, seed: int) -> 
         # the name of another method may begin with this one's
         if match := re.fullmatch(rf"{label}(?:-k(\d+)|-l([\d.e-]+)|-training)?-s{seed}", run):
             heads, penalty = match.groups()
-            name = f"{heads} heads" if heads else f"λ = {penalty}" if penalty else label
+            name = f"{heads} heads" if heads else f"λ = {penalty}" if penalty else "training"
             found[float(heads or penalty or 0)] = name, curves
     return {name: curves for _, (name, curves) in sorted(found.items(), reverse=True)}
 

@@ -172,7 +172,7 @@ def to_html(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
-    """The table as CSV, with nothing rounded but what the scores are.
+    """The table as CSV, with nothing rounded but what the scores are. Methods have their names, and titles at the end.
 
     :param against: the method that the others are compared with, if any.
     """
@@ -183,18 +183,19 @@ def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
     names = ["method", "heads", *(["units"] if units else []), "seeds", "valid_loss", metric]
     names += [f"{metric}_sd", f"{metric}_ci95"]
     names += [f"{metric}_ci95_covers", *_csv_names(metric), *others, "parameters"]
-    writer.writerow([*names, *(_csv_names(f"{metric}_to_{against}") if against else [])])
+    writer.writerow([*names, *(_csv_names(f"{metric}_to_{against}") if against else []), "title"])
     for line in lines:
         row, spread = line.row, line.row.spread(metric)
         writer.writerow(
             [
-                *(row.title, row.heads, *([row.units] if units else []), len(row.seeds)),
+                *(row.name, row.heads, *([row.units] if units else []), len(row.seeds)),
                 *map(_rounded, (line.valid_loss, row.mean(metric), spread, line.score.half)),
                 _covered(line.score),
                 *_csv_cells(line.to_base),
                 *(_rounded(row.mean(name)) for name in others),
                 f"{_mean(row, 'parameters'):.0f}",
                 *(_csv_cells(line.to_other) if against else []),
+                row.title,
             ]
         )
     return out.getvalue()
@@ -231,7 +232,7 @@ _LATEX_NOTE = (
 def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) -> str:
     """The table for a paper; needs the package booktabs.
 
-    :param against: the method that the others are compared with, if any.
+    :param against: the title of the method that the others are compared with, if any.
     """
     (metric, *more), body = lines[0].metrics, []
     others, title = more[:1], TITLES[metric]
@@ -276,10 +277,14 @@ def _latex_dagger(one: Estimate) -> str:
     return "" if one.covers_seeds else r"^\dagger"
 
 
+_LATEX = str.maketrans(
+    {letter: "\\" + letter for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+
+
 def _escape(text: str) -> str:
-    for letter in "&%$#_{}":
-        text = text.replace(letter, "\\" + letter)
-    return text
+    return text.translate(_LATEX)
 
 
 def _mean(row: Row, key: str) -> float:

@@ -28,7 +28,7 @@ class Key:
     """A key of a study's ``slurm``.
 
     :param kind: type of its value.
-    :param name: what submitit calls it, or None for what is none of its business.
+    :param name: what submitit calls it, or None for what it does not read.
     :param least: the smallest number.
     """
 
@@ -54,6 +54,8 @@ KEYS = {
 }
 """The keys of a study's ``slurm``."""
 
+_EXPECTED = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "keys with values"}
+
 _JOB = "slurm.json"
 POLL = 5.0  # seconds between two looks for results
 ASK = 30.0  # seconds between two questions to SLURM
@@ -71,14 +73,14 @@ class Job:
 
     def __call__(self) -> None:
         """Do what is missing of the run; if another process is at it, wait, for it may end without the result."""
-        told = ""
+        reported = ""
         while not is_done(self.run):
             try:
                 execute(self.run, self.environment)
             except LockedError as error:
-                if str(error) != told:
-                    told = str(error)
-                    print(f"{self.run.name}: {told}, is at work on it, and is waited for", flush=True)
+                if str(error) != reported:
+                    reported = str(error)
+                    print(f"{self.run.name}: waiting for {reported}, which is doing it", flush=True)
                 time.sleep(POLL)
 
     def checkpoint(self) -> Any:
@@ -96,7 +98,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         key = KEYS[name]
         kinds: Any = (int, float) if key.kind is float else key.kind
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise UserError(f"slurm: {name} is {value!r}, which is of the wrong type")
+            raise UserError(f"slurm: {name} is {value!r}, but {_EXPECTED[key.kind]} is expected")
         if key.least is not None and not key.least <= value < math.inf:
             raise UserError(f"slurm: {name} is {value}, but a number from {key.least} is expected")
         if key.kind is str and not (value.strip() and value.isprintable()):
@@ -206,8 +208,8 @@ class _Slurm:
             except SlurmError as error:
                 if not left:
                     raise UserError(
-                        f"SLURM does not tell which jobs there are ({error}): try again when it does; the jobs of "
-                        "earlier sweeps go on"
+                        f"SLURM does not list its jobs ({error}): start the sweep again later; jobs of earlier sweeps "
+                        "continue"
                     ) from error
             time.sleep(PAUSE)
         raise AssertionError("unreachable: the last try returns or raises")
@@ -257,7 +259,7 @@ class _Slurm:
             return
         self.refusals += 1
         if not busy and not (error.passing and self.refusals < TRIES):
-            raise UserError(f"SLURM did not take the jobs ({error}): see the study's slurm") from error
+            raise UserError(f"SLURM refused the jobs ({error}): correct the study's key slurm") from error
         if self.refusals == 1:
             self.say(f"SLURM did not take a job ({error}); it is tried again")
         self.not_before = time.monotonic() + (ASK if busy else PAUSE)

@@ -102,7 +102,7 @@ def run_locally(
                 done.add(run.name)
             except LockedError as error:
                 if run.name not in elsewhere:
-                    say(f"run {run.name}: {error}, is at work on it, and is waited for")
+                    say(f"run {run.name}: waiting for {error}, which is doing it")
                 elsewhere[run.name] = time.monotonic() + PAUSE
                 waiting.append(run)
             except RunError as error:

@@ -41,7 +41,7 @@ def locked(path: Path, say: Callable[[str], None] = lambda text: None) -> Iterat
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise UserError(
-            f"{path.parent} cannot be written ({error.strerror}): mend that, then give the same command again"
+            f"{path.parent} cannot be written ({error.strerror}): fix that, then run the same command again"
         ) from error
     try:
         system = _lock(file, path)
@@ -92,7 +92,7 @@ def _content(path: Path) -> str:
 
 def _lives(path: Path, name: str, say: Callable[[str], None]) -> bool:
     """Whether the holder of that name gives a sign of life."""
-    say(f"{path} was left by {name}: waiting up to {LOST:.0f} s for a sign of life")
+    say(f"{path} belongs to {name}: waiting up to {LOST:.0f} s to see whether it is still running")
     first, end = _touched(path), time.monotonic() + LOST
     while time.monotonic() < end:
         time.sleep(BEAT / 5)

@@ -91,7 +91,9 @@ def read_words(words: Sequence[str], where: str, by: str) -> Options:
         elif options.get(name) is True:
             options[name] = word
         else:
-            raise ValueError(f"{where} has the word {word}, which belongs to no option: give each one --name and value")
+            raise ValueError(
+                f"{where} has the word {word}, which does not belong to an option: give options as --name value"
+            )
     return read_options(options, where, by)
 
 
@@ -173,7 +175,7 @@ def heads_by_type(data: PreparedData, options: Options) -> dict[str, list[int]]:
     if ARCH_MODEL_NAME_REGISTRY.get(args.arch, args.arch) != ours.model:
         raise ValueError(
             f"arch is {args.arch}, but for {'labels' if data.classifies else 'translation'} only {ours.model} and its "
-            "architectures have heads to prune"
+            "architectures have heads to prune: give one of these"
         )
     return shape_by(args)
 

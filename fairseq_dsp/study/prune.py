@@ -1,9 +1,9 @@
 """Prune a trained model in one command: choose K of its heads, or F of its feed-forward units, or both, while it trains
 on, remove the others for good, and compare the result with the original on the test set.
 
-CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp; the sizes of the model, its
-batches, its loss and its learning rate come from there. Unless options say otherwise, it trains on for a third of the
-updates that it has had, with a learning rate that falls linearly to 0 and budgets that shrink from all to K and to F.
+CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp. Model sizes, batches, loss and
+learning rate are read from it. By default, training continues for a third of the updates that the model has had, with a
+learning rate that falls linearly to 0 and budgets that shrink from all units to K and to F.
 
 OUT then holds
   compact.pt, compact.heads.json    the small model, and its heads; with several K compact-kK.pt, compact-kK.heads.json
@@ -11,9 +11,10 @@ OUT then holds
   prune.json                        what was asked for, and the options of each training in update numbers
   runs/                             for each model its checkpoints, log, scores and translations
 
-Interrupted, the same command goes on from there. `fairseq-dsp report OUT` draws the heads and curves.
+After an interruption, run the same command again: it continues from the last checkpoint. `fairseq-dsp report OUT` draws
+head maps and learning curves.
 
-Options of fairseq-train come last, each with one value or none, and win:
+Options of fairseq-train come last, each with one value or none. They override the recipe:
 
 examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18
@@ -66,12 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "fairseq-dsp prune CKPT DATA OUT --heads-to-keep K [K …] [options] [options of fairseq-train]"
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of the trained, unpruned model")
     parser.add_argument("data", metavar="DATA", help="folder made by scripts/preprocess.sh: the model's corpus")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the result, a new one or one to go on with")
+    parser.add_argument(
+        "out", metavar="OUT", type=Path, help="folder for the result: a new one, or that of an interrupted call"
+    )
     parser.add_argument("--heads-to-keep", metavar="K", type=int, nargs="+", help="how many heads to keep")
     for name, kind in BUDGETS.items():
         parser.add_argument(f"--{name}", metavar="F", type=int, help=f"how many {kind.units} to keep")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the training (default: %(default)s)")
-    parser.add_argument("--split", default="test", help="the text to compare on (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the training (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="text to compare on (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
     parser.set_defaults(more=[])
 
@@ -129,8 +132,8 @@ def run(args: argparse.Namespace) -> None:
         failures = do_runs(runs, out, study, _local(len(heads)))
         if failures:
             raise UserError(
-                f"{' and '.join(failures)} failed: mend the reason given above and give the same command again, which "
-                "does only what is missing"
+                f"{' and '.join(failures)} failed: fix the cause reported above, then run the same command again, "
+                "which does only what is missing"
             )
         models = _place(out, {run.heads: run for run in runs if run.label == METHOD})
         speeds = _speeds(out / SPEED, {BASE: model.path, **models})
@@ -150,9 +153,7 @@ def _options(model: UnprunedModel, data: PreparedData, heads: Sequence[int], giv
 
     base = model.options(fp16=torch.cuda.is_available())
     if "max-epoch" in given and "max-update" not in given:
-        raise UserError(
-            "--max-epoch is given, but the heads are chosen in shares of the updates: give --max-update too"
-        )
+        raise UserError("--max-epoch is given, but the schedule counts updates: give --max-update too")
     found: dict[str, Options] = {}
     try:
         for k in heads:
@@ -184,7 +185,7 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
         options: dict[str, Options] = there["options"]
     except FileNotFoundError:
         if out.is_dir() and any(entry.name != LOCK for entry in out.iterdir()):
-            raise UserError(f"{out} is not empty, and no pruning was begun in it: give another folder") from None
+            raise UserError(f"{out} is not empty, and this command did not make it: give another folder") from None
         return None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give another folder for the result") from error
@@ -192,7 +193,7 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
         raise UserError(f"{path} is not what this command wrote: give another folder for the result") from error
     if differing:
         told = "; ".join(f"{name} {_brief(there[name])}, now {_brief(asked[name])}" for name in differing)
-        raise UserError(f"{out} holds another pruning ({told}): give another folder, or remove that one")
+        raise UserError(f"{out} holds the result of another call ({told}): give another folder, or remove that one")
     return options
 
 

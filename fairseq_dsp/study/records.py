@@ -169,8 +169,8 @@ def _changed(run: Run) -> tuple[dict[str, Any] | None, Change | None]:
         if not change.study:
             raise _OtherDefaultsError(
                 f"{run.folder} was made with other defaults than today's ({what}), by version "
-                f"{there.get('version', UNKNOWN)}, and this is {__version__}: to go on with those write them into the "
-                "study, or remove that folder to have the run made anew, or give another folder with --results"
+                f"{there.get('version', UNKNOWN)}, and this is {__version__}: to keep those, write them into the "
+                "study; or remove that folder to make the run anew; or give another folder with --results"
             )
         raise UserError(
             f"{run.folder} holds results of another study, or of this one before it was changed ({what}): give another "
@@ -197,10 +197,10 @@ def _read(run: Run) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} is not JSON ({error}): it is none of a sweep's, so give another folder with --results"
+            f"{path} is not JSON ({error}): so no sweep wrote it: give another folder with --results"
         ) from error
     if not isinstance(there, dict) or there.get("name") != run.name:
-        raise UserError(f"{path} is none of a sweep's: give another folder with --results")
+        raise UserError(f"{path} was not written by a sweep: give another folder with --results")
     return there
 
 

@@ -28,17 +28,19 @@ class Row:
     """A method at a number of heads: its runs, as a rule one a seed.
 
     :param label: the method's name; :data:`BASE` for the unpruned model.
+    :param title: what tables and pictures call it.
     :param heads: K.
     :param runs: the results, by seed.
     """
 
     label: str
+    title: str
     heads: int
     runs: list[dict[str, Any]]
 
     @property
-    def title(self) -> str:
-        """The method's name for tables."""
+    def name(self) -> str:
+        """The method's name where programs read it."""
         return BASE_TITLE if self.label == BASE else self.label
 
     @property
@@ -176,14 +178,19 @@ class Results:
         found = {folder.name: learning_curves(folder / LOG) for folder in folders}
         return {name: curves for name, curves in found.items() if curves}
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """What tables and pictures call the methods, by name; their names in results of versions without titles."""
+        return {BASE: BASE_TITLE} | {m["name"]: m.get("title", m["name"]) for m in self.study["methods"]}
+
     def rows(self) -> list[Row]:
         """The rows of the table: the unpruned model, then the methods as the study has them, by falling K."""
         rows = []
-        for label in [BASE, *(method["name"] for method in self.study["methods"])]:
+        for label, title in self.titles.items():
             runs = [run for run in self.runs if run["label"] == label]
             for heads in sorted({run["heads"] for run in runs}, reverse=True):
                 same = sorted((run for run in runs if run["heads"] == heads), key=lambda run: run["seed"])
-                rows.append(Row(label, heads, same))
+                rows.append(Row(label, title, heads, same))
         return rows
 
 
@@ -204,7 +211,7 @@ def read_results(folder: str | Path) -> Results:
     except ValueError as error:
         raise UserError(f"{folder / STUDY} is not JSON ({error}): start the sweep again") from error
     if not isinstance(study, dict) or not {"name", "methods", "runs", "data"} <= set(study):
-        raise UserError(f"{folder / STUDY} is none of a sweep's: give the folder of a sweep's results")
+        raise UserError(f"{folder / STUDY} was not written by a sweep: give the folder of a sweep's results")
     runs = []
     for name in study["runs"]:
         path = folder / RUNS / name / RESULT

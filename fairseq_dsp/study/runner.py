@@ -93,7 +93,7 @@ def execute(run: Run, environment: Mapping[str, str] | None = None) -> None:
                 write_json(run.folder / RESULT, _result(run))
         except OSError as error:
             where = error.filename or run.folder
-            raise UserError(f"{where} cannot be written ({error.strerror}): mend that and start again") from error
+            raise UserError(f"{where} cannot be written ({error.strerror}): fix that, then start again") from error
 
 
 def progress(run: Run) -> float:
@@ -125,7 +125,9 @@ def _do(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int) 
     lacking = [str(product) for product in step.products if not product.is_file()]
     if lacking:
         log = run.folder / LOG
-        raise RunError(f"{step.name} ended well, but left no {', '.join(lacking)}; the end of {log}:\n{_ending(log)}")
+        raise RunError(
+            f"{step.name} succeeded, but did not write {', '.join(lacking)}; the end of {log}:\n{_ending(log)}"
+        )
     write_text(step.marker(run.folder), "")
 
 
@@ -148,7 +150,7 @@ def _is_trained(step: Step, *, ended: bool) -> bool:
             ended = state["optimizer_history"][-1]["num_updates"] >= step.updates
         except (UserError, LookupError, TypeError) as error:
             raise RunError(
-                f"{last} cannot be read ({error}); without the folder {step.checkpoints} the training starts anew"
+                f"{last} cannot be read ({error}): remove the folder {step.checkpoints} to train it again"
             ) from error
         if ended and _there(step.products):
             return True

@@ -71,7 +71,9 @@ def submit(jobs: Sequence[Callable[[], None]], parameters: Mapping[str, Any], fo
     except (FailedJobError, FailedSubmissionError) as error:
         raise SlurmError(" ".join(str(error).split())) from error  # what sbatch said
     except (OSError, TypeError, ValueError) as error:
-        raise UserError(f"the jobs cannot be submitted ({error}): see the study's slurm, and {folder}") from error
+        raise UserError(
+            f"the jobs cannot be submitted ({error}): correct the study's key slurm, and see the logs in {folder}"
+        ) from error
     return [job.job_id for job in submitted]
 
 

@@ -17,20 +17,8 @@ from ..evaluation.preprocessed import read_data
 from .method_checks import check_structure, check_units
 from .options import Options, heads_by_type, parse_options, read_options, total_heads
 from .start_model import check_metric, read_pretrained
+from .titles import METHODS, read_title, with_titles
 from .values import boolean, check_keys, closest, mapping, numbers
-
-METHODS = {
-    "joint": "weights and importance train together (Li et al. 2021)",
-    "ste": "the same with hard gates and a straight-through gradient",
-    "pipelined": "the importance alone trains, on the frozen base model",
-    "voita": "hard-concrete gates under an L0 penalty, from the base model (Voita et al. 2019)",
-    "michel": "the base model's heads scored by the gradient of their gates (Michel et al. 2019)",
-    "random": "random heads, fixed from the first update, with which the base model trains on",
-    "structure": "the heads that another method found, with new weights, trained from scratch",
-    "range": "one training for every K: the number of heads is drawn anew at every update",
-    "unpruned": "another model without pruning, such as a smaller one, for comparison",
-}
-"""The ways to get a model with fewer heads, by the name that a study gives them."""
 
 FROM_BASE = {"pipelined", "voita", "michel"}
 """Methods that always start from the trained, unpruned model; ``random`` does unless it says ``start: scratch``,
@@ -41,7 +29,8 @@ _STUDY_KEYS = {
     "compact", "compare", "local", "slurm", "metric", "pretrained",
 }  # fmt: skip
 _METHOD_KEYS = {
-    "method", "name", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill", "of",
+    "method", "name", "title", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
+    "of",
 }  # fmt: skip
 _KEYS_OF = {"penalties": "voita", "low": "range", "high": "range", "of": "structure"}
 _MICHEL_OPTIONS = {"split", "sentences", "steps", "min-heads-per-module", "max-tokens", "cpu"}
@@ -52,8 +41,8 @@ _MICHEL_OPTIONS = {"split", "sentences", "steps", "min-heads-per-module", "max-t
 class Method:
     """One curve of the comparison.
 
-    :param method: one of :data:`METHODS`.
-    :param name: what tables and file names call it.
+    :param method: one of :data:`~.titles.METHODS`.
+    :param name: what file names and the key ``compare`` call it.
     :param heads: the numbers of heads K; empty for ``voita`` with penalties, which decide.
     :param seeds: a training for each.
     :param options: further options of fairseq-train, on top of the recipe; for ``michel``, of score-heads.
@@ -64,6 +53,7 @@ class Method:
     :param from_base: whether its training starts from the trained, unpruned model of the same seed.
     :param distill: whether its trainings, recovery included, learn from that model's distribution too.
     :param of: the method whose heads ``structure`` has.
+    :param title: what tables and pictures call it; its name if empty.
     """
 
     method: str
@@ -78,6 +68,7 @@ class Method:
     from_base: bool = False
     distill: bool = False
     of: str | None = None
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,7 +165,7 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(other, str):
         raise UserError(f"the study {path}: extends is {other!r}, but the path of a study is expected")
     if "name" not in content:
-        raise UserError(f"the study {path} lacks the key name: it needs one of its own beside extends")
+        raise UserError(f"the study {path} lacks the key name: give it a name of its own beside extends")
     chain = (*extended_by, path.resolve())
     if (path.parent / other).resolve() in chain:
         raise UserError(f"the study {path} extends {other}, which extends it in turn: remove one of the keys extends")
@@ -215,6 +206,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         replace(m, heads=(total_heads(prepared, {**recipe, **m.options}),)) if m.method == "unpruned" else m
         for m in methods
     )
+    methods = with_titles(methods, recipe)
     names = [method.name for method in methods]
     if "base" in names:
         raise ValueError("a method is called base, as the unpruned model is: give it another name with the key name")
@@ -258,7 +250,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     trainings += [(m.recovery, f"the recovery of {m.name}") for m in methods if m.recovery is not None]
     for options, where in trainings:
         if "max-update" not in {**recipe, **options}:
-            raise ValueError(f"neither recipe nor {where} says max-update: the number of updates is needed for the bar")
+            raise ValueError(f"neither recipe nor {where} has max-update: give the number of updates")
         updates = parse_options(prepared, {**recipe, **options}, where).max_update
         if updates < 1:
             raise ValueError(f"max-update of {where} is {updates}, but a number from 1 is expected")
@@ -279,7 +271,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         raise ValueError(f"the name of a method is {name!r}, but letters, digits, - and _ are expected")
     own = [key for key, whose in _KEYS_OF.items() if key in content and kind != whose]
     if own:
-        raise ValueError(f"{name} has the key {own[0]}, which is for {_KEYS_OF[own[0]]}")
+        raise ValueError(f"{name} has the key {own[0]}, which is for {_KEYS_OF[own[0]]}: leave it out")
     heads = numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
     penalties: tuple[float, ...] = ()
     if kind == "voita":
@@ -308,7 +300,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         raise ValueError(f"start of {name} is {start!r}, but a structure is trained from scratch: leave it out")
     if start not in ("base", "scratch") or (start == "scratch" and kind in FROM_BASE):
         raise ValueError(
-            f"start of {name} is {start!r}, but base is expected, or for joint, ste, random and range scratch"
+            f"start of {name} is {start!r}, but base or, for joint, ste, random and range, scratch is expected"
         )
     options = read_options(content.get("options") or {}, f"options of {name}")
     if "head-selection" in options and kind not in ("joint", "pipelined", "range"):
@@ -326,6 +318,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         from_base=start == "base",
         distill=boolean(content.get("distill", False), f"distill of {name}"),
         of=str(content["of"]) if "of" in content else None,
+        title=read_title(content, name),
     )
 
 

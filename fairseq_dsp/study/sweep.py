@@ -1,20 +1,21 @@
 """Do all runs of a study: train or prune, compact, translate, score.
 
 A study is a YAML file: the corpus, the recipe, the methods, the head counts and the seeds; scripts/studies/ has some.
-What several runs need, such as the unpruned model, is trained once. Every run leaves its result as soon as it has one,
-in RESULTS/runs/RUN, with its log. Interrupted at any moment, the same command goes on from there. A run that fails is
-told with the end of its log, and does not stop the others. Each run is done by one process at a time: started again
-with or without --slurm, a sweep waits for runs that jobs of an earlier one are still at.
+What several runs need, such as the unpruned model, is trained once. Each run writes its result and its log to
+RESULTS/runs/RUN. After an interruption, run the same command again: it does what is missing. A run that fails is
+reported with the end of its log, and does not stop the others. Each run is done by one process at a time: a sweep
+that is started again, with or without --slurm, waits for runs that jobs of an earlier sweep are still doing.
 
-Before the first training everything is checked that can be: the options of every training, that each leaves the
-checkpoint that the study evaluates, the texts to train, validate and score on.
+Before the first training, the sweep checks the options of every training, that each training writes the checkpoint
+that the study evaluates, and the texts to train, validate and score on.
 
-Checkpoints may be removed to save space: what is finished stays finished, and what a new run needs of it is made again.
+Checkpoints may be removed to save space: finished runs stay finished, and what a new run needs of them is made again.
 A run's record, run.json, holds its options as fairseq resolved them, defaults included, and the version of this
-package. A changed study, or a version with other defaults, goes on where the change has no effect on what is there:
-options for logging or data loading; another checkpoint, text or beam before there are scores. Otherwise it is refused
-with what differs, and nothing is removed: results of different origin are not mixed. Those of another version with the
-same options stay, and the tables say so. To have runs scored anew without training, remove their result.json.
+package. A changed study, or a version with other defaults, continues where the change has no effect on existing
+results: options for logging or data loading; another checkpoint, text or beam before there are scores. Otherwise it
+is refused with the differences, and nothing is removed: results of different origin are never mixed. Results of
+another version with the same options stay, and the tables say so. To score runs again without training, remove their
+result.json.
 
 the keys of a study (* must be given):
   name*         letters, digits, - and _          description   a sentence or two, for the report
@@ -32,10 +33,11 @@ the keys of a study (* must be given):
                 often a job may run out of time (default 100); setup: lines for the shell; additional: options of sbatch
   extends       another study, a path from this file's folder: its keys count where this one has none, and options are
                 merged one by one; the lists of heads, seeds and methods are replaced whole
-  methods*      a list; of each method its name, or: method*, name, heads, seeds, options (of fairseq-train),
-                recovery (options of a further training with the heads held fixed), start (base: go on from the
-                unpruned model; joint does so with the recipe of `fairseq-dsp prune`, where its options say nothing),
-                distill (true: learn from the unpruned model's distribution too), and
+  methods*      a list; of each method its name, or: method*, name (for file names and compare), title (for tables and
+                pictures), heads, seeds, options (of fairseq-train), recovery (options of a further training with the
+                heads held fixed), start (base: go on from the unpruned model; joint does so with the recipe of
+                `fairseq-dsp prune`, where its options say nothing), distill (true: learn from the unpruned model's
+                distribution too), and
                   joint       weights and importance train together (Li et al. 2021)
                   ste         the same with a straight-through gradient
                   pipelined   the importance alone trains, on the frozen base model
@@ -116,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{summary_table(read_results(results))}\n")
     if failures:
         raise UserError(
-            f"{len(failures)} of {len(runs)} runs failed ({', '.join(failures)}): mend the reason given above and "
+            f"{len(failures)} of {len(runs)} runs failed ({', '.join(failures)}): fix the cause reported above, then "
             "start the sweep again, which does only what is missing"
         )
     print(f"All {len(runs)} runs are done. Tables and pictures: fairseq-dsp report {results}")
@@ -230,7 +232,10 @@ def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
         "split": study.split,
         "beam": study.beam,
         "data": study.data.summary,
-        "methods": [{"name": name, "method": kind} for name, kind in {m.name: m.method for m in study.methods}.items()],
+        "methods": [
+            {"name": name, "method": m.method, "title": m.title or name}
+            for name, m in {m.name: m for m in study.methods}.items()
+        ],
         "compare": study.compare,
         "metric": study.metric,
         "runs": [run.name for run in runs if run.scored],
@@ -263,7 +268,7 @@ def alone(results: Path, command: str = "sweep") -> Iterator[None]:
             yield
     except LockedError as error:
         raise UserError(
-            f"another {command} ({error}) is at work in {results}: wait until it ends, or give another folder"
+            f"another {command} ({error}) is running in {results}: wait until it ends, or give another folder"
         ) from error
 
 
@@ -273,7 +278,7 @@ def interruptible() -> Iterator[None]:
 
     def stop(number: int, _: object) -> None:
         stop_all()
-        print("\nstopped: give the same command again, and it does only what is missing", file=sys.stderr, flush=True)
+        print("\nstopped: run the same command again to do what is missing", file=sys.stderr, flush=True)
         os._exit(128 + number)  # threads still wait for the commands
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

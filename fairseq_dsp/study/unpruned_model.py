@@ -185,7 +185,7 @@ class UnprunedModel:
             first = str(error).splitlines()[1:2] or [str(error)]
             raise UserError(
                 f"the weights of {self.path} do not fit the model of these options ({first[0].strip()}): leave out "
-                "options of the model's sizes, which the checkpoint tells"
+                "options that set the model's sizes: the checkpoint has them"
             ) from error
 
     def _option(self, section: str, name: str, default: Any = None) -> Any:

@@ -21,10 +21,11 @@ def check_keys(content: Mapping[str, Any], known: Iterable[str], where: str, req
     """Raise a ``ValueError`` for a key that is not *known*, or a *required* one that is missing."""
     for key in content:
         if key not in known:
-            raise ValueError(f"{where} has an unknown key {key}{closest(str(key), known)}")
+            advice = closest(str(key), known) or f": give some of {', '.join(sorted(known))}"
+            raise ValueError(f"{where} has an unknown key {key}{advice}")
     for key in required:
         if key not in content:
-            raise ValueError(f"{where} lacks the key {key}")
+            raise ValueError(f"{where} lacks the key {key}: add it")
 
 
 def closest(word: str, known: Iterable[str]) -> str:

@@ -29,6 +29,9 @@ class Fixed(Selection):
 
     def keep(self, importance: Tensor, budget: Budget) -> Tensor:
         if self.kept is None or self.kept.shape != importance.shape:
-            raise ValueError(f"the set of kept heads must have one entry for each of the {importance.numel()} heads")
+            raise ValueError(
+                f"the set of kept heads is missing, or has other than one entry for each of the {importance.numel()} "
+                "heads: give --kept-heads for this model"
+            )
         self.kept = beside(self.kept.to(importance.dtype), importance.device)
         return self.kept

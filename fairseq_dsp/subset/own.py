@@ -28,11 +28,13 @@ def load_own() -> None:
     os.environ[OWN] = str(path)  # commands that this one starts may do so in another folder
     spec = importlib.util.spec_from_file_location("fairseq_dsp_selections", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise UserError(f"{OWN} is {path}, but the path of a Python file is expected: mend it, or unset it")
+        raise UserError(f"{OWN} is {path}, but the path of a Python file is expected: correct it, or unset it")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses and pickle look for a class's module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[spec.name]
-        raise UserError(f"{path}, which {OWN} names, failed ({type(error).__name__}: {error}): mend it") from error
+        raise UserError(
+            f"{path}, which {OWN} names, failed ({type(error).__name__}: {error}): correct the file"
+        ) from error

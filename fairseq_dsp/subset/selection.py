@@ -112,7 +112,9 @@ def register_selection(name: str) -> Callable[[_S], _S]:
 
     def register(cls: _S) -> _S:
         if name in SELECTIONS:
-            raise ValueError(f"a head selection named {name} exists already: {SELECTIONS[name].__qualname__}")
+            raise ValueError(
+                f"a head selection named {name} exists already, {SELECTIONS[name].__qualname__}: choose another name"
+            )
         SELECTIONS[name] = cls
         return cls
 

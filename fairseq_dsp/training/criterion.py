@@ -61,11 +61,11 @@ class PruningCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
     distill_from: Optional[str] = field(
         default=None,
-        metadata={"help": "checkpoint of an unpruned model to learn from, beside the references (distillation)"},
+        metadata={"help": "distillation: checkpoint of an unpruned model whose distribution is a second target"},
     )
     distill_weight: float = field(
         default=0.5,
-        metadata={"help": "share of the model of --distill-from in the loss, the references having the rest"},
+        metadata={"help": "weight of the distribution of --distill-from in the loss; the references have the rest"},
     )
 
 

@@ -30,7 +30,7 @@ from fairseq_dsp.deployment.folder import config_checksum
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation import runners
 from fairseq_dsp.importance import score_heads
-from fairseq_dsp.model.config import PruningConfig, flat_names
+from fairseq_dsp.model.pruning_options import PruningConfig, flat_names
 
 PAYLOAD, SHELL_PAYLOAD = "open('ran','w')", "$(touch ran)"
 """Make the file ``ran`` in the working folder: as Python, and as the plugin that `hostile` puts there; in a shell."""
@@ -132,7 +132,7 @@ def refusals(errors: Sequence[BaseException]) -> list[str]:
     """The sentences of the errors about an option that would have been evaluated."""
     sentences = [str(error) for error in errors if isinstance(error, UserError)]
     assert not [sentence for sentence in sentences if "\n" in sentence]
-    return [sentence for sentence in sentences if "only numbers, texts, lists and the like are read" in sentence]
+    return [sentence for sentence in sentences if "only literals are accepted" in sentence]
 
 
 def translate(path: str, data: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_checkpoint_may_name_any_architecture(arch: str, option: str, trained:
     models.ARCH_CONFIG_REGISTRY[arch](config)
     setattr(config, option, PAYLOAD)
     torch.save({**trained["transformer"], "cfg": {"model": config}}, "poisoned.pt")
-    with pytest.raises(UserError, match=r"only numbers, texts, lists|cannot be built"):
+    with pytest.raises(UserError, match=r"only literals are accepted|cannot be built"):
         runners.load("poisoned.pt", 1, 2, "cpu", "float32")
 
 
@@ -285,7 +285,7 @@ def test_what_fairseqs_own_architectures_say_is_read():
      "'%s' % 1", "", "(", "(" * 200, "-" * 10000 + "1", "1/0", "[0] * 10**20", "1 + 'a'", "{[]: 1}"],
 )  # fmt: skip
 def test_all_else_is_refused_in_one_sentence(text: str):
-    with pytest.raises(UserError, match=r"^an option is [^\n]+, but only numbers, texts, lists [^\n]+$"):
+    with pytest.raises(UserError, match=r"^an option is [^\n]+, but only literals are accepted[^\n]+$"):
         read_literal(text)
 
 

@@ -110,7 +110,7 @@ def test_peak_memory_is_of_the_model_alone(models):
         (["{model}", "{model}"], "is given twice"),
         (["{model}", "--devices", "nowhere"], "cannot use the device nowhere"),
         (["{folder}/none.pt"], "does not exist"),
-        (["{folder}"], "is not one of CTranslate2"),
+        (["{folder}"], "is not a CTranslate2 model"),
         (["{folder}/other.pt"], "cannot be built"),
         (["{model}", "--output", "{folder}"], "exists already"),
         (["{model}", "--output", "{folder}/nowhere/out"], "there is no folder"),

@@ -139,7 +139,7 @@ def test_checkpoints_that_know_no_dictionaries(
     longer = data["longer"]
     for checkpoint, message in (
         (old, "another target dictionary (40 words, here 41)"),
-        (stock, f"{stock} and {longer}/data-bin do not belong together: the dictionaries have other numbers of words"),
+        (stock, f"{stock} and {longer}/data-bin do not belong together, because their dictionaries differ in size"),
     ):
         assert message in told(capsys, "evaluate", checkpoint, "--data", longer, "--beam", 1)
         assert message in told(capsys, "score-heads", checkpoint, "--data", longer / "data-bin")

@@ -78,7 +78,10 @@ def test_tokenised_text(tiny_data: Path, references: Path) -> None:
         ({"references": "nowhere"}, "nowhere cannot be read"),
         ({"references": "short"}, "has 3 lines, but the text test in .* has 20 sentences"),
         ({"references": "good", "bpe": "wordpiece"}, "bpe is 'wordpiece'"),
-        ({"references": "good", "split": "valid1"}, "neither a preparation nor a text called valid1"),
+        (
+            {"references": "good", "split": "valid1"},
+            "neither a prepared corpus nor a data-bin with a text called valid1",
+        ),
     ],
 )
 def test_what_does_not_fit(tiny_data: Path, tmp_path: Path, arguments: dict[str, Any], told: str) -> None:

@@ -39,7 +39,7 @@ def test_they_are_translated_one_after_the_other(pruned: Path, prepared: Path, t
     [
         ("test,other", "there is no text called other in"),
         ("test,", "there is no text called  in"),
-        ("test,valid,test", "the split test,valid,test names a text twice: give each once"),
+        ("test,valid,test", "the split test,valid,test names a text twice: give each text once"),
     ],
 )
 def test_splits_that_are_none(split: str, message: str, pruned: Path, prepared: Path, capsys: Any) -> None:
@@ -50,4 +50,4 @@ def test_splits_that_are_none(split: str, message: str, pruned: Path, prepared: 
 def test_references_are_of_one_text(pruned: Path, prepared: Path, capsys: Any) -> None:
     given = ["--references", str(prepared / "raw/test.yy")]
     assert main(["evaluate", str(pruned), "--data", str(prepared), "--split", "test,valid", *given]) == 1
-    assert "references are given, of one text, but the split test,valid names several" in capsys.readouterr().err
+    assert "the references given are of one text, but the split test,valid names several" in capsys.readouterr().err

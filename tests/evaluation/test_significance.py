@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,17 +217,15 @@ def test_the_table_says_what_it_covers(made_up: Results) -> None:
     assert (joint_3[6][-1], joint_3[8][-1], joint_3[9]) == ("†", "†", "unpaired")
     assert (paper_3[6][-1], paper_3[8][-1], paper_3[9]) == ("†", "†", "1")
     assert r"^\dagger" in to_latex(lines, "made up")
-    csv = [dict(zip(to_csv(lines).split("\n")[0].split(","), row.split(","), strict=True))
-           for row in to_csv(lines).split("\n")[1:-1]]  # fmt: skip
-    assert [row["bleu_ci95_covers"] for row in csv] == ["seeds and sentences"] * 2 + ["sentences"] + [
+    read = list(csv.DictReader(to_csv(lines).splitlines()))
+    assert [row["bleu_ci95_covers"] for row in read] == ["seeds and sentences"] * 2 + ["sentences"] + [
         "seeds and sentences", "sentences"]  # fmt: skip
-    assert [row["bleu_pairs"] for row in csv] == ["", "2", "0", "2", "1"]
+    assert [row["bleu_pairs"] for row in read] == ["", "2", "0", "2", "1"]
 
 
 def test_the_report_compares(made_up: Results, tmp_path: Path, dsp: Callable[..., Any]) -> None:
     lines = table_lines(made_up, made_up.bootstrap(), "paper")
-    header, _, joint, *_ = (line.split(",") for line in to_csv(lines, "paper").splitlines())
-    row = dict(zip(header, joint, strict=True))
+    row = list(csv.DictReader(to_csv(lines, "paper").splitlines()))[1]
     compared = lines[1].to_other
     assert compared is not None
     assert (row["method"], row["heads"], row["bleu_to_paper_difference"]) == (
@@ -242,8 +241,9 @@ def test_the_report_compares(made_up: Results, tmp_path: Path, dsp: Callable[...
     assert {line.count("&") for line in table if "&" in line} == {table[3].count("r") - 1}
     dsp("report", made_up.folder, "--against", "paper", "--out", tmp_path)
     page = (tmp_path / "report.md").read_text()
-    assert "## Against paper, at the same number of heads" in page
-    assert f"| joint | 6 | {one.value:+.2f} | {one.low:+.2f} to {one.high:+.2f} | 2 | {compared.p_value:.3f} |" in page
+    assert "## Against DSP, released settings (Li et al. 2021), at the same number of heads" in page
+    row_of = f"6 | {one.value:+.2f} | {one.low:+.2f} to {one.high:+.2f} | 2 | {compared.p_value:.3f} |"
+    assert f"| exact subsets (default) | {row_of}" in page
     assert "corrected for the 2 comparisons of this table" in page
     done = dsp("report", made_up.folder, "--against", "nothing", check=False)
     assert (done.returncode, "Traceback" in done.stdout) == (1, False)

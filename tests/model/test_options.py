@@ -35,7 +35,7 @@ DECODER_FIRST = torch.tensor([0.0] * 4 + [2.0] * 4 + [1.0] * 4)  # encoder self,
         ("--heads-to-keep 6 --pruning-warmup-updates -1", "--pruning-warmup-updates is -1"),
         (
             "--head-selection hard_concrete --l0-penalty 1 --pruning-warmup-updates 5",
-            "--pruning-warmup-updates 5 puts off the choice of the heads, but",
+            "--pruning-warmup-updates 5 delays the choice of the heads, but",
         ),
         ("--heads-to-keep 6 --initial-temperature 0.1 --final-temperature 1", "above the initial temperature"),
         ("--heads-to-keep 6 --final-temperature 0", "positive, finite"),

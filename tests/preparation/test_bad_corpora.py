@@ -55,7 +55,7 @@ BREAKING: dict[str, tuple[Callable[[Path], object], list[str]]] = {
             preparing.write(raw / "val.de", ["text", ""]),
             preparing.write(raw / "val.en", ["", "text"]),
         ),
-        ["no pair of valid with text on both sides is left"],
+        ["valid has no pair with text on both sides after cleaning"],
     ),
 }
 
@@ -107,7 +107,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
 def test_output_is_a_file(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("precious")
     done = preparing.prepare("multi30k", tmp_path / "out", "--raw-dir", raw, check=False)
-    assert "a file is in its place" in preparing.the_sentence(done)
+    assert "is a file, but the output is a folder" in preparing.the_sentence(done)
     assert (tmp_path / "out").read_text() == "precious"
 
 

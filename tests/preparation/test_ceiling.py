@@ -110,7 +110,7 @@ def test_moses_gets_references_that_can_be_reached(tmp_path: Path) -> None:
     data = PreparedData.read(tmp_path / "out")
     assert data.summary["references"] == {"valid": "references/valid.fra", "test": "references/test.fra"}
     assert data.summary["references_are_detokenised"] is True
-    assert "the subwords do not give the text back as it is" in done.stdout
+    assert "decoding the subwords does not give the original text back" in done.stdout
     assert preparing.lines(tmp_path / "out/raw/test.fra") == FRENCH[70:]
     assert data.references("test")[0] == "« so » dit “a b ” (c), aujourd ’ hui 10 50 % dell ’ uomo l'an 10 !"
     assert perfect(data, "test") == {"tokenised_bleu": 100, "bleu": 100, "chrf": 100}

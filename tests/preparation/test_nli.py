@@ -127,7 +127,9 @@ def test_a_bad_row_is_named(tmp_path: Path, encoder: Path, pair: tuple[str, str,
 
 def test_what_is_no_corpus_or_encoder_is_refused(tmp_path: Path, encoder: Path) -> None:
     command = ("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder")
-    assert "files of no known corpus" in preparing.the_sentence(preparing.prepare(*command, encoder, check=False))
+    assert "does not hold the files of a known corpus" in preparing.the_sentence(
+        preparing.prepare(*command, encoder, check=False)
+    )
     assert "dict.txt is missing" in preparing.the_sentence(preparing.prepare(*command, tmp_path, check=False))
     sick(tmp_path)
     header = HEADERS["sick"].replace("sentence_B", "other")

@@ -72,7 +72,7 @@ def test_a_model_that_rewrites_text_gets_references_that_it_can_give(tmp_path: P
     (tmp_path / "theirs.model").write_bytes(model.getvalue())
     done = preparing.prepare("custom", *paths, tmp_path / "out", "--bpe-model", tmp_path / "theirs.model")
     data = PreparedData.read(tmp_path / "out")
-    assert "the subwords do not give the text back as it is" in done.stdout
+    assert "decoding the subwords does not give the original text back" in done.stdout
     assert data.references("test")[0].endswith("1⁄2 ... TM")
     ceiling = data.ceiling("test")
     assert ceiling is not None

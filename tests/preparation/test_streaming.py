@@ -284,7 +284,7 @@ def test_characters_are_counted_where_there_are_no_spaces(tmp_path: Path) -> Non
 
 def test_everything_is_cleaned_out(tmp_path: Path, sides: list[Path]) -> None:
     done = preparing.prepare("custom", *sides, tmp_path / "out", "--max-words", 2, check=False)
-    assert "no pair of train with text on both sides is left" in preparing.the_sentence(done)
+    assert "train has no pair with text on both sides after cleaning" in preparing.the_sentence(done)
     assert not (tmp_path / "out").exists()
 
 

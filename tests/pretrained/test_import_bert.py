@@ -185,7 +185,7 @@ def test_a_training_starts_from_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda f: _edit(f, model_type="roberta"), "of the family roberta, but bert is expected"),
+        (lambda f: _edit(f, model_type="roberta"), "is the configuration of a roberta model, but bert is expected"),
         (lambda f: _edit(f, position_embedding_type="relative_key"), "position_embedding_type in"),
         (lambda f: _edit(f, hidden_act="swish"), "hidden_act in"),
         (lambda f: _edit(f, vocab_size=25), "has 24 pieces, the weights have 24 and config.json says 25"),

@@ -81,7 +81,7 @@ def test_another_computation_is_noticed(pruned, tiny_data, tmp_path, monkeypatch
     monkeypatch.setitem(ctranslate2_spec.ACTIVATIONS, "relu", "GELU")
     status, error = export("export-ctranslate2", pruned)
     assert status == 1
-    assert "CTranslate2 computes something else than the trained model (a log-probability differs" in error
+    assert "CTranslate2 does not compute what the trained model computes (a log-probability differs" in error
     monkeypatch.setattr(export_check, "original", lambda model, task: original(model, task).half().float())
     assert export("export-folder", pruned)[0] == 0  # rounding
     (tmp_path / "to" / "out").rename(tmp_path / "kept")
@@ -99,7 +99,7 @@ def test_another_dictionary_is_noticed(pruned, tiny_data):
     check_read(network, read, model, task)
     words = read.target_dictionary
     words.symbols[7], words.symbols[8] = words.symbols[8], words.symbols[7]
-    with pytest.raises(UserError, match=r"the target dictionary of .* is another one"):
+    with pytest.raises(UserError, match=r"the target dictionary of .* changes"):
         check_read(network, read, model, task)
 
 

@@ -130,8 +130,8 @@ def some_runs(tmp_path: Path, number: int) -> list[Run]:
         ({"partition": ""}, "partition is '', but a name is expected"),
         ({"account": " "}, "account is ' ', but a name is expected"),
         ({"qos": "a\nb"}, "but a name is expected"),
-        ({"minutes": True}, "minutes is True, which is of the wrong type"),
-        ({"minutes": "60"}, "minutes is '60', which is of the wrong type"),
+        ({"minutes": True}, "minutes is True, but a whole number is expected"),
+        ({"minutes": "60"}, "minutes is '60', but a whole number is expected"),
         ({"setup": ["module load x", 3]}, "setup is ['module load x', 3], but a list of lines"),
         ({"additional": {"array": "0-3"}}, "additional has array, but a sweep sets it itself"),
         ({"additional": {"nice": [1]}}, "additional has 'nice': [1], but options of sbatch"),
@@ -170,7 +170,7 @@ def test_a_squeue_that_fails_now_and_then_stops_nothing(
 
 def test_without_any_answer_nothing_is_submitted(commands: Commands, sweep: Callable[..., Any], tmp_path: Path) -> None:
     commands.fail('echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1')
-    with pytest.raises(UserError, match=r"does not tell which jobs there are .*Unable to contact slurm controller"):
+    with pytest.raises(UserError, match=r"does not list its jobs .*Unable to contact slurm controller"):
         sweep(some_runs(tmp_path, 1), lambda jobs: None)
     assert commands.calls == cluster.TRIES
     assert commands.lines("number") == []
@@ -277,7 +277,9 @@ def test_what_slurm_never_takes_is_told(
     commands: Commands, sweep: Callable[..., Any], tmp_path: Path, error: str
 ) -> None:
     commands.refuse(f'echo "sbatch: error: {error}" >&2; exit 1')
-    with pytest.raises(UserError, match=rf"SLURM did not take the jobs \(sbatch: error: {error}\): see the study's sl"):
+    with pytest.raises(
+        UserError, match=rf"SLURM refused the jobs \(sbatch: error: {error}\): correct the study's key sl"
+    ):
         sweep(some_runs(tmp_path, 3), lambda jobs: None, partition="nowhere")
 
 

@@ -109,7 +109,9 @@ def test_a_holder_on_another_machine_counts_while_it_lives(shared: None, tmp_pat
     finally:
         over.set()
         alive.join()
-    assert said == [f"{path} was left by process 1 on elsewhere, SLURM job 7_0: waiting up to 1 s for a sign of life"]
+    assert said == [
+        f"{path} belongs to process 1 on elsewhere, SLURM job 7_0: waiting up to 1 s to see whether it is still running"
+    ]
     with locked(path):  # it is dead now
         first = path.stat().st_mtime_ns
         while path.stat().st_mtime_ns == first:  # and this one gives signs of life

@@ -209,8 +209,8 @@ def test_what_cannot_be_pruned(finished: tuple[Path, str], stock: Path, prepared
         (["--pruning-lr", "x"], "argument --pruning-lr: invalid float value: 'x'"),
         (["--lrr", "1"], "unrecognized arguments: --lrr 1"),
         (["--seed"], "the command line has the option seed, but this command sets it itself"),
-        (["--lr", "1", "2"], "the command line has the word 2, which belongs to no option"),
-        (["--encoder-layers", "3"], "leave out options of the model's sizes, which the checkpoint tells"),
+        (["--lr", "1", "2"], "the command line has the word 2, which does not belong to an option"),
+        (["--encoder-layers", "3"], "leave out options that set the model's sizes: the checkpoint has them"),
         (["--min-encoder-heads", "4"], "4"),
     ):
         assert message in refused(stock, prepared, out, *more, heads=[3])
@@ -257,7 +257,7 @@ def test_a_folder_with_something_else(finished: tuple[Path, str], stock: Path, p
     out, _ = finished
     before = files(out)
     for heads, more, options, message in (
-        ([6], SHORT, {}, "holds another pruning (heads [6, 3], now [6])"),
+        ([6], SHORT, {}, "holds the result of another call (heads [6, 3], now [6])"),
         ([6, 3], ["--max-update", "40"], {}, 'now {"max-update": "40"}'),
         ([6, 3], SHORT, {"seed": 2}, "(seed 1, now 2): give another folder, or remove that one"),
     ):
@@ -267,10 +267,10 @@ def test_a_folder_with_something_else(finished: tuple[Path, str], stock: Path, p
     state = torch.load(stock, weights_only=True)
     state["model"]["encoder.layers.0.fc1.bias"] += 1
     torch.save(state, other)
-    assert "holds another pruning (checkpoint" in refused(other, prepared, out, *SHORT, heads=[6, 3])
+    assert "holds the result of another call (checkpoint" in refused(other, prepared, out, *SHORT, heads=[6, 3])
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.tex").write_text("all of it")
-    assert "is not empty, and no pruning was begun in it" in refused(stock, prepared, tmp_path / "full", heads=[6])
+    assert "is not empty, and this command did not make it" in refused(stock, prepared, tmp_path / "full", heads=[6])
     (tmp_path / "full/prune.json").write_text("[1]")
     assert "is not what this command wrote" in refused(stock, prepared, tmp_path / "full", heads=[6])
     assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["prune.json", "thesis.tex"]

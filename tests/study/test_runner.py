@@ -61,7 +61,9 @@ def remove(run: Run, *names: str) -> None:
 def test_a_command_that_ends_well_without_its_product_has_failed(tmp_path: Path) -> None:
     run = chain(tmp_path, "one", train="echo nothing to save")
     for _ in range(2):
-        with pytest.raises(RunError, match=rf"train ended well, but left no {run.folder}/model; the end of .*\n.*save"):
+        with pytest.raises(
+            RunError, match=rf"train succeeded, but did not write {run.folder}/model; the end of .*\n.*save"
+        ):
             execute(run)
         assert not is_done(run)
     assert done(run) == ["train", "train"]
@@ -190,7 +192,7 @@ def test_a_training_that_had_ended_is_not_started_again(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_read_is_the_fault_of_that_run_alone(tmp_path: Path) -> None:
     run = training(tmp_path)
     (run.folder / "checkpoints/checkpoint_last.pt").write_text("half")
-    told = r"checkpoint_last\.pt cannot be read .*; without the folder .*checkpoints the training starts anew"
+    told = r"checkpoint_last\.pt cannot be read .*: remove the folder .*checkpoints to train it again"
     with pytest.raises(RunError, match=told):
         execute(run)
     torch.save({"model": {}}, run.folder / "checkpoints/checkpoint_last.pt")
@@ -211,7 +213,7 @@ def test_a_run_that_another_process_is_at_is_waited_for(tmp_path: Path, monkeypa
 
         said = locally([run, other], done=finished, tick=tick)
     assert finished == {"one", "other"}
-    assert said == [f"run one: process {os.getpid()} on {os.uname().nodename}, is at work on it, and is waited for"]
+    assert said == [f"run one: waiting for process {os.getpid()} on {os.uname().nodename}, which is doing it"]
     assert done(run) == ["train", "compact", "evaluate"]
 
 
@@ -238,7 +240,7 @@ def test_a_run_is_done_once_by_two_processes(tmp_path: Path) -> None:
     finally:
         first.kill()
         (run.folder / "go").touch()
-    assert said == [f"run one: process {first.pid} on {os.uname().nodename}, is at work on it, and is waited for"]
+    assert said == [f"run one: waiting for process {first.pid} on {os.uname().nodename}, which is doing it"]
     assert is_done(run)
 
 

@@ -253,7 +253,7 @@ def test_a_sweep_goes_on_beside_its_jobs(
         for folder in folders:
             (folder / "slurm.json").unlink()
         sweep = start("--jobs", "2")
-        wait_for(lambda: log.read_text().count("is at work on it, and is waited for") == 2, log.read_text)
+        wait_for(lambda: log.read_text().count("which is doing it") == 2, log.read_text)
         assert f", SLURM job {subprocess_id(jobs[0], environment)}, is at work" in log.read_text()
         control("resume")
         assert sweep.wait(600) == 0, log.read_text()
@@ -279,5 +279,5 @@ def test_a_bad_slurm_is_told(
     study = write_study(slurm={"partition": "nowhere", "minutes": 10})
     done = dsp("sweep", study, "--results", tmp_path / "results", "--slurm", check=False, **slurm)
     assert done.returncode == 1
-    assert "SLURM did not take the jobs" in done.stdout
+    assert "SLURM refused the jobs" in done.stdout
     assert "Traceback" not in done.stdout

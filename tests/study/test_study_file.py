@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +51,10 @@ def value(command: list[str], option: str) -> str:
         ({"methods": [{"method": "voita"}]}, "voita needs either penalties"),
         ({"methods": [{"method": "voita", "penalties": [0.1], "heads": [3]}]}, "voita needs either"),
         ({"methods": [{"method": "joint", "start": "bsae"}]}, "start of joint is 'bsae'"),
-        ({"methods": [{"method": "michel", "start": "scratch"}]}, "but base is expected"),
+        (
+            {"methods": [{"method": "michel", "start": "scratch"}]},
+            "but base or, for joint, ste, random and range, scratch is expected",
+        ),
         ({"methods": [{"method": "ste", "options": {"head-selection": "simple"}}]}, "ste has its own"),
         ({"methods": [{"method": "unpruned", "heads": [3]}]}, "it keeps all its heads"),
         ({"methods": [{"method": "joint", "heads": [13]}]}, "13, but numbers from 0 to 12"),
@@ -131,7 +136,7 @@ def test_a_study_extends_another(write_study: WriteStudy, tmp_path: Path) -> Non
         ({"extends": "../third.yaml"}, "third.yaml extends below/more.yaml, which extends it in turn"),
         ({"extends": "none.yaml"}, "none.yaml cannot be read"),
         ({"extends": ["../study.yaml"]}, "but the path of a study is expected"),
-        ({"name": None}, "lacks the key name: it needs one of its own beside extends"),
+        ({"name": None}, "lacks the key name: give it a name of its own beside extends"),
     ):
         changed = {key: value for key, value in {**content, **wrong}.items() if value is not None}
         path.write_text(yaml.safe_dump(changed), encoding="utf-8")
@@ -287,6 +292,18 @@ def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]
     assert not (path.parent / "results").exists()
 
 
+def with_test_sets(prepared: Path, folder: Path, *names: str) -> Path:
+    """Copy a corpus into *folder*, its test set under further names, too."""
+    shutil.copytree(prepared, folder)
+    summary = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
+    for name in names:
+        for file in (*folder.glob("data-bin/test.*"), *folder.glob("raw/test.*")):
+            shutil.copy(file, file.with_name(file.name.replace("test", name)))
+        summary["references"][name] = f"raw/{name}.yy"
+    (folder / "prepare.json").write_text(json.dumps(summary), encoding="utf-8")
+    return folder
+
+
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "scripts/studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if pretrained := yaml.safe_load(path.read_text(encoding="utf-8")).get("pretrained"):
@@ -302,6 +319,8 @@ def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path, monkeypatch
         variables = {OWN: "scripts/studies/ablations.py"}
         assert "# relative-k3-s1" in support.run_command([*command, "--results", tmp_path], **variables).stdout
         return
+    if "test3" in path.read_text(encoding="utf-8"):
+        prepared = with_test_sets(prepared, tmp_path / "data", "test1", "test2", "test3")
     study = read_study(path, data=str(prepared))
     runs = expand(study, tmp_path)
     assert study.name == path.stem

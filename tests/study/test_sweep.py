@@ -125,7 +125,7 @@ def test_two_sweeps_at_once(finished: tuple[Path, Any], tmp_path: Path, dsp: Cal
         fcntl.flock(file, fcntl.LOCK_EX)
         done = dsp("sweep", finished[0] / "study.yaml", "--results", tmp_path, check=False)
     assert done.returncode == 1
-    assert f"another sweep (process 1 on elsewhere) is at work in {tmp_path}" in done.stdout
+    assert f"another sweep (process 1 on elsewhere) is running in {tmp_path}" in done.stdout
 
 
 def test_a_folder_of_another_study(

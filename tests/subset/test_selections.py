@@ -166,8 +166,11 @@ def test_a_name_is_taken_once():
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "but the path of a Python file is expected: mend it, or unset it"),
-        ("import no_such_module", r"failed \(ModuleNotFoundError: No module named 'no_such_module'\): mend it"),
+        (None, "but the path of a Python file is expected: correct it, or unset it"),
+        (
+            "import no_such_module",
+            r"failed \(ModuleNotFoundError: No module named 'no_such_module'\): correct the file",
+        ),
         ("def", r"failed \(SyntaxError: "),
         ("from fairseq_dsp.subset import *; register_selection('ste')(Gumbel)", "named ste exists already"),
     ],

@@ -14,7 +14,7 @@ import yaml
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import HeadSet, PruningConfig
-from fairseq_dsp.model.config import flag
+from fairseq_dsp.model.pruning_options import flag
 
 # options that go together, each with a value that is not its default
 GROUPS: list[dict[str, Any]] = [

@@ -11,7 +11,7 @@ import torch
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import TYPES
-from fairseq_dsp.model.config import PruningConfig, with_heads
+from fairseq_dsp.model.pruning_options import PruningConfig, with_heads
 from fairseq_dsp.subset.hard_concrete import HardConcrete, hold, open_probability
 
 VOITA = ["--cpu", "--head-selection", "hard_concrete", "--criterion", "label_smoothed_cross_entropy_dsp"]

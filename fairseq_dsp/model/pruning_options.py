@@ -38,33 +38,26 @@ class PruningConfig(FairseqDataclass):
     decoder_heads_to_keep: Optional[int] = field(
         default=None, metadata={"help": "decoder self-attention heads kept, instead of one budget for all types"}
     )
-    min_heads_per_module: int = field(default=0, metadata={"help": "keep at least so many heads in every module"})
+    min_heads_per_module: int = field(default=0, metadata={"help": "minimum number of heads in each module"})
     min_cross_heads: Optional[int] = field(
         default=None,
-        metadata={
-            "help": "keep at least so many cross-attention heads, which alone bring the source to the decoder "
-            "(default: 1 with simple, 0 otherwise)"
-        },
+        metadata={"help": "minimum number of cross-attention heads (default: 1 with simple, 0 otherwise)"},
     )
     min_encoder_heads: Optional[int] = field(
         default=None,
-        metadata={
-            "help": "keep at least so many encoder self-attention heads, whose worth shows late "
-            "(default: a ninth of the heads, rounded, with simple, 0 otherwise)"
-        },
+        metadata={"help": "minimum number of encoder self-attention heads (default: K/9 with simple, 0 otherwise)"},
     )
     uniform_heads: bool = field(
         default=False,
-        metadata={
-            "help": "as many heads in every module of the encoder, and of the decoder: CTranslate2 pads none then"
-        },
+        metadata={"help": "the same number of heads in all modules of a stack: CTranslate2 needs no padding then"},
     )
     heads_to_keep_start: Optional[int] = field(
         default=None,
-        metadata={"help": "start with a budget of so many heads, by default all, and shrink it to --heads-to-keep"},
+        metadata={"help": "number of heads from which the budget shrinks to --heads-to-keep (default: all)"},
     )
     heads_to_keep_updates: Optional[int] = field(
-        default=None, metadata={"help": "updates in which the budget shrinks, that of feed-forward units from all"}
+        default=None,
+        metadata={"help": "updates over which the budget shrinks; that of feed-forward units starts from all"},
     )
     heads_to_keep_low: Optional[int] = field(
         default=None, metadata={"help": "draw the number of heads anew at every training update, at least so many"}
@@ -78,9 +71,7 @@ class PruningConfig(FairseqDataclass):
     )
     ffn_unit_width: Optional[int] = field(
         default=None,
-        metadata={
-            "help": "neighbouring hidden neurons of a layer that make a unit (default: a sixteenth of the layer)"
-        },
+        metadata={"help": "number of neighbouring hidden neurons in a unit (default: a sixteenth of the layer)"},
     )
     head_selection: ChoiceEnum(list(SELECTIONS)) = field(  # type: ignore[valid-type]
         default="simple",
@@ -100,8 +91,7 @@ class PruningConfig(FairseqDataclass):
     pruning_warmup_updates: int = field(
         default=0,
         metadata={
-            "help": "train with all heads for so many updates before the choice begins; cooldown and budget count from "
-            "there"
+            "help": "number of updates with all heads before choosing begins; cooldown and budget count from there"
         },
     )
     initial_temperature: float = field(default=1.0, metadata={"help": "temperature at the first update"})
@@ -109,22 +99,22 @@ class PruningConfig(FairseqDataclass):
     cooldown_updates: int = field(
         default=10000,
         metadata={
-            "help": "updates in which the temperature falls geometrically, and after which simple fixes the heads; "
+            "help": "updates over which the temperature falls geometrically, after which simple fixes the heads; "
             "about 30%% of the run with simple, 90%% with gumbel or frozen weights"
         },
     )
     l0_penalty: Optional[float] = field(
         default=None,
         metadata={
-            "help": "constant weight per target token of the expected number of open gates, for hard_concrete "
-            "(default: the weight that holds this number at --heads-to-keep, found anew at every update)"
+            "help": "weight of the expected number of open gates in the loss of a target token, for "
+            "hard_concrete (default: adapted so that this number stays at --heads-to-keep)"
         },
     )
     module_penalty: float = field(
         default=0.0,
         metadata={
-            "help": "weight per target token of each attention module that keeps a head: gathers the heads in few "
-            "modules, for a compact model computes no attention in the others; try 0.02"
+            "help": "weight of the number of modules with an open gate in the loss of a target token: gathers the "
+            "heads in few modules, so that a compact model skips the others; try 0.02"
         },
     )
     freeze_weights: bool = field(
@@ -132,13 +122,13 @@ class PruningConfig(FairseqDataclass):
     )
 
     def check_single_type(self) -> None:
-        """Raise a ``ValueError`` for an option that tells attention types apart, for a model of one type."""
+        """Raise a ``ValueError`` for an option for one attention type, if the model has one type only."""
         for name in (*HEADS.budgets.values(), *HEADS.floors.values()):
             value = getattr(self, name)
             if value is not None:
                 raise ValueError(
-                    f"{flag(name)} {value} tells attention types apart, but this model has encoder self-attention "
-                    "only: leave it out, and give --heads-to-keep for the number of heads"
+                    f"{flag(name)} {value} is for one attention type of several, but this model has encoder "
+                    "self-attention only: leave it out, and give --heads-to-keep for the number of heads"
                 )
 
     @property
@@ -166,7 +156,9 @@ class PruningConfig(FairseqDataclass):
         start, low, high = (f"heads_to_keep_{end}" for end in ("start", "low", "high"))
         for one, other in ((start, "heads_to_keep_updates"), (low, high), (high, low)):
             if getattr(self, one) is not None and getattr(self, other) is None:
-                raise ValueError(f"{flag(one)} and {flag(other)} belong together, but only {flag(one)} is given")
+                raise ValueError(
+                    f"{flag(one)} and {flag(other)} belong together, but only {flag(one)} is given: give both"
+                )
         for one in ("heads_to_keep_updates", low):
             if getattr(self, one) is not None and any(k is not None for k in per_type):
                 raise ValueError(
@@ -194,7 +186,7 @@ class PruningConfig(FairseqDataclass):
             raise ValueError(f"--pruning-warmup-updates is {self.pruning_warmup_updates}, but it must be 0 or more")
         if self.pruning_warmup_updates and (self.l0_penalty is not None or not SELECTIONS[self.head_selection].learns):
             raise ValueError(
-                f"--pruning-warmup-updates {self.pruning_warmup_updates} puts off the choice of the heads, but with "
+                f"--pruning-warmup-updates {self.pruning_warmup_updates} delays the choice of the heads, but with "
                 "--l0-penalty or --kept-heads no budget chooses them: leave it out"
             )
         if not (math.isfinite(self.pruning_lr) and self.pruning_lr >= 0):
@@ -217,12 +209,13 @@ class PruningConfig(FairseqDataclass):
             raise ValueError(f"--module-penalty is {self.module_penalty}, but it must be a finite number, 0 or more")
         if self.module_penalty and not SELECTIONS[self.head_selection].learns:
             raise ValueError(
-                f"--module-penalty {self.module_penalty} has a say in the choice of the heads, but --head-selection "
-                f"{self.head_selection} has them chosen already: leave it out"
+                f"--module-penalty {self.module_penalty} influences the choice of the heads, but --head-selection "
+                f"{self.head_selection} does not choose any: leave it out"
             )
         if (self.head_selection == "fixed") != (self.kept_heads is not None):
             raise ValueError(
-                "--head-selection fixed and --kept-heads FILE belong together, but only one of them is given"
+                "--head-selection fixed and --kept-heads FILE belong together, but only one of them is given: give "
+                "both, or neither"
             )
 
     def _check_uniform(self) -> None:
@@ -243,8 +236,8 @@ class PruningConfig(FairseqDataclass):
             value = getattr(self, name)
             if value not in (self.__dataclass_fields__[name].default, None, "fixed"):
                 raise ValueError(
-                    f"{flag(name)} {value} is about choosing heads, but with --compact they are chosen already: leave "
-                    "it out, or leave out --compact"
+                    f"{flag(name)} {value} is about choosing heads, but --compact has them chosen already: leave it "
+                    "out, or leave out --compact"
                 )
 
 
