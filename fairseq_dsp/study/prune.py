@@ -163,7 +163,7 @@ def _options(model: UnprunedModel, data: PreparedData, heads: Sequence[int], giv
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
-            found[str(k)] = options | pruning_recipe.schedule(data, options | {"heads-to-keep": k}, k, model.heads)
+            found[str(k)] = options | pruning_recipe.schedule(data, options | {"heads-to-keep": k}, k, model.shape)
             args = parse_options(data, {**found[str(k)], "heads-to-keep": k}, "the command line")
     except ValueError as error:
         raise UserError(str(error)) from error

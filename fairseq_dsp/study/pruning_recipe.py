@@ -5,16 +5,21 @@ fixed, and the weights train on with just these to the end, while the learning r
 choose. The choice is slow: the importance has a tenth of the usual learning rate. Feed-forward units, where some are
 pruned, have the same schedule.
 
+Where many heads stay, a quarter of them is the encoder's. The loss on references, by which heads are chosen, hardly
+feels what the encoder loses, for the decoder is given the right words so far; translations do.
+
 Shares become update numbers here, once: a training that is extended keeps its schedule.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from ..evaluation.prepared import PreparedData
 from ..model import PruningConfig
-from ..model.units import shape_by
+from ..model.units import HEADS, shape_by
 from .options import BUDGETS, Options, parse_options
 
 LEAST_UPDATES = 500
@@ -25,6 +30,8 @@ _MANY = 0.25, 0.3
 until the heads are fixed."""
 _FEW = 0.4, 0.45
 """The same for fewer."""
+_ENCODER = 0.25
+"""The least share of the encoder in the heads that stay, if those are a third or more."""
 _OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric"}
 """What schedulers read of others' options."""
 _LINEAR = "polynomial_decay"
@@ -53,27 +60,42 @@ def training(base: Options, given: Options, updates: int) -> Options:
     return options | given
 
 
-def schedule(data: PreparedData, options: Options, kept: int, total: int) -> Options:
+def schedule(data: PreparedData, options: Options, kept: int, shape: Mapping[str, Sequence[int]]) -> Options:
     """What options leave open of how the heads, and the units of other kinds, are chosen.
 
     :param data: the corpus.
     :param options: of the training, ``max-update`` among them.
     :param kept: K.
-    :param total: N, the number of heads of the model.
+    :param shape: for each attention type, the number of heads of each layer of the model.
     :return: only options that are not given; none for a selection other than ``simple``, or for frozen weights, which
         have schedules of their own.
     :raises ValueError: as `training`, or if fairseq does not take the options.
     """
     if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
         return {}
-    updates = _number(options, "max-update", 0)
+    updates, total = _number(options, "max-update", 0), sum(map(sum, shape.values()))
     shares = _MANY if _keeps_many(data, options, kept, total) else _FEW
     shrinking, cooldown = (_share(share, updates) for share in shares)
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
     if not _BUDGETS & options.keys():
         shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
         found |= {"heads-to-keep-start": total, "heads-to-keep-updates": shrinking}
+    if total <= 3 * kept < 3 * total:
+        found |= _encoder_floor(options, kept, shape)
     return {name: value for name, value in found.items() if name not in options}
+
+
+def _encoder_floor(options: Options, kept: int, shape: Mapping[str, Sequence[int]]) -> Options:
+    """Return the least number of heads of the encoder; nothing where options share the heads out between the types."""
+    sharing = {"uniform_heads", "min_heads_per_module", *HEADS.budgets.values(), *HEADS.floors.values()}
+    if any(name.replace("_", "-") in options for name in sharing):
+        return {}
+    sides = [(HEADS.places[name][0], sum(layers)) for name, layers in shape.items()]
+    encoder = sum(heads for side, heads in sides if side == "encoder")
+    if encoder == sum(heads for _, heads in sides):
+        return {}
+    floor = next(o for name, o in HEADS.floors.items() if HEADS.places[name][0] == "encoder")
+    return {floor.replace("_", "-"): min(math.ceil(_ENCODER * kept), encoder)}
 
 
 def _keeps_many(data: PreparedData, options: Options, kept: int, total: int) -> bool:

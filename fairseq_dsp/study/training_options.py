@@ -28,7 +28,7 @@ def trained_on(study: Study, given: Options) -> Options:
 def continued(study: Study, given: Options, own: Options, heads: int) -> Options:
     """The same of one that chooses its heads."""
     options = trained_on(study, given) | own
-    return _annealed(options | pruning_recipe.schedule(study.data, options, heads, study.total))
+    return _annealed(options | pruning_recipe.schedule(study.data, options, heads, study.shape))
 
 
 def with_fixed(options: Options, heads: str) -> Options:

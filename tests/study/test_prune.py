@@ -21,7 +21,7 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation.prepared import PreparedData
-from fairseq_dsp.study import prune
+from fairseq_dsp.study import prune, pruning_recipe
 from fairseq_dsp.study.unpruned_model import UnprunedModel
 
 SHORT = ["--max-update", "20", "--log-interval", "5"]
@@ -284,6 +284,11 @@ def test_the_options_of_a_model(stock: Path, prepared: Path, train_tiny: Callabl
     options = prune._options(model, data, [6], {})["6"]
     assert (options["max-update"], options["total-num-update"], options["warmup-updates"]) == (500, 500, 25)
     assert (options["heads-to-keep-updates"], options["cooldown-updates"]) == (125, 150)
+    floors = {k: prune._options(model, data, [k], {})[str(k)].get("min-encoder-heads") for k in (11, 5, 4, 3)}
+    assert floors == {11: 3, 5: 2, 4: 1, 3: None}  # of the encoder's 4 of 12; below a third the choice is free
+    for own in ("min-encoder-heads", "min-cross-heads", "encoder-heads-to-keep", "min-heads-per-module"):
+        found = pruning_recipe.schedule(data, {"max-update": 100, own: 1}, 6, model.shape)
+        assert "min-encoder-heads" not in found, f"{own} shares the heads out"
     given = {"max-update": "100", "cooldown-updates": "20", "lr": "0.5", "pruning-lr": "0.2"}
     options = prune._options(model, data, [6], given)["6"]
     assert options | given == options
