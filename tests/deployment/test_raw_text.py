@@ -1,0 +1,205 @@
+"""Raw text through both kinds of exported folder: the translations of ``evaluate``, line by line as they come."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support
+
+import fairseq_dsp
+from fairseq_dsp.cli import main
+from fairseq_dsp.deployment.text import read_bpe
+from fairseq_dsp.errors import UserError
+
+pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
+
+EXPORTS = ("export-folder", "export-ctranslate2")
+TRAINING = "--share-all-embeddings --max-tokens 1200 --max-update 250 --lr 0.01 --dropout 0 --heads-to-keep 6".split()
+POSITIONS = ("--max-source-positions", 40, "--max-target-positions", 40)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some generated phrases, in subwords of tokenised text."""
+    out = tmp_path_factory.mktemp("phrases") / "data"
+    sizes = "--train-size 1500 --valid-size 20 --test-size 40 --vocab-size 300 --tokenizer moses --bpe subword-nmt"
+    assert main(["prepare", "phrases", str(out), *sizes.split()]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def checkpoint(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compact model, trained until the best translation of most sentences is far from the second best."""
+    run = tmp_path_factory.mktemp("run")
+    flags = (*TRAINING, *POSITIONS, "--no-save-optimizer-state")
+    support.run_fairseq("train", *support.tiny_train_args(corpus / "data-bin", run, *flags, arch="transformer_dsp"))
+    assert main(["compact", str(run / "checkpoint_last.pt"), str(run / "compact.pt")]) == 0
+    return run / "compact.pt"
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoint: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The exported folders by the command."""
+    made = tmp_path_factory.mktemp("folders")
+    for name in EXPORTS:
+        assert main([name, str(checkpoint), str(made / name), "--data", str(corpus / "data-bin")]) == 0
+    return {name: made / name for name in EXPORTS}
+
+
+def command(folder: Path, *options: object) -> list[str]:
+    return [sys.executable, "-m", "fairseq_dsp.cli", "translate", str(folder), "--threads", "1", *map(str, options)]
+
+
+def translated(folder: Path, text: bytes, *options: object, status: int = 0) -> tuple[list[str], str]:
+    """The lines of standard output, and standard error."""
+    done = subprocess.run(command(folder, *options), input=text, capture_output=True, env=support.environment())
+    assert done.returncode == status, done.stderr.decode()
+    lines = done.stdout.decode().split("\n")
+    assert lines.pop() == ""
+    return lines, done.stderr.decode()
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_raw_text_gives_the_translations_of_evaluate(
+    name: str, folders: dict[str, Path], checkpoint: Path, corpus: Path, tmp_path: Path
+) -> None:
+    search = ("--beam", "4", "--max-len-b", "30", "--max-len-a", "0.5", "--lenpen", "1.2")
+    out = tmp_path / "translations"
+    main(["evaluate", str(checkpoint), "--data", str(corpus), "--translations", str(out), "--cpu", *search])
+    expected = out.read_text(encoding="utf-8").splitlines()
+    assert len(set(expected)) > 30
+    source = (corpus / "raw/test.de").read_bytes()
+    found, told = translated(folders[name], source, *search, "--batch-size", 7)
+    assert found == expected
+    assert told == ""
+    # an empty line, one of blanks, one that is too long, none at the end
+    lines = source.splitlines()
+    long = b"\xef\xbb\xbf" + b" ".join([lines[3]] * 30)
+    mixed = b"\n".join([long, b"", lines[0] + b"\r", " \u2009\t".encode(), lines[1]])
+    found, told = translated(folders[name], mixed, *search)
+    assert found[1:] == ["", expected[0], "", expected[1]]
+    assert found[0]
+    assert told.count("\n") == 1
+    assert told.startswith("line 1 has ")
+    assert "but the model takes 39: the rest of it is not translated" in told
+    model: Any = fairseq_dsp.from_pretrained(folders[name], threads=1)
+    keep = " ".join(model.text.encode(long.decode().removeprefix("\ufeff")).split()[:39])
+    (cut,) = model.best([keep.split()], fairseq_dsp.deployment.translator.Search(4, 64, 1.2, 0.5, 30))
+    assert model.text.decode(cut) == found[0]
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_a_line_is_translated_before_the_next_is_there(name: str, folders: dict[str, Path], corpus: Path) -> None:
+    lines = (corpus / "raw/test.de").read_bytes().splitlines(keepends=True)[:3]
+    with subprocess.Popen(
+        command(folders[name]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=support.environment()
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        found = []
+        for line in lines:
+            process.stdin.write(line[:4])
+            process.stdin.flush()
+            process.stdin.write(line[4:])
+            process.stdin.flush()
+            found.append(process.stdout.readline())
+        process.stdin.close()
+        assert process.stdout.read() == b""
+    assert found == [line.encode() + b"\n" for line in translated(folders[name], b"".join(lines))[0]]
+
+
+def test_the_engine_needs_neither_torch_nor_fairseq(folders: dict[str, Path]) -> None:
+    script = (
+        "import sys, fairseq_dsp; model = fairseq_dsp.from_pretrained(sys.argv[1]); print(model.translate(['Montag']))\n"
+        "from fairseq_dsp.cli import main; assert main(['translate', sys.argv[1]]) == 0\n"
+        "assert not {'torch', 'fairseq', 'numpy.random.mtrand.torch'} & set(sys.modules)"
+    )
+    done = support.run_command([sys.executable, "-c", script, folders["export-ctranslate2"]])
+    assert done.stdout.startswith("['")
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_bytes_that_are_no_text(name: str, folders: dict[str, Path], corpus: Path) -> None:
+    lines = (corpus / "raw/test.de").read_bytes().splitlines(keepends=True)[:2]
+    found, told = translated(folders[name], b"".join([*lines, b"M\xe4rz\n", *lines]), status=1)
+    assert found == translated(folders[name], b"".join(lines))[0]
+    assert "line 3 of the input is not UTF-8 (byte 0xe4), and nothing after it is translated" in told
+    assert len(told.splitlines()) == 1
+
+
+def refused(*words: object, capsys: pytest.CaptureFixture[str]) -> str:
+    """The sentence of a command that fails."""
+    assert main(list(map(str, words))) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    return told[-1]
+
+
+def test_folders_that_cannot_be_read(folders: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "is neither a folder that fairseq-dsp export-folder" in refused("translate", tmp_path, capsys=capsys)
+    assert "is neither a folder" in refused("translate", tmp_path / "nowhere", capsys=capsys)
+    engine = tmp_path / "engine"
+    shutil.copytree(folders["export-ctranslate2"], engine)
+    config = json.loads((engine / "text.json").read_text())
+    changes: list[tuple[Callable[[], object], str]] = [
+        (lambda: (engine / "bpecodes").write_text("#version: 0.2\na b\n"), "not as it was written"),
+        (lambda: (engine / "bpecodes").unlink(), "the file bpecodes is missing in"),
+        (lambda: write(config | {"bpe_model": "../codes"}), "names ../codes, but only files of its own folder"),
+        (lambda: write(config | {"sha256": {}}), "the subword_nmt model .*bpecodes cannot be read"),
+        (lambda: write(config | {"positions": None}), "does not say how raw text is cut into subwords"),
+        (lambda: write([]), "does not say how raw text is cut into subwords"),
+        (lambda: write(config | {"format": "other 2"}), "of the format other 2, but fairseq_dsp text 1"),
+        (lambda: (engine / "text.json").unlink(), "has no text.json, .* export the model again"),
+    ]
+
+    def write(content: Any) -> None:
+        (engine / "text.json").write_text(json.dumps(content))
+
+    for change, told in changes:
+        change()
+        with pytest.raises(UserError, match=told):
+            fairseq_dsp.from_pretrained(engine)
+    whole = folders["export-ctranslate2"]
+    assert (
+        "the device cuda cannot" in refused("translate", folders["export-folder"], "--device", "cuda", capsys=capsys)
+        or not pytest.importorskip("torch").cuda.is_available()
+    )
+    assert "cannot load" in refused("translate", whole, "--device", "tpu", capsys=capsys)
+    assert "threads is 0" in refused("translate", whole, "--threads", 0, capsys=capsys)
+    assert "beam is 0" in refused("translate", whole, "--beam", 0, capsys=capsys)
+
+
+def test_a_subword_model_of_another_kind(checkpoint: Path, corpus: Path, tmp_path: Path, capsys: Any) -> None:
+    codes = corpus / "bpe/bpecodes"
+    pieces = tmp_path / "pieces.model"
+    pieces.write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02\xff")
+    for name in EXPORTS:
+        words = (name, checkpoint, tmp_path / "out", "--data", corpus / "data-bin")
+        told = refused(*words, "--bpe", "sentencepiece", "--bpe-model", codes, capsys=capsys)
+        assert f"{codes} is not a model of sentencepiece" in told
+        told = refused(*words, "--bpe", "subword_nmt", "--bpe-model", pieces, capsys=capsys)
+        assert f"{pieces} is not a table of BPE merges" in told
+        assert not (tmp_path / "out").exists()
+    assert read_bpe(None, tmp_path) is None
+
+
+def test_a_preparation_without_its_subword_model(
+    checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(corpus, tmp_path / "data")
+    for model in (tmp_path / "data").rglob("bpecodes"):
+        model.unlink()
+    words = ("export-ctranslate2", checkpoint, tmp_path / "engine", "--data", tmp_path / "data/data-bin")
+    assert main(list(map(str, words))) == 0
+    assert "will translate subwords only, not raw text" in capsys.readouterr().out
+    assert "has no text.json" in refused("translate", tmp_path / "engine", capsys=capsys)
+    assert "does not exist" in refused(
+        *words[:2], tmp_path / "other", *words[3:], "--bpe", "subword_nmt", capsys=capsys
+    )
