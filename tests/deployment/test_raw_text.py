@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import support
@@ -16,6 +17,7 @@ import support
 import fairseq_dsp
 from fairseq_dsp.cli import main
 from fairseq_dsp.deployment.text import read_bpe
+from fairseq_dsp.deployment.translator import Search
 from fairseq_dsp.errors import UserError
 
 pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
@@ -53,83 +55,101 @@ def folders(checkpoint: Path, corpus: Path, tmp_path_factory: pytest.TempPathFac
     return {name: made / name for name in EXPORTS}
 
 
-def command(folder: Path, *options: object) -> list[str]:
-    return [sys.executable, "-m", "fairseq_dsp.cli", "translate", str(folder), "--threads", "1", *map(str, options)]
+class Translated(NamedTuple):
+    """What ``fairseq-dsp translate`` gave: its status, the lines of standard output, standard error."""
+
+    status: int
+    lines: list[str]
+    told: str
 
 
-def translated(folder: Path, text: bytes, *options: object, status: int = 0) -> tuple[list[str], str]:
-    """The lines of standard output, and standard error."""
-    done = subprocess.run(command(folder, *options), input=text, capture_output=True, env=support.environment())
-    assert done.returncode == status, done.stderr.decode()
-    lines = done.stdout.decode().split("\n")
-    assert lines.pop() == ""
-    return lines, done.stderr.decode()
+@pytest.fixture
+def translate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any) -> Callable[..., Translated]:
+    """``translate(FOLDER, BYTES, *options)`` runs the command in this process."""
+
+    def translate(folder: Path, text: bytes, *options: object) -> Translated:
+        (tmp_path / "input").write_bytes(text)
+        with (tmp_path / "input").open() as given, open(1, "w", closefd=False) as output:
+            monkeypatch.setattr(sys, "stdin", given)
+            monkeypatch.setattr(sys, "stdout", output)
+            capfdbinary.readouterr()
+            status = main(["translate", str(folder), "--threads", "1", *map(str, options)])
+        lines, told = capfdbinary.readouterr()
+        assert lines.endswith(b"\n") or not lines
+        return Translated(status, lines.decode().split("\n")[:-1], told.decode())
+
+    return translate
 
 
 @pytest.mark.parametrize("name", EXPORTS)
 def test_raw_text_gives_the_translations_of_evaluate(
-    name: str, folders: dict[str, Path], checkpoint: Path, corpus: Path, tmp_path: Path
+    name: str, folders: dict[str, Path], checkpoint: Path, corpus: Path, tmp_path: Path, translate: Any
 ) -> None:
     search = ("--beam", "4", "--max-len-b", "30", "--max-len-a", "0.5", "--lenpen", "1.2")
     out = tmp_path / "translations"
-    main(["evaluate", str(checkpoint), "--data", str(corpus), "--translations", str(out), "--cpu", *search])
+    assert main(["evaluate", str(checkpoint), "--data", str(corpus), "--translations", str(out), "--cpu", *search]) == 0
     expected = out.read_text(encoding="utf-8").splitlines()
     assert len(set(expected)) > 30
     source = (corpus / "raw/test.de").read_bytes()
-    found, told = translated(folders[name], source, *search, "--batch-size", 7)
-    assert found == expected
-    assert told == ""
-    # an empty line, one of blanks, one that is too long, none at the end
+    assert translate(folders[name], source, *search, "--batch-size", 7) == (0, expected, "")
+    # a line that is too long, an empty one, one of blanks, none at the end
     lines = source.splitlines()
-    long = b"\xef\xbb\xbf" + b" ".join([lines[3]] * 30)
-    mixed = b"\n".join([long, b"", lines[0] + b"\r", " \u2009\t".encode(), lines[1]])
-    found, told = translated(folders[name], mixed, *search)
-    assert found[1:] == ["", expected[0], "", expected[1]]
-    assert found[0]
-    assert told.count("\n") == 1
+    long = b" ".join([lines[3]] * 30)
+    mixed = b"\n".join([b"\xef\xbb\xbf" + long, b"", lines[0] + b"\r", " \u2009\t".encode(), lines[1]])
+    status, (first, *others), told = translate(folders[name], mixed, *search)
+    assert status == 0
+    assert others == ["", expected[0], "", expected[1]]
     assert told.startswith("line 1 has ")
-    assert "but the model takes 39: the rest of it is not translated" in told
+    assert told.endswith("but the model takes 39: the rest of it is not translated\n")
     model: Any = fairseq_dsp.from_pretrained(folders[name], threads=1)
-    keep = " ".join(model.text.encode(long.decode().removeprefix("\ufeff")).split()[:39])
-    (cut,) = model.best([keep.split()], fairseq_dsp.deployment.translator.Search(4, 64, 1.2, 0.5, 30))
-    assert model.text.decode(cut) == found[0]
+    cut = model.text.encode(long.decode()).split()[:39]
+    assert first == model.text.decode(*model.best([cut], Search(4, 64, 1.2, 0.5, 30)))
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_a_line_is_translated_before_the_next_is_there(name: str, folders: dict[str, Path], corpus: Path) -> None:
+def test_a_line_is_translated_before_the_next_is_there(
+    name: str, folders: dict[str, Path], corpus: Path, monkeypatch: pytest.MonkeyPatch, translate: Any
+) -> None:
     lines = (corpus / "raw/test.de").read_bytes().splitlines(keepends=True)[:3]
-    with subprocess.Popen(
-        command(folders[name]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=support.environment()
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        found = []
-        for line in lines:
-            process.stdin.write(line[:4])
-            process.stdin.flush()
-            process.stdin.write(line[4:])
-            process.stdin.flush()
-            found.append(process.stdout.readline())
-        process.stdin.close()
-        assert process.stdout.read() == b""
-    assert found == [line.encode() + b"\n" for line in translated(folders[name], b"".join(lines))[0]]
+    expected = translate(folders[name], b"".join(lines)).lines
+    (given, give), (read, written) = os.pipe(), os.pipe()
+    found: list[str] = []
+
+    def converse() -> None:
+        with open(give, "wb", buffering=0) as source, open(read, encoding="utf-8") as target:
+            for line in lines:
+                source.write(line[:4])  # half a line is none
+                source.write(line[4:])
+                found.append(target.readline().removesuffix("\n"))
+
+    with open(given) as source, open(written, "w") as target:
+        monkeypatch.setattr(sys, "stdin", source)
+        monkeypatch.setattr(sys, "stdout", target)
+        other = threading.Thread(target=converse)
+        other.start()
+        assert main(["translate", str(folders[name]), "--threads", "1"]) == 0
+        other.join()
+    assert found == expected
 
 
-def test_the_engine_needs_neither_torch_nor_fairseq(folders: dict[str, Path]) -> None:
+def test_the_engine_needs_neither_torch_nor_fairseq(folders: dict[str, Path], corpus: Path) -> None:
     script = (
-        "import sys, fairseq_dsp; model = fairseq_dsp.from_pretrained(sys.argv[1]); print(model.translate(['Montag']))\n"
-        "from fairseq_dsp.cli import main; assert main(['translate', sys.argv[1]]) == 0\n"
-        "assert not {'torch', 'fairseq', 'numpy.random.mtrand.torch'} & set(sys.modules)"
+        "import sys, fairseq_dsp\n"
+        "print(fairseq_dsp.from_pretrained(sys.argv[1]).translate(['Montag']))\n"
+        "from fairseq_dsp.cli import main\n"
+        "assert main(['translate', sys.argv[1]]) == 0\n"
+        "assert not {'torch', 'fairseq'} & set(sys.modules)\n"
     )
     done = support.run_command([sys.executable, "-c", script, folders["export-ctranslate2"]])
     assert done.stdout.startswith("['")
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_bytes_that_are_no_text(name: str, folders: dict[str, Path], corpus: Path) -> None:
+def test_bytes_that_are_no_text(name: str, folders: dict[str, Path], corpus: Path, translate: Any) -> None:
     lines = (corpus / "raw/test.de").read_bytes().splitlines(keepends=True)[:2]
-    found, told = translated(folders[name], b"".join([*lines, b"M\xe4rz\n", *lines]), status=1)
-    assert found == translated(folders[name], b"".join(lines))[0]
+    expected = translate(folders[name], b"".join(lines)).lines
+    status, found, told = translate(folders[name], b"".join([*lines, b"M\xe4rz\n", *lines]))
+    assert (status, found) == (1, expected)
     assert "line 3 of the input is not UTF-8 (byte 0xe4), and nothing after it is translated" in told
     assert len(told.splitlines()) == 1
 
