@@ -23,7 +23,7 @@ from fairseq_dsp.errors import UserError
 pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
 
 EXPORTS = ("export-folder", "export-ctranslate2")
-TRAINING = "--share-all-embeddings --max-tokens 1200 --max-update 250 --lr 0.01 --dropout 0 --heads-to-keep 6".split()
+TRAINING = "--max-tokens 1200 --max-update 250 --lr 0.01 --dropout 0 --heads-to-keep 6".split()
 POSITIONS = ("--max-source-positions", 40, "--max-target-positions", 40)
 
 
