@@ -24,7 +24,7 @@ pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not
 
 EXPORTS = ("export-folder", "export-ctranslate2")
 TRAINING = "--max-tokens 1200 --max-update 250 --lr 0.01 --dropout 0 --heads-to-keep 6".split()
-POSITIONS = ("--max-source-positions", 40, "--max-target-positions", 40)
+POSITIONS = ("--max-source-positions", 64, "--max-target-positions", 64)
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +107,9 @@ def test_raw_text_gives_the_translations_of_evaluate(
     assert status == 0
     assert others == ["", found[0], "", found[1]]
     assert told.startswith("line 1 has ")
-    assert told.endswith("but the model takes 39: the rest of it is not translated\n")
+    assert told.endswith("but the model takes 63: the rest of it is not translated\n")
     model: Any = fairseq_dsp.from_pretrained(folders[name], threads=1)
-    cut = model.text.encode(long.decode()).split()[:39]
+    cut = model.text.encode(long.decode()).split()[:63]
     assert first == model.text.decode(*model.best([cut], Search(beam=4, lenpen=1.2, max_len_b=30)))
 
 
