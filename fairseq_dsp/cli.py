@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export-fairseq": (".removal.export_fairseq", "Write a checkpoint for fairseq without this plugin"),
     "export-folder": (".removal.export_folder", "Write safetensors, dictionaries and subwords into one folder"),
     "export-ctranslate2": (".removal.export_ctranslate2", "Write a model for the engine CTranslate2"),
+    "translate": (".deployment.translate", "Translate raw text with an exported model, line by line"),
     "bench": (".evaluation.bench", "Measure size, memory and speed of models side by side"),
     "evaluate": (".evaluation.evaluate", "Score models: tokenised and detokenised BLEU and chrF, or accuracy"),
     "sweep": (".study.sweep", "Run a study: many trainings, head counts and methods, ending in one table"),

@@ -16,7 +16,7 @@ from ..model import PrunableRoberta
 from ..plain import is_blank, plain
 from ..wordpiece import WordPiece, cut
 from .request import check_options, check_pairs
-from .translator import read_bpe
+from .text import Subwords, read_bpe
 
 
 class Prediction(NamedTuple):
@@ -44,11 +44,11 @@ class Classifier:
         self.labels: list[str] = config["labels"]
         self._head = task.cfg.classification_head_name
         self._pieces: WordPiece | None = None
-        self._bpe: Any = None
+        self._bpe: Subwords | None = None
         if config["bpe"] == "wordpiece":
             self._pieces = WordPiece.read(folder / config["bpe_model"])
         else:
-            self._bpe = read_bpe(config, folder)
+            self._bpe = read_bpe(config["bpe"], folder / str(config["bpe_model"]))
         self.model.make_generation_fast_()
 
     def to(self, *args: Any) -> Classifier:

@@ -17,9 +17,11 @@ from ..errors import UserError
 from ..files import sha256
 from ..model import PrunableRoberta, PrunableTransformer
 from .classifier import Classifier
-from .translator import Translator
+from .fairseq_translator import FairseqTranslator
+from .reading import CONFIG
+from .text import Text, is_plain
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 FORMAT = "fairseq_dsp 1"
 NO_FILES = dict.fromkeys(("encoder_embed_path", "decoder_embed_path"))
 """Options of a model that name files which are not needed once it is trained."""
@@ -29,7 +31,7 @@ TASK = "sentence_prediction"
 """What the configuration of a model that classifies has as its task; that of a translation model has none."""
 
 
-def from_pretrained(folder: str | Path) -> Translator | Classifier:
+def from_pretrained(folder: str | Path) -> FairseqTranslator | Classifier:
     """Read a folder that ``fairseq-dsp export-folder`` wrote: a model that translates, or one that classifies.
 
     :raises UserError: if the folder is not one, or a file is missing or not as it was written.
@@ -58,7 +60,9 @@ def from_pretrained(folder: str | Path) -> Translator | Classifier:
         weights = load_file(str(folder / WEIGHTS))
         weights |= {name: weights[other] for name, other in config["shared"].items()}
         model.load_state_dict(weights)
-        return (Classifier if config.get("task") == TASK else Translator)(model, task, config, folder)
+        if config.get("task") == TASK:
+            return Classifier(model, task, config, folder)
+        return FairseqTranslator(model, task, Text(config, folder))
     except UserError:
         raise
     except OSError as error:
@@ -102,11 +106,6 @@ def config_checksum(config: dict[str, Any]) -> str:
     """Return the checksum of a configuration, whatever it says its own is."""
     others = {name: checksum for name, checksum in config["sha256"].items() if name != CONFIG}
     return hashlib.sha256(json.dumps({**config, "sha256": others}, sort_keys=True).encode()).hexdigest()
-
-
-def is_plain(name: str) -> bool:
-    """Whether a name leads to no other folder."""
-    return Path(name).name == name
 
 
 def _check_names(config: dict[str, Any]) -> None:

@@ -8,6 +8,9 @@ these are refused. FOLDER is put in place once the engine, in float32, has given
 log-probabilities that the model gives them, within 0.001. Positions that the model does not have go on as sinusoids do,
 or repeat the last learned one, up to 1,024, so that one long sentence does not cost the engine a whole batch.
 
+FOLDER also has the subword model, and text.json, which says what raw text goes through, by default as the corpus was
+prepared: fairseq-dsp translate FOLDER and fairseq_dsp.from_pretrained(FOLDER) take raw text.
+
 examples:
   fairseq-dsp export-ctranslate2 compact.pt engine --data data-bin
   fairseq-dsp export-ctranslate2 compact.pt engine-int8 --data data-bin --quantization int8
@@ -24,12 +27,14 @@ from typing import Any
 
 import numpy as np
 
+from ..deployment import engine
 from ..errors import UserError
 from ..files import check_target, new_folder
 from ..model import HEADS
+from . import text_options
 from .checkpoint import TrainedModel, add_budgets, budgets
 from .ctranslate2_spec import check_options, largest, specification
-from .data_bin import task_of
+from .data_bin import preparation, task_of
 from .export_check import TOLERANCE, Pairs, check_same, log_probabilities, original, sentences
 
 LONGEST_TRANSLATION = 256
@@ -44,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="folder to write; must not exist")
     parser.add_argument("--data", metavar="DIR", help="data-bin folder with the dictionaries (default: training's)")
     parser.add_argument("--quantization", choices=QUANTIZATIONS, help="type of the weights (default: as they are)")
+    text_options.add_arguments(parser)
     add_budgets(parser)
 
 
@@ -62,20 +68,24 @@ def run(args: argparse.Namespace) -> None:
     target = check_target(args.folder)
     model = TrainedModel.read(args.checkpoint, **budgets(args))
     task = task_of(model, args.data)
+    text, subwords = _text(args, task, model)
     with new_folder(target) as temporary:
         positions = convert(model, task, temporary, args.quantization)
+        if subwords:
+            shutil.copyfile(subwords, temporary / subwords.name)
+        if text:
+            engine.write(temporary, text, positions)
     print(f"{target}: for CTranslate2 {ctranslate2.__version__}; {_padding(model)}")
-    if positions < LONGEST_TRANSLATION:
-        print(
-            f"The model has {positions} positions: translate with max_decoding_length={positions - 1}, as fairseq does"
-        )
+    if positions[1] < LONGEST_TRANSLATION:
+        most = positions[1]
+        print(f"The model has {most} positions: translate with max_decoding_length={most - 1}, as fairseq does")
 
 
-def convert(model: TrainedModel, task: Any, folder: Path, quantization: str | None = None) -> int:
+def convert(model: TrainedModel, task: Any, folder: Path, quantization: str | None = None) -> tuple[int, int]:
     """Write a model as a folder for CTranslate2.
 
     :param folder: to be made.
-    :return: the number of positions that a translation can have.
+    :return: the number of positions that a source and a translation can have.
     :raises UserError: if the engine cannot express the model, or computes something else.
     """
     check_options(model.options)
@@ -93,7 +103,27 @@ def convert(model: TrainedModel, task: Any, folder: Path, quantization: str | No
         spec.save(str(folder))
         # a coarser type computes something else, but no NaN
         check_same(_scores(folder, pairs), expected, "CTranslate2", math.inf if kind else TOLERANCE)
-    return int(network.max_decoder_positions())
+    source, target = network.max_positions()
+    return int(source), int(target)
+
+
+def _text(args: argparse.Namespace, task: Any, model: TrainedModel) -> tuple[dict[str, Any] | None, Path | None]:
+    """Return what raw text goes through, and the file of the subword model, None where there is none.
+
+    The first is None, too, and told, where the subword model of the preparation is gone.
+    """
+    prepared = preparation(task.cfg.data)
+    try:
+        bpe, subwords = text_options.subwords(args, prepared)
+    except UserError as error:
+        if args.bpe or args.bpe_model:
+            raise
+        print(f"The folder will translate subwords only, not raw text: {error}")
+        return None, None
+    own = {"bpe": bpe, "bpe_model": subwords.name if subwords else None}
+    if bpe is None and not prepared and not args.bpe:
+        print("The folder will take raw text to be words with spaces between them: --bpe and --bpe-model say more")
+    return own | text_options.text_settings(args, prepared, task), subwords
 
 
 def _scores(folder: Path, pairs: Pairs) -> list[float]:

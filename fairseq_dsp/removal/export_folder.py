@@ -21,11 +21,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..deployment.folder import CONFIG, FORMAT, NO_FILES, TASK, WEIGHTS, config_checksum, from_pretrained, is_plain
-from ..deployment.translator import BPE_OPTIONS
+from ..deployment.folder import CONFIG, FORMAT, NO_FILES, TASK, WEIGHTS, config_checksum, from_pretrained
+from ..deployment.text import is_plain
 from ..errors import UserError
 from ..files import check_target, new_folder, sha256
 from ..model.labels import labels_of
+from . import text_options
 from .checkpoint import TrainedModel, add_budgets, budgets
 from .data_bin import classification_task_of, preparation, task_of
 from .export_check import check_classifier, check_read
@@ -93,13 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a pruned model, compact or not")
     parser.add_argument("folder", metavar="FOLDER", help="folder to write; must not exist")
     parser.add_argument("--data", metavar="DIR", help="data-bin folder with the dictionaries (default: training's)")
-    kinds = [*BPE_OPTIONS, WORDPIECE, "none"]
-    parser.add_argument("--bpe", choices=kinds, help="kind of subwords (default: as prepared)")
-    parser.add_argument("--bpe-model", metavar="FILE", help="the subword model (default: as prepared)")
-    parser.add_argument("--tokenizer", choices=["moses", "none"], help="before the subwords (default: as prepared)")
-    parser.add_argument(
-        "--lowercase", action="store_true", help="lower-case before the subwords (default: as prepared)"
-    )
+    text_options.add_arguments(parser, [WORDPIECE])
     add_budgets(parser)
 
 
@@ -109,15 +104,10 @@ def run(args: argparse.Namespace) -> None:
     model = TrainedModel.read(args.checkpoint, **budgets(args))
     task = (classification_task_of if model.classifies else task_of)(model, args.data)
     prepared = preparation(task.cfg.data)
-    bpe = args.bpe or str(prepared.get("bpe", "none")).replace("-", "_")
-    bpe_model = args.bpe_model or prepared.get("bpe_model")
+    bpe, subwords = text_options.subwords(args, prepared, [WORDPIECE])
     if bpe == WORDPIECE and not model.classifies:
         raise UserError(f"--bpe {WORDPIECE} is for classifiers, but {model.path} translates: give another --bpe")
-    with_model = bpe in (*BPE_OPTIONS, WORDPIECE)
-    if with_model and (bpe_model is None or not Path(bpe_model).is_file()):
-        raise UserError(f"the {bpe} model {bpe_model} does not exist: give --bpe-model FILE, or --bpe none")
-    subwords = Path(str(bpe_model)) if with_model else None
-    own: dict[str, Any] = {"bpe": bpe if subwords else None, "bpe_model": subwords.name if subwords else None}
+    own: dict[str, Any] = {"bpe": bpe, "bpe_model": subwords.name if subwords else None}
     if model.classifies:
         if args.tokenizer or args.lowercase:
             raise UserError(
@@ -127,12 +117,13 @@ def run(args: argparse.Namespace) -> None:
         own |= _classification(task)
         dictionaries = {"dict.txt": _plain_dictionary(task)}
     else:
-        own |= {
-            "tokenizer": args.tokenizer or str(prepared.get("tokenizer", "none")),
-            "lowercase": bool(args.lowercase or prepared.get("lowercase")),
-            "normalise": prepared.get("normalise"),
-        }
-        own |= _translation(task, model)
+        own |= text_options.text_settings(args, prepared, task)
+        for language in (own["source_lang"], own["target_lang"]):
+            if not is_plain(language):
+                raise UserError(
+                    f"the checkpoint {model.path} has the language {language}, which cannot be part of a name"
+                )
+        own["left_pad_source"] = bool(task.cfg.left_pad_source)
         dictionaries = {
             f"dict.{own['source_lang']}.txt": task.source_dictionary,
             f"dict.{own['target_lang']}.txt": task.target_dictionary,
@@ -142,18 +133,6 @@ def run(args: argparse.Namespace) -> None:
         _write(temporary, model, own, dictionaries, subwords)
         _check(temporary, model, task)
     print(f"{target}: {model.heads.counts()}; fairseq_dsp.from_pretrained({str(target)!r})")
-
-
-def _translation(task: Any, model: TrainedModel) -> dict[str, Any]:
-    """Return what the configuration says of a translation task."""
-    source, target = task.cfg.source_lang, task.cfg.target_lang
-    for language in (source, target):
-        if not is_plain(language):
-            raise UserError(
-                f"the checkpoint {model.path} has the language {language}, which cannot be part of a file name: give a "
-                "checkpoint trained with plain language codes"
-            )
-    return {"source_lang": source, "target_lang": target, "left_pad_source": bool(task.cfg.left_pad_source)}
 
 
 def _classification(task: Any) -> dict[str, Any]:
@@ -216,14 +195,7 @@ def _check(folder: Path, model: TrainedModel, task: Any) -> None:
 
     :raises UserError: if it cannot be read, or differs.
     """
-    try:
-        read = from_pretrained(folder)
-    except RuntimeError as error:  # sentencepiece's
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"the folder made of {model.path} cannot be read ({reason}), so nothing was written: give --bpe and "
-            "--bpe-model as the corpus was prepared"
-        ) from error
+    read = from_pretrained(folder)
     (check_classifier if model.classifies else check_read)(read.model.float(), read.task, model, task)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
+import os
 import re
 import shlex
 import sys
@@ -93,6 +95,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def unredirected(words: list[str]) -> list[str]:
+    """The words of a command without where its input comes from and its output goes to."""
+    return list(itertools.takewhile(lambda word: word not in ("<", ">", "|"), words))
+
+
 def run(step: str, place: Path) -> None:
     """Run a command, fairseq's and this package's in a process that has fairseq imported already."""
     thin = re.match(rf"scripts/({'|'.join(THIN)})\.sh ", step)
@@ -100,7 +107,9 @@ def run(step: str, place: Path) -> None:
         step = f"fairseq-dsp {THIN[thin[1]]} {step[thin.end() :]}"
     tool = re.match(r"fairseq-(\w+) ", step)
     if tool:
-        support.run_fairseq(tool[1], *shlex.split(step, comments=True)[1:], cwd=place, timeout=900)
+        words = shlex.split(step, comments=True)[1:]
+        given = place / words[words.index("<") + 1] if "<" in words else os.devnull
+        support.run_fairseq(tool[1], *unredirected(words), cwd=place, stdin=given, timeout=900)
     else:
         variables = {"PYTHON": sys.executable, "PYTHONPATH": str(place)}
         support.run_command(["bash", "-c", step], cwd=place, timeout=900, **variables)
@@ -137,7 +146,7 @@ def shown() -> Iterator[tuple[str, list[str]]]:
         for _, language, block in re.findall(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
             lines = block if language in ("sh", "console", "") else ""
             for line in lines.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
+                words = unredirected(shlex.split(line, comments=True))
                 while words and "=" in words[0]:  # variables of the environment
                     words.pop(0)
                 if words:

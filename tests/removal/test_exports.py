@@ -75,7 +75,7 @@ def test_text_is_tokenised_as_for_training(folder, tmp_path):
     config["sha256"]["config.json"] = config_checksum(config)
     (tmp_path / "copy/config.json").write_text(json.dumps(config))
     model = fairseq_dsp.from_pretrained(tmp_path / "copy")
-    tokenised = [model._tokenised(sentence) for sentence in text]
+    tokenised = [model.text.tokenised(sentence) for sentence in text]
     assert tokenised == list(tokenise(text, "xx", lowercase=True))
     assert tokenised[0].endswith("in den u.s .")
     assert " well-known " in tokenised[0]

@@ -1,0 +1,120 @@
+"""What raw text goes through before a model and after it, as the preparation of the training text did it."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from .. import moses
+from ..errors import UserError
+from ..plain import normalised, plain
+
+KINDS_OF_BPE = ("sentencepiece", "subword_nmt")
+"""fairseq's names of them."""
+
+
+class Subwords(ABC):
+    """A subword model."""
+
+    @abstractmethod
+    def encode(self, text: str) -> str:
+        """Return the subwords of a text with spaces between them."""
+
+    @abstractmethod
+    def decode(self, subwords: str) -> str:
+        """Return the text that subwords make."""
+
+
+class _SentencePiece(Subwords):
+    def __init__(self, path: Path) -> None:
+        import sentencepiece
+
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+        except RuntimeError as error:
+            raise UserError(
+                f"{path} is not a model of sentencepiece: give the .model file that it wrote, or --bpe subword_nmt for "
+                "a table of merges"
+            ) from error
+
+    def encode(self, text: str) -> str:
+        return " ".join(self._model.encode(text, out_type=str))
+
+    def decode(self, subwords: str) -> str:
+        return subwords.replace(" ", "").replace("\u2581", " ").strip()
+
+
+class _SubwordNmt(Subwords):
+    def __init__(self, path: Path) -> None:
+        from subword_nmt.apply_bpe import BPE
+
+        try:
+            text = path.read_text(encoding="utf-8")
+            merges = [line for line in text.removesuffix("\n").split("\n") if not line.startswith("#version:")]
+            if any(len(line.strip("\r ").split(" ")) != 2 for line in merges):  # at which the library ends the process
+                raise ValueError
+            self._model = BPE(io.StringIO(text))
+        except ValueError as error:
+            raise UserError(
+                f"{path} is not a table of BPE merges: give the codes that subword-nmt wrote, or --bpe sentencepiece "
+                "for a model of sentencepiece"
+            ) from error
+
+    def encode(self, text: str) -> str:
+        return str(self._model.process_line(text))
+
+    def decode(self, subwords: str) -> str:
+        return (subwords + " ").replace("@@ ", "").rstrip()
+
+
+def read_bpe(kind: str | None, path: Path) -> Subwords | None:
+    """Read a subword model; there is none for a *kind* of None.
+
+    :raises UserError: if the file is missing, or of another kind.
+    """
+    if kind is None:
+        return None
+    try:
+        return {"sentencepiece": _SentencePiece, "subword_nmt": _SubwordNmt}[kind](path)
+    except OSError as error:
+        raise UserError(f"the {kind} model {path} cannot be read ({error.strerror}): give the file") from error
+
+
+class Text:
+    """Raw sentences to subwords and back.
+
+    :param config: ``bpe`` (of `KINDS_OF_BPE`, or None), ``bpe_model`` (its file), ``tokenizer`` (``moses`` or
+        ``none``), ``lowercase``, ``normalise`` (``nfc``, ``nfkc`` or None), ``source_lang`` and ``target_lang``.
+    :param folder: where the subword model is.
+    :raises UserError: if the subword model cannot be read.
+    """
+
+    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+        self._lowercase = config["lowercase"]
+        self._normalise = config.get("normalise")  # earlier folders have none
+        self._moses = config["tokenizer"] == "moses"
+        self._languages = config["source_lang"], config["target_lang"]
+        self._bpe = read_bpe(config["bpe"], folder / str(config["bpe_model"]))
+
+    def encode(self, sentence: str) -> str:
+        """Return the subwords of a raw sentence, with spaces between them."""
+        text = self.tokenised(normalised(plain(sentence), self._normalise))
+        return self._bpe.encode(text) if self._bpe else text
+
+    def tokenised(self, sentence: str) -> str:
+        """Return a plain sentence as the preparation of the training text would have tokenised it."""
+        if self._moses:
+            sentence = moses.tokenised(sentence, self._languages[0])
+        return sentence.lower() if self._lowercase else sentence
+
+    def decode(self, subwords: str) -> str:
+        """Return the plain text of a translation's subwords."""
+        text = self._bpe.decode(subwords) if self._bpe else subwords
+        return moses.detokenised(text, self._languages[1]) if self._moses else text
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name leads to no other folder."""
+    return Path(name).name == name

@@ -1,0 +1,59 @@
+"""What raw text goes through before an exported model: options of a command, by default as the corpus was prepared."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..deployment.text import KINDS_OF_BPE, read_bpe
+from ..errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser, others: Sequence[str] = ()) -> None:
+    """Add the options.
+
+    :param others: further kinds of subwords.
+    """
+    kinds = [*KINDS_OF_BPE, *others, "none"]
+    parser.add_argument("--bpe", choices=kinds, help="kind of subwords (default: as prepared)")
+    parser.add_argument("--bpe-model", metavar="FILE", help="the subword model (default: as prepared)")
+    parser.add_argument("--tokenizer", choices=["moses", "none"], help="before the subwords (default: as prepared)")
+    parser.add_argument(
+        "--lowercase", action="store_true", help="lower-case before the subwords (default: as prepared)"
+    )
+
+
+def subwords(
+    args: argparse.Namespace, prepared: dict[str, Any], others: Sequence[str] = ()
+) -> tuple[str | None, Path | None]:
+    """Return the kind of the subwords and the file of their model.
+
+    :param prepared: what the preparation of the corpus says.
+    :param others: further kinds of subwords.
+    :raises UserError: if the file is missing, or of another kind.
+    """
+    kind = args.bpe or str(prepared.get("bpe", "none")).replace("-", "_")
+    if kind not in (*KINDS_OF_BPE, *others):
+        return None, None
+    file = args.bpe_model or prepared.get("bpe_model")
+    if file is None or not Path(file).is_file():
+        raise UserError(f"the {kind} model {file} does not exist: give --bpe-model FILE, or --bpe none")
+    if kind in KINDS_OF_BPE:
+        read_bpe(kind, Path(file))
+    return kind, Path(file)
+
+
+def text_settings(args: argparse.Namespace, prepared: dict[str, Any], task: Any) -> dict[str, Any]:
+    """Return what raw text goes through beside the subwords, and the languages.
+
+    :param task: fairseq's translation task.
+    """
+    return {
+        "tokenizer": args.tokenizer or str(prepared.get("tokenizer", "none")),
+        "lowercase": bool(args.lowercase or prepared.get("lowercase")),
+        "normalise": prepared.get("normalise"),
+        "source_lang": task.cfg.source_lang,
+        "target_lang": task.cfg.target_lang,
+    }

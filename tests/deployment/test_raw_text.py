@@ -1,0 +1,229 @@
+"""Raw text through both kinds of exported folder: the translations of ``evaluate``, line by line as they come."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import support
+
+import fairseq_dsp
+from fairseq_dsp.cli import main
+from fairseq_dsp.deployment.text import read_bpe
+from fairseq_dsp.deployment.translator import Search
+from fairseq_dsp.errors import UserError
+
+pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
+
+EXPORTS = ("export-folder", "export-ctranslate2")
+TRAINING = "--max-tokens 1200 --max-update 250 --lr 0.01 --dropout 0 --heads-to-keep 6".split()
+POSITIONS = ("--max-source-positions", 64, "--max-target-positions", 64)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some generated phrases, in subwords of tokenised text."""
+    out = tmp_path_factory.mktemp("phrases") / "data"
+    sizes = "--train-size 1500 --valid-size 20 --test-size 40 --vocab-size 300 --tokenizer moses --bpe subword-nmt"
+    assert main(["prepare", "phrases", str(out), *sizes.split()]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def checkpoint(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compact model, trained until the best translation of most sentences is far from the second best."""
+    run = tmp_path_factory.mktemp("run")
+    flags = (*TRAINING, *POSITIONS, "--no-save-optimizer-state")
+    support.run_fairseq("train", *support.tiny_train_args(corpus / "data-bin", run, *flags, arch="transformer_dsp"))
+    assert main(["compact", str(run / "checkpoint_last.pt"), str(run / "compact.pt")]) == 0
+    return run / "compact.pt"
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoint: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The exported folders by the command."""
+    made = tmp_path_factory.mktemp("folders")
+    for name in EXPORTS:
+        assert main([name, str(checkpoint), str(made / name), "--data", str(corpus / "data-bin")]) == 0
+    return {name: made / name for name in EXPORTS}
+
+
+class Translated(NamedTuple):
+    """What ``fairseq-dsp translate`` gave: its status, the lines of standard output, standard error."""
+
+    status: int
+    lines: list[str]
+    told: str
+
+
+@pytest.fixture
+def translate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any) -> Callable[..., Translated]:
+    """``translate(FOLDER, BYTES, *options)`` runs the command in this process."""
+
+    def translate(folder: Path, text: bytes, *options: object) -> Translated:
+        (tmp_path / "input").write_bytes(text)
+        capfdbinary.readouterr()
+        with (
+            (tmp_path / "input").open() as given,
+            open(1, "w", closefd=False) as output,
+            monkeypatch.context() as patched,
+        ):
+            patched.setattr(sys, "stdin", given)
+            patched.setattr(sys, "stdout", output)
+            status = main(["translate", str(folder), "--threads", "1", *map(str, options)])
+        lines, told = capfdbinary.readouterr()
+        assert lines.endswith(b"\n") or not lines
+        return Translated(status, lines.decode().split("\n")[:-1], told.decode())
+
+    return translate
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_raw_text_gives_the_translations_of_evaluate(
+    name: str, folders: dict[str, Path], checkpoint: Path, corpus: Path, tmp_path: Path, translate: Any
+) -> None:
+    search = ("--beam", "4", "--max-len-b", "30", "--lenpen", "1.2")
+    out = tmp_path / "translations"
+    assert main(["evaluate", str(checkpoint), "--data", str(corpus), "--translations", str(out), "--cpu", *search]) == 0
+    expected = out.read_text(encoding="utf-8").splitlines()
+    assert len(set(expected)) > 10
+    source = (corpus / "raw/test.de").read_bytes()
+    status, found, told = translate(folders[name], source, *search, "--batch-size", 7)
+    assert (status, len(found), told) == (0, 40, "")
+    # the engine's arithmetic may break a near-tie its own way
+    assert sum(a != b for a, b in zip(found, expected, strict=True)) <= (4 if name == "export-ctranslate2" else 0)
+    # a line that is too long, an empty one, one of blanks, none at the end
+    lines = source.splitlines()
+    long = b" ".join([lines[3]] * 30)
+    mixed = b"\n".join([b"\xef\xbb\xbf" + long, b"", lines[0] + b"\r", " \u2009\t".encode(), lines[1]])
+    status, (first, *others), told = translate(folders[name], mixed, *search)
+    assert status == 0
+    assert others == ["", found[0], "", found[1]]
+    assert told.startswith("line 1 has ")
+    assert told.endswith("but the model takes 63: the rest of it is not translated\n")
+    model: Any = fairseq_dsp.from_pretrained(folders[name], threads=1)
+    cut = model.text.encode(long.decode()).split()[:63]
+    assert first == model.text.decode(*model.best([cut], Search(beam=4, lenpen=1.2, max_len_b=30)))
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_a_line_is_translated_before_the_next_is_there(
+    name: str, folders: dict[str, Path], corpus: Path, monkeypatch: pytest.MonkeyPatch, translate: Any
+) -> None:
+    lines = (corpus / "raw/test.de").read_bytes().splitlines(keepends=True)[:3]
+    expected = translate(folders[name], b"".join(lines)).lines
+    (given, give), (read, written) = os.pipe(), os.pipe()
+    found: list[str] = []
+
+    def converse() -> None:
+        with open(give, "wb", buffering=0) as source, open(read, encoding="utf-8") as target:
+            for line in lines:
+                source.write(line[:4])  # half a line is none
+                source.write(line[4:])
+                found.append(target.readline().removesuffix("\n"))
+
+    with open(given) as source, open(written, "w") as target:
+        monkeypatch.setattr(sys, "stdin", source)
+        monkeypatch.setattr(sys, "stdout", target)
+        other = threading.Thread(target=converse)
+        other.start()
+        assert main(["translate", str(folders[name]), "--threads", "1"]) == 0
+        other.join()
+    assert found == expected
+
+
+def test_the_engine_needs_neither_torch_nor_fairseq(folders: dict[str, Path], corpus: Path) -> None:
+    script = (
+        "import sys, fairseq_dsp\n"
+        "print(fairseq_dsp.from_pretrained(sys.argv[1]).translate(['Montag']))\n"
+        "from fairseq_dsp.cli import main\n"
+        "assert main(['translate', sys.argv[1]]) == 0\n"
+        "assert not {'torch', 'fairseq'} & set(sys.modules)\n"
+    )
+    done = support.run_command([sys.executable, "-c", script, folders["export-ctranslate2"]])
+    assert done.stdout.startswith("['")
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_bytes_that_are_no_text(name: str, folders: dict[str, Path], corpus: Path, translate: Any) -> None:
+    lines = (corpus / "raw/test.de").read_bytes().splitlines(keepends=True)[:2]
+    expected = translate(folders[name], b"".join(lines)).lines
+    status, found, told = translate(folders[name], b"".join([*lines, b"M\xe4rz\n", *lines]))
+    assert (status, found) == (1, expected)
+    assert "line 3 of the input is not UTF-8 (byte 0xe4), and nothing after it is translated" in told
+    assert len(told.splitlines()) == 1
+
+
+def refused(*words: object, capsys: pytest.CaptureFixture[str]) -> str:
+    """The sentence of a command that fails."""
+    assert main(list(map(str, words))) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    return told[-1]
+
+
+def test_folders_that_cannot_be_read(folders: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "is neither a folder that fairseq-dsp export-folder" in refused("translate", tmp_path, capsys=capsys)
+    assert "is neither a folder" in refused("translate", tmp_path / "nowhere", capsys=capsys)
+    engine = tmp_path / "engine"
+    shutil.copytree(folders["export-ctranslate2"], engine)
+    config = json.loads((engine / "text.json").read_text())
+    changes: list[tuple[Callable[[], object], str]] = [
+        (lambda: (engine / "bpecodes").write_text("#version: 0.2\na b\n"), "not as it was written"),
+        (lambda: (engine / "bpecodes").unlink(), "the file bpecodes is missing in"),
+        (lambda: write(config | {"bpe_model": "../codes"}), "names ../codes, but only files of its own folder"),
+        (lambda: write(config | {"sha256": {}}), "the subword_nmt model .*bpecodes cannot be read"),
+        (lambda: write(config | {"sha256": {}, "positions": None}), "does not say how raw text is cut into subwords"),
+        (lambda: write([]), "does not say how raw text is cut into subwords"),
+        (lambda: write(config | {"format": "other 2"}), "of the format other 2, but fairseq_dsp text 1"),
+        (lambda: (engine / "text.json").unlink(), "has no text.json, .* export the model again"),
+    ]
+
+    def write(content: Any) -> None:
+        (engine / "text.json").write_text(json.dumps(content))
+
+    for change, told in changes:
+        change()
+        with pytest.raises(UserError, match=told):
+            fairseq_dsp.from_pretrained(engine)
+    whole, folder = folders["export-ctranslate2"], folders["export-folder"]
+    assert "the device cuda:99 cannot be used" in refused("translate", folder, "--device", "cuda:99", capsys=capsys)
+    assert "cannot load" in refused("translate", whole, "--device", "tpu", capsys=capsys)
+    assert "threads is 0" in refused("translate", whole, "--threads", 0, capsys=capsys)
+    assert "beam is 0" in refused("translate", whole, "--beam", 0, capsys=capsys)
+
+
+def test_a_subword_model_of_another_kind(checkpoint: Path, corpus: Path, tmp_path: Path, capsys: Any) -> None:
+    codes = corpus / "bpe/bpecodes"
+    pieces = tmp_path / "pieces.model"
+    pieces.write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02\xff")
+    for name in EXPORTS:
+        words = (name, checkpoint, tmp_path / "out", "--data", corpus / "data-bin")
+        told = refused(*words, "--bpe", "sentencepiece", "--bpe-model", codes, capsys=capsys)
+        assert f"{codes} is not a model of sentencepiece" in told
+        told = refused(*words, "--bpe", "subword_nmt", "--bpe-model", pieces, capsys=capsys)
+        assert f"{pieces} is not a table of BPE merges" in told
+        assert not (tmp_path / "out").exists()
+    assert read_bpe(None, tmp_path) is None
+
+
+def test_a_preparation_without_its_subword_model(
+    checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(corpus, tmp_path / "data")
+    for model in (tmp_path / "data").rglob("bpecodes"):
+        model.unlink()
+    words = ("export-ctranslate2", checkpoint, tmp_path / "engine", "--data", tmp_path / "data/data-bin")
+    assert main(list(map(str, words))) == 0
+    assert "will translate subwords only, not raw text" in capsys.readouterr().out
+    assert "has no text.json" in refused("translate", tmp_path / "engine", capsys=capsys)
+    assert "does not exist" in refused(
+        *words[:2], tmp_path / "other", *words[3:], "--bpe", "subword_nmt", capsys=capsys
+    )
