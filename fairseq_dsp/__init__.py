@@ -40,7 +40,7 @@ if not _is_without_fairseq():
 
     compat.apply_all()
 
-    from . import model, training  # fairseq is mended before anything is registered with it
+    from . import model, training  # fairseq is fixed before anything is registered with it
 
     training.optimizer.install()
     training.distillation.install()
