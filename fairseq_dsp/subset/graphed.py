@@ -12,8 +12,8 @@ class Graphed:
     """A function of tensors of fixed shapes as a CUDA graph.
 
     The CPU launches each operation by itself, which takes longer than the GPU needs for one on small tensors. A graph
-    is recorded once and then launched whole. So what the function does must depend on the shapes of its inputs alone, and
-    it may neither read a value nor bring one from the CPU, except when it is run for the first time.
+    is recorded once and then launched whole. So what the function does must depend on the shapes of its inputs alone,
+    and it may neither read a value nor bring one from the CPU, except when it is run for the first time.
 
     :param function: maps the inputs to a tensor.
     :param inputs: of the shapes, types and device of all inputs to come; their values do not matter but must be valid.
