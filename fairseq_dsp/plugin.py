@@ -24,7 +24,7 @@ _AWAITED = {"torch", "fairseq", *(f"{__package__}.{part}" for part in PARTS)}
 
 @cache
 def load() -> None:
-    """Mend fairseq, and register the architectures, tasks and criteria with it; further calls do nothing."""
+    """Fix fairseq, and register the architectures, tasks and criteria with it; further calls do nothing."""
     # importing fairseq and torch makes many objects and no garbage: looking for some takes a sixth of the time
     collecting = gc.isenabled()
     gc.disable()
@@ -35,7 +35,7 @@ def load() -> None:
 
         compat.apply_all()
 
-        from . import model, training  # noqa: F401 — fairseq is mended before anything is registered with it
+        from . import model, training  # noqa: F401 — fairseq is fixed before anything is registered with it
 
         training.optimizer.install()
         training.distillation.install()

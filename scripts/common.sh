@@ -1,7 +1,8 @@
 # Shared by the scripts beside it: `source "$(dirname "$0")/common.sh"`. Stops at the first error, knows the root of the
 # repository, and finds a Python with this package in it:
 #
-#   find_python    sets PYTHON: the caller's $PYTHON if set, else the repository's own .venv, made when it is not there
+#   find_python    sets PYTHON: the caller's $PYTHON if set, else that of an active environment with this package, else
+#                  that of the repository's own .venv, made when it is not there
 #   say TEXT…      a line for the user, on standard error
 #   die TEXT…      the same, then exit status 1
 #   show_help      prints the comment at the top of the script, its --help
@@ -61,6 +62,8 @@ find_python() {
   if [[ -n ${PYTHON:-} ]]; then
     "$PYTHON" -c 'import fairseq, torch' 2>/dev/null ||
       die "PYTHON is set to '$PYTHON', which cannot import fairseq and torch: unset it, or install this package there"
+  elif [[ -n ${VIRTUAL_ENV:-} && -x $VIRTUAL_ENV/bin/fairseq-dsp && ! -f $VIRTUAL_ENV/.installed ]]; then
+    PYTHON=$VIRTUAL_ENV/bin/python # of the user's own making
   else
     ensure_venv
     PYTHON=$ROOT/.venv/bin/python

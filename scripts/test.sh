@@ -16,7 +16,7 @@ case ${1:-} in
     ;;
 esac
 
-find_python
+VIRTUAL_ENV="" find_python # an environment of the user's own may lack the tools for development
 cd "$ROOT"
 say "ruff"
 "$PYTHON" -m ruff check .

@@ -86,7 +86,7 @@ def reduce(rank: int, store: Path, out: Path) -> None:
 
     The process of rank 1 has twice the gradients of that of rank 0.
     """
-    import fairseq_dsp  # noqa: F401 — for its mends
+    import fairseq_dsp  # noqa: F401 — for its fixes
 
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     parameters = [torch.zeros(2).half(), torch.zeros(2), torch.zeros(3).half(), torch.zeros(1)]

@@ -27,7 +27,7 @@ __all__ = ["apply_all"]
 
 @functools.cache
 def apply_all() -> None:
-    """Mend this process's fairseq. Called once, when the plugin is imported; further calls do nothing."""
+    """Fix this process's fairseq. Called once, when the plugin is imported; further calls do nothing."""
     tracebacks_for_users.apply()
     user_dir_imported_twice.apply()
     safe_loading.apply()

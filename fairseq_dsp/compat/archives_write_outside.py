@@ -3,7 +3,7 @@
 Broken: ``from_pretrained`` of ve-fairseq 0.12.3 unpacks a model's ``.tar.gz`` with all the names in it, on Python 3.11
 also absolute ones and those with ``..``: such an archive replaces any file of the user's, and so runs code.
 
-Mended: Python's own filter for data, which refuses these; it is there from Python 3.11.4 on. Can go when fairseq asks
+Fix: Python's own filter for data, which refuses these; it is there from Python 3.11.4 on. Can go when fairseq asks
 for it.
 """
 

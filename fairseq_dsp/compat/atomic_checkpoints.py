@@ -4,7 +4,7 @@ Broken: ve-fairseq 0.12.3 writes the first file of a save to a temporary name, b
 reads, is a plain copy of it: a kill or a full disk in the copy leaves it truncated. A failed ``torch.save`` is tried
 again on the same open file, behind the bytes already written, so that a passing fault leaves garbage.
 
-Mended: every file of a save is written under a temporary name in the same folder, brought to the disk, and renamed;
+Fix: every file of a save is written under a temporary name in the same folder, brought to the disk, and renamed;
 leftovers of a killed run are removed at the next save; a failure ends the training with one sentence and leaves the
 checkpoints as they were. Can go when fairseq copies atomically.
 """

@@ -3,7 +3,7 @@
 Broken: the argparse command line of ve-fairseq 0.12.3 takes ``--bf16`` for "train on a TPU" and then fails on the
 import of torch_xla; that is decided before a plugin is imported, so it cannot be undone from here.
 
-Mended: one sentence that says what to use instead. Can go when ``--bf16`` no longer sets ``tpu``.
+Fix: one sentence that says what to use instead. Can go when ``--bf16`` no longer sets ``tpu``.
 """
 
 from __future__ import annotations

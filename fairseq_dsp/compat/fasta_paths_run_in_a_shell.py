@@ -3,7 +3,7 @@
 Broken: ve-fairseq 0.12.3 builds the index of a FASTA file with a line of shell, into which it puts the path as it is. A
 corpus or a checkpoint that names a language or a folder ``$(…)`` so runs what it likes.
 
-Mended: the index is built in Python, with the same numbers. Can go when fairseq quotes the path.
+Fix: the index is built in Python, with the same numbers. Can go when fairseq quotes the path.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Broken: ve-fairseq 0.12.3 drops the last batch when its size is no multiple of `
 default. The batches go by length, so up to 7 of the longest sentences are missing from the
 validation loss and from what fairseq-generate prints and scores, without a word.
 
-Mended: the sentences left over make batches of their own, whatever their number. Can go when fairseq keeps them.
+Fix: the sentences left over make batches of their own, whatever their number. Can go when fairseq keeps them.
 """
 
 from __future__ import annotations

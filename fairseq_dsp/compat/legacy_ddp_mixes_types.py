@@ -4,7 +4,7 @@ Broken: ve-fairseq 0.12.3 averages the gradients of all processes in one buffer 
 model of half precision, the importance variables are float32, and what half precision cannot hold of their gradient
 becomes an infinity or 0: of [1e5, 3e-9] is left [inf, 0].
 
-Mended: each type is averaged in a buffer of its own. Can go when fairseq keeps the types apart.
+Fix: each type is averaged in a buffer of its own. Can go when fairseq keeps the types apart.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Broken: ve-fairseq 0.12.3 trains a whole epoch and then ends in an error at the 
 validation set is longer than the model's positions or than ``--max-tokens-valid``. What it leaves out of training it
 does not leave out there, unless ``--skip-invalid-size-inputs-valid-test`` is given.
 
-Mended: a sentence beyond the positions is left out of the validation loss with fairseq's own warning, and one beyond
+Fix: a sentence beyond the positions is left out of the validation loss with fairseq's own warning, and one beyond
 the tokens of a batch has a batch of its own. Can go when fairseq validates on what is left.
 """
 

@@ -4,7 +4,7 @@ Broken: ve-fairseq 0.12.3 calls ``eval`` on options of models, optimisers and cr
 data set. Such options are a part of every checkpoint, so that a checkpoint, an exported folder or a study could run any
 code, safe loading or not: ``encoder_xformers_att_config`` does it in every Transformer.
 
-Mended: the name ``eval`` means, in fairseq's modules, a reader of literals and their sums, products and the like, such
+Fix: the name ``eval`` means, in fairseq's modules, a reader of literals and their sums, products and the like, such
 as ``(0.9, 0.98)`` and ``[(512, 3)] * 4 + [(256, 3)]``, which refuses all else. ``--model-overrides``, which no file but
 only the user gives, is evaluated by fairseq's commands and stays as it is. Can go when fairseq reads literals.
 """

@@ -5,7 +5,7 @@ with ``torch.load``: since torch 2.6 that refuses fairseq's place holders for te
 Tensors travel as their memory lies, so that a transposed one arrives scrambled. And a process that does not see the
 file waits for no checkpoint, so that all of them hang.
 
-Mended: configurations travel as plain values, place holders are let through while they travel, tensors are laid out row
+Fix: configurations travel as plain values, place holders are let through while they travel, tensors are laid out row
 by row before, and processes of which only some see the checkpoint end with one sentence. Can go when fairseq sends
 plain values.
 """

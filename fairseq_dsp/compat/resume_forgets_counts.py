@@ -6,7 +6,7 @@ the scale of the loss. A training that had come to its end, by patience, ``--max
 trains on each time it is called, an update at least. And a second training in one process takes over the count and the
 best score of the first.
 
-Mended: checkpoints hold these counts; a training that is at its end says so and trains no more; and each training
+Fix: checkpoints hold these counts; a training that is at its end says so and trains no more; and each training
 starts with a count and a best score of its own. Can go when fairseq does so.
 """
 
@@ -106,7 +106,7 @@ def _restoring_count(stock: Callable[..., Any]) -> Callable[..., Any]:
         scheduler, score = self.lr_scheduler, state.get("val_loss")
         at_end_of_epoch = state["train_iterator"].get("iterations_in_epoch") == 0
         if isinstance(scheduler, ReduceLROnPlateauLRSchedule) and at_end_of_epoch and not reset_lr_scheduler:
-            # it was saved before the scheduler was told the score of that epoch
+            # it was saved before the scheduler got the score of that epoch
             scheduler.step(state["train_iterator"]["epoch"], score)
         return state
 

@@ -4,7 +4,7 @@ Broken: ve-fairseq 0.12.3 groups the sentences into batches once per process, dr
 sentences from ``seed + epoch`` of the epoch it starts at. A training resumed in epoch 3 groups them as of epoch 3, a
 training straight through as of epoch 1: from there on they see different batches and end with different weights.
 
-Mended: a resumed training groups them as of epoch 1 too. Where fairseq groups anew each epoch (sharded data,
+Fix: a resumed training groups them as of epoch 1 too. Where fairseq groups anew each epoch (sharded data,
 ``--update-epoch-batch-itr``), nothing changes. Can go when fairseq draws the grouping from the seed alone.
 """
 

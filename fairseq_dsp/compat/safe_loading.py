@@ -4,7 +4,7 @@ Broken: torch >= 2.6 reads with ``weights_only=True``, which refuses the ``argpa
 ve-fairseq 0.12.3, and the numpy arrays there after a validation with BLEU: neither resume nor generate works.
 Reading without it would run whatever code a checkpoint holds.
 
-Mended: the harmless types that fairseq's checkpoints hold are allowed, nothing else, and what is refused or cannot be
+Fix: the harmless types that fairseq's checkpoints hold are allowed, nothing else, and what is refused or cannot be
 read is named in one sentence. Can go when fairseq registers these types itself.
 """
 

@@ -3,7 +3,7 @@
 Broken: ve-fairseq 0.12.3 takes the number of processes from the GPUs it sees. Where a process sees none or one, each
 process that ``torchrun`` started trains alone, and all write the same checkpoint files, without a word.
 
-Mended: refused with the command line that works. Can go when fairseq reads torchrun's WORLD_SIZE first.
+Fix: refused with the command line that works. Can go when fairseq reads torchrun's WORLD_SIZE first.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Broken: the commands of ve-fairseq 0.12.3 catch nothing, so the sentence of a `UserError` drowns in the traceback; an
 error on loading a model is even replaced by "please ensure that the architectures match".
 
-Mended: where one of fairseq's commands runs, a `UserError` (also one that fairseq replaced by its own) is printed
+Fix: where one of fairseq's commands runs, a `UserError` (also one that fairseq replaced by its own) is printed
 alone; exit status 1 stays. ``LOGLEVEL=DEBUG`` brings the traceback back. Can go when fairseq prints errors as one line.
 """
 

@@ -4,7 +4,7 @@ Broken: ve-fairseq 0.12.3 compares the folder of ``--user-dir`` with the folder 
 raises when they differ. They do when the package came from an installed wheel, which fairseq looks for under
 ``…/fairseq/../fairseq_dsp``, and when an installed copy was imported before the one in the working folder was named.
 
-Mended: once this package is imported, a ``--user-dir`` of its name is taken as done if it is the same code, and refused
+Fix: once this package is imported, a ``--user-dir`` of its name is taken as done if it is the same code, and refused
 with one sentence if it is other code. Can go when fairseq takes the name of an installed package as ``--user-dir``.
 """
 

@@ -58,7 +58,7 @@ def classify(
     task.load_dataset(split)
     dataset, longest = task.dataset(split), task.max_positions()
     sizes = np.array([dataset.num_tokens(i) for i in range(len(dataset))])
-    # what was cut is as long as the model takes: an input of just that length is told, too
+    # what was cut is as long as the model takes: an input of just that length is counted, too
     cut = int((sizes >= longest).sum())
     if cut:
         print(

@@ -217,8 +217,8 @@ def translate(
     limits, sizes = positions(paths), Sizes.of(data, split)
     size_flags, cut = flags_for(sizes, limits, max_tokens)
     if cut:
-        told = f"{cut} of {len(sizes.source)} sentences are longer than the model's {limits[0]} positions and are cut"
-        print(f"{split}: {told}", file=sys.stderr)
+        note = f"{cut} of {len(sizes.source)} sentences are longer than the model's {limits[0]} positions and are cut"
+        print(f"{split}: {note}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         models = ":".join(without_colons(Path(path), here, f"model{i}.pt") for i, path in enumerate(paths))

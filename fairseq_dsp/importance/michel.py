@@ -25,7 +25,7 @@ from ..model import TYPES, HeadSet, modules_of
 from ..subset import Budget, Draw, hard_gates, shrink
 
 HEAD = "sentence_classification_head"
-"""The classification head that fairseq's task uses unless it is told another."""
+"""The classification head that fairseq's task uses unless another is given."""
 
 
 @dataclass(frozen=True)

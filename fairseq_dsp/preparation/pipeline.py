@@ -35,7 +35,7 @@ from .subwords import MODEL_NAMES, Learning, encode_pairs, encode_text, encoder,
 from .tokens import detokenise, tokenise
 from .vocabularies import make_dictionaries
 
-POSITIONS = 1024  # of fairseq's models, unless told otherwise; one is for the end of the sentence
+POSITIONS = 1024  # of fairseq models by default; one is for the end of the sentence
 
 
 def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False) -> None:

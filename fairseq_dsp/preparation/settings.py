@@ -126,8 +126,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     found = []
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
-            told = (
+            difference = (
                 "other input" if key == "input" else f"{key} {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
             )
-            found.append(told)
+            found.append(difference)
     return "; ".join(found)

@@ -267,8 +267,8 @@ def _kept(
 def add_budgets(parser: argparse.ArgumentParser) -> None:
     """Add an option for another budget than the one of training, for each kind of units."""
     for kind in KINDS.values():
-        told = f"keep the best K {kind.units} (default: as many as were trained)"
-        parser.add_argument(flag(kind.options["to_keep"]), type=int, metavar="K", help=told)
+        meaning = f"keep the best K {kind.units} (default: as many as were trained)"
+        parser.add_argument(flag(kind.options["to_keep"]), type=int, metavar="K", help=meaning)
 
 
 def budgets(args: argparse.Namespace) -> dict[str, Any]:

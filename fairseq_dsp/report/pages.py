@@ -152,10 +152,10 @@ def _capital(text: str) -> str:
 
 
 def _missing(results: Results) -> str:
-    missing, told = results.missing, [results.mixture]
+    missing, notes = results.missing, [results.mixture]
     if missing:
-        told.insert(0, f"Not finished: {len(missing)} of {len(results.study['runs'])} runs ({', '.join(missing)}).")
-    return " ".join(filter(None, told))
+        notes.insert(0, f"Not finished: {len(missing)} of {len(results.study['runs'])} runs ({', '.join(missing)}).")
+    return " ".join(filter(None, notes))
 
 
 def _markdown(results: Results, parts: list[Table], pictures: dict[str, tuple[str, str]]) -> str:

@@ -31,7 +31,7 @@ def locked(path: Path, say: Callable[[str], None] = lambda text: None) -> Iterat
     several. Some keep it to each machine, or have none. Therefore a holder also writes its name into the file and
     touches the file every :data:`BEAT` seconds: one on another machine that stops doing so is gone.
 
-    :param say: told when that takes a while to find out.
+    :param say: called when that takes a while to find out.
     :return: the descriptor of the file; a child that is given it keeps the lock, even if this process is killed.
     :raises LockedError: if another process holds it.
     :raises UserError: if the file cannot be made.

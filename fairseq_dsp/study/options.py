@@ -109,7 +109,7 @@ def command_line(options: Options) -> list[str]:
 
 
 def parse_training(words: Sequence[str], where: str) -> Namespace:
-    """Return what fairseq-train makes of a command line, so that a mistake is told before anything runs.
+    """Return what fairseq-train makes of a command line, so that a mistake is reported before anything runs.
 
     :param where: whose options these are, for the message.
     :raises ValueError: if fairseq does not take them.

@@ -192,8 +192,8 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path} is not what this command wrote: give another folder for the result") from error
     if differing:
-        told = "; ".join(f"{name} {_brief(there[name])}, now {_brief(asked[name])}" for name in differing)
-        raise UserError(f"{out} holds the result of another call ({told}): give another folder, or remove that one")
+        changes = "; ".join(f"{name} {_brief(there[name])}, now {_brief(asked[name])}" for name in differing)
+        raise UserError(f"{out} holds the result of another call ({changes}): give another folder, or remove that one")
     return options
 
 

@@ -106,15 +106,15 @@ class Results:
     @property
     def mixture(self) -> str:
         """A sentence that says which runs were made in another way than others; empty if there are none."""
-        told = []
+        notes = []
         for key, title in (("version", "by version {}"), ("processes", "trained by {} process(es)")):
             made: dict[Any, list[str]] = {}
             for run in self.runs:
                 if key in run or key == "version":  # early versions did not write theirs
                     made.setdefault(run.get(key, "unknown"), []).append(run["run"])
             if len(made) > 1:
-                told += [f"{title.format(value)} {', '.join(names)}" for value, names in made.items()]
-        return f"Not all runs were made alike: {'; '.join(told)}." if told else ""
+                notes += [f"{title.format(value)} {', '.join(names)}" for value, names in made.items()]
+        return f"Not all runs were made alike: {'; '.join(notes)}." if notes else ""
 
     @property
     def data(self) -> PreparedData:

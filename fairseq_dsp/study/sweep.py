@@ -142,7 +142,7 @@ def checked_runs(study: Study, results: Path) -> list[Run]:
 def do_runs(runs: Sequence[Run], results: Path, study: Study, local: Local, *, slurm: bool = False) -> list[str]:
     """Do what is missing of some runs, with a progress bar and the time left.
 
-    :return: the names of the runs that failed, told with the end of their logs.
+    :return: the names of the runs that failed; each is reported with the end of its log.
     """
     from tqdm import tqdm
 

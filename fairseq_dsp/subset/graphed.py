@@ -1,4 +1,4 @@
-"""A fixed sequence of operations as one launch: what a GPU is told hundreds of times otherwise, at every update."""
+"""A fixed sequence of operations as one launch: instead of hundreds of launches at every update of a GPU."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 class Graphed:
     """A function of tensors of fixed shapes as a CUDA graph.
 
-    The CPU tells a GPU each operation by itself, which takes it longer than the GPU needs for one on small tensors. A
-    graph is told once and then launched whole. So what the function does must depend on the shapes of its inputs alone,
+    The CPU launches each operation by itself, which takes longer than the GPU needs for one on small tensors. A graph
+    is recorded once and then launched whole. So what the function does must depend on the shapes of its inputs alone,
     and it may neither read a value nor bring one from the CPU, except when it is run for the first time.
 
     :param function: maps the inputs to a tensor.

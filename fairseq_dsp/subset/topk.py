@@ -101,7 +101,7 @@ def relaxed_gates(
 
 
 def check_vector(values: Tensor, name: str, wait: bool = False) -> None:
-    """Refuse what is no vector of finite numbers; on a GPU, whose numbers come late, only if told to wait for them."""
+    """Refuse what is no vector of finite numbers; on a GPU, whose numbers come late, only if asked to wait for them."""
     if values.dim() != 1:
         raise ValueError(f"the {name} have shape {tuple(values.shape)}, but a vector of one number a head is needed")
     if (wait or values.device.type == "cpu") and not torch.isfinite(values).all():

@@ -114,9 +114,9 @@ class PruningCriterion(_PenalisedCriterion, LabelSmoothedCrossEntropyCriterion):
         loss, nll_loss = label_smoothed_nll_loss(ours, target, self.eps, ignore_index=self.padding_idx, reduce=reduce)
         theirs = self.teacher.log_probabilities(sample, next(model.parameters()))
         theirs = theirs[:, self.ignore_prefix_size :].reshape(-1, ours.shape[-1])
-        taught = -(theirs.exp() * ours).sum(-1).masked_fill(target == self.padding_idx, 0)
-        taught = taught.sum() if reduce else taught.view_as(loss)
-        return (1 - self.distill_weight) * loss + self.distill_weight * taught, nll_loss
+        distilled = -(theirs.exp() * ours).sum(-1).masked_fill(target == self.padding_idx, 0)
+        distilled = distilled.sum() if reduce else distilled.view_as(loss)
+        return (1 - self.distill_weight) * loss + self.distill_weight * distilled, nll_loss
 
 
 @register_criterion("sentence_prediction_dsp", dataclass=SentencePredictionConfig)

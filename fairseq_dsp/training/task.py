@@ -30,7 +30,7 @@ class _PruningTask(FairseqTask):
         return loss, sample_size, log
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """Aggregate the stock metrics and the pruners'; what they measured is told apart when a line is written."""
+        """Aggregate the stock metrics and the pruners'; what they measured is split when a line is written."""
         super().reduce_metrics(logging_outputs, criterion)
         logs = [log for log in logging_outputs if log.get(_PREFIX + "count")]
         if not logs:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fairseq.data import data_utils
 
-import fairseq_dsp  # noqa: F401 — mends fairseq
+import fairseq_dsp  # noqa: F401 — fixes fairseq
 
 
 @pytest.mark.parametrize("sentences", [1, 7, 8, 20, 1014])

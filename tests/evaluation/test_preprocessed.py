@@ -116,7 +116,7 @@ def test_a_study(tiny_data: Path, references: Path, write_study: Callable[..., P
         (evaluate,) = [s for s in expand(study, tmp_path)[0].steps if s.name == "evaluate"]
         assert set(expected) <= set(evaluate.command)
     assert named.data.summary["key"] == told.data.summary["key"] != str(tiny_data)
-    with pytest.raises(UserError, match="data has folder"):
+    with pytest.raises(UserError, match="data-bin is described by folder"):
         read_study(write_study(data={"folder": str(tiny_data), "reference": "x"}))
 
 

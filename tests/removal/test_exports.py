@@ -24,7 +24,7 @@ def sentences(tiny_data):
 
 
 def generated(run_fairseq, tiny_data, path, results, *flags):
-    # without the plugin's mends, a last batch that is no multiple of 8 is lost
+    # without the plugin's fixes, a last batch that is no multiple of 8 is lost
     batches = ("--batch-size", 20, "--required-batch-size-multiple", 1)
     run_fairseq("generate", tiny_data, "--path", path, "--beam", 5, *batches, "--results-path", results, *flags)
     lines = (results / "generate-test.txt").read_text().splitlines()

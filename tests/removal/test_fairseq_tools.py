@@ -74,7 +74,7 @@ def test_half_precision_generates(generate, compact, expected, size):
 
 def test_training_goes_on_in_half_precision_and_resumes(compact, train_tiny, tmp_path):
     flags = ("--kept-heads", compact.with_suffix(".heads.json"), "--compact", "--memory-efficient-fp16", "--cpu")
-    flags = (*flags, "--fp16-init-scale", 4)  # fairseq cannot mend an overflow without a GPU
+    flags = (*flags, "--fp16-init-scale", 4)  # fairseq cannot recover from an overflow without a GPU
     train_tiny(tmp_path, *flags, "--finetune-from-model", compact, "--max-update", 4, arch="transformer_dsp")
     again = train_tiny(tmp_path, *flags, "--max-update", 8, arch="transformer_dsp").stdout
     assert "Loaded checkpoint" in again

@@ -219,22 +219,22 @@ def test_a_method_in_two_entries(write_study: WriteStudy) -> None:
         read_study(write_study(methods=entries, seeds=[1]))
 
 
-def test_trainings_from_the_base_model_and_taught_by_it(write_study: WriteStudy) -> None:
+def test_trainings_from_the_base_model_and_distilled_from_it(write_study: WriteStudy) -> None:
     methods: list[dict[str, Any]] = [
-        {"method": "joint", "name": "taught", "distill": True, "options": {"head-selection": "simple"}},
+        {"method": "joint", "name": "distilled", "distill": True, "options": {"head-selection": "simple"}},
         {"method": "joint", "name": "from-base", "start": "base", "distill": True, "recovery": {"max-update": 5}},
         {"method": "voita", "heads": [3]},
         {"method": "unpruned", "name": "shallow", "options": {"decoder-layers": 1}},
     ]
     runs = runs_of(write_study(methods=methods, heads=[3]))
     base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
-    taught = words(runs["taught-k3-s1"], "train")
-    assert (value(taught, "--distill-from"), value(taught, "--head-selection")) == (base, "simple")
-    assert "--finetune-from-model" not in taught
+    distilled = words(runs["distilled-k3-s1"], "train")
+    assert (value(distilled, "--distill-from"), value(distilled, "--head-selection")) == (base, "simple")
+    assert "--finetune-from-model" not in distilled
     from_base = words(runs["from-base-k3-s1"], "train")
     assert value(from_base, "--finetune-from-model") == value(from_base, "--distill-from") == base
     assert value(words(runs["from-base-k3-s1"], "recover"), "--distill-from") == base
-    assert runs["taught-k3-s1"].needs == runs["from-base-k3-s1"].needs == ("base-s1",)
+    assert runs["distilled-k3-s1"].needs == runs["from-base-k3-s1"].needs == ("base-s1",)
     adapted = words(runs["voita-k3-s1"], "train")
     assert (value(adapted, "--heads-to-keep"), value(adapted, "--head-selection")) == ("3", "hard_concrete")
     assert "--l0-penalty" not in adapted

@@ -43,8 +43,8 @@ def test_the_loss_is_the_mixture(stock: Path, tiny_data: Path, tmp_path: Path) -
     assert not tokens.all(), "the batch has padding"
     with torch.no_grad():
         theirs, ours = distribution(teacher.eval(), sample), distribution(model, sample)
-    taught = -(theirs.exp() * ours).sum(-1)[tokens].sum()
-    assert loss.item() == pytest.approx(0.7 * alone.item() + 0.3 * taught.item(), rel=1e-5)
+    distilled = -(theirs.exp() * ours).sum(-1)[tokens].sum()
+    assert loss.item() == pytest.approx(0.7 * alone.item() + 0.3 * distilled.item(), rel=1e-5)
     assert log["nll_loss"] == pytest.approx(plain(model, sample)[2]["nll_loss"].item())
     each, _, _ = criterion(model, sample, reduce=False)
     assert each.sum().item() == pytest.approx(loss.item(), rel=1e-5)
@@ -59,13 +59,13 @@ def test_a_training_learns_from_a_teacher_and_resumes(stock: Path, tiny_data: Pa
         flags = [*FLAGS, "--distill-from", stock, "--max-update", updates, "--cooldown-updates", 8, *more]
         return inprocess.train(tiny_data, tmp_path / name, *flags)["model"]
 
-    taught, untaught = train("taught", 10), train("untaught", 10, "--distill-weight", 0)
-    assert any((taught[key] != untaught[key]).any() for key in taught)
+    distilled, alone = train("distilled", 10), train("alone", 10, "--distill-weight", 0)
+    assert any((distilled[key] != alone[key]).any() for key in distilled)
     train("resumed", 5)
     resumed = train("resumed", 10)
-    assert all(torch.equal(taught[key], resumed[key]) for key in taught)
+    assert all(torch.equal(distilled[key], resumed[key]) for key in distilled)
     # what validates or translates later needs no teacher
-    path = tmp_path / "taught/checkpoint_last.pt"
+    path = tmp_path / "distilled/checkpoint_last.pt"
     state = torch.load(path, weights_only=True)
     state["cfg"]["criterion"]["distill_from"] = str(tmp_path / "gone.pt")
     torch.save(state, path)
@@ -153,7 +153,7 @@ def test_the_bleu_of_validation_is_the_students(tiny_data: Path, tmp_path: Path)
         return float(meters["_bleu_counts"]["sum"][0])  # the matching words
 
     student = bleu("alone")
-    assert bleu("taught", "--distill-from", path) == student
+    assert bleu("distilled", "--distill-from", path) == student
     assert bleu("teacher-again", "--finetune-from-model", path, "--heads-to-keep", 12) != student
 
 
