@@ -67,6 +67,7 @@ class UnitPruner:
         """The number of updates made so far: an update that overflowed is none."""
         # the units that a checkpoint said, until training goes on, or that no update can change any more
         self._fixed: UnitSet | None = None
+        self._nested: dict[int, UnitSet] = {}  # those of each budget, where it is drawn and their order is fixed
         self._left: UnitSet | None = None  # the trained units of a model of which layers are left out
         self._loaded = False
         self._penalty_taken = False
@@ -113,11 +114,12 @@ class UnitPruner:
         if not training:
             if self._fixed is None:
                 return self._set_gates(x, self.plan.keep(self.importance))
-            self._set_fixed()
+            self._set_fixed(self._fixed)
             return x
         phase = self.plan.phase(self.update)
         if phase != FIXED:
             self._fixed = None
+            self._nested.clear()
         elif self._fixed is None:
             self._fixed = self.kept()
         self._optimiser["active"] = phase == CHOOSING
@@ -133,10 +135,11 @@ class UnitPruner:
             self.sampled = torch.ones_like(self.importance)
             self._set(None, None)
         else:
-            self.sampled = self._fixed.to_gates(self.plan.shape).to(self.importance)  # type: ignore[union-attr]
+            units = self._of_update()
+            self.sampled = units.to_gates(self.plan.shape).to(self.importance)
             if self.plan.config.freeze_weights:  # nothing is trained any more, but the loss must go backward somewhere
                 return self._set_gates(x, self.sampled + 0 * self.importance)
-            self._set_fixed()
+            self._set_fixed(units)
         if self.importance.requires_grad:  # a gradient, as other processes expect, but of 0
             gates = 0 * self.importance
             x, parts = enter_gates(x, gates, [self.plan.units])
@@ -172,10 +175,19 @@ class UnitPruner:
             module.gate, module.kept = part, None
         return x
 
-    def _set_fixed(self) -> None:
-        """Have each module compute its fixed units only or, where an option needs them all, gate the others with 0."""
+    def _of_update(self) -> UnitSet:
+        """Return the units of an update in which none can come back: the best, where their number is drawn."""
         assert self._fixed is not None
-        layers = (layer for layers in self._fixed.layers for layer in layers)
+        total = self.plan.drawn(self.update, self.seed)
+        if total is None:
+            return self._fixed
+        if total not in self._nested:
+            self._nested[total] = self._set_of(self.plan.keep(self.importance, total))
+        return self._nested[total]
+
+    def _set_fixed(self, units: UnitSet) -> None:
+        """Have each module compute these units only or, where an option needs them all, gate the others with 0."""
+        layers = (layer for layers in units.layers for layer in layers)
         for module, described, kept in zip(self.gated, self.modules, layers, strict=True):
             if module.can_skip_units and not (module.is_noisy and module.training):
                 module.gate, module.kept = None, kept
@@ -304,6 +316,7 @@ class UnitPruner:
     def _before_loading(self, model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         """Refuse an importance that orders no units, or other ones."""
         self._loaded, self._fixed = True, None
+        self._nested.clear()
         name = f"{prefix}{self.kind.name}.importance"
         if name in state and not torch.isfinite(state[name]).all():
             raise UserError(

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
-from .method_checks import check_structure, check_units
+from .method_checks import check_range, check_structure, check_units
 from .options import Options, heads_by_type, parse_options, read_options, total_heads
 from .start_model import check_metric, read_pretrained
 from .values import boolean, check_keys, closest, mapping, numbers
@@ -27,7 +27,7 @@ METHODS = {
     "michel": "the base model's heads scored by the gradient of their gates (Michel et al. 2019)",
     "random": "random heads, fixed from the first update, with which the base model trains on",
     "structure": "the heads that another method found, with new weights, trained from scratch",
-    "range": "one training for every K: the number of heads is drawn anew at every update",
+    "range": "one training for every K: each update keeps the first heads of an order, as many as it draws",
     "unpruned": "another model without pruning, such as a smaller one, for comparison",
 }
 """The ways to get a model with fewer heads, by the name that a study gives them."""
@@ -226,6 +226,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
             )
     compact = boolean(content.get("compact", True), "compact")
     for method in methods:
+        if method.method == "range":
+            check_range(method)
         if method.method == "structure":
             check_structure(method, methods, compact=compact)
     check_units(recipe, base, methods)

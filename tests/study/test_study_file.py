@@ -56,6 +56,10 @@ def value(command: list[str], option: str) -> str:
         ({"methods": ["joint", "joint"]}, "two methods are called joint"),
         ({"methods": [{"method": "ste", "name": "base"}]}, "a method is called base"),
         ({"methods": [{"method": "range", "low": 9, "high": 3}]}, "low of range is 9, above its high of 3"),
+        (
+            {"methods": [{"method": "range", "low": 4, "heads": [3]}]},
+            "range trains for 4 to 12 heads, but heads holds 3: leave it out",
+        ),
         ({"methods": [{"method": "joint", "recovery": {}}]}, "lacks max-update"),
         ({"base": {"lr": float("nan")}}, "base: lr is not a number (NaN)"),
         (
@@ -199,10 +203,20 @@ def test_commands_of_the_methods(write_study: WriteStudy) -> None:
     assert value(words(runs["voita-l0.01-s1"], "train"), "--l0-penalty") == "0.01"
     shared = words(runs["range-training-s1"], "train")
     assert (value(shared, "--heads-to-keep-low"), value(shared, "--heads-to-keep-high")) == ("3", "12")
-    assert "--heads-to-keep" not in shared
+    assert value(shared, "--heads-to-keep") == "3", "the best checkpoint is the one that is best with the least"
     assert value(words(runs["range-k3-s1"], "compact"), "--heads-to-keep") == "3"
     base = words(runs["base-s1"], "train")
     assert not [word for word in base if "heads-to-keep" in word or "finetune" in word]
+
+
+def test_a_range_from_the_base_model(write_study: WriteStudy) -> None:
+    runs = runs_of(write_study(methods=[{"method": "range", "start": "base", "distill": True}], heads=[6, 3]))
+    shared = words(runs["range-training-s1"], "train")
+    base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
+    assert value(shared, "--finetune-from-model") == value(shared, "--distill-from") == base
+    assert (value(shared, "--max-update"), value(shared, "--cooldown-updates")) == ("500", "225")
+    assert (value(shared, "--lr-scheduler"), value(shared, "--pruning-lr")) == ("polynomial_decay", "0.02")
+    assert "--heads-to-keep-updates" not in shared
 
 
 def test_a_method_in_two_entries(write_study: WriteStudy) -> None:

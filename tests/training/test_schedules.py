@@ -31,6 +31,18 @@ VOITA = [
         ["--head-selection", "hard_concrete", "--heads-to-keep", 5],
         ["--heads-to-keep", 3, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 15],
         ["--heads-to-keep", 3, "--heads-to-keep-low", 2, "--heads-to-keep-high", 9],
+        [
+            "--heads-to-keep",
+            3,
+            "--heads-to-keep-low",
+            2,
+            "--heads-to-keep-high",
+            9,
+            "--cooldown-updates",
+            5,
+            "--update-freq",
+            2,
+        ],
         ["--ffn-units-to-keep", 7, "--ffn-unit-width", 8, "--heads-to-keep-updates", 15],
     ],
     ids=[
@@ -41,6 +53,7 @@ VOITA = [
         "hard_concrete at K",
         "shrinking",
         "drawn",
+        "drawn from an order",
         "shrinking units",
     ],
 )
@@ -88,6 +101,19 @@ def test_one_draw_an_update_in_all_its_micro_batches(tiny_data: Path, tmp_path: 
     draws = {update: gates for update, _, gates in samples}
     assert all(gates == draws[update] for update, _, gates in samples)
     assert len({tuple(gates) for gates in draws.values()}) == 4
+
+
+def test_of_a_range_all_micro_batches_have_the_same_heads(tiny_data: Path, tmp_path: Path, samples: list):
+    flags = ["--heads-to-keep-low", 2, "--heads-to-keep-high", 9, "--cooldown-updates", 3, "--update-freq", 3]
+    state = inprocess.train(tiny_data, tmp_path, "--cpu", *flags, "--max-update", 14)
+    gates = {update: tuple(drawn) for update, _, drawn in samples}
+    assert len(samples) > 30
+    assert all(tuple(drawn) == gates[update] for update, _, drawn in samples)
+    order = inprocess.importance(state["model"])
+    later = sorted(sum(drawn) for update, drawn in gates.items() if update >= 3)
+    assert later[0] == 2
+    assert later[-1] == 9
+    assert len(order) == 12
 
 
 def test_the_draw_does_not_depend_on_dropout(tiny_data: Path, tmp_path: Path, samples: list):
