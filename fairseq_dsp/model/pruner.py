@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .attention import PrunableAttention
 from .config import PruningConfig, flag
-from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates
+from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates, open_modules
 from .kinds import GatedModule, Kind, UnitModule
 from .monitor import GradientMonitor
 from .plan import PruningPlan
@@ -67,7 +67,7 @@ class UnitPruner:
         """The number of updates made so far: an update that overflowed is none."""
         # the units that a checkpoint said, until training goes on, or that no update can change any more
         self._fixed: UnitSet | None = None
-        self._nested: dict[int, UnitSet] = {}  # those of each budget, where it is drawn and their order is fixed
+        self._nested: dict[int, tuple[UnitSet, Tensor]] = {}  # those of each number, and 0/1, once their order is fixed
         self._left: UnitSet | None = None  # the trained units of a model of which layers are left out
         self._loaded = False
         self._penalty_taken = False
@@ -135,8 +135,7 @@ class UnitPruner:
             self.sampled = torch.ones_like(self.importance)
             self._set(None, None)
         else:
-            units = self._of_update()
-            self.sampled = units.to_gates(self.plan.shape).to(self.importance)
+            units, self.sampled = self._of_update()
             if self.plan.config.freeze_weights:  # nothing is trained any more, but the loss must go backward somewhere
                 return self._set_gates(x, self.sampled + 0 * self.importance)
             self._set_fixed(units)
@@ -175,14 +174,15 @@ class UnitPruner:
             module.gate, module.kept = part, None
         return x
 
-    def _of_update(self) -> UnitSet:
-        """Return the units of an update in which none can come back: the best, where their number is drawn."""
+    def _of_update(self) -> tuple[UnitSet, Tensor]:
+        """Return the units of an update in which none can come back, the best where their number is drawn; as 0/1."""
         assert self._fixed is not None
         total = self.plan.drawn(self.update, self.seed)
         if total is None:
-            return self._fixed
+            return self._fixed, self._fixed.to_gates(self.plan.shape).to(self.importance)
         if total not in self._nested:
-            self._nested[total] = self._set_of(self.plan.keep(self.importance, total))
+            gates = self.plan.keep(self.importance, total)
+            self._nested[total] = self._set_of(gates), gates
         return self._nested[total]
 
     def _set_fixed(self, units: UnitSet) -> None:
@@ -205,29 +205,19 @@ class UnitPruner:
         selection: Any = self.plan.selection  # one that takes a penalty
         return selection.expected_open(self.importance)
 
-    def open_modules(self, gates: Tensor) -> Tensor:
-        """Return how many modules some gates leave open, differentiable; a scalar.
-
-        Σ_m (1 − Π_u (1 − g_u)) over the modules m and their units u, of gates within 0 and 1: the number of modules
-        with an open gate where all are 0 or 1. So a gate costs nothing beside another one that is open.
-        """
-        # relaxed gates may exceed 1: they count as 1, but learn
-        closed = 1 - gates - (gates.clamp(0, 1) - gates).detach()
-        parts = closed.split([module.units for module in self.modules])
-        return len(parts) - torch.stack([part.prod() for part in parts]).sum()
-
     def penalty(self) -> Tensor:
         """Return what the loss of the current training update grows by for each target token; a scalar.
 
         λ · E[number of open gates] for a penalised selection (Voita et al. 2019, section 5.1), and, while units are
-        being chosen, ``module_penalty`` · :meth:`open_modules`.
+        being chosen, ``module_penalty`` · :func:`~.gates.open_modules`.
         """
         self._penalty_taken = True
         total = torch.zeros((), device=self.importance.device)
         if self.plan.penalised:
             total = total + self.kind.option(self.plan.config, "l0_penalty") * self.expected_open()
         if self._module_penalty and self._gates is not None:
-            total = total + self._module_penalty * self.open_modules(self._gates)
+            sizes = [module.units for module in self.modules]
+            total = total + self._module_penalty * open_modules(self._gates, sizes)
         return total
 
     def measured(self) -> tuple[list[str], Tensor]:
