@@ -34,12 +34,14 @@ def continued(study: Study, given: Options, own: Options, heads: int) -> Options
 def of_range(study: Study, method: Method) -> Options:
     """The options of the training that all numbers of heads of a ``range`` share.
 
-    Its best checkpoint is the one that is best with the least number: it has the most to learn.
+    Its best checkpoint is the one that is best with the least number: it has the most to learn. The order is chosen in
+    as short a share as that of many heads: all sizes need the updates that come after.
     """
     assert method.low is not None
+    assert method.high is not None
     own: Options = {"heads-to-keep": method.low, "heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
     if method.from_base:
-        return continued(study, method.options, own, method.low)
+        return continued(study, method.options, own, method.high)
     return options_of(study, method.options, own, anneal=True)
 
 

@@ -214,7 +214,7 @@ def test_a_range_from_the_base_model(write_study: WriteStudy) -> None:
     shared = words(runs["range-training-s1"], "train")
     base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
     assert value(shared, "--finetune-from-model") == value(shared, "--distill-from") == base
-    assert (value(shared, "--max-update"), value(shared, "--cooldown-updates")) == ("500", "225")
+    assert (value(shared, "--max-update"), value(shared, "--cooldown-updates")) == ("500", "150")
     assert (value(shared, "--lr-scheduler"), value(shared, "--pruning-lr")) == ("polynomial_decay", "0.02")
     assert "--heads-to-keep-updates" not in shared
 
@@ -316,9 +316,11 @@ def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path, monkeypatch
         variables = {OWN: "scripts/studies/ablations.py"}
         assert "# relative-k3-s1" in support.run_command([*command, "--results", tmp_path], **variables).stdout
         return
-    study = read_study(path, data=str(prepared))
+    here = tmp_path / "study.yaml"  # of the same content, but for the texts: the corpus has one test set
+    here.write_text(yaml.safe_dump({"extends": str(path), "name": path.stem, "evaluate": {"split": "test"}}))
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["name"] == path.stem
+    study = read_study(here, data=str(prepared))
     runs = expand(study, tmp_path)
-    assert study.name == path.stem
     assert study.description
     assert len(check_runs(study, runs)) == len(runs) > 3
 
