@@ -50,6 +50,12 @@ def test_the_curve(trained: Path, prepared: Path, tmp_path: Path, capsys: pytest
     assert (alone["bleu"], alone["kept"]) == (curve[1]["bleu"], curve[1]["kept"])
 
 
+def test_the_map_says_the_range(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["heads", str(trained)]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "9 of 12 heads are kept; this model was trained for every number of heads from 3 to 9"
+
+
 def test_the_heads_are_nested_and_compact_models_have_them(trained: Path, tmp_path: Path) -> None:
     sets = [kept(trained, k, tmp_path) for k in range(3, 10)]
     assert all(smaller < larger for smaller, larger in itertools.pairwise(sets))
