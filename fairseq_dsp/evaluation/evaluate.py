@@ -11,6 +11,7 @@ examples:
   fairseq-dsp evaluate runs/joint/checkpoint_best.pt --data data/multi30k
   fairseq-dsp evaluate base.pt pruned.pt --data data/multi30k --split test,test1 --json scores.json
   fairseq-dsp evaluate pruned.pt --data data/multi30k --heads-to-keep 6
+  fairseq-dsp evaluate range.pt --data data/multi30k --heads-to-keep 36,18,12,6,3 --json curve.json
   fairseq-dsp evaluate theirs.pt --data data-bin --references test.en --bpe subword-nmt --tokenizer moses
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import logging
 import math
 import re
@@ -29,14 +31,14 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_json, write_text
-from ..model import HeadSet, with_heads
+from ..model import with_heads
 from ..model.dictionaries import fitting
-from . import preprocessed
+from . import preprocessed, score_text
 from .classify import classify
 from .description import describe
 from .inputs import Sizes, checkpoint_paths, flags_for, positions, without_colons, without_references
 from .prepared import PreparedData
-from .scoring import TITLES, detokenised, metric_names, metrics, score
+from .scoring import detokenised, metric_names, metrics, score
 from .significance import bootstrap
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -62,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", default="test", help="valid, test, test1 …; several, as one: test,test1 (default: %(default)s)"
     )
     parser.add_argument(
-        "--heads-to-keep", type=int, metavar="K", help="number of heads to evaluate with (default: as trained)"
-    )
+        "--heads-to-keep", type=numbers_of_heads, default=(None,), metavar="K[,K…]",
+        help="number of heads to evaluate with (default: as trained); several numbers give a table",
+    )  # fmt: skip
     parser.add_argument("--kept-heads", metavar="FILE", help="evaluate with this set of heads, as JSON")
     parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default: %(default)s)")
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty (default: %(default)s)")
@@ -92,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     """
     data = preprocessed.read_data(args.data, args.split, preprocessed.given_by(args))
     data.check_split(args.split)
-    if args.heads_to_keep is not None and args.kept_heads is not None:
+    if args.heads_to_keep != (None,) and args.kept_heads is not None:
         raise UserError("--heads-to-keep and --kept-heads both say which heads to keep: give one of them")
     if args.beam < 1:
         raise UserError(f"--beam is {args.beam}, but it must be 1 or more")
@@ -102,28 +105,35 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--lenpen is {args.lenpen}, but a finite number is expected, such as 1")
     if not (math.isfinite(args.max_len_a) and args.max_len_a >= 0):
         raise UserError(f"--max-len-a is {args.max_len_a}, but it must be a finite number, 0 or more")
-    if args.output and len(args.checkpoints) > 1:
-        name = "--predictions" if data.classifies else "--translations"
-        raise UserError(
-            f"{name} takes the output of one CKPT, but {len(args.checkpoints)} are given: give one, or leave {name} out"
-        )
+    for several, what in ((args.checkpoints, "CKPT"), (args.heads_to_keep, "number of heads")):
+        if args.output and len(several) > 1:
+            name = "--predictions" if data.classifies else "--translations"
+            raise UserError(
+                f"{name} takes the output of one {what}, but {len(several)} are given: give one, or leave {name} out"
+            )
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
     members = [checkpoint_paths(checkpoint) for checkpoint in args.checkpoints]
-    insides = [describe(paths, args.heads_to_keep, args.kept_heads, data) for paths in members]
+    models = list(itertools.product(zip(args.checkpoints, members, strict=True), args.heads_to_keep))
+    insides = [describe(paths, heads, args.kept_heads, data) for (_, paths), heads in models]
     results = []
-    for checkpoint, inside in zip(args.checkpoints, insides, strict=True):
-        output, speed, settings = _output(checkpoint, data, args)
+    for ((checkpoint, _), heads), inside in zip(models, insides, strict=True):
+        output, speed, settings = _output(checkpoint, heads, data, args)
         results.append(
             {"checkpoint": checkpoint, "corpus": data.summary.get("corpus"), "split": args.split}
-            | {"heads_to_keep": args.heads_to_keep}
+            | {"heads_to_keep": heads}
             | settings
             | score(data, args.split, output)
             | (interval(data, args.split, output) if data.classifies else {"ceiling": data.ceiling(args.split)})
             | speed
             | inside
         )
-        print(_text(results[-1]), flush=True)
+        if len(args.heads_to_keep) == 1:
+            print(score_text.text(results[-1]), flush=True)
+        else:
+            if heads == args.heads_to_keep[0]:
+                print(score_text.title(results[-1]), score_text.header(data), sep="\n")
+            print(score_text.row(results[-1], data), flush=True)
         if args.output:
             lines = output if data.classifies else detokenised(data, output)
             write_text(args.output, "".join(line + "\n" for line in lines))
@@ -131,12 +141,23 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, results)
 
 
+def numbers_of_heads(text: str) -> tuple[int, ...]:
+    """Read numbers of heads: ``6``, or several as ``36,18,6``.
+
+    :raises ValueError: if they are none, or one is given twice.
+    """
+    numbers = tuple(int(number) for number in text.split(","))
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text} has a number twice: give each once")
+    return numbers
+
+
 def _output(
-    checkpoint: str, data: PreparedData, args: argparse.Namespace
+    checkpoint: str, heads_to_keep: int | None, data: PreparedData, args: argparse.Namespace
 ) -> tuple[list[str], dict[str, float], dict[str, Any]]:
     """Return translations or labels, what their making took, and the settings that they depend on."""
     search = {name: getattr(args, name) for name in ("beam", "lenpen", "max_len_a", "max_len_b")}
-    heads = {"heads_to_keep": args.heads_to_keep, "kept_heads": args.kept_heads}
+    heads: dict[str, Any] = {"heads_to_keep": heads_to_keep, "kept_heads": args.kept_heads}
     batches = {"max_tokens": args.max_tokens or _batch_size(args.cpu), "cpu": args.cpu}
     lines: list[str] = []
     measured = []
@@ -300,32 +321,3 @@ def _counting_stopped() -> Iterator[list[int]]:
         yield stopped
     finally:
         SequenceGenerator.generate = stock
-
-
-def _text(result: dict[str, Any]) -> str:
-    """The scores of one checkpoint for people."""
-    heads = "" if result["heads_to_keep"] is None else f", {result['heads_to_keep']} heads"
-    beam = f", beam {result['beam']}" if "beam" in result else ""
-    lines = [f"{result['checkpoint']}: {result['split']}, {result['sentences']:.0f} sentences{beam}{heads}"]
-    if "accuracy" in result:
-        low, high = result["interval"]
-        lines.append(f"  {'accuracy':<15} {result['accuracy']['score']:6.2f}   95% interval {low:.2f} to {high:.2f}")
-    for key in ("tokenised_bleu", "bleu", "chrf"):
-        if key not in result:
-            continue
-        name = TITLES[key]
-        best = (result.get("ceiling") or {}).get(key, 100)
-        at_most = f" (a perfect translation: {best:.2f})" if best < 100 else ""
-        lines.append(f"  {name:<15} {result[key]['score']:6.2f}{at_most}   {result[key]['signature']}")
-    if result.get("stopped_at_limit"):
-        lines.append(
-            f"  {'stopped':<15} {result['stopped_at_limit']:6.0f}   translations at the limit of their length: if they "
-            "are cut off, raise it with --max-len-b or --max-len-a"
-        )
-    if "sentences_per_second" in result:
-        lines.append(f"  {'speed':<15} {result['sentences_per_second']:6.1f}   sentences a second")
-    if result["kept"]:
-        lines.append(f"  {'heads':<15} {result['kept']['kept']:6}   of {result['heads']}")
-        for units in HeadSet.from_json(result["kept"]).others:
-            lines.append(f"  {units.kind.name + ' units':<15} {units.kept:6}   of {units.total}")
-    return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,11 @@ from .gates import ALL, CHOOSING, FIXED
 from .kinds import KINDS, Kind
 from .pruning_options import PruningConfig, flag
 from .sets import HeadSet
+from .uniform import uniform_counts
 from .units import HEADS, shape_by
+
+_SHRINKING = 0.9
+"""The share of the cooldown in which the least number of units of a range falls."""
 
 
 class PruningPlan:
@@ -40,9 +43,11 @@ class PruningPlan:
             penalised=self.penalised,
         )
         to_keep = kind.options["to_keep"]
-        self.budget = self.budget_of(getattr(config, to_keep))
         for role in ("start", "low", "high"):
             self._count(kind.options.get(role), self.units)
+        self.range = self._range()
+        total = getattr(config, to_keep)
+        self.budget = self.budget_of(self.range[1] if self.range and total is None else total)
         for name, option in kind.floors.items():
             self._count(option, sum(self.shape[name]))
         floors = {option: self._floor(name, self.budget.total) for name, option in kind.floors.items()}
@@ -52,7 +57,7 @@ class PruningPlan:
                 f"{given}, but only {self.budget.total} {kind.units} are to be kept: lower it or raise {flag(to_keep)}"
             )
         self._last = self._uniform(self.budget.total) if self._option("uniform") else [self.budget.total]  # of `_all`
-        start, low, high = (self._option(role) for role in ("start", "low", "high"))
+        start = self._option("start")
         if start is not None and start < self.units and self._option("uniform"):
             raise ValueError(
                 f"{flag(kind.options['start'])} is {start}, but with {flag(kind.options['uniform'])} the budget "
@@ -63,12 +68,30 @@ class PruningPlan:
                 f"{flag(kind.options['start'])} {start} is below the budget of {self.budget.total} {kind.units} to "
                 "which it shrinks: give a start that is larger"
             )
-        if low is not None and high is not None and low > high:
+        if self.range:
+            self._check_range(self.range, total)
+
+    def _range(self) -> tuple[int, int] | None:
+        """Return the least and the largest number of units where every update draws its own; None elsewhere."""
+        low, high = self._option("low"), self._option("high")
+        return (low, high) if low is not None and high is not None and self.selection.learns else None
+
+    def _check_range(self, limits: tuple[int, int], total: int | None) -> None:
+        (low, high), options, units = limits, self.kind.options, self.kind.units
+        if low > high:
+            raise ValueError(f"{flag(options['low'])} {low} is above {flag(options['high'])} {high}: swap them")
+        if total is not None and not low <= total <= high:
             raise ValueError(
-                f"{flag(kind.options['low'])} {low} is above {flag(kind.options['high'])} {high}: swap them"
+                f"{flag(options['to_keep'])} {total} is outside of the range from {low} to {high} {units} that is "
+                f"trained: give a number within it, or change {flag(options['low'])} and {flag(options['high'])}"
             )
-        if low is not None:
-            self.budget_of(low)  # raises if the floors need more units
+        floors = {option: getattr(self.config, option) for option in self.kind.floors.values()}
+        if sum(least or 0 for least in floors.values()) > low:
+            given = " and ".join(f"{flag(option)} is {least}" for option, least in floors.items() if least)
+            raise ValueError(
+                f"{given}, but as few as {low} {units} are to be kept: lower it or raise {flag(options['low'])}"
+            )
+        self.budget_of(low)  # raises if the floors need more units
 
     def _given(self) -> Tensor | None:
         """Return the units that are given to a model, 0/1; None if it chooses. *Shape:* (N)"""
@@ -89,9 +112,7 @@ class PruningPlan:
     @property
     def prunes(self) -> bool:
         """Whether any gate may differ from 1."""
-        return (
-            not self.budget.keeps_all or self.penalised or not self.selection.learns or self._option("low") is not None
-        )
+        return not self.budget.keeps_all or self.penalised or not self.selection.learns or self.range is not None
 
     @property
     def learns(self) -> bool:
@@ -113,9 +134,24 @@ class PruningPlan:
         of the importance. From the update on in which no unit can come back the units are fixed.
         """
         elapsed = self.elapsed(update)
-        if not self.prunes or elapsed < 0 or self._counts_at(elapsed) == self._all:
+        decides = self.selection.decides(elapsed)
+        least = [self._least(elapsed)] if self.range and decides else self._counts_at(elapsed)
+        if not self.prunes or elapsed < 0 or least == self._all:
             return ALL
-        return CHOOSING if self.selection.decides(elapsed) else FIXED
+        return CHOOSING if decides else FIXED
+
+    def _least(self, elapsed: int) -> int:
+        """Return the least number of units that an update may draw while they are being chosen.
+
+        Where the choice ends with the cooldown it falls from the largest of the range to its least: a trained model is
+        not torn apart at once, and the order of the last few is decided last.
+        """
+        assert self.range is not None
+        low, high = self.range
+        cooldown = self.config.cooldown_updates
+        if self.selection.decides(cooldown):  # it never ends
+            return low
+        return shrink(elapsed, high, low, max(1, round(_SHRINKING * cooldown)))
 
     @property
     def _all(self) -> list[int]:
@@ -146,14 +182,20 @@ class PruningPlan:
 
         :param importance: of all units, numbered by type, layer and index. *Shape:* (N).
         :param total: another global budget than the one of the options.
-        :raises ValueError: if *total* is not within 0 … N, or not the number of given units, or an importance is not
-            finite.
+        :raises ValueError: if *total* is not within 0 … N, or outside of the range that was trained, or not the number
+            of given units, or an importance is not finite.
         """
         given = self.given
         if total is not None and given is not None and total != int(given.sum()):
             raise ValueError(
                 f"{total} {self.kind.units} are asked for, but they were given to this model, which keeps "
                 f"{int(given.sum())}: ask for no number, or give the checkpoint that they were chosen from"
+            )
+        if total is not None and self.range and not self.range[0] <= total <= self.range[1]:
+            low, high = self.range
+            raise ValueError(
+                f"{total} {self.kind.units} are asked for, but this model was trained for every number from {low} to "
+                f"{high}: ask for one of these"
             )
         with torch.no_grad():
             budget = self.budget if total is None else self.budget_of(total)
@@ -176,13 +218,24 @@ class PruningPlan:
         Everything random follows from *seed* and *update* alone: the same in every micro-batch and on every process,
         and untouched by what else draws random numbers.
         """
-        place = list(KINDS).index(self.kind.name) * 1_618_033_989  # kinds draw different numbers; of heads it is 0
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + update + place) % 2**63)
-        elapsed = self.elapsed(update)
+        generator, elapsed = self._generator(update, seed), self.elapsed(update)
         budget = self._training_budget(elapsed, generator)
         if budget.keeps_all and not self.penalised and self.selection.learns:
             return 1 + 0 * importance  # exactly 1, but every importance has a gradient, as other processes expect
         return self.selection.sample(importance, budget, elapsed, generator)
+
+    def drawn(self, update: int, seed: int) -> int | None:
+        """Return the number of units of a training update where each draws it anew, None elsewhere.
+
+        It follows from *seed* and *update* alone, as the gates do.
+        """
+        if self.range is None:
+            return None
+        return self._training_budget(self.elapsed(update), self._generator(update, seed)).total
+
+    def _generator(self, update: int, seed: int) -> torch.Generator:
+        place = list(KINDS).index(self.kind.name) * 1_618_033_989  # kinds draw different numbers; of heads it is 0
+        return torch.Generator().manual_seed((seed * 1_000_003 + update + place) % 2**63)
 
     def budget_of(self, total: int | None) -> Budget:
         """Return the budget of *total* units in all, or, if None, the one of the options.
@@ -208,35 +261,7 @@ class PruningPlan:
         return Budget.grouped(groups, counts, floors)
 
     def _uniform(self, total: int) -> list[int]:
-        """Return for each module how many units stay of *total*, as many in each module of a stack.
-
-        Of several ways, the one in which the stacks keep the most equal shares of their units.
-
-        :raises ValueError: if there is no way.
-        """
-        stacks = {name: stack for name, (stack, _) in self.kind.places.items() if self.shape[name]}
-        modules = {s: [n for name in stacks if stacks[name] == s for n in self.shape[name]] for s in stacks.values()}
-        ways: list[tuple[int, float, dict[str, int]]] = []
-        least = self._option("per_module") or 0
-        choices = [range(min(least, *sizes), min(sizes) + 1) for sizes in modules.values()]
-        for numbers in itertools.product(*choices):
-            way = dict(zip(modules, numbers, strict=True))
-            shares = [way[stack] / min(sizes) for stack, sizes in modules.items()]
-            kept = sum(way[stack] * len(sizes) for stack, sizes in modules.items())
-            floors = {name: min(self._floor(name, kept), kept) for name in self.kind.floors if name in stacks}
-            if all(way[stacks[name]] * len(self.shape[name]) >= floor for name, floor in floors.items()):
-                ways.append((kept, max(shares) - min(shares), way))
-        fitting = [(apart, way) for kept, apart, way in ways if kept == total]
-        if not fitting:
-            others = sorted({kept for kept, _, _ in ways}, key=lambda kept: (abs(kept - total), kept))[:2]
-            among = " and ".join(f"{len(sizes)} modules of the {stack}" for stack, sizes in modules.items())
-            raise ValueError(
-                f"{flag(self.kind.options['uniform'])} has as many {self.kind.units} in each of the {among}, which "
-                f"cannot be {total} in all: give {flag(self.kind.options['to_keep'])} "
-                f"{' or '.join(map(str, sorted(others)))}"
-            )
-        _, best = min(fitting, key=lambda one: one[0])
-        return [best[stacks[name]] for name in stacks for _ in self.shape[name]]
+        return uniform_counts(self.kind, self.shape, total, self._option("per_module") or 0, self._floor)
 
     def _floor(self, kind: str, total: int) -> int:
         """Return the least number of units of a type, of *total* in all."""
@@ -249,13 +274,31 @@ class PruningPlan:
         return min(self.kind.default_floor(kind, total), own)
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
-        counts, low = self._counts_at(elapsed), self._option("low")
-        if counts is not None:
-            uniform = self._option("uniform")
-            return Budget.grouped(_ranges(self._all), counts) if uniform else self.budget_of(counts[0])
-        if low is not None:
-            return self.budget_of(low + int(torch.randint(self._option("high") - low + 1, (), generator=generator)))
-        return self.budget
+        if self.range:
+            return self.budget_of(self._draw(elapsed, generator))
+        counts = self._counts_at(elapsed)
+        if counts is None:
+            return self.budget
+        uniform = self._option("uniform")
+        return Budget.grouped(_ranges(self._all), counts) if uniform else self.budget_of(counts[0])
+
+    def _draw(self, elapsed: int, generator: torch.Generator) -> int:
+        """Return the number of units of an update that draws it.
+
+        While units are being chosen, each number from the least of that update to the largest is as likely as another.
+        Once their order is fixed, a quarter of the updates have the largest of the range, a quarter the least, and the
+        others a number between, uniform in its logarithm: few units have the most to learn.
+        """
+        assert self.range is not None
+        low, high = self.range
+        if self.selection.decides(elapsed):
+            least = self._least(elapsed)
+            most = max(least, min(high, self.units - 1))  # of all units nothing is learnt about their order
+            return least + int(torch.randint(most - least + 1, (), generator=generator))
+        part, place = torch.rand(2, generator=generator).tolist()
+        if part < 0.5:
+            return low if part < 0.25 else high
+        return min(high, int((low + 1) ** (1 - place) * (high + 2) ** place) - 1)
 
     def _count(self, name: str | None, available: int, value: int | None = None) -> int:
         """Return a number of units, by default an option's, and by its default all; refuse one out of range."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..subset.device import beside
 from .attention import PrunableAttention
-from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates
+from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates, open_modules
 from .kinds import GatedModule, Kind, UnitModule
 from .monitor import GradientMonitor
 from .plan import PruningPlan
@@ -69,6 +69,7 @@ class UnitPruner:
         """The number of updates made so far: an update that overflowed is none."""
         # the units that a checkpoint said, until training goes on, or that no update can change any more
         self._fixed: UnitSet | None = None
+        self._nested: dict[int, tuple[UnitSet, Tensor]] = {}  # those of each number, and 0/1, once their order is fixed
         self._left: UnitSet | None = None  # the trained units of a model of which layers are left out
         self._loaded = False
         self._penalty_taken = False
@@ -125,11 +126,12 @@ class UnitPruner:
         if not training:
             if self._fixed is None:
                 return self._set_gates(x, self.plan.keep(self.importance))
-            self._set_fixed()
+            self._set_fixed(self._fixed)
             return x
         phase = self.plan.phase(self.update)
         if phase != FIXED:
             self._fixed = None
+            self._nested.clear()
         elif self._fixed is None:
             self._fixed = self.kept()
         self._optimiser["active"] = phase == CHOOSING
@@ -145,10 +147,10 @@ class UnitPruner:
             self.sampled = torch.ones_like(self.importance)
             self._set(None, None)
         else:
-            self.sampled = self._kept_gates()
+            units, self.sampled = self._of_update()
             if self.plan.config.freeze_weights:  # nothing is trained any more, but the loss must go backward somewhere
                 return self._set_gates(x, self.sampled + 0 * self.importance)
-            self._set_fixed()
+            self._set_fixed(units)
         if self.importance.requires_grad:  # a gradient, as other processes expect, but of 0
             gates = 0 * self.importance
             x, parts = enter_gates(x, gates, [self.plan.units])
@@ -184,10 +186,20 @@ class UnitPruner:
             module.gate, module.kept = part, None
         return x
 
-    def _set_fixed(self) -> None:
-        """Have each module compute its fixed units only or, where an option needs them all, gate the others with 0."""
+    def _of_update(self) -> tuple[UnitSet, Tensor]:
+        """Return the units of an update in which none can come back, the best where their number is drawn; as 0/1."""
         assert self._fixed is not None
-        layers = (layer for layers in self._fixed.layers for layer in layers)
+        total = self.plan.drawn(self.update, self.seed)
+        if total is None:
+            return self._fixed, self._kept_gates()
+        if total not in self._nested:
+            gates = self.plan.keep(self.importance, total)
+            self._nested[total] = self._set_of(gates), gates
+        return self._nested[total]
+
+    def _set_fixed(self, units: UnitSet) -> None:
+        """Have each module compute these units only or, where an option needs them all, gate the others with 0."""
+        layers = (layer for layers in units.layers for layer in layers)
         for module, described, kept in zip(self.gated, self.modules, layers, strict=True):
             if module.can_skip_units and not (module.is_noisy and module.training):
                 module.gate, module.kept = None, kept
@@ -205,29 +217,19 @@ class UnitPruner:
         selection: Any = self.plan.selection  # one that takes a penalty
         return selection.expected_open(self.importance)
 
-    def open_modules(self, gates: Tensor) -> Tensor:
-        """Return how many modules some gates leave open, differentiable; a scalar.
-
-        Σ_m (1 − Π_u (1 − g_u)) over the modules m and their units u, of gates within 0 and 1: the number of modules
-        with an open gate where all are 0 or 1. So a gate costs nothing beside another one that is open.
-        """
-        # relaxed gates may exceed 1: they count as 1, but learn
-        closed = 1 - gates - (gates.clamp(0, 1) - gates).detach()
-        parts = closed.split([module.units for module in self.modules])
-        return len(parts) - torch.stack([part.prod() for part in parts]).sum()
-
     def penalty(self) -> Tensor:
         """Return what the loss of the current training update grows by for each target token; a scalar.
 
         λ · E[number of open gates] for a penalised selection (Voita et al. 2019, section 5.1), and, while units are
-        being chosen, ``module_penalty`` · :meth:`open_modules`.
+        being chosen, ``module_penalty`` · :func:`~.gates.open_modules`.
         """
         self._penalty_taken = True
         total = torch.zeros((), device=self.importance.device)
         if self.plan.penalised:
             total = total + self.kind.option(self.plan.config, "l0_penalty") * self.expected_open()
         if self._module_penalty and self._gates is not None:
-            total = total + self._module_penalty * self.open_modules(self._gates)
+            sizes = [module.units for module in self.modules]
+            total = total + self._module_penalty * open_modules(self._gates, sizes)
         return total
 
     def measured(self) -> tuple[list[str], Tensor]:
@@ -316,6 +318,7 @@ class UnitPruner:
     def _before_loading(self, model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         """Refuse an importance that orders no units, or other ones."""
         self._loaded, self._fixed = True, None
+        self._nested.clear()
         name = f"{prefix}{self.kind.name}.importance"
         if name in state and not torch.isfinite(state[name]).all():
             raise UserError(

@@ -60,10 +60,11 @@ class PruningConfig(FairseqDataclass):
         metadata={"help": "updates over which the budget shrinks; that of feed-forward units starts from all"},
     )
     heads_to_keep_low: Optional[int] = field(
-        default=None, metadata={"help": "draw the number of heads anew at every training update, at least so many"}
+        default=None,
+        metadata={"help": "train one model for every number of heads from this one on: each update draws it"},
     )
     heads_to_keep_high: Optional[int] = field(
-        default=None, metadata={"help": "draw the number of heads anew at every training update, at most so many"}
+        default=None, metadata={"help": "to this one; validation keeps so many, or --heads-to-keep within the range"}
     )
     ffn_units_to_keep: Optional[int] = field(
         default=None,

@@ -118,6 +118,12 @@ class TrainedModel:
         """Whether the other units are gone already."""
         return self.importance is None
 
+    @property
+    def range(self) -> tuple[int, int] | None:
+        """The least and the largest number of heads, if it was trained for all of a range."""
+        low, high = self.options.heads_to_keep_low, self.options.heads_to_keep_high
+        return None if low is None or high is None else (low, high)
+
     def alignment_heads(self, reader: str) -> int:
         """Return the number of heads left in the last layer's cross-attention, which alignments are read from.
 

@@ -77,6 +77,8 @@ def text_map(model: TrainedModel) -> str:
         lines[0] += "; the others, and the importances, are gone: this model is compact"
     elif not model.chosen:
         lines[0] += ": this model was not pruned"
+    elif model.range is not None:
+        lines[0] += "; this model was trained for every number of heads from {} to {}".format(*model.range)
     for units in model.heads.all:
         for kind, table in rows(model, units).items():
             kept = sum(sum(keeps) for _, keeps, _ in table)

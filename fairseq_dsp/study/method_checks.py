@@ -33,6 +33,18 @@ def check_units(recipe: Options, base: Options, methods: Sequence[Method]) -> No
             )
 
 
+def check_range(method: Method) -> None:
+    """Raise a ``ValueError`` for a number of heads that the training of a ``range`` is not for."""
+    assert method.low is not None
+    assert method.high is not None
+    for k in method.heads:
+        if not method.low <= k <= method.high:
+            raise ValueError(
+                f"{method.name} trains for {method.low} to {method.high} heads, but heads holds {k}: leave it out, or "
+                "change low or high"
+            )
+
+
 def check_structure(method: Method, methods: Sequence[Method], *, compact: bool) -> None:
     """Raise a ``ValueError`` if there is no run whose heads a ``structure`` could take."""
     others = [m.name for m in methods if m.heads and m.method not in ("unpruned", "structure")]

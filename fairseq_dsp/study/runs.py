@@ -15,7 +15,7 @@ from .method_checks import chooses_units
 from .options import Options, command_line
 from .random_heads import random_heads
 from .study_file import Method, Study
-from .training_options import continued, options_of, trained_on, with_fixed
+from .training_options import continued, of_range, options_of, trained_on, with_fixed
 
 RUNS = "runs"
 RESULT = "result.json"
@@ -149,11 +149,9 @@ class _Maker:
                     words = command_line(method.options)
                     yield self._run(method, k, seed, None, suffix=f"-k{k}", start=base, score_heads=words)
             elif method.method == "range":
-                own = {"heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
-                shared = self._run(
-                    method, None, seed, options_of(self.study, method.options, own, anneal=True), suffix="-training",
-                    start=base if method.from_base else None, scored=False,
-                )  # fmt: skip
+                start = base if method.from_base else None
+                options = of_range(self.study, method)
+                shared = self._run(method, None, seed, options, suffix="-training", start=start, scored=False)
                 yield shared
                 for k in method.heads:
                     yield self._run(method, k, seed, None, suffix=f"-k{k}", start=shared)

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
-from .method_checks import check_structure, check_units
+from .method_checks import check_range, check_structure, check_units
 from .options import Options, heads_by_type, parse_options, read_options, total_heads
 from .start_model import check_metric, read_pretrained
 from .titles import METHODS, read_title, with_titles
@@ -218,6 +218,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
             )
     compact = boolean(content.get("compact", True), "compact")
     for method in methods:
+        if method.method == "range":
+            check_range(method)
         if method.method == "structure":
             check_structure(method, methods, compact=compact)
     check_units(recipe, base, methods)

@@ -45,7 +45,7 @@ the keys of a study (* must be given):
                   michel      options of score-heads: split, sentences, steps (Michel et al. 2019)
                   random      heads drawn by the seed, one in cross-attention at least, fixed from the first update
                   structure   of: a method, whose heads are trained from scratch with new weights
-                  range       low, high: one training for every K, drawn anew between the two at every update
+                  range       low, high: one training for every K between the two, start: base from the unpruned model
                   unpruned    another model without pruning, such as a smaller one: options
 
 examples:

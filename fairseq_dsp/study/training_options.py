@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..model import PruningConfig, with_heads
 from . import pruning_recipe
 from .options import Options, defaults
-from .study_file import Study
+from .study_file import Method, Study
 
 
 def options_of(study: Study, *more: Options, anneal: bool = False) -> Options:
@@ -29,6 +29,20 @@ def continued(study: Study, given: Options, own: Options, heads: int) -> Options
     """The same of one that chooses its heads."""
     options = trained_on(study, given) | own
     return _annealed(options | pruning_recipe.schedule(study.data, options, heads, study.shape))
+
+
+def of_range(study: Study, method: Method) -> Options:
+    """The options of the training that all numbers of heads of a ``range`` share.
+
+    Its best checkpoint is the one that is best with the least number: it has the most to learn. The order is chosen in
+    as short a share as that of many heads: all sizes need the updates that come after.
+    """
+    assert method.low is not None
+    assert method.high is not None
+    own: Options = {"heads-to-keep": method.low, "heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
+    if method.from_base:
+        return continued(study, method.options, own, method.high)
+    return options_of(study, method.options, own, anneal=True)
 
 
 def with_fixed(options: Options, heads: str) -> Options:

@@ -245,7 +245,8 @@ def test_a_larger_budget_at_first_and_a_drawn_budget(build, batch) -> None:
         logits(model, batch)
         totals[update] = float(model.pruner.sampled.sum())
     assert totals == pytest.approx({0: 12, 5: 7, 10: 2, 50: 2}, abs=1e-5)
-    model = build("--heads-to-keep", 4, "--heads-to-keep-low", 2, "--heads-to-keep-high", 6).train()
+    budget = ["--heads-to-keep", 4, "--heads-to-keep-low", 2, "--heads-to-keep-high", 6, "--cooldown-updates", 5]
+    model = build(*budget).train()
     drawn = set()
     for update in range(60):
         model.set_num_updates(update)

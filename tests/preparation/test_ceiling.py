@@ -10,8 +10,8 @@ from typing import Any
 import preparing
 import pytest
 
-from fairseq_dsp.evaluation.evaluate import _text
 from fairseq_dsp.evaluation.prepared import PreparedData
+from fairseq_dsp.evaluation.score_text import text
 from fairseq_dsp.evaluation.scoring import score
 from fairseq_dsp.preparation.ceiling import decode
 
@@ -85,9 +85,9 @@ def test_evaluate_shows_a_ceiling_below_100(chinese: tuple[Path, str]) -> None:
     result: dict[str, Any] = {"checkpoint": "c.pt", "sentences": 10, "beam": 5, "heads_to_keep": None, "kept": None}
     for split, told in (("valid", False), ("test", True)):
         scores = score(data, split, decoded(data, split))
-        shown = _text({**result, **scores, "split": split, "ceiling": data.ceiling(split)})
+        shown = text({**result, **scores, "split": split, "ceiling": data.ceiling(split)})
         assert (f"(a perfect translation: {scores['bleu']['score']:.2f})" in shown) == told
-        assert _text({**result, **scores, "split": split, "ceiling": None}).count("perfect") == 0
+        assert text({**result, **scores, "split": split, "ceiling": None}).count("perfect") == 0
 
 
 @pytest.mark.parametrize("words", ["▁a ▁b c", "▁a <unk> b <pad> ▁c", "<s> ▁a </s> b", "▁x ☃ y"])

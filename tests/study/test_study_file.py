@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import resource
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +59,10 @@ def value(command: list[str], option: str) -> str:
         ({"methods": ["joint", "joint"]}, "two methods are called joint"),
         ({"methods": [{"method": "ste", "name": "base"}]}, "a method is called base"),
         ({"methods": [{"method": "range", "low": 9, "high": 3}]}, "low of range is 9, above its high of 3"),
+        (
+            {"methods": [{"method": "range", "low": 4, "heads": [3]}]},
+            "range trains for 4 to 12 heads, but heads holds 3: leave it out",
+        ),
         ({"methods": [{"method": "joint", "recovery": {}}]}, "lacks max-update"),
         ({"base": {"lr": float("nan")}}, "base: lr is not a number (NaN)"),
         (
@@ -204,10 +206,20 @@ def test_commands_of_the_methods(write_study: WriteStudy) -> None:
     assert value(words(runs["voita-l0.01-s1"], "train"), "--l0-penalty") == "0.01"
     shared = words(runs["range-training-s1"], "train")
     assert (value(shared, "--heads-to-keep-low"), value(shared, "--heads-to-keep-high")) == ("3", "12")
-    assert "--heads-to-keep" not in shared
+    assert value(shared, "--heads-to-keep") == "3", "the best checkpoint is the one that is best with the least"
     assert value(words(runs["range-k3-s1"], "compact"), "--heads-to-keep") == "3"
     base = words(runs["base-s1"], "train")
     assert not [word for word in base if "heads-to-keep" in word or "finetune" in word]
+
+
+def test_a_range_from_the_base_model(write_study: WriteStudy) -> None:
+    runs = runs_of(write_study(methods=[{"method": "range", "start": "base", "distill": True}], heads=[6, 3]))
+    shared = words(runs["range-training-s1"], "train")
+    base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
+    assert value(shared, "--finetune-from-model") == value(shared, "--distill-from") == base
+    assert (value(shared, "--max-update"), value(shared, "--cooldown-updates")) == ("500", "150")
+    assert (value(shared, "--lr-scheduler"), value(shared, "--pruning-lr")) == ("polynomial_decay", "0.02")
+    assert "--heads-to-keep-updates" not in shared
 
 
 def test_a_method_in_two_entries(write_study: WriteStudy) -> None:
@@ -292,18 +304,6 @@ def test_200_runs_start_in_time(write_study: WriteStudy, dsp: Callable[..., Any]
     assert not (path.parent / "results").exists()
 
 
-def with_test_sets(prepared: Path, folder: Path, *names: str) -> Path:
-    """Copy a corpus into *folder*, its test set under further names, too."""
-    shutil.copytree(prepared, folder)
-    summary = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
-    for name in names:
-        for file in (*folder.glob("data-bin/test.*"), *folder.glob("raw/test.*")):
-            shutil.copy(file, file.with_name(file.name.replace("test", name)))
-        summary["references"][name] = f"raw/{name}.yy"
-    (folder / "prepare.json").write_text(json.dumps(summary), encoding="utf-8")
-    return folder
-
-
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "scripts/studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if pretrained := yaml.safe_load(path.read_text(encoding="utf-8")).get("pretrained"):
@@ -319,11 +319,11 @@ def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path, monkeypatch
         variables = {OWN: "scripts/studies/ablations.py"}
         assert "# relative-k3-s1" in support.run_command([*command, "--results", tmp_path], **variables).stdout
         return
-    if "test3" in path.read_text(encoding="utf-8"):
-        prepared = with_test_sets(prepared, tmp_path / "data", "test1", "test2", "test3")
-    study = read_study(path, data=str(prepared))
+    here = tmp_path / "study.yaml"  # of the same content, but for the texts: the corpus has one test set
+    here.write_text(yaml.safe_dump({"extends": str(path), "name": path.stem, "evaluate": {"split": "test"}}))
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["name"] == path.stem
+    study = read_study(here, data=str(prepared))
     runs = expand(study, tmp_path)
-    assert study.name == path.stem
     assert study.description
     assert len(check_runs(study, runs)) == len(runs) > 3
 

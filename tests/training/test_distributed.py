@@ -49,6 +49,7 @@ def test_two_processes_equal_one_and_agree_at_every_update(kind: str, tiny_data:
 
 def test_two_processes_agree_on_a_drawn_budget_with_dropout(tiny_data: Path, tmp_path: Path):
     budget = ["--heads-to-keep", 6, "--heads-to-keep-low", 2, "--heads-to-keep-high", 10, "--task", "translation_dsp"]
+    budget += ["--cooldown-updates", 3]
     _, records = train_on_two_processes(tiny_data, tmp_path, *budget, "--cpu", "--max-update", 8, "--update-freq", 2)
     assert len(records[0]) == 8
     assert records[0] == records[1]

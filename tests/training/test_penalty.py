@@ -11,6 +11,7 @@ import torch
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import TYPES
+from fairseq_dsp.model.gates import open_modules
 from fairseq_dsp.model.pruning_options import PruningConfig, with_heads
 from fairseq_dsp.subset.hard_concrete import HardConcrete, hold, open_probability
 
@@ -143,7 +144,7 @@ def test_the_number_of_open_modules_has_the_gradient_of_its_formula(tiny_data: P
     heads = [module.units for module in pruner.modules]
 
     def count(gates: torch.Tensor) -> torch.Tensor:
-        return pruner.open_modules(gates)
+        return open_modules(gates, [module.units for module in pruner.modules])
 
     generator = torch.Generator().manual_seed(1)
     soft = torch.rand(sum(heads), generator=generator, dtype=torch.float64, requires_grad=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fairseq_dsp.subset import relaxed_top_k
 from fairseq_dsp.subset.topk import gumbel_noise
 
 GUMBEL = ["--head-selection", "gumbel", "--heads-to-keep", 6, "--cooldown-updates", 15]
+RANGE = ["--heads-to-keep-low", 2, "--heads-to-keep-high", 9]
 VOITA = [
     *("--head-selection", "hard_concrete", "--l0-penalty", 0.01, "--heads-to-keep", 5),
     *("--criterion", "label_smoothed_cross_entropy_dsp", "--task", "translation_dsp"),
@@ -30,7 +32,8 @@ VOITA = [
         VOITA,
         ["--head-selection", "hard_concrete", "--heads-to-keep", 5],
         ["--heads-to-keep", 3, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 15],
-        ["--heads-to-keep", 3, "--heads-to-keep-low", 2, "--heads-to-keep-high", 9],
+        [*RANGE, "--heads-to-keep", 3],
+        [*RANGE, "--cooldown-updates", 5, "--update-freq", 2],
         ["--ffn-units-to-keep", 7, "--ffn-unit-width", 8, "--heads-to-keep-updates", 15],
     ],
     ids=[
@@ -41,6 +44,7 @@ VOITA = [
         "hard_concrete at K",
         "shrinking",
         "drawn",
+        "drawn from an order",
         "shrinking units",
     ],
 )
@@ -88,6 +92,18 @@ def test_one_draw_an_update_in_all_its_micro_batches(tiny_data: Path, tmp_path: 
     draws = {update: gates for update, _, gates in samples}
     assert all(gates == draws[update] for update, _, gates in samples)
     assert len({tuple(gates) for gates in draws.values()}) == 4
+
+
+def test_of_a_range_all_micro_batches_have_the_same_heads(tiny_data: Path, tmp_path: Path, samples: list):
+    flags = [*RANGE, "--cooldown-updates", 3, "--update-freq", 3]
+    inprocess.train(tiny_data, tmp_path, "--cpu", *flags, "--max-update", 14)
+    gates = {update: tuple(drawn) for update, _, drawn in samples}
+    assert len(samples) > 30
+    assert all(tuple(drawn) == gates[update] for update, _, drawn in samples)
+    later = {drawn for update, drawn in gates.items() if update >= 3}
+    assert {2, 9} <= {sum(drawn) for drawn in later} <= set(range(2, 10))
+    ordered = sorted(later, key=sum)
+    assert all(one <= other for few, many in itertools.pairwise(ordered) for one, other in zip(few, many, strict=True))
 
 
 def test_the_draw_does_not_depend_on_dropout(tiny_data: Path, tmp_path: Path, samples: list):

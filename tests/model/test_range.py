@@ -1,0 +1,107 @@
+"""A model for every number of heads of a range: which heads each update trains, and which each number keeps."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.model import PruningConfig, PruningPlan
+from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED
+
+RANGE = ("--heads-to-keep-low", 2, "--heads-to-keep-high")
+
+
+@pytest.mark.parametrize("layers", [2, 3, 6])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"min_encoder_heads": 1, "min_cross_heads": 2},
+        {"min_heads_per_module": 1},
+        {"head_selection": "ste"},
+    ],
+    ids=str,
+)
+def test_the_heads_of_a_number_are_among_those_of_a_larger_one(layers: int, options: dict[str, Any]) -> None:
+    shape = {name: [8] * layers for name in ("encoder_self", "decoder_self", "cross")}
+    low = 3 * layers if "min_heads_per_module" in options else 3
+    config = PruningConfig(heads_to_keep_low=low, heads_to_keep_high=24 * layers, **options)
+    plan, draw = PruningPlan(config, shape), torch.Generator().manual_seed(1)
+    for scale in (0.0, 1.0):  # with ties, too
+        importance = (scale * torch.randn(24 * layers, generator=draw)).round(decimals=1)
+        kept = [plan.keep(importance, k) for k in range(low, 24 * layers + 1)]
+        assert [int(gates.sum()) for gates in kept] == list(range(low, 24 * layers + 1))
+        assert all((larger >= smaller).all() for smaller, larger in itertools.pairwise(kept))
+
+
+def test_the_phases_of_a_training(build: Any) -> None:
+    plan = build(*RANGE, 12, "--cooldown-updates", 100, "--pruning-warmup-updates", 10).pruner.plan
+    assert [plan.phase(update) for update in (0, 10, 14, 40, 109, 110, 500)] == [ALL] * 3 + [CHOOSING] * 2 + [FIXED] * 2
+    for elapsed, least in ((20, 10), (45, 7), (90, 2), (99, 2)):
+        drawn = {int(plan.sample(torch.zeros(12), 10 + elapsed, seed).sum()) for seed in range(300)}
+        assert drawn == set(range(least, 12)), "of all twelve heads nothing is learnt"
+    drawn_later = [plan.drawn(update, seed=1) for update in range(110, 1110)]
+    assert set(drawn_later) == set(range(2, 13))
+    assert 200 < drawn_later.count(2) < 450
+    assert 200 < drawn_later.count(12) < 350
+    assert drawn_later.count(3) > drawn_later.count(10)
+
+
+def test_after_the_cooldown_the_first_of_the_order_are_computed(build: Any, batch: dict[str, torch.Tensor]) -> None:
+    model = build(*RANGE, 12, "--heads-to-keep", 4, "--cooldown-updates", 5).train()
+    pruner, seen = model.pruner, set()
+    with torch.no_grad():
+        pruner.importance.copy_(torch.randn(12, generator=torch.Generator().manual_seed(2)))
+    for update in range(5, 60):
+        model.set_num_updates(update)
+        model(**batch)
+        k = int(pruner.sampled.sum())
+        seen.add(k)
+        assert torch.equal(pruner.sampled, pruner.plan.keep(pruner.importance, k))
+        for module, part in zip(pruner.gated, pruner.sampled.split(2), strict=True):
+            assert module.gate is None
+            assert (module.kept or (0, 1)) == tuple(part.nonzero().flatten().tolist()) or module.kept == ()
+    assert seen >= {2, 3, 12}
+    assert model.kept().kept == 4
+    model.eval()(**batch)
+    assert sum(2 if module.kept is None else len(module.kept) for module in pruner.gated) == 4
+
+
+def test_a_selection_that_never_ends_draws_from_the_whole_range(build: Any) -> None:
+    plan = build(*RANGE, 6, "--head-selection", "ste", "--cooldown-updates", 100).pruner.plan
+    for update in (0, 1000):
+        assert plan.phase(update) == CHOOSING
+        assert {int(plan.sample(torch.zeros(12), update, seed).sum()) for seed in range(200)} == {2, 3, 4, 5, 6}
+
+
+def test_without_a_number_evaluation_keeps_the_largest(build: Any) -> None:
+    assert build(*RANGE, 9).pruner.kept().kept == 9
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--heads-to-keep-low 2 --heads-to-keep-high 13", "--heads-to-keep-high is 13, but there are 12 such heads"),
+        ("--heads-to-keep-low -1 --heads-to-keep-high 9", "--heads-to-keep-low is -1, but there are 12 such heads"),
+        ("--heads-to-keep-low 9 --heads-to-keep-high 3", "--heads-to-keep-low 9 is above --heads-to-keep-high 3: swap"),
+        (
+            "--heads-to-keep-low 3 --heads-to-keep-high 9 --min-encoder-heads 2 --min-cross-heads 2",
+            "--min-cross-heads is 2 and --min-encoder-heads is 2, but as few as 3 heads are to be kept",
+        ),
+        (
+            "--heads-to-keep-low 5 --heads-to-keep-high 9 --min-heads-per-module 1",
+            "need 6 heads in all, but only 5 are to be kept",
+        ),
+        (
+            "--heads-to-keep 2 --heads-to-keep-low 3 --heads-to-keep-high 9",
+            "--heads-to-keep 2 is outside of the range from 3 to 9 heads that is trained: give a number within it",
+        ),
+    ],
+)
+def test_ranges_that_are_none(build: Any, flags: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(*flags.split())
