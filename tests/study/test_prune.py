@@ -104,7 +104,7 @@ def test_it_prunes_a_stock_checkpoint_to_several_numbers_of_heads(finished: tupl
 
 def test_shares_are_written_out_as_updates(finished: tuple[Path, str], stock: Path) -> None:
     out, printed = finished
-    for k, shrinking, cooldown in ((6, 5, 6), (3, 8, 9)):  # a third of 12 heads and more, or less
+    for k, shrinking, cooldown, floor in ((6, 5, 6, 2), (3, 8, 9, None)):  # a third of 12 heads and more, or less
         words = words_of(out, f"pruned-k{k}-s1")
         assert value(words, "--finetune-from-model") == str(stock)
         expected = {
@@ -117,7 +117,8 @@ def test_shares_are_written_out_as_updates(finished: tuple[Path, str], stock: Pa
         recorded = json.loads((out / "prune.json").read_text())["options"][str(k)]
         expected.pop("heads-to-keep")
         assert {name: str(recorded[name]) for name in expected} == {n: str(v) for n, v in expected.items()}
-        assert f"--heads-to-keep-updates {shrinking} --heads-to-keep {k}" in printed
+        least = "" if floor is None else f"--min-encoder-heads {floor} "
+        assert f"--heads-to-keep-updates {shrinking} {least}--heads-to-keep {k}" in printed
 
 
 @pytest.mark.parametrize(("heads", "kept"), [(None, 12), ([6], 6)], ids=["units", "both"])
