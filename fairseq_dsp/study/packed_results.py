@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from ..errors import UserError
 from .results import Results
+from .runs import RUNS
 from .training_log import Curve
 
 FORMAT = 1
@@ -50,7 +52,6 @@ def pack(results: Results) -> str:
 
     :raises UserError: if a run's output is missing or does not belong to the references.
     """
-    folder = f"{results.folder.absolute()}/"
     content = {
         "format": FORMAT,
         "study": results.study,
@@ -59,8 +60,9 @@ def pack(results: Results) -> str:
         "curves": results.curves(),
         "counts": {name: _encoded(counts) for name, counts in results.sentence_counts().items()},
     }
-    # names of files as the folder has them: the place where it was says nothing
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace(folder, "") + "\n"
+    # names of files as a results folder has them: where it was when a run was done says nothing
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return re.sub(rf'"/[^"]*/({RUNS}/[^"]*)"', r'"\1"', text) + "\n"
 
 
 def unpack(path: Path) -> PackedResults:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,23 @@ def test_the_report_of_a_packed_file_is_that_of_the_folder(finished: tuple[Path,
     references = (results / "references.txt").read_text(encoding="utf-8").split("\n")
     for line in filter(None, outputs + references):
         assert json.dumps(line, ensure_ascii=False) not in text
+
+
+def test_where_a_run_was_done_is_not_packed(made_up: Results, tmp_path: Path) -> None:
+    """A results folder may have moved since."""
+    moved = tmp_path / "moved"
+    shutil.copytree(made_up.folder, moved)
+    for file in moved.glob("runs/*/result.json"):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        run["scores"]["checkpoint"] = f"/home/me/runs/{run['run']}/checkpoints/checkpoint_best.pt"
+        file.write_text(json.dumps(run), encoding="utf-8")
+    packed = tmp_path / "packed.json"
+    assert main(["report", str(moved), "--out", str(tmp_path / "one"), "--pack", str(packed)]) == 0
+    runs = json.loads(packed.read_text(encoding="utf-8"))["runs"]
+    assert [run["scores"]["checkpoint"] for run in runs] == [
+        f"runs/{run['run']}/checkpoints/checkpoint_best.pt" for run in runs
+    ]
+    assert "/home/me" not in packed.read_text(encoding="utf-8")
 
 
 def test_intervals_are_the_same_to_the_last_digit(made_up: Results, tmp_path: Path) -> None:
