@@ -159,7 +159,8 @@ def check(words: list[str]) -> bool:
     if thin and thin[1] in THIN:
         words = ["fairseq-dsp", THIN[thin[1]], *words[1:]]
     if words[0] == "fairseq-train" or (thin and thin[1] == "train"):
-        given = words[2:] if words[0] == "fairseq-train" else ["--arch", "transformer_dsp", *words[3:]]
+        of_the_script = ["--arch", "transformer_dsp", "--criterion", "label_smoothed_cross_entropy_dsp"]
+        given = words[2:] if words[0] == "fairseq-train" else [*of_the_script, *words[3:]]
         given = ["6" if word == "K" else word for word in given]
         if "--user-dir" in given:
             place = given.index("--user-dir")
