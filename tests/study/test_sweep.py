@@ -139,11 +139,15 @@ def test_a_folder_of_another_study(
     identity = tmp_path / "results/runs/base-s1/run.json"
     write_text(identity.parents[2] / "study.json", '{"name": "tiny"}')
     results = tmp_path / "results"
-    for content, message in (("[1]", "none of a sweep's"), ("{", "is not JSON"), ('{"seed": 7}', "none of a sweep's")):
+    for content, message in (
+        ("[1]", "was not written by a sweep"),
+        ("{", "is not JSON"),
+        ('{"seed": 7}', "was not written by a sweep"),
+    ):
         write_text(identity, content)
         with pytest.raises(UserError, match=message):
             studies.plan(write_study(), results)
-    with pytest.raises(UserError, match="none of a sweep's"):
+    with pytest.raises(UserError, match="was not written by a sweep"):
         read_results(results)
     with pytest.raises(UserError, match=r"run\.json is not a folder"):
         studies.plan(write_study(), identity)
