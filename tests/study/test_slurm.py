@@ -254,7 +254,7 @@ def test_a_sweep_goes_on_beside_its_jobs(
             (folder / "slurm.json").unlink()
         sweep = start("--jobs", "2")
         wait_for(lambda: log.read_text().count("which is doing it") == 2, log.read_text)
-        assert f", SLURM job {subprocess_id(jobs[0], environment)}, is at work" in log.read_text()
+        assert f", SLURM job {subprocess_id(jobs[0], environment)}, which is doing it" in log.read_text()
         control("resume")
         assert sweep.wait(600) == 0, log.read_text()
     finally:
