@@ -158,7 +158,7 @@ def test_stock_fairseq_computes_the_same(
     ("command", "sentence"),
     [
         (("export-ctranslate2",), "classifies sentences, but a translation model is expected"),
-        (("export-folder", "--lowercase"), "classifies"),
+        (("export-folder", "--lowercase"), "is a classifier"),
     ],
 )
 def test_what_is_for_translation_is_refused(
