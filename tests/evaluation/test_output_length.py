@@ -97,8 +97,8 @@ def test_the_report_names_what_was_stopped(made_up: Results, tmp_path: Path) -> 
     for run in results.runs:
         run["scores"] |= {"sentences": 60.0, "stopped_at_limit": 2.0 if run["label"] == "paper" else 0.0}
     told = (
-        "Translations that end at the limit of their length, perhaps cut off (max-len-b): 4 of 120 of paper with 6 "
-        "heads; 2 of 60 of paper with 3 heads."
+        "Translations that end at the limit of their length, perhaps cut off (max-len-b): 4 of 120 of DSP, released "
+        "settings (Li et al. 2021) with 6 heads; 2 of 60 of DSP, released settings (Li et al. 2021) with 3 heads."
     )
     assert {name_of(run) for run in RUNS} == {run["run"] for run in results.runs}
     assert told in summary_table(results)

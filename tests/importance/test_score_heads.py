@@ -47,7 +47,7 @@ def test_given_heads_are_neither_scored_anew_nor_of_another_number(
     inprocess.train(tiny_data, tmp_path / "retrained", *flags)
     capsys.readouterr()
     assert main(["score-heads", retrained, "--data", str(tiny_data), "--cpu", "--heads-to-keep", "8"]) == 1
-    assert "the model keeps 5 of its 12 heads" in capsys.readouterr().err
+    assert "the model keeps only 5 of its 12 heads" in capsys.readouterr().err
     for command in (["heads", retrained], ["compact", retrained, str(tmp_path / "small.pt")]):
         assert main([*command, "--heads-to-keep", "8"]) == 1
         assert "8 heads are asked for, but they were given to this model, which keeps 5" in capsys.readouterr().err

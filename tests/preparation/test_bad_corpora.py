@@ -43,11 +43,11 @@ BREAKING: dict[str, tuple[Callable[[Path], object], list[str]]] = {
             (raw / "train.de").unlink(),
             (raw / "train.de.gz").write_bytes(gzip.compress("\n".join(GOOD).encode())[:-20]),
         ),
-        ["train.de.gz is not a whole gzip file"],
+        ["train.de.gz is an incomplete or damaged gzip file"],
     ),
     "not gzip": (
         lambda raw: ((raw / "train.de").unlink(), (raw / "train.de.gz").write_text("text")),
-        ["train.de.gz is not a whole gzip file"],
+        ["train.de.gz is an incomplete or damaged gzip file"],
     ),
     "folder": (lambda raw: ((raw / "val.en").unlink(), (raw / "val.en").mkdir()), ["val.en"]),
     "unlike": (
@@ -70,7 +70,7 @@ def test_bad_text(raw: Path, tmp_path: Path, case: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
 
 
-@pytest.mark.parametrize(("size", "told"), [(100_000, "yields at most"), (5, "letters")])
+@pytest.mark.parametrize(("size", "told"), [(100_000, "yields at most"), (5, "characters of this training text")])
 def test_vocabulary_that_does_not_fit(raw: Path, tmp_path: Path, size: int, told: str) -> None:
     out = tmp_path / "out"
     sentence = preparing.the_sentence(
@@ -114,7 +114,7 @@ def test_output_is_a_file(raw: Path, tmp_path: Path) -> None:
 def test_others_folders_are_left_alone(raw: Path, tmp_path: Path) -> None:
     """The output folder has a folder raw/ that no preparation made."""
     done = preparing.prepare("multi30k", tmp_path, "--raw-dir", raw, "--vocab-size", 60, check=False)
-    assert "was not made by a preparation" in preparing.the_sentence(done)
+    assert "was not made by fairseq-dsp prepare" in preparing.the_sentence(done)
     assert len(list(raw.iterdir())) == 6
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
@@ -124,7 +124,7 @@ def test_others_summary_is_left_alone(raw: Path, tmp_path: Path) -> None:
     out.mkdir()
     (out / "prepare.json").write_text("{}")
     done = preparing.prepare("multi30k", out, "--raw-dir", raw, check=False)
-    assert "not written by a preparation" in preparing.the_sentence(done)
+    assert "was not written by fairseq-dsp prepare" in preparing.the_sentence(done)
 
 
 def test_too_little_text_to_hold_out(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_compressed_file_cut_short(tmp_path: Path, sides: list[Path], ending: 
     for content in (data[: len(data) // 2], data[:-3], b"plain text\n"):
         whole.write_bytes(content)
         done = preparing.prepare("custom", whole, sides[1], tmp_path / "out", check=False)
-        assert f"{whole} is not a whole {kind} file" in preparing.the_sentence(done)
+        assert f"{whole} is an incomplete or damaged {kind} file" in preparing.the_sentence(done)
         assert not (tmp_path / "out").exists()
 
 
