@@ -125,7 +125,8 @@ CONFIGS = {
     "voita_at_k": "model.heads_to_keep=5 model.heads_to_keep_start=12 model.heads_to_keep_updates=9 "
     "checkpoint.finetune_from_model=BASE",
     "prune": "model.heads_to_keep=5 model.heads_to_keep_start=12 model.heads_to_keep_updates=5 "
-    "model.cooldown_updates=6 lr_scheduler.total_num_update=20 checkpoint.finetune_from_model=BASE",
+    "model.cooldown_updates=6 model.min_encoder_heads=2 lr_scheduler.total_num_update=20 "
+    "checkpoint.finetune_from_model=BASE",
     "recovery": "model.kept_heads=HEADS checkpoint.finetune_from_model=BASE",
 }
 
