@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, help=help_text, description=help_text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name in argv[:1]:
-            chosen = importlib.import_module(module, __package__)
+            try:
+                chosen = importlib.import_module(module, __package__)
+            except UserError as error:  # the plugin cannot be loaded, as a file that the environment names is missing
+                return _failed(name, error)
             command.epilog = chosen.__doc__
             chosen.add_arguments(command)
             command.set_defaults(run=chosen.run)
@@ -56,9 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except UserError as error:
-        print(f"fairseq-dsp {args.command}: {error}", file=sys.stderr)
-        return 1
+        return _failed(args.command, error)
     return 0
+
+
+def _failed(command: str, error: UserError) -> int:
+    print(f"fairseq-dsp {command}: {error}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

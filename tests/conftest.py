@@ -18,7 +18,7 @@ for switch in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOA
 
 pytest_plugins = ["pruned_models", "studies"]
 
-LONGEST = ("test_slurm.py", "test_guide.py", "test_prune.py", "test_sweep.py", "test_cluster.py")
+LONGEST = ("test_slurm.py", "test_sweep.py", "test_prune.py", "test_guide.py", "test_units_in_studies.py")
 """Files that take minutes: they begin first, so that no process is left alone with one of them at the end."""
 
 

@@ -28,12 +28,9 @@ METHODS: list[Any] = [
     {"method": "joint", "name": "units", "heads": [12], "start": "base", "options": UNITS},
     {"method": "joint", "name": "both", "start": "base", "options": UNITS},
     {"method": "structure", "of": "both"},
-    {"method": "pipelined", "heads": [12], "options": UNITS, "recovery": {"max-update": 3}},
-    "random",
 ]
 KEPT = {
     "base": (12, None), "heads-k6": (6, None), "units-k12": (12, 24), "both-k6": (6, 24), "structure-k6": (6, 24),
-    "pipelined-k12": (12, 24), "random-k6": (6, None),
 }  # fmt: skip
 HEAD, UNIT = 4 * 16 * 8 + 3 * 8, 2 * (2 * 16 + 1)
 """The parameters of one: four matrices and three biases, eight wide; a row, a column and a bias for each neuron."""
@@ -81,7 +78,7 @@ def test_tables_and_pictures_tell_units(results: Path) -> None:
         rows = {(row["method"], row["heads"]): row["units"] for row in csv.DictReader(file)}
     assert rows == {
         ("unpruned", "12"): "", ("heads", "6"): "", ("units", "12"): "24", ("both", "6"): "24",
-        ("structure", "6"): "24", ("pipelined", "12"): "24", ("random", "6"): "",
+        ("structure", "6"): "24",
     }  # fmt: skip
     page = (results / "report/report.html").read_text()
     assert "<td>6 + 24 units</td>" in page

@@ -69,5 +69,5 @@ def test_a_missing_file_is_told_in_one_sentence(train_tiny: Callable, tmp_path: 
     command = [sys.executable, "-m", "fairseq_dsp.cli", "heads", "any.pt"]
     done = support.run_command(command, check=False, FAIRSEQ_DSP_SELECTIONS="absent.py")
     assert done.returncode == 1
-    assert done.stdout.startswith("error: FAIRSEQ_DSP_SELECTIONS is ")
+    assert done.stdout.startswith("fairseq-dsp heads: FAIRSEQ_DSP_SELECTIONS is ")
     assert done.stdout.count("\n") == 1

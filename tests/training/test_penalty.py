@@ -205,7 +205,7 @@ def test_options_that_make_no_sense_are_refused(flags: str, sentence: str, tiny_
 
 
 def test_heads_that_are_given_are_not_gathered():
-    with pytest.raises(ValueError, match="fixed has them chosen already: leave it out"):
+    with pytest.raises(ValueError, match="fixed does not choose any: leave it out"):
         PruningConfig(head_selection="fixed", kept_heads="heads.json", module_penalty=1.0).check()
     for options in (
         {"heads_to_keep": 6, "module_penalty": 1.0, "pruning_warmup_updates": 5},
