@@ -135,6 +135,12 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def write(args: argparse.Namespace, **figures: Any) -> None:
+    """Write figures, and what they depend on, where --json says."""
+    if args.json:
+        args.json.write_text(json.dumps({"about": about(args), **figures}, indent=1) + "\n", encoding="utf-8")
+
+
 def read_model(text: str) -> Model:
     """Return the model that another process was asked for."""
     found = json.loads(text)
@@ -219,10 +225,7 @@ def main() -> None:
             for row in rows:
                 speed = row["updates_per_second"]
                 print(f"{row['model']:>16} {speed:7.2f} updates/s, {row['ratio']:.3f} times stock's time")
-            if args.json:
-                args.json.write_text(
-                    json.dumps({"about": about(args), "rows": rows}, indent=1) + "\n", encoding="utf-8"
-                )
+            write(args, rows=rows)
             return
         batch = make_batch(args)
         models: list[Model] = [None, *((kept, way) for kept in args.heads for way in WAYS)]
@@ -266,10 +269,7 @@ def main() -> None:
         )
     for kept, ratio in whole.items():
         print(f"K = {kept}: a whole training, {CHOOSING:.0%} of it choosing, takes {ratio:.3f} times stock's time")
-    if args.json:
-        args.json.write_text(
-            json.dumps({"about": about(args), "rows": rows, "whole": whole}, indent=1) + "\n", encoding="utf-8"
-        )
+    write(args, rows=rows, whole=whole)
 
 
 if __name__ == "__main__":

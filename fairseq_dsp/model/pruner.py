@@ -110,11 +110,10 @@ class UnitPruner:
         """Return 1 for each unit that evaluation keeps and 0 for the others, beside the importance. *Shape:* (N)"""
         if self._fixed is None:
             return self.plan.keep(self.importance)
-        if self._fixed_gates is None or self._fixed_gates[0] is not self._fixed:
-            self._fixed_gates = self._fixed, self._fixed.to_gates(self.plan.shape)
-        gates = beside(self._fixed_gates[1], self.importance.device)
-        self._fixed_gates = self._fixed, gates
-        return gates
+        known, device = self._fixed_gates, self.importance.device
+        if known is None or known[0] is not self._fixed or known[1].device != device:
+            self._fixed_gates = known = self._fixed, beside(self._fixed.to_gates(self.plan.shape), device)
+        return known[1]
 
     def begin(self, x: Tensor, training: bool) -> Tensor:
         """Begin a forward pass: set the gates of all modules.
@@ -259,10 +258,6 @@ class UnitPruner:
                 names.append(f"open_{name}")
                 values.append((gates > 0).sum().view(1))
         return names, torch.cat(values)
-
-    def statistics(self) -> dict[str, Any]:
-        """Return the temperature and what is :meth:`measured`, by name."""
-        return {"temperature": self.temperature, **dict(zip(*self.measured(), strict=True))}
 
     def check_training(self) -> None:
         """Refuse, before the first update, to train the importance of weights that are random.

@@ -173,7 +173,7 @@ def test_the_penalty_gathers_the_heads_in_few_modules(tiny_data: Path, tmp_path:
         model = inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *flags))
         model.load_state_dict(state["model"])
         kept = model.pruner.kept()
-        modules.append(int(model.pruner.statistics()["kept_modules"]))
+        modules.append(int(dict(zip(*model.pruner.measured(), strict=True))["kept_modules"]))
         assert (kept.kept, modules[-1]) == (6, sum(bool(h) for t in TYPES for h in kept.of(t)))
     assert modules[0] > modules[1] == 3  # of 6, which have two heads each
 
