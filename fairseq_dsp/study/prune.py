@@ -5,8 +5,11 @@ CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer
 learning rate are read from it. By default, training continues for a third of the updates that the model has had, with a
 learning rate that falls linearly to 0 and budgets that shrink from all units to K and to F.
 
+With several K, each has a training of its own; with --range, one training serves every K from the least to the most.
+
 OUT then holds
   compact.pt, compact.heads.json    the small model, and its heads; with several K compact-kK.pt, compact-kK.heads.json
+  range.pt                          with --range: the model of every K, which any command cuts with --heads-to-keep K
   table.md                          BLEU with its interval, the difference, parameters, sentences a second
   prune.json                        what was asked for, and the options of each training in update numbers
   runs/                             for each model its checkpoints, log, scores and translations
@@ -20,6 +23,7 @@ examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 6 --max-update 2000 --max-tokens 4096
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 --ffn-units-to-keep 48
+  fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 36 18 6 --range --max-update 3000
 """
 
 from __future__ import annotations
@@ -73,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heads-to-keep", metavar="K", type=int, nargs="+", help="how many heads to keep")
     for name, kind in BUDGETS.items():
         parser.add_argument(f"--{name}", metavar="F", type=int, help=f"how many {kind.units} to keep")
+    parser.add_argument(
+        "--range", action="store_true", help="one training for every K from the least to the most that are given"
+    )
+    parser.add_argument(
+        "--distill", action="store_true", help="learn from CKPT too (distillation): a forward pass of it an update more"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the training (default: %(default)s)")
     parser.add_argument("--split", default="test", help="text to compare on (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
@@ -102,13 +112,20 @@ def run(args: argparse.Namespace) -> None:
             f"no number of heads is given: give --heads-to-keep K, how many of the {model.heads} heads of {model.path} "
             "to keep, or --ffn-units-to-keep F"
         )
+    if args.range and len(heads) < 2:
+        raise UserError(
+            f"--range is one training for every K between two, but --heads-to-keep is {heads[0]}: give the least and "
+            "the most too, or leave --range out"
+        )
     model.check_data(data)
     asked = {
         "checkpoint": {"path": str(model.path), "sha256": sha256(model.path)},
         "data": data.summary.get("key", str(data.folder.absolute())),
         "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
+        "range": args.range, "distill": args.distill,
     }  # fmt: skip
-    options = _recorded(out, asked) or _options(model, data, heads, given)
+    trainings = {f"{min(heads)} to {max(heads)}": heads} if args.range else {str(k): (k,) for k in heads}
+    options = _recorded(out, asked) or _options(model, data, trainings, given)
     study = Study(
         name="prune",
         description=f"A trained model, pruned to {' and '.join(map(str, heads))} of its {model.heads} heads.",
@@ -116,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
         recipe={},
         base={},
         seeds=(args.seed,),
-        methods=tuple(Method("joint", METHOD, (k,), (args.seed,), options[str(k)], from_base=True) for k in heads),
+        methods=tuple(_method(args, of, options[name]) for name, of in trainings.items()),
         shape=model.shape,
         split=args.split,
         trained=model.path,
@@ -129,13 +146,13 @@ def run(args: argparse.Namespace) -> None:
         write_json(out / RECORD, {**asked, "options": options})
         write_study(out, study, runs)
         _say_commands(runs)
-        failures = do_runs(runs, out, study, _local(len(heads)))
+        failures = do_runs(runs, out, study, _local(len(trainings)))
         if failures:
             raise UserError(
                 f"{' and '.join(failures)} failed: fix the cause reported above, then run the same command again, "
                 "which does only what is missing"
             )
-        models = _place(out, {run.heads: run for run in runs if run.label == METHOD})
+        models = _place(out, [run for run in runs if run.label == METHOD])
         speeds = _speeds(out / SPEED, {BASE: model.path, **models})
         text = table(read_results(out), speeds)
         write_text(out / TABLE, text)
@@ -144,9 +161,19 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: fairseq-generate {data.data_bin} --user-dir fairseq_dsp --path {path} --beam 5")
 
 
-def _options(model: UnprunedModel, data: PreparedData, heads: Sequence[int], given: Options) -> dict[str, Options]:
-    """Return the options of each K's training, all of them in update numbers.
+def _method(args: argparse.Namespace, heads: Sequence[int], options: Options) -> Method:
+    """Return one training with the numbers of heads that it is for, as a method of a study."""
+    own: dict[str, Any] = {"low": min(heads), "high": max(heads)} if args.range else {}
+    kind, seeds = "range" if args.range else "joint", (args.seed,)
+    return Method(kind, METHOD, tuple(heads), seeds, options, from_base=True, distill=args.distill, **own)
 
+
+def _options(
+    model: UnprunedModel, data: PreparedData, trainings: Mapping[str, Sequence[int]], given: Options
+) -> dict[str, Options]:
+    """Return the options of each training, all of them in update numbers.
+
+    :param trainings: the numbers of heads that each is for.
     :raises UserError: if fairseq-train does not take what is given, or the model does not fit it.
     """
     import torch
@@ -156,15 +183,19 @@ def _options(model: UnprunedModel, data: PreparedData, heads: Sequence[int], giv
         raise UserError("--max-epoch is given, but the schedule counts updates: give --max-update too")
     found: dict[str, Options] = {}
     try:
-        for k in heads:
+        for name, heads in trainings.items():
+            k = max(heads)
             options = pruning_recipe.training(base, given, model.updates)
             updates = int(options["max-update"])
             if updates < 1:
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
-            found[str(k)] = options | pruning_recipe.schedule(data, options | {"heads-to-keep": k}, k, model.shape)
-            args = parse_options(data, {**found[str(k)], "heads-to-keep": k}, "the command line")
+            own: Options = {"heads-to-keep": min(heads)}
+            if len(heads) > 1:
+                own |= {"heads-to-keep-low": min(heads), "heads-to-keep-high": k}
+            found[name] = options | pruning_recipe.schedule(data, options | own, k, model.shape)
+            args = parse_options(data, found[name] | own, "the command line")
     except ValueError as error:
         raise UserError(str(error)) from error
     model.check_fits(args)
@@ -178,7 +209,7 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     """
     path = out / RECORD
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = {"range": False, "distill": False} | json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in asked if there[name] != asked[name]]
         if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
             differing.remove("checkpoint")  # moved
@@ -219,24 +250,31 @@ def _local(models: int) -> Local:
     return Local.of(min(models, default.jobs), int(threads) if threads.isdecimal() else None, default.gpus)
 
 
-def _place(out: Path, runs: Mapping[int | None, Run]) -> dict[str, Path]:
-    """Put the compact models and their heads where the user looks for them.
+def _place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
+    """Put the models and their heads where the user looks for them.
 
-    :return: the models, by the names of their runs.
+    :return: the compact models, by the names of their runs.
     """
-    models = {}
-    for k, one in runs.items():
-        name = "compact" if len(runs) == 1 else f"compact-k{k}"
+    models, scored = {}, [one for one in runs if one.scored]
+    for one in runs:
+        if not one.scored:
+            _link(one.folder / "checkpoints/checkpoint_best.pt", out / "range.pt")
+            continue
+        name = "compact" if len(scored) == 1 else f"compact-k{one.heads}"
         for ending in (".pt", ".heads.json"):
-            made, target = one.folder / f"compact{ending}", out / f"{name}{ending}"
-            if made.exists() and not (target.exists() and target.samefile(made)):
-                with replacing(target) as temporary:
-                    try:
-                        os.link(made, temporary)
-                    except OSError:  # a file system without links
-                        shutil.copyfile(made, temporary)
+            _link(one.folder / f"compact{ending}", out / f"{name}{ending}")
         models[one.name] = out / f"{name}.pt"
     return models
+
+
+def _link(made: Path, target: Path) -> None:
+    """Have a file at another place too, if it is there and has changed."""
+    if made.exists() and not (target.exists() and target.samefile(made)):
+        with replacing(target) as temporary:
+            try:
+                os.link(made, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(made, temporary)
 
 
 def _speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:

@@ -65,7 +65,7 @@ def schedule(data: PreparedData, options: Options, kept: int, shape: Mapping[str
 
     :param data: the corpus.
     :param options: of the training, ``max-update`` among them.
-    :param kept: K.
+    :param kept: K, the most of a range.
     :param shape: for each attention type, the number of heads of each layer of the model.
     :return: only options that are not given; none for a selection other than ``simple``, or for frozen weights, which
         have schedules of their own.
@@ -80,8 +80,9 @@ def schedule(data: PreparedData, options: Options, kept: int, shape: Mapping[str
     if not _BUDGETS & options.keys():
         shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
         found |= {"heads-to-keep-start": total, "heads-to-keep-updates": shrinking}
-    if total <= 3 * kept < 3 * total:
-        found |= _encoder_floor(options, kept, shape)
+    least = _number(options, "heads-to-keep-low", kept)
+    if total <= 3 * least < 3 * total:
+        found |= _encoder_floor(options, least, shape)
     return {name: value for name, value in found.items() if name not in options}
 
 
