@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import gc
 import json
 import logging
 import multiprocessing
@@ -71,8 +70,6 @@ def quick_python() -> str:
 def _serve(address: Path, there: connection.Connection) -> None:
     """Fork, for each caller, a process that attends to it, until the process that asked for this server ends."""
     multiprocessing.current_process()._config["daemon"] = False  # what is forked may have children
-    gc.collect()
-    gc.freeze()  # what is there stays, and stays shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))

@@ -29,11 +29,10 @@ TINY_TRAINING = (
 ).split()
 
 
-# Importing fairseq takes a process 4 seconds, and torch's first optimiser 2 more. A server that has imported what they
-# need, and no plugin, forks the processes that run fairseq's tools: each is as good as a new one, and starts at once.
+# Importing fairseq takes a process 4 seconds, and torch's first optimiser 2 more. A server that has imported it, and no
+# plugin, forks the processes that run fairseq's tools: each is as good as a new one, and starts at once.
 processes = multiprocessing.get_context("forkserver")
-TOOLS = ("preprocess", "train", "hydra_train", "generate", "interactive", "validate")
-processes.set_forkserver_preload([*(f"fairseq_cli.{tool}" for tool in TOOLS), "torch._dynamo"])
+processes.set_forkserver_preload(["tests.preloaded"])
 
 
 def fairseq_command(tool: str, *args: object) -> list[str]:
