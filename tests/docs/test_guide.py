@@ -12,7 +12,6 @@ import itertools
 import os
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 import support
 import yaml
 from fairseq import options
+from quick_python import quick_python
 
 from fairseq_dsp.cli import COMMANDS
 
@@ -111,7 +111,7 @@ def run(step: str, place: Path) -> None:
         given = place / words[words.index("<") + 1] if "<" in words else os.devnull
         support.run_fairseq(tool[1], *unredirected(words), cwd=place, stdin=given, timeout=900)
     else:
-        variables = {"PYTHON": sys.executable, "PYTHONPATH": str(place)}
+        variables = {"PYTHON": quick_python(), "PYTHONPATH": str(place)}
         support.run_command(["bash", "-c", step], cwd=place, timeout=900, **variables)
 
 
@@ -121,7 +121,7 @@ def test_the_commands_of_the_guide_work(place: Path) -> None:
         if language == "yaml":
             (place / title).write_text(small_study(text), encoding="utf-8")
             continue
-        steps = [shlex.join([sys.executable, "-c", text])] if language == "python" else commands(text)
+        steps = [shlex.join([quick_python(), "-c", text])] if language == "python" else commands(text)
         for step in steps:
             if step not in done:
                 done.add(step)
