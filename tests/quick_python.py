@@ -3,7 +3,8 @@
 `quick_python` returns the path of a program that stands for ``sys.executable``. ``PROGRAM -m MODULE …`` and ``PROGRAM
 -c CODE …`` run in a process that a server forks, with the program's arguments, folder, environment and standard
 streams, and end with its exit status. Whatever else it is given goes to ``sys.executable`` itself. For such a process
-``sys.executable`` is the program again, so that what it starts is quick, too. It is killed when the program is.
+``sys.executable`` is the program again, so that what it starts is quick, too. It is killed or stopped when the program
+is.
 A test of how Python starts, of signals or of what is imported needs ``sys.executable``.
 """
 
@@ -20,6 +21,7 @@ import select
 import shlex
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -98,8 +100,13 @@ def _attend(caller: socket.socket) -> NoReturn:
             _be_python(streams, *message)
         for stream in streams:
             os.close(stream)
-        ended = os.pidfd_open(process)
-        if ended not in select.select([ended, caller], [], [])[0]:
+        ended, stopped = os.pidfd_open(process), False
+        (pid,) = struct.unpack("i8x", caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        while not (ready := select.select([ended, caller], [], [], 0.1)[0]):
+            if _is_stopped(pid) != stopped:
+                stopped = not stopped
+                os.kill(process, signal.SIGSTOP if stopped else signal.SIGCONT)
+        if ended not in ready:
             os.kill(process, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         caller.sendall(str(status).encode())
@@ -107,6 +114,14 @@ def _attend(caller: socket.socket) -> NoReturn:
         pass
     finally:
         os._exit(0)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process stands still, as the processes of a suspended job do."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "T"
+    except OSError:  # it is gone, which its end of the socket tells
+        return False
 
 
 def _be_python(streams: list[int], program: str, words: list[str], folder: str, variables: dict[str, str]) -> NoReturn:

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -234,8 +233,7 @@ def test_a_sweep_goes_on_beside_its_jobs(
     results, log = tmp_path / "results", tmp_path / "sweep.log"
     folders = [results / "runs" / name for name in ("base-s1", "joint-k6-s1")]
     environment = support.environment(**slurm)
-    # a suspended job is all of its processes: no quick ones
-    command = [sys.executable, "-c", LOOKING_OFTEN, "sweep", str(study), "--results", str(results), "--cores", "1"]
+    command = [quick_python(), "-c", LOOKING_OFTEN, "sweep", str(study), "--results", str(results), "--cores", "1"]
 
     def start(*words: str) -> subprocess.Popen[bytes]:
         with log.open("wb") as file:
