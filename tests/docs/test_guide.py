@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import itertools
-import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -101,18 +100,16 @@ def unredirected(words: list[str]) -> list[str]:
 
 
 def run(step: str, place: Path) -> None:
-    """Run a command, fairseq's and this package's in a process that has fairseq imported already."""
+    """Run a command, fairseq's and this package's in processes that have fairseq imported already."""
     thin = re.match(rf"scripts/({'|'.join(THIN)})\.sh ", step)
     if thin:
         step = f"fairseq-dsp {THIN[thin[1]]} {step[thin.end() :]}"
     tool = re.match(r"fairseq-(\w+) ", step)
     if tool:
-        words = shlex.split(step, comments=True)[1:]
-        given = place / words[words.index("<") + 1] if "<" in words else os.devnull
-        support.run_fairseq(tool[1], *unredirected(words), cwd=place, stdin=given, timeout=900)
-    else:
-        variables = {"PYTHON": quick_python(), "PYTHONPATH": str(place)}
-        support.run_command(["bash", "-c", step], cwd=place, timeout=900, **variables)
+        module = "fairseq_dsp.cli" if tool[1] == "dsp" else f"fairseq_cli.{tool[1]}"
+        step = f"{quick_python()} -m {module} {step[tool.end() :]}"
+    variables = {"PYTHON": quick_python(), "PYTHONPATH": str(place)}
+    support.run_command(["bash", "-c", step], cwd=place, timeout=900, **variables)
 
 
 def test_the_commands_of_the_guide_work(place: Path) -> None:
