@@ -35,11 +35,6 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.preloaded"])
 
 
-def fairseq_command(tool: str, *args: object) -> list[str]:
-    """The command line of a fairseq tool under this very Python, for `run_command` and other wholly new processes."""
-    return [sys.executable, "-m", f"fairseq_cli.{tool}", *map(str, args)]
-
-
 def environment(**variables: str) -> dict[str, str]:
     """This environment with one thread, without the caller's PYTHONPATH, and with *variables*."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -138,6 +133,7 @@ def _be_fairseq(
     """Turn this forked process into what the shell would have started with *command*."""
     printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(os.open(stdin, os.O_RDONLY), 0)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 — what multiprocessing put there is empty
     os.dup2(printed, 1)
     os.dup2(printed, 2)
     os.chdir(cwd)
