@@ -37,7 +37,7 @@ MpiDefault=none
 ReturnToService=2
 KillWait=2
 MaxArraySize=2
-SchedulerParameters=sched_interval=2
+SchedulerParameters=sched_interval=2,batch_sched_delay=1
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
