@@ -18,8 +18,8 @@ for switch in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOA
 
 pytest_plugins = ["pruned_models", "studies"]
 
-LONGEST = ("test_slurm.py", "test_sweep.py", "test_prune.py", "test_guide.py", "test_units_in_studies.py")
-"""Files that take minutes: they begin first, so that no process is left alone with one of them at the end."""
+LONGEST = ("test_slurm.py", "test_prune.py", "test_guide.py", "test_sweep.py")
+"""Files that take longest: they begin first, so that no process is left alone with one of them at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import json
-import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import made_up as made
 import pytest
 import support
 import yaml
+from quick_python import quick_python
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.report.tables import table_lines, to_csv
@@ -63,7 +63,7 @@ def dsp() -> Callable[..., Any]:
     """``dsp("sweep", STUDY, …, check=False)`` runs ``fairseq-dsp``; see `support.run_command`."""
 
     def dsp(*args: object, **options: Any) -> Any:
-        return support.run_command([sys.executable, "-m", "fairseq_dsp.cli", *args], **{"timeout": 900, **options})
+        return support.run_command([quick_python(), "-m", "fairseq_dsp.cli", *args], **{"timeout": 900, **options})
 
     return dsp
 

@@ -29,17 +29,10 @@ TINY_TRAINING = (
 ).split()
 
 
-# Importing fairseq takes a process 4 seconds. A server that has imported it, and no plugin, forks the processes that
-# run fairseq's tools: each is as good as a new one, and starts at once.
+# Importing fairseq takes a process 4 seconds, and torch's first optimiser 2 more. A server that has imported it, and no
+# plugin, forks the processes that run fairseq's tools: each is as good as a new one, and starts at once.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    [f"fairseq_cli.{tool}" for tool in ("preprocess", "train", "hydra_train", "generate", "interactive", "validate")]
-)
-
-
-def fairseq_command(tool: str, *args: object) -> list[str]:
-    """The command line of a fairseq tool under this very Python, for `run_command` and other wholly new processes."""
-    return [sys.executable, "-m", f"fairseq_cli.{tool}", *map(str, args)]
+processes.set_forkserver_preload(["tests.preloaded"])
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -140,6 +133,7 @@ def _be_fairseq(
     """Turn this forked process into what the shell would have started with *command*."""
     printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(os.open(stdin, os.O_RDONLY), 0)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 — what multiprocessing put there is empty
     os.dup2(printed, 1)
     os.dup2(printed, 2)
     os.chdir(cwd)

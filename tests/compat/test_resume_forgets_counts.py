@@ -12,6 +12,7 @@ import pytest
 import support
 from fairseq import checkpoint_utils
 from fairseq_cli import train as command
+from quick_python import quick_python
 
 # The learning rate is so small that no validation after the first is better.
 STEADY = ["--lr", 1e-12, "--lr-scheduler", "fixed", "--max-update", 0, "--patience", 2, "--cpu"]
@@ -53,7 +54,7 @@ def test_patience_counts_on(train: Callable[..., str], tmp_path: Path):
 def test_it_counts_on_when_python_runs_the_module(tiny_data: Path, tmp_path: Path):
     inprocess.train(tiny_data, tmp_path, *STEADY, "--max-epoch", 2)
     args = support.tiny_train_args(tiny_data, tmp_path, *STEADY, arch="transformer_dsp")
-    support.run_command(support.fairseq_command("train", *args))
+    support.run_command([quick_python(), "-m", "fairseq_cli.train", *args])
     assert epoch(tmp_path) == 3
 
 

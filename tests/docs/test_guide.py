@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import itertools
-import os
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pytest
 import support
 import yaml
 from fairseq import options
+from quick_python import quick_python
 
 from fairseq_dsp.cli import COMMANDS
 
@@ -101,18 +100,16 @@ def unredirected(words: list[str]) -> list[str]:
 
 
 def run(step: str, place: Path) -> None:
-    """Run a command, fairseq's and this package's in a process that has fairseq imported already."""
+    """Run a command, fairseq's and this package's in processes that have fairseq imported already."""
     thin = re.match(rf"scripts/({'|'.join(THIN)})\.sh ", step)
     if thin:
         step = f"fairseq-dsp {THIN[thin[1]]} {step[thin.end() :]}"
     tool = re.match(r"fairseq-(\w+) ", step)
     if tool:
-        words = shlex.split(step, comments=True)[1:]
-        given = place / words[words.index("<") + 1] if "<" in words else os.devnull
-        support.run_fairseq(tool[1], *unredirected(words), cwd=place, stdin=given, timeout=900)
-    else:
-        variables = {"PYTHON": sys.executable, "PYTHONPATH": str(place)}
-        support.run_command(["bash", "-c", step], cwd=place, timeout=900, **variables)
+        module = "fairseq_dsp.cli" if tool[1] == "dsp" else f"fairseq_cli.{tool[1]}"
+        step = f"{quick_python()} -m {module} {step[tool.end() :]}"
+    variables = {"PYTHON": quick_python(), "PYTHONPATH": str(place)}
+    support.run_command(["bash", "-c", step], cwd=place, timeout=900, **variables)
 
 
 def test_the_commands_of_the_guide_work(place: Path) -> None:
@@ -121,7 +118,7 @@ def test_the_commands_of_the_guide_work(place: Path) -> None:
         if language == "yaml":
             (place / title).write_text(small_study(text), encoding="utf-8")
             continue
-        steps = [shlex.join([sys.executable, "-c", text])] if language == "python" else commands(text)
+        steps = [shlex.join([quick_python(), "-c", text])] if language == "python" else commands(text)
         for step in steps:
             if step not in done:
                 done.add(step)

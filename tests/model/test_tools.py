@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -41,14 +40,16 @@ def hypotheses(output: str) -> list[str]:
     return [text for _, text in sorted((int(number), text) for number, text in found)]
 
 
-def test_generate_interactive_and_the_hub_interface_agree(run_fairseq, tiny_data: Path, pruned: Path) -> None:
+def test_generate_interactive_and_the_hub_interface_agree(
+    run_fairseq, tiny_data: Path, pruned: Path, tmp_path: Path
+) -> None:
     options = ("--user-dir", support.PLUGIN, "--path", pruned, "--beam", 3, "--cpu")
     generated = hypotheses(run_fairseq("generate", tiny_data, *options, "--batch-size", 1).stdout)
     assert len(generated) == 20
     source = (tiny_data.parent / "test.xx").read_text()
-    command = support.fairseq_command("interactive", tiny_data, *options, "-s", "xx", "-t", "yy")
-    done = subprocess.run(command, input=source, capture_output=True, text=True, env=support.environment(), check=True)
-    assert hypotheses(done.stdout) == generated
+    (tmp_path / "source").write_text(source)
+    options = (*options, "-s", "xx", "-t", "yy")
+    assert hypotheses(run_fairseq("interactive", tiny_data, *options, stdin=tmp_path / "source").stdout) == generated
     hub = PrunableTransformer.from_pretrained(str(pruned.parent), pruned.name, data_name_or_path=str(tiny_data))
     assert hub.translate(source.splitlines(), beam=3) == generated
     assert hub.models[0].kept_heads.kept == KEPT

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import pytest
 import support
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
+from quick_python import quick_python
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation.prepared import PreparedData
@@ -121,12 +121,10 @@ def test_shares_are_written_out_as_updates(finished: tuple[Path, str], stock: Pa
         assert f"--heads-to-keep-updates {shrinking} {least}--heads-to-keep {k}" in printed
 
 
-def test_it_prunes_feed_forward_units(
-    stock: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_prunes_feed_forward_units(stock: Path, prepared: Path, tmp_path: Path, dsp: Callable[..., Any]) -> None:
     out, kept = tmp_path / "out", 12
-    call(stock, prepared, out, *SHORT, heads=None, ffn_units_to_keep=21)
-    assert f"| pruned | {kept} + 21 units |" in capsys.readouterr().out
+    printed = dsp("prune", stock, prepared, out, "--ffn-units-to-keep", 21, *SHORT).stdout
+    assert f"| pruned | {kept} + 21 units |" in printed
     words = words_of(out, f"pruned-k{kept}-s1")
     expected = {"heads-to-keep": kept, "ffn-units-to-keep": 21, "heads-to-keep-updates": 8, "cooldown-updates": 9}
     assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
@@ -188,7 +186,7 @@ def test_killed_half_way_it_goes_on(
 ) -> None:
     out = tmp_path / "out"
     arguments = ["prune", stock, prepared, out, "--heads-to-keep", 6, *SHORT]
-    command = [sys.executable, "-m", "fairseq_dsp.cli", *map(str, arguments)]
+    command = [quick_python(), "-m", "fairseq_dsp.cli", *map(str, arguments)]
     process = subprocess.Popen(
         command, env=support.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

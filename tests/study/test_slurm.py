@@ -9,7 +9,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import support
+from quick_python import quick_python
 
 from fairseq_dsp.study.results import read_results
 
@@ -37,7 +37,7 @@ MpiDefault=none
 ReturnToService=2
 KillWait=2
 MaxArraySize=2
-SchedulerParameters=sched_interval=2
+SchedulerParameters=sched_interval=2,batch_sched_delay=1
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -47,6 +47,15 @@ SlurmdLogFile={folder}/slurmd.log
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+
+LOOKING_OFTEN = """
+import sys
+from fairseq_dsp.cli import main
+from fairseq_dsp.study import cluster, local
+cluster.ASK, cluster.POLL, local.PAUSE = 1, 0.2, 0.5
+sys.exit(main())
+"""
+"""``fairseq-dsp``, for a cluster that is not shared."""
 
 
 def free_port() -> int:
@@ -138,7 +147,7 @@ def test_a_requeued_sweep_ends_as_the_local_one(
     study = write_study_to(tmp_path, methods=methods[:3], slurm=options)  # four runs, none of them broken
     results = tmp_path / "results"
     environment = support.environment(**slurm)
-    command = [sys.executable, "-m", "fairseq_dsp.cli", "sweep", str(study), "--results", str(results), "--slurm"]
+    command = [quick_python(), "-c", LOOKING_OFTEN, "sweep", str(study), "--results", str(results), "--slurm"]
     log = tmp_path / "sweep.log"
     with log.open("wb") as file:
         sweep = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
@@ -166,13 +175,6 @@ def test_a_requeued_sweep_ends_as_the_local_one(
     assert table(results) == table(finished[0] / "results")
 
 
-ASKING_OFTEN = """
-import sys
-from fairseq_dsp.cli import main
-from fairseq_dsp.study import cluster
-cluster.ASK = 1
-sys.exit(main())
-"""
 FAILING_NOW_AND_THEN = """#!/bin/bash
 echo >> {calls}
 [ $(($(wc -l < {calls}) % 2)) = 1 ] && {{ echo slurm_load_jobs error: Socket timed out >&2; exit 1; }}
@@ -195,12 +197,13 @@ def test_inside_an_allocation_it_ends_as_the_local_one(
     squeue.chmod(0o755)
     options = {"partition": "main", "minutes": 10, "cpus": 1, "memory_gb": 1}
     study = write_study_to(tmp_path, methods=methods, slurm=options)  # one of the five runs fails
-    sweep = [sys.executable, "-c", ASKING_OFTEN, "sweep", study, "--results", tmp_path / "results", "--slurm"]
+    sweep = [quick_python(), "-c", LOOKING_OFTEN, "sweep", study, "--results", tmp_path / "results", "--slurm"]
     variables = {**slurm, "PATH": f"{squeue.parent}:{os.environ['PATH']}"}
     said = tmp_path / "environment"
     script = f"env > {said}; exec {shlex.join(map(str, sweep))}"
     allocation = ["salloc", "-N1", "-n2", "--mem-per-cpu=100", "-t10", "bash", "-c", script]
     done = support.run_command(allocation, check=False, timeout=900, **variables)
+    assert said.exists(), done.stdout
     assert {"SLURM_NTASKS=2", "SLURM_MEM_PER_CPU=100"} <= set(said.read_text().splitlines())
     assert "1 of 5 runs failed (broken-k6-s1)" in done.stdout, done.stdout
     assert "run broken-k6-s1 failed: train ended with status 1; the end of" in done.stdout
@@ -230,7 +233,7 @@ def test_a_sweep_goes_on_beside_its_jobs(
     results, log = tmp_path / "results", tmp_path / "sweep.log"
     folders = [results / "runs" / name for name in ("base-s1", "joint-k6-s1")]
     environment = support.environment(**slurm)
-    command = [sys.executable, "-m", "fairseq_dsp.cli", "sweep", str(study), "--results", str(results), "--cores", "1"]
+    command = [quick_python(), "-c", LOOKING_OFTEN, "sweep", str(study), "--results", str(results), "--cores", "1"]
 
     def start(*words: str) -> subprocess.Popen[bytes]:
         with log.open("wb") as file:

@@ -7,7 +7,6 @@ import json
 import random
 import resource
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import studies
 import support
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
+from quick_python import quick_python
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.files import write_text
@@ -61,7 +61,7 @@ def test_killed_twice_it_ends_with_the_same_table(
     study = write_study(methods=["joint"])
     arguments = ["sweep", study, "--results", results, "--jobs", 2, "--cores", 1]
     draw = random.Random(3)
-    command = [sys.executable, "-m", "fairseq_dsp.cli", *map(str, arguments)]
+    command = [quick_python(), "-m", "fairseq_dsp.cli", *map(str, arguments)]
     kills = 0
     for started in ("train_inner", "done training"):
         deadline = time.monotonic() + 120

@@ -22,11 +22,11 @@ from fairseq_dsp.study.runner import _result
 from fairseq_dsp.study.runs import RESULT, expand
 from fairseq_dsp.study.study_file import read_study
 
-UNITS = {"ffn-units-to-keep": 24}
+UNITS, SHORT = {"ffn-units-to-keep": 24}, {"max-update": 6}
 METHODS: list[Any] = [
-    {"method": "joint", "name": "heads", "start": "base"},
-    {"method": "joint", "name": "units", "heads": [12], "start": "base", "options": UNITS},
-    {"method": "joint", "name": "both", "start": "base", "options": UNITS},
+    {"method": "joint", "name": "heads", "start": "base", "options": SHORT},
+    {"method": "joint", "name": "units", "heads": [12], "start": "base", "options": UNITS | SHORT},
+    {"method": "joint", "name": "both", "start": "base", "options": UNITS | SHORT},
     {"method": "structure", "of": "both"},
 ]
 KEPT = {
@@ -42,7 +42,7 @@ def results(
 ) -> Path:
     """The results of the study."""
     folder = tmp_path_factory.mktemp("units")
-    study = read_study(write_study_to(folder, recipe={**tiny_recipe, "max-update": 6}, methods=METHODS))
+    study = read_study(write_study_to(folder, recipe=tiny_recipe | SHORT, methods=METHODS))
     runs = check_runs(study, expand(study, folder / "results"))
     for run in runs:
         do(run)

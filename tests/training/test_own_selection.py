@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import inprocess
 import support
+from quick_python import quick_python
 
 from fairseq_dsp.model import HeadSet
 
@@ -36,7 +36,7 @@ def test_from_training_to_the_compact_model(train_tiny: Callable, run_fairseq: C
     variables = {"FAIRSEQ_DSP_SELECTIONS": "mine.py"}
     flags: list[Any] = ["--heads-to-keep", 5, "--head-selection", "lowest"]
     train_tiny(run, *flags, arch="transformer_dsp", cwd=tmp_path, **variables)
-    command = [sys.executable, "-m", "fairseq_dsp.cli", "compact", run / "checkpoint_best.pt", small]
+    command = [quick_python(), "-m", "fairseq_dsp.cli", "compact", run / "checkpoint_best.pt", small]
     refused = support.run_command(command, check=False)
     assert refused.returncode == 1
     assert "--head-selection is lowest, but one of fixed, gumbel" in refused.stdout
@@ -66,7 +66,7 @@ def test_a_missing_file_is_told_in_one_sentence(train_tiny: Callable, tmp_path: 
     assert done.returncode == 1
     assert "absent.py, but the path of a Python file is expected" in done.stdout
     assert "Traceback" not in done.stdout
-    command = [sys.executable, "-m", "fairseq_dsp.cli", "heads", "any.pt"]
+    command = [quick_python(), "-m", "fairseq_dsp.cli", "heads", "any.pt"]
     done = support.run_command(command, check=False, FAIRSEQ_DSP_SELECTIONS="absent.py")
     assert done.returncode == 1
     assert done.stdout.startswith("fairseq-dsp heads: FAIRSEQ_DSP_SELECTIONS is ")
