@@ -20,9 +20,10 @@ from ..errors import UserError
 from ..version import __version__
 from . import dictionaries
 from .encoder import PrunableEncoder
+from .flat_options import IN_FORCE, flatten, model_namespace
 from .kinds import KINDS
 from .pruner import UnitPruner
-from .pruning_options import IN_FORCE, PruningConfig, flag, flatten, model_namespace
+from .pruning_options import PruningConfig, flag
 from .sets import HeadSet
 from .units import HEADS, Architecture, modules_in, modules_of, shape_of
 

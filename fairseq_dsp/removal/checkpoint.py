@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
-from ..model.pruning_options import IN_FORCE, flag
+from ..model.flat_options import IN_FORCE
+from ..model.pruning_options import flag
 from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of
 
 logger = logging.getLogger(__name__)
