@@ -10,7 +10,7 @@ from typing import Any, Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from ..subset import HINT, SELECTIONS
-from .kinds import KINDS, Kind
+from .kinds import COSTS, KINDS, Kind
 from .units import HEADS
 
 
@@ -66,6 +66,19 @@ class PruningConfig(FairseqDataclass):
     ffn_unit_width: Optional[int] = field(
         default=None,
         metadata={"help": "number of neighbouring hidden neurons in a unit (default: a sixteenth of the layer)"},
+    )
+    parameters_to_keep: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "share of the parameters of all heads and feed-forward units that stay, instead of numbers of "
+            "either: what they are worth says how many of each"
+        },
+    )
+    flops_to_keep: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "the same of their floating-point operations, in translating 25 subwords into 25 with beam size 5"
+        },
     )
     head_selection: ChoiceEnum(list(SELECTIONS)) = field(  # type: ignore[valid-type]
         default="simple",
@@ -126,9 +139,15 @@ class PruningConfig(FairseqDataclass):
                 )
 
     @property
+    def cost(self) -> Optional[tuple[str, float]]:
+        """The option of :data:`~.kinds.COSTS` that is given, and the share that it says."""
+        given = [(name, getattr(self, name)) for name in COSTS if getattr(self, name) is not None]
+        return given[0] if given else None
+
+    @property
     def has_budget(self) -> bool:
-        """Whether a number of units to keep, of any kind, is given."""
-        return any(self.has_budget_of(kind) for kind in KINDS.values())
+        """Whether a number of units to keep, of any kind, is given, or the share of the cost."""
+        return self.cost is not None or any(self.has_budget_of(kind) for kind in KINDS.values())
 
     def has_budget_of(self, kind: Kind) -> bool:
         """Whether a number of units of a kind to keep is given."""
@@ -141,6 +160,8 @@ class PruningConfig(FairseqDataclass):
             self._check_compact()
             return
         check_selection(self.head_selection)
+        if self.cost is not None:
+            self._check_cost(*self.cost)
         per_type = [self.encoder_heads_to_keep, self.cross_heads_to_keep, self.decoder_heads_to_keep]
         if self.heads_to_keep is not None and any(k is not None for k in per_type):
             raise ValueError(
@@ -212,6 +233,22 @@ class PruningConfig(FairseqDataclass):
                 "both, or neither"
             )
 
+    def _check_cost(self, option: str, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"{flag(option)} is {share}, but a share from 0 to 1 is expected, such as 0.5 for half")
+        others = [name for name in COSTS if name != option]
+        for kind in KINDS.values():
+            roles = ("to_keep", "start", "low", "high", "uniform", "l0_penalty")
+            others += [*(kind.options[role] for role in roles if role in kind.options), *kind.budgets.values()]
+        for name in (*others, "kept_heads"):
+            value = getattr(self, name)
+            if value is not None and value is not False:
+                given = flag(name) if value is True or name == "kept_heads" else f"{flag(name)} {value}"
+                raise ValueError(
+                    f"{flag(option)} {share} chooses how many units of each kind stay, but {given} is given, which is "
+                    "about that too: leave one of them out"
+                )
+
     def _check_uniform(self) -> None:
         for name in ("heads_to_keep_low", "l0_penalty", "kept_heads", *HEADS.budgets.values()):
             if getattr(self, name) is not None:
@@ -253,6 +290,8 @@ _ABOUT_GATES = (
     "heads_to_keep_start",
     "heads_to_keep_low",
     "ffn_units_to_keep",
+    "parameters_to_keep",
+    "flops_to_keep",
     "head_selection",
     "l0_penalty",
     "module_penalty",
@@ -263,7 +302,7 @@ _ABOUT_GATES = (
 def with_heads(file: str) -> dict[str, Any]:
     """Return the values of options that have a trained model keep the heads of a file, however it chose its own."""
     fields_ = PruningConfig.__dataclass_fields__
-    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", "uniform_heads")
+    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", "uniform_heads", *COSTS)
     return {"head_selection": "fixed", "kept_heads": file} | {name: fields_[name].default for name in reset}
 
 
