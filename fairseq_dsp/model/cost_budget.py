@@ -26,6 +26,7 @@ from torch import Tensor
 from ..subset import GRADIENT_BOUND, Budget, Draw
 from ..subset.device import beside
 from ..subset.topk import check_vector
+from .gates import UnitChoice
 from .kinds import COSTS, KINDS, UnitModule
 from .plan import PruningPlan, ranges
 from .pruning_options import PruningConfig, flag
@@ -219,6 +220,34 @@ class CostBudget:
                     f"one of the {self.plans[group.place].kind.units} has {group.cost:,}, and all that are smaller "
                     f"{free:,}: give {' and '.join(names)} instead"
                 )
+
+
+class KindOfBudget:
+    """One kind's part of a budget of cost, with the methods of its :class:`PruningPlan` that choose units.
+
+    :param place: of the kind among the plans.
+    :param choices: of all kinds, in a model.
+    """
+
+    def __init__(self, budget: CostBudget, place: int, choices: Sequence[UnitChoice]) -> None:
+        self._budget, self._place, self._choices = budget, place, list(choices)
+
+    def keep(self, importance: Tensor) -> Tensor:
+        """See :meth:`CostBudget.keep`."""
+        with torch.no_grad():
+            return self._budget.keep(self._place, self._with([one.importance for one in self._choices], importance))
+
+    def sample(self, importance: Tensor, update: int, seed: int) -> Tensor:
+        """See :meth:`CostBudget.sample`."""
+        importances = self._with([one.importance for one in self._choices], importance)
+        return self._budget.sample(self._place, importances, update, seed)
+
+    def allows(self, kept: Tensor) -> bool:
+        """See :meth:`CostBudget.allows`."""
+        return self._budget.allows(self._with([one.kept for one in self._choices], kept))
+
+    def _with(self, values: Sequence[Tensor], own: Tensor) -> list[Tensor]:
+        return [*values[: self._place], own, *values[self._place + 1 :]]
 
 
 def find_price(scores: Numbers, group_of: NDArray[np.intp], costs: Numbers, least: Sequence[int], budget: int) -> float:

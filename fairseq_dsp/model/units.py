@@ -86,11 +86,8 @@ class _Heads(Kind):
     def unit_flops(self, module: UnitModule, source: int, steps: int, beam: int) -> int:
         """See :class:`Kind`. The encoder's keys and values are computed once a sentence; queries meet keys."""
         flops = super().unit_flops(module, source, steps, beam)
-        met = {
-            "encoder_self": source**2,
-            "decoder_self": beam * steps * (steps + 1) // 2,
-            "cross": beam * steps * source,
-        }
+        read = beam * steps
+        met = {"encoder_self": source**2, "decoder_self": read * (steps + 1) // 2, "cross": read * source}
         if module.type == "cross":
             _, (inner, outside) = module.parameters["k_proj.weight"]
             flops -= 2 * (2 * inner * outside // module.units) * (read - source)
