@@ -1,12 +1,14 @@
-"""Prune a trained model in one command: choose K of its heads, or F of its feed-forward units, or both, while it trains
-on, remove the others for good, and compare the result with the original on the test set.
+"""Prune a trained model in one command: choose K of its heads, or F of its feed-forward units, or both, or a share of
+the cost of all, while it trains on, remove the others for good, and compare the result with the original on the test
+set.
 
 CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp. Model sizes, batches, loss and
 learning rate are read from it. By default, training continues for a third of the updates that the model has had, with a
-learning rate that falls linearly to 0 and budgets that shrink from all units to K and to F.
+learning rate that falls linearly to 0 and budgets that shrink from all units to what is to be kept.
 
 OUT then holds
   compact.pt, compact.heads.json    the small model, and its heads; with several K compact-kK.pt, compact-kK.heads.json
+                                    (several shares: compact-p0.5.pt of parameters, compact-f0.5.pt of FLOPs)
   table.md                          BLEU with its interval, the difference, parameters, sentences a second
   prune.json                        what was asked for, and the options of each training in update numbers
   runs/                             for each model its checkpoints, log, scores and translations
@@ -20,6 +22,7 @@ examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 6 --max-update 2000 --max-tokens 4096
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 --ffn-units-to-keep 48
+  fairseq-dsp prune base.pt data/multi30k pruned --parameters-to-keep 0.5
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from ..markdown import markdown_table
 from . import pruning_recipe
 from .local import Local
 from .method_checks import chooses_units
-from .options import BUDGETS, Options, parse_options, read_words
+from .options import BUDGETS, SHARES, Options, parse_options, read_words
 from .results import BASE, Results, read_results
 from .runner import LOCK, is_done
 from .runs import Run
@@ -73,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heads-to-keep", metavar="K", type=int, nargs="+", help="how many heads to keep")
     for name, kind in BUDGETS.items():
         parser.add_argument(f"--{name}", metavar="F", type=int, help=f"how many {kind.units} to keep")
+    for name, what in SHARES.items():
+        meaning = f"which share of the {what} of all these to keep: what they are worth says how many of each"
+        parser.add_argument(f"--{name}", metavar="SHARE", type=float, nargs="+", help=meaning)
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the training (default: %(default)s)")
     parser.add_argument("--split", default="test", help="text to compare on (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
@@ -93,30 +99,44 @@ def run(args: argparse.Namespace) -> None:
         given = read_words(args.more, "the command line", "this command")
         units = {name: vars(args)[kind.options["to_keep"]] for name, kind in BUDGETS.items()}
         given |= {name: number for name, number in units.items() if number is not None}
-        asked_heads = args.heads_to_keep or ([model.heads] if chooses_units(given) else [])
+        shares = {name: vars(args)[name.replace("-", "_")] for name in SHARES}
+        shares = {name: numbers(own, f"--{name}", float, 0, 1) for name, own in shares.items() if own}
+        asked_heads = args.heads_to_keep or ([model.heads] if chooses_units(given) and not shares else [])
         heads = numbers(sorted(asked_heads, reverse=True), "--heads-to-keep", int, 0, model.heads)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if not heads:
+    if not heads and not shares:
         raise UserError(
             f"no number of heads is given: give --heads-to-keep K, how many of the {model.heads} heads of {model.path} "
-            "to keep, or --ffn-units-to-keep F"
+            "to keep, or --ffn-units-to-keep F, or --parameters-to-keep SHARE"
         )
+    if shares and (heads or len(shares) > 1 or chooses_units(given)):
+        others = [f"--{name}" for name in BUDGETS if name in given] + ["--heads-to-keep"] * bool(heads)
+        others += [f"--{name}" for name in [*shares][1:]]
+        raise UserError(
+            f"--{next(iter(shares))} chooses how many units of each kind stay, but {' and '.join(others)} is given, "
+            "which is about that too: leave one of them out"
+        )
+    budgets: dict[str, Options] = {str(k): {"heads-to-keep": k} for k in heads}
+    budgets |= {f"{name[0]}{share:.12g}": {name: share} for name, own in shares.items() for share in own}
     model.check_data(data)
     asked = {
         "checkpoint": {"path": str(model.path), "sha256": sha256(model.path)},
         "data": data.summary.get("key", str(data.folder.absolute())),
-        "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
+        "heads": list(heads), "seed": args.seed, "split": args.split, "given": given, **shares,
     }  # fmt: skip
-    options = _recorded(out, asked) or _options(model, data, heads, given)
+    asked = json.loads(json.dumps(asked))
+    options = _recorded(out, asked) or _options(model, data, budgets, given)
+    kept = [f"{share:g} of the {SHARES[name]} of its units" for name, own in shares.items() for share in own]
+    kept += [f"{' and '.join(map(str, heads))} of its {model.heads} heads"] if heads else []
     study = Study(
         name="prune",
-        description=f"A trained model, pruned to {' and '.join(map(str, heads))} of its {model.heads} heads.",
+        description=f"A trained model, pruned to {' and '.join(kept)}.",
         data=data,
         recipe={},
         base={},
         seeds=(args.seed,),
-        methods=tuple(Method("joint", METHOD, (k,), (args.seed,), options[str(k)], from_base=True) for k in heads),
+        methods=tuple(_method(name, own, args.seed, options[name]) for name, own in budgets.items()),
         shape=model.shape,
         split=args.split,
         trained=model.path,
@@ -129,13 +149,13 @@ def run(args: argparse.Namespace) -> None:
         write_json(out / RECORD, {**asked, "options": options})
         write_study(out, study, runs)
         _say_commands(runs)
-        failures = do_runs(runs, out, study, _local(len(heads)))
+        failures = do_runs(runs, out, study, _local(len(budgets)))
         if failures:
             raise UserError(
                 f"{' and '.join(failures)} failed: fix the cause reported above, then run the same command again, "
                 "which does only what is missing"
             )
-        models = _place(out, {run.heads: run for run in runs if run.label == METHOD})
+        models = _place(out, [run for run in runs if run.label == METHOD])
         speeds = _speeds(out / SPEED, {BASE: model.path, **models})
         text = table(read_results(out), speeds)
         write_text(out / TABLE, text)
@@ -144,8 +164,17 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: fairseq-generate {data.data_bin} --user-dir fairseq_dsp --path {path} --beam 5")
 
 
-def _options(model: UnprunedModel, data: PreparedData, heads: Sequence[int], given: Options) -> dict[str, Options]:
-    """Return the options of each K's training, all of them in update numbers.
+def _method(name: str, budget: Options, seed: int, options: Options) -> Method:
+    """Return the method of a study that has one budget."""
+    heads = (int(name),) if "heads-to-keep" in budget else ()
+    shares = () if heads else tuple(budget.items())
+    return Method("joint", METHOD, heads, (seed,), options, shares, from_base=True)
+
+
+def _options(
+    model: UnprunedModel, data: PreparedData, budgets: Mapping[str, Options], given: Options
+) -> dict[str, Options]:
+    """Return the options of each budget's training, all of them in update numbers.
 
     :raises UserError: if fairseq-train does not take what is given, or the model does not fit it.
     """
@@ -156,15 +185,15 @@ def _options(model: UnprunedModel, data: PreparedData, heads: Sequence[int], giv
         raise UserError("--max-epoch is given, but the schedule counts updates: give --max-update too")
     found: dict[str, Options] = {}
     try:
-        for k in heads:
+        for name, budget in budgets.items():
             options = pruning_recipe.training(base, given, model.updates)
             updates = int(options["max-update"])
             if updates < 1:
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
-            found[str(k)] = options | pruning_recipe.schedule(data, options | {"heads-to-keep": k}, k, model.shape)
-            args = parse_options(data, {**found[str(k)], "heads-to-keep": k}, "the command line")
+            found[name] = options | pruning_recipe.schedule(data, options | budget, model.shape)
+            args = parse_options(data, {**found[name], **budget}, "the command line")
     except ValueError as error:
         raise UserError(str(error)) from error
     model.check_fits(args)
@@ -219,14 +248,15 @@ def _local(models: int) -> Local:
     return Local.of(min(models, default.jobs), int(threads) if threads.isdecimal() else None, default.gpus)
 
 
-def _place(out: Path, runs: Mapping[int | None, Run]) -> dict[str, Path]:
+def _place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
     """Put the compact models and their heads where the user looks for them.
 
     :return: the models, by the names of their runs.
     """
     models = {}
-    for k, one in runs.items():
-        name = "compact" if len(runs) == 1 else f"compact-k{k}"
+    for one in runs:
+        budget = one.name.removeprefix(METHOD).removesuffix(f"-s{one.seed}")  # such as -k18
+        name = "compact" if len(runs) == 1 else f"compact{budget}"
         for ending in (".pt", ".heads.json"):
             made, target = one.folder / f"compact{ending}", out / f"{name}{ending}"
             if made.exists() and not (target.exists() and target.samefile(made)):

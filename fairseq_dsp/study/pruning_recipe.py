@@ -20,7 +20,7 @@ from dataclasses import fields
 from ..evaluation.prepared import PreparedData
 from ..model import PruningConfig
 from ..model.units import HEADS, shape_by
-from .options import BUDGETS, Options, parse_options
+from .options import BUDGETS, SHARES, Options, parse_options
 
 LEAST_UPDATES = 500
 PRUNING_LR = 0.02
@@ -60,13 +60,15 @@ def training(base: Options, given: Options, updates: int) -> Options:
     return options | given
 
 
-def schedule(data: PreparedData, options: Options, kept: int, shape: Mapping[str, Sequence[int]]) -> Options:
+def schedule(
+    data: PreparedData, options: Options, shape: Mapping[str, Sequence[int]], kept: int | None = None
+) -> Options:
     """What options leave open of how the heads, and the units of other kinds, are chosen.
 
     :param data: the corpus.
-    :param options: of the training, ``max-update`` among them.
-    :param kept: K.
+    :param options: of the training, ``max-update`` among them, and ``heads-to-keep`` or a share of the cost.
     :param shape: for each attention type, the number of heads of each layer of the model.
+    :param kept: K, if it is not what the options say.
     :return: only options that are not given; none for a selection other than ``simple``, or for frozen weights, which
         have schedules of their own.
     :raises ValueError: as `training`, or if fairseq does not take the options.
@@ -74,12 +76,17 @@ def schedule(data: PreparedData, options: Options, kept: int, shape: Mapping[str
     if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
         return {}
     updates, total = _number(options, "max-update", 0), sum(map(sum, shape.values()))
-    shares = _MANY if _keeps_many(data, options, kept, total) else _FEW
-    shrinking, cooldown = (_share(share, updates) for share in shares)
+    shares = [float(options[name]) for name in SHARES if name in options]
+    if kept is None:  # a share of the cost keeps about that of the heads
+        kept = round(shares[0] * total) if shares else int(options["heads-to-keep"])
+    parts = _MANY if _keeps_many(data, options, kept, total) else _FEW
+    shrinking, cooldown = (_share(part, updates) for part in parts)
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
     if not _BUDGETS & options.keys():
         shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
-        found |= {"heads-to-keep-start": total, "heads-to-keep-updates": shrinking}
+        found |= {"heads-to-keep-updates": shrinking} if shares else {
+            "heads-to-keep-start": total, "heads-to-keep-updates": shrinking
+        }  # fmt: skip
     if total <= 3 * kept < 3 * total:
         found |= _encoder_floor(options, kept, shape)
     return {name: value for name, value in found.items() if name not in options}

@@ -22,6 +22,7 @@ the keys of a study (* must be given):
   data*         folder made by preprocess.sh, or folder (of fairseq-preprocess), references, bpe, tokenizer, lowercase
   recipe*       options of fairseq-train, without the dashes
   heads         numbers of heads K                seeds         default [1]
+  parameters-to-keep, flops-to-keep               instead of heads: shares of the cost of heads and feed-forward units
   base          options for the unpruned model    checkpoint    best (default) or last
   evaluate      split, beam, lenpen, max-len-a, max-len-b
   compact       false: score pruned models with masks
@@ -34,7 +35,8 @@ the keys of a study (* must be given):
   extends       another study, a path from this file's folder: its keys count where this one has none, and options are
                 merged one by one; the lists of heads, seeds and methods are replaced whole
   methods*      a list; of each method its name, or: method*, name (for file names and compare), title (for tables and
-                pictures), heads, seeds, options (of fairseq-train), recovery (options of a further training with the
+                pictures), heads or parameters-to-keep or flops-to-keep (the last two for joint, ste
+                and pipelined), seeds, options (of fairseq-train), recovery (options of a further training with the
                 heads held fixed), start (base: go on from the unpruned model; joint does so with the recipe of
                 `fairseq-dsp prune`, where its options say nothing), distill (true: learn from the unpruned model's
                 distribution too), and

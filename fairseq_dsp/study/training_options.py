@@ -25,10 +25,13 @@ def trained_on(study: Study, given: Options) -> Options:
     return pruning_recipe.training(defaults(study.data) | study.recipe, given, updates)
 
 
-def continued(study: Study, given: Options, own: Options, heads: int) -> Options:
-    """The same of one that chooses its heads."""
+def continued(study: Study, given: Options, own: Options, heads: int | None = None) -> Options:
+    """The same of one that chooses its heads.
+
+    :param heads: how many it keeps, if it is not what its own options say.
+    """
     options = trained_on(study, given) | own
-    return _annealed(options | pruning_recipe.schedule(study.data, options, heads, study.shape))
+    return _annealed(options | pruning_recipe.schedule(study.data, options, study.shape, heads))
 
 
 def of_range(study: Study, method: Method) -> Options:

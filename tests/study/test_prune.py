@@ -64,7 +64,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def call(checkpoint: Path, data: Path, out: Path, *more: str, heads: list[int] | None, **options: Any) -> None:
     """The command in this process."""
     arguments = {"checkpoint": str(checkpoint), "data": str(data), "out": out, "heads_to_keep": heads}
-    arguments["ffn_units_to_keep"] = None
+    arguments |= dict.fromkeys(("ffn_units_to_keep", "parameters_to_keep", "flops_to_keep"))
     prune.run(Namespace(**{**arguments, "more": list(more), "seed": 1, "split": "test", "dry_run": False, **options}))
 
 
@@ -287,7 +287,7 @@ def test_the_options_of_a_model(stock: Path, prepared: Path, train_tiny: Callabl
     floors = {k: prune._options(model, data, [k], {})[str(k)].get("min-encoder-heads") for k in (11, 5, 4, 3)}
     assert floors == {11: 3, 5: 2, 4: 1, 3: None}  # of the encoder's 4 of 12; below a third the choice is free
     for own in ("min-encoder-heads", "min-cross-heads", "encoder-heads-to-keep", "min-heads-per-module"):
-        found = pruning_recipe.schedule(data, {"max-update": 100, own: 1}, 6, model.shape)
+        found = pruning_recipe.schedule(data, {"max-update": 100, own: 1}, model.shape, 6)
         assert "min-encoder-heads" not in found, f"{own} shares the heads out"
     given = {"max-update": "100", "cooldown-updates": "20", "lr": "0.5", "pruning-lr": "0.2"}
     options = prune._options(model, data, [6], given)["6"]
