@@ -19,7 +19,7 @@ from fairseq_dsp.model import FFN, PruningConfig, PruningPlan
 from fairseq_dsp.model import HEADS as HEADS_KIND
 from fairseq_dsp.model.cost_budget import CostBudget, Group, find_price, numbers_at, whole_numbers
 from fairseq_dsp.model.feed_forward import _module
-from fairseq_dsp.model.kinds import BEAM, KINDS, LENGTH
+from fairseq_dsp.model.kinds import KINDS
 from fairseq_dsp.model.units import attention_module, modules_of
 
 UNEQUAL = ("--encoder-embed-dim", 24, "--encoder-attention-heads", 3, "--encoder-ffn-embed-dim", 64)
@@ -66,8 +66,8 @@ def test_a_unit_costs_what_a_model_without_it_saves(build: Any) -> None:
 
     def measured(kept: dict[str, Any]) -> tuple[int, int]:
         model = build(*UNEQUAL, "--head-selection", "fixed", "--kept-heads", json.dumps(kept))
-        runner = FairseqRunner(model.eval(), 40, 40, BEAM, LENGTH, 0)
-        return runner.parameters or 0, flops(runner, LENGTH) or 0
+        runner = FairseqRunner(model.eval(), 40, 40, 2, 5, 0)
+        return runner.parameters or 0, flops(runner, 5) or 0
 
     before = measured(every)
     for kind in KINDS.values():
@@ -78,7 +78,7 @@ def test_a_unit_costs_what_a_model_without_it_saves(build: Any) -> None:
             part[of_type][1] = part[of_type][1][1:]
             module = next(m for m in modules_of(whole, kind, whole.args) if m.type == of_type)
             saved = [one - other for one, other in zip(before, measured(kept), strict=True)]
-            assert saved == [module.unit_parameters, kind.unit_flops(module, LENGTH, LENGTH + 1, BEAM)], of_type
+            assert saved == [module.unit_parameters, kind.unit_flops(module, 5, 5 + 1, 2)], of_type
 
 
 # --- the price --------------------------------------------------------------------------------------------------------
