@@ -49,13 +49,13 @@ def chooses_units(options: Options) -> bool:
 def check_units(recipe: Options, base: Options, methods: Sequence[Method]) -> None:
     """Raise a ``ValueError`` for a budget of units where nothing chooses any."""
     places = [(recipe, "recipe"), (base, "base")]
-    places += [(m.options, f"options of {m.name}") for m in methods if m.method not in _CHOOSING]
+    places += [(m.options, f"options of {m.name}") for m in methods if m.method not in (*_CHOOSING, "random")]
     places += [(m.recovery or {}, f"recovery of {m.name}") for m in methods]
     for options, where in places:
         for name in BUDGETS.keys() & options.keys():
             raise ValueError(
-                f"{where} has the option {name}, but units are chosen in the training of a method: give it to the "
-                f"options of {', '.join(_CHOOSING[:-1])} or {_CHOOSING[-1]}"
+                f"{where} has the option {name}, but units are chosen in the training of a method, or drawn: give it "
+                f"to the options of {', '.join(_CHOOSING)} or random"
             )
 
 

@@ -13,9 +13,8 @@ from ..evaluation.preprocessed import flags
 from ..files import sha256
 from .method_checks import chooses_units
 from .options import SHARES, Options, command_line
-from .random_heads import random_heads
 from .study_file import Method, Study
-from .training_options import continued, of_range, options_of, trained_on, with_fixed
+from .training_options import continued, of_random, of_range, options_of, with_fixed
 
 RUNS = "runs"
 RESULT = "result.json"
@@ -158,8 +157,7 @@ class _Maker:
             elif method.method == "random":
                 for k in method.heads:
                     start = base if method.from_base else None
-                    options = (trained_on if start else options_of)(self.study, method.options)
-                    options = with_fixed(options, random_heads(self.study.shape, k, seed).to_json())
+                    options = of_random(self.study, method, k, seed)
                     yield self._run(method, k, seed, options, suffix=f"-k{k}", start=start)
             elif method.method == "structure":
                 options = options_of(self.study, method.options)

@@ -45,7 +45,8 @@ the keys of a study (* must be given):
                   pipelined   the importance alone trains, on the frozen base model
                   voita       penalties: the weights of the L0 penalty, or heads of its own (Voita et al. 2019)
                   michel      options of score-heads: split, sentences, steps (Michel et al. 2019)
-                  random      heads drawn by the seed, one in cross-attention at least, fixed from the first update
+                  random      heads drawn by the seed, one in cross-attention at least, fixed from the first update;
+                              with ffn-units-to-keep in its options feed-forward units, too
                   structure   of: a method, whose heads are trained from scratch with new weights
                   range       low, high: one training for every K between the two, start: base from the unpruned model
                   unpruned    another model without pruning, such as a smaller one: options
