@@ -70,8 +70,11 @@ class Kind(ABC):
         """Whether an option, not the shape of the model, says how wide a unit is."""
         return "width" in self.options
 
-    def default_floor(self, kind: str, total: int) -> int:
-        """The least number of units of a type in a budget of *total*, for a selection that chooses early."""
+    def default_floor(self, kind: str, total: int, *, trained: bool = False) -> int:
+        """The least number of units of a type in a budget of *total*, for a selection that chooses early.
+
+        :param trained: whether a trained model is pruned and many of its units stay.
+        """
         return 0
 
     def is_chosen(self, options: Any) -> bool:

@@ -5,15 +5,13 @@ fixed, and the weights train on with just these to the end, while the learning r
 choose. The choice is slow: the importance has a tenth of the usual learning rate. Feed-forward units, where some are
 pruned, have the same schedule.
 
-Where many heads stay, a quarter of them is the encoder's. The loss on references, by which heads are chosen, hardly
-feels what the encoder loses, for the decoder is given the right words so far; translations do.
+Where many heads stay, more of them than otherwise are the encoder's; see `default_floor` of the kind.
 
 Shares become update numbers here, once: a training that is extended keeps its schedule.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
@@ -30,8 +28,6 @@ _MANY = 0.25, 0.3
 until the heads are fixed."""
 _FEW = 0.4, 0.45
 """The same for fewer."""
-_ENCODER = 0.25
-"""The least share of the encoder in the heads that stay, if those are a third or more."""
 _OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric"}
 """What schedulers read of others' options."""
 _LINEAR = "polynomial_decay"
@@ -101,8 +97,8 @@ def _encoder_floor(options: Options, kept: int, shape: Mapping[str, Sequence[int
     encoder = sum(heads for side, heads in sides if side == "encoder")
     if encoder == sum(heads for _, heads in sides):
         return {}
-    floor = next(o for name, o in HEADS.floors.items() if HEADS.places[name][0] == "encoder")
-    return {floor.replace("_", "-"): min(math.ceil(_ENCODER * kept), encoder)}
+    name, floor = next((name, o) for name, o in HEADS.floors.items() if HEADS.places[name][0] == "encoder")
+    return {floor.replace("_", "-"): min(HEADS.default_floor(name, kept, trained=True), encoder)}
 
 
 def _keeps_many(data: PreparedData, options: Options, kept: int, total: int) -> bool:
