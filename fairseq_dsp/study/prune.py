@@ -123,9 +123,9 @@ def run(args: argparse.Namespace) -> None:
     asked = {
         "checkpoint": {"path": str(model.path), "sha256": sha256(model.path)},
         "data": data.summary.get("key", str(data.folder.absolute())),
-        "heads": list(heads), "seed": args.seed, "split": args.split, "given": given, **shares,
+        "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
+        **{name: list(shares.get(name, [])) for name in SHARES},
     }  # fmt: skip
-    asked = json.loads(json.dumps(asked))
     options = _recorded(out, asked) or _options(model, data, budgets, given)
     kept = [f"{share:g} of the {SHARES[name]} of its units" for name, own in shares.items() for share in own]
     kept += [f"{' and '.join(map(str, heads))} of its {model.heads} heads"] if heads else []
@@ -207,7 +207,7 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     """
     path = out / RECORD
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = {name: [] for name in SHARES} | json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in asked if there[name] != asked[name]]
         if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
             differing.remove("checkpoint")  # moved

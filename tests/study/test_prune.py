@@ -150,8 +150,8 @@ def test_it_prunes_to_a_share_of_the_parameters(
     assert 0 <= 0.4 * (12 * 536 + 64 * 66) - (536 * heads + 66 * units) <= 66
     call(stock, prepared, out, *SHORT, heads=None, parameters_to_keep=[0.4])  # nothing is left to do
     assert json.loads((out / "prune.json").read_text())["parameters-to-keep"] == [0.4]
-    said = refused(stock, prepared, out, *SHORT, heads=None, parameters_to_keep=[0.5])
-    assert "holds the result of another call" in said
+    for other in ({"heads": None, "parameters_to_keep": [0.5]}, {"heads": [6]}):
+        assert "holds the result of another call" in refused(stock, prepared, out, *SHORT, **other)
 
 
 @pytest.mark.parametrize(
