@@ -45,7 +45,7 @@ from ..files import replacing, sha256, write_json, write_text
 from ..markdown import markdown_table
 from . import pruning_recipe
 from .local import Local
-from .method_checks import chooses_units
+from .method_checks import chooses_units, read_shares
 from .options import BUDGETS, SHARES, Options, parse_options, read_words
 from .results import BASE, Results, read_results
 from .runner import LOCK, is_done
@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> None:
         given = read_words(args.more, "the command line", "this command")
         units = {name: vars(args)[kind.options["to_keep"]] for name, kind in BUDGETS.items()}
         given |= {name: number for name, number in units.items() if number is not None}
-        shares = {name: vars(args)[name.replace("-", "_")] for name in SHARES}
-        shares = {name: numbers(own, f"--{name}", float, 0, 1) for name, own in shares.items() if own}
+        budgets_given = {name: vars(args)[name.replace("-", "_")] for name in SHARES} | {"heads": args.heads_to_keep}
+        shares = read_shares(budgets_given, "the command line")
         asked_heads = args.heads_to_keep or ([model.heads] if chooses_units(given) and not shares else [])
         heads = numbers(sorted(asked_heads, reverse=True), "--heads-to-keep", int, 0, model.heads)
     except ValueError as error:
@@ -110,24 +110,17 @@ def run(args: argparse.Namespace) -> None:
             f"no number of heads is given: give --heads-to-keep K, how many of the {model.heads} heads of {model.path} "
             "to keep, or --ffn-units-to-keep F, or --parameters-to-keep SHARE"
         )
-    if shares and (heads or len(shares) > 1 or chooses_units(given)):
-        others = [f"--{name}" for name in BUDGETS if name in given] + ["--heads-to-keep"] * bool(heads)
-        others += [f"--{name}" for name in [*shares][1:]]
-        raise UserError(
-            f"--{next(iter(shares))} chooses how many units of each kind stay, but {' and '.join(others)} is given, "
-            "which is about that too: leave one of them out"
-        )
     budgets: dict[str, Options] = {str(k): {"heads-to-keep": k} for k in heads}
-    budgets |= {f"{name[0]}{share:.12g}": {name: share} for name, own in shares.items() for share in own}
+    budgets |= {f"{name[0]}{share:.12g}": {name: share} for name, share in shares}
     model.check_data(data)
     asked = {
         "checkpoint": {"path": str(model.path), "sha256": sha256(model.path)},
         "data": data.summary.get("key", str(data.folder.absolute())),
         "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
-        **{name: list(shares.get(name, [])) for name in SHARES},
+        "shares": [list(share) for share in shares],
     }  # fmt: skip
     options = _recorded(out, asked) or _options(model, data, budgets, given)
-    kept = [f"{share:g} of the {SHARES[name]} of its units" for name, own in shares.items() for share in own]
+    kept = [f"{share:g} of the {SHARES[name]} of its units" for name, share in shares]
     kept += [f"{' and '.join(map(str, heads))} of its {model.heads} heads"] if heads else []
     study = Study(
         name="prune",
@@ -207,7 +200,7 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     """
     path = out / RECORD
     try:
-        there = {name: [] for name in SHARES} | json.loads(path.read_text(encoding="utf-8"))
+        there = {"shares": []} | json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in asked if there[name] != asked[name]]
         if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
             differing.remove("checkpoint")  # moved

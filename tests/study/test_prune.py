@@ -149,7 +149,7 @@ def test_it_prunes_to_a_share_of_the_parameters(
     assert f"| pruned | {heads} + {units} units |" in capsys.readouterr().out
     assert 0 <= 0.4 * (12 * 536 + 64 * 66) - (536 * heads + 66 * units) <= 66
     call(stock, prepared, out, *SHORT, heads=None, parameters_to_keep=[0.4])  # nothing is left to do
-    assert json.loads((out / "prune.json").read_text())["parameters-to-keep"] == [0.4]
+    assert json.loads((out / "prune.json").read_text())["shares"] == [["parameters-to-keep", 0.4]]
     for other in ({"heads": None, "parameters_to_keep": [0.5]}, {"heads": [6]}):
         assert "holds the result of another call" in refused(stock, prepared, out, *SHORT, **other)
 
@@ -157,16 +157,19 @@ def test_it_prunes_to_a_share_of_the_parameters(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": [6], "parameters_to_keep": [0.5]}, "but --heads-to-keep is given, which is about that too"),
+        (
+            {"heads": [6], "parameters_to_keep": [0.5]},
+            "the command line gives heads and parameters-to-keep, but one of them",
+        ),
         (
             {"ffn_units_to_keep": 6, "flops_to_keep": [0.5]},
-            "--flops-to-keep chooses how many units of each kind",
+            "--flops-to-keep 0.5 chooses how many units of each kind stay, but --ffn-units-to-keep 6",
         ),
         (
             {"flops_to_keep": [0.5], "parameters_to_keep": [0.5]},
-            "but --flops-to-keep is given, which is about that too",
+            "the command line gives parameters-to-keep and flops-to-keep",
         ),
-        ({"flops_to_keep": [1.5]}, "--flops-to-keep"),
+        ({"flops_to_keep": [1.5]}, "flops-to-keep of the command line"),
         (
             {"parameters_to_keep": [0.0], "more": ["--min-cross-heads", "2"]},
             "the least numbers of units that are asked",
