@@ -31,7 +31,7 @@ class PrunableAttention(MultiheadAttention):
     """
 
     gate: Tensor | None = None
-    """What multiplies the output of each head; None for 1. *Shape:* (H)"""
+    """What multiplies each column of ``out_proj``: the gate of the head that it reads; None for 1. *Shape:* (H · d)"""
 
     removed = False
     """Whether there are parameters for the kept heads only."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from .kinds import UnitModule
 
 ALL, CHOOSING, FIXED = range(3)
 """The phases of a training: all units stay, as pruning has not begun; units are being chosen; they are fixed."""
@@ -45,16 +48,28 @@ class UnitChoice(nn.Module):
         return self
 
 
+def to_columns(gates: Tensor, modules: Sequence[UnitModule]) -> Tensor:
+    """Return the gate of the unit that each column of the modules' last matrices reads, differentiable.
+
+    :param gates: *Shape:* (N).
+    :return: *Shape:* (sum of units · width over the modules).
+    """
+    widths = [(width, sum(m.units for m in same)) for width, same in groupby(modules, lambda module: module.width)]
+    parts = gates.split([units for _, units in widths])
+    columns = [part.unsqueeze(1).expand(-1, width).flatten() for part, (width, _) in zip(parts, widths, strict=True)]
+    return columns[0] if len(columns) == 1 else torch.cat(columns)
+
+
 def enter_gates(x: Tensor, gates: Tensor, sizes: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Cut the gates into one leaf for each module, whose gradients reach *gates* once in each backward pass.
+    """Cut gates into one leaf for each module, whose gradients reach *gates* once in each backward pass.
 
     Modules use their leaves anywhere in the forward pass after this call, activation checkpointing included, which goes
     backward through each layer by itself. autograd works through its nodes from the last made to the first: so the
     gradient of *x*, where the forward pass begins, is computed when all modules have left theirs in the leaves.
 
     :param x: what the forward pass begins with; returned unchanged.
-    :param gates: *Shape:* (N), float32.
-    :param sizes: number of units of each module.
+    :param gates: float32; of units or of columns. *Shape:* (N)
+    :param sizes: number of them for each module.
     """
     leaves = tuple(part.requires_grad_(gates.requires_grad) for part in gates.detach().split(list(sizes)))
     if gates.requires_grad and torch.is_grad_enabled():
@@ -100,38 +115,12 @@ def open_modules(gates: Tensor, sizes: Sequence[int]) -> Tensor:
     return len(parts) - torch.stack([part.prod() for part in parts]).sum()
 
 
-def scale_columns(weight: Tensor, gate: Tensor) -> Tensor:
-    """Return a matrix whose columns that read unit h are scaled by g_h, rounded once to its own precision.
+def scale_columns(weight: Tensor, factors: Tensor) -> Tensor:
+    """Return a matrix with its columns scaled, rounded once to its own precision.
 
-    :param weight: *Shape:* (C, H · width).
-    :param gate: float32. *Shape:* (H)
+    In half precision the gradient of a factor is summed in float32: the sum over a column may overflow.
+
+    :param weight: *Shape:* (C, columns).
+    :param factors: float32. *Shape:* (columns)
     """
-    if torch.is_grad_enabled() and (weight.requires_grad or gate.requires_grad):
-        scaled: Tensor = _ScaleColumns.apply(weight, gate)
-        return scaled
-    return _scaled(weight, gate)
-
-
-class _ScaleColumns(torch.autograd.Function):
-    """In few operations: a GPU launches each of them in every module at every update."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, gate: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, gate)
-        return _scaled(weight, gate)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        weight, gate = ctx.saved_tensors
-        to_weight = _scaled(grad, gate) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return to_weight, None
-        # in float32: it sums over a whole block of the matrix, which half precision may overflow
-        columns = (grad.float() * weight).sum(0)
-        return to_weight, columns.view(gate.numel(), -1).sum(1).to(gate)
-
-
-def _scaled(matrix: Tensor, gate: Tensor) -> Tensor:
-    units = matrix.unflatten(1, (gate.numel(), -1))
-    return torch.mul(units, gate.unsqueeze(1), out=torch.empty_like(units)).flatten(1)
+    return (weight * factors).to(weight.dtype)

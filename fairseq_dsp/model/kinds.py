@@ -214,7 +214,7 @@ class GatedModule(Protocol):
     """What the module of a :class:`UnitModule` can do."""
 
     gate: Tensor | None
-    """What multiplies each unit; None for 1. *Shape:* (units)"""
+    """What multiplies each column that reads a unit: the unit's gate; None for 1. *Shape:* (units · width)"""
 
     kept: tuple[int, ...] | None
     """The only units to compute; None for all that there are parameters for."""

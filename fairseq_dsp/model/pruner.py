@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..subset.device import beside
 from .attention import PrunableAttention
 from .cost_budget import KindOfBudget
-from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates, open_modules
+from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates, open_modules, to_columns
 from .kinds import GatedModule, Kind, UnitModule
 from .monitor import GradientMonitor, UnitCounter
 from .plan import PruningPlan
@@ -182,8 +182,9 @@ class UnitPruner:
         return enter_again(x, *self._entered)
 
     def _set_gates(self, x: Tensor, gates: Tensor) -> Tensor:
-        x, parts = enter_gates(x, gates, [module.units for module in self.modules])
-        self._entered = (gates, parts) if gates.requires_grad else None
+        columns = to_columns(gates, self.modules)
+        x, parts = enter_gates(x, columns, [module.units * module.width for module in self.modules])
+        self._entered = (columns, parts) if gates.requires_grad else None
         for module, part in zip(self.gated, parts, strict=True):
             module.gate, module.kept = part, None
         return x
@@ -206,9 +207,9 @@ class UnitPruner:
             if module.can_skip_units and not (module.is_noisy and module.training):
                 module.gate, module.kept = None, kept
             else:
-                gate = torch.zeros(described.units, device=self.importance.device)
-                gate[list(kept)] = 1.0
-                module.gate, module.kept = gate, None
+                gate = torch.zeros(described.units * described.width)
+                gate[described.rows(kept)] = 1.0
+                module.gate, module.kept = beside(gate, self.importance.device), None
 
     def _set(self, gate: Tensor | None, kept: tuple[int, ...] | None) -> None:
         for module in self.gated:

@@ -6,9 +6,12 @@ CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer
 learning rate are read from it. By default, training continues for a third of the updates that the model has had, with a
 learning rate that falls linearly to 0 and budgets that shrink from all units to what is to be kept.
 
+With several K, each has a training of its own; with --range, one training serves every K from the least to the most.
+
 OUT then holds
   compact.pt, compact.heads.json    the small model, and its heads; with several K compact-kK.pt, compact-kK.heads.json
                                     (several shares: compact-p0.5.pt of parameters, compact-f0.5.pt of FLOPs)
+  range.pt                          with --range: the model of every K, which any command cuts with --heads-to-keep K
   table.md                          BLEU with its interval, the difference, parameters, sentences a second
   prune.json                        what was asked for, and the options of each training in update numbers
   runs/                             for each model its checkpoints, log, scores and translations
@@ -23,6 +26,7 @@ examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 6 --max-update 2000 --max-tokens 4096
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 --ffn-units-to-keep 48
   fairseq-dsp prune base.pt data/multi30k pruned --parameters-to-keep 0.5
+  fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 36 18 6 --range --max-update 3000
 """
 
 from __future__ import annotations
@@ -79,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, what in SHARES.items():
         meaning = f"which share of the {what} of all these to keep: what they are worth says how many of each"
         parser.add_argument(f"--{name}", metavar="SHARE", type=float, nargs="+", help=meaning)
+    parser.add_argument(
+        "--range", action="store_true", help="one training for every K from the least to the most that are given"
+    )
+    parser.add_argument(
+        "--distill", action="store_true", help="learn from CKPT too (distillation): a forward pass of it an update more"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the training (default: %(default)s)")
     parser.add_argument("--split", default="test", help="text to compare on (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
@@ -110,16 +120,24 @@ def run(args: argparse.Namespace) -> None:
             f"no number of heads is given: give --heads-to-keep K, how many of the {model.heads} heads of {model.path} "
             "to keep, or --ffn-units-to-keep F, or --parameters-to-keep SHARE"
         )
-    budgets: dict[str, Options] = {str(k): {"heads-to-keep": k} for k in heads}
-    budgets |= {f"{name[0]}{share:.12g}": {name: share} for name, share in shares}
+    if args.range and len(heads) < 2:
+        raise UserError(
+            "--range is one training for every K between two, but --heads-to-keep is "
+            f"{heads[0] if heads else 'not given'}: give the least and the most too, or leave --range out"
+        )
+    trainings: dict[str, Options] = {str(k): {"heads-to-keep": k} for k in heads}
+    if args.range:
+        ends: Options = {"heads-to-keep-low": min(heads), "heads-to-keep-high": max(heads)}
+        trainings = {f"{min(heads)} to {max(heads)}": {"heads-to-keep": min(heads)} | ends}
+    trainings |= {f"{name[0]}{share:.12g}": {name: share} for name, share in shares}
     model.check_data(data)
     asked = {
         "checkpoint": {"path": str(model.path), "sha256": sha256(model.path)},
         "data": data.summary.get("key", str(data.folder.absolute())),
         "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
-        "shares": [list(share) for share in shares],
+        "range": args.range, "distill": args.distill, "shares": [list(share) for share in shares],
     }  # fmt: skip
-    options = _recorded(out, asked) or _options(model, data, budgets, given)
+    options = _recorded(out, asked) or _options(model, data, trainings, given)
     kept = [f"{share:g} of the {SHARES[name]} of its units" for name, share in shares]
     kept += [f"{' and '.join(map(str, heads))} of its {model.heads} heads"] if heads else []
     study = Study(
@@ -129,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
         recipe={},
         base={},
         seeds=(args.seed,),
-        methods=tuple(_method(name, own, args.seed, options[name]) for name, own in budgets.items()),
+        methods=tuple(_method(args, own, heads, options[name]) for name, own in trainings.items()),
         shape=model.shape,
         split=args.split,
         trained=model.path,
@@ -142,7 +160,7 @@ def run(args: argparse.Namespace) -> None:
         write_json(out / RECORD, {**asked, "options": options})
         write_study(out, study, runs)
         _say_commands(runs)
-        failures = do_runs(runs, out, study, _local(len(budgets)))
+        failures = do_runs(runs, out, study, _local(len(trainings)))
         if failures:
             raise UserError(
                 f"{' and '.join(failures)} failed: fix the cause reported above, then run the same command again, "
@@ -157,18 +175,28 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: fairseq-generate {data.data_bin} --user-dir fairseq_dsp --path {path} --beam 5")
 
 
-def _method(name: str, budget: Options, seed: int, options: Options) -> Method:
-    """Return the method of a study that has one budget."""
-    heads = (int(name),) if "heads-to-keep" in budget else ()
-    shares = () if heads else tuple(budget.items())
-    return Method("joint", METHOD, heads, (seed,), options, shares, from_base=True)
+def _method(args: argparse.Namespace, own: Options, heads: Sequence[int], options: Options) -> Method:
+    """Return one training as a method of a study.
+
+    :param own: the options of its budget.
+    :param heads: all numbers of heads that are asked for, which a range has together.
+    """
+    more: dict[str, Any] = {"from_base": True, "distill": args.distill}
+    if args.range:
+        more |= {"low": min(heads), "high": max(heads)}
+    elif "heads-to-keep" in own:
+        heads = (own["heads-to-keep"],)
+    else:
+        heads, more["shares"] = (), tuple(own.items())
+    return Method("range" if args.range else "joint", METHOD, tuple(heads), (args.seed,), options, **more)
 
 
 def _options(
-    model: UnprunedModel, data: PreparedData, budgets: Mapping[str, Options], given: Options
+    model: UnprunedModel, data: PreparedData, trainings: Mapping[str, Options], given: Options
 ) -> dict[str, Options]:
-    """Return the options of each budget's training, all of them in update numbers.
+    """Return the options of each training, all of them in update numbers.
 
+    :param trainings: the options of the budget of each.
     :raises UserError: if fairseq-train does not take what is given, or the model does not fit it.
     """
     import torch
@@ -178,15 +206,16 @@ def _options(
         raise UserError("--max-epoch is given, but the schedule counts updates: give --max-update too")
     found: dict[str, Options] = {}
     try:
-        for name, budget in budgets.items():
+        for name, own in trainings.items():
             options = pruning_recipe.training(base, given, model.updates)
             updates = int(options["max-update"])
             if updates < 1:
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
-            found[name] = options | pruning_recipe.schedule(data, options | budget, model.shape)
-            args = parse_options(data, {**found[name], **budget}, "the command line")
+            most = own.get("heads-to-keep-high")
+            found[name] = options | pruning_recipe.schedule(data, options | own, model.shape, most)
+            args = parse_options(data, found[name] | own, "the command line")
     except ValueError as error:
         raise UserError(str(error)) from error
     model.check_fits(args)
@@ -200,7 +229,7 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     """
     path = out / RECORD
     try:
-        there = {"shares": []} | json.loads(path.read_text(encoding="utf-8"))
+        there = {"range": False, "distill": False, "shares": []} | json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in asked if there[name] != asked[name]]
         if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
             differing.remove("checkpoint")  # moved
@@ -242,24 +271,31 @@ def _local(models: int) -> Local:
 
 
 def _place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
-    """Put the compact models and their heads where the user looks for them.
+    """Put the models and their heads where the user looks for them.
 
-    :return: the models, by the names of their runs.
+    :return: the compact models, by the names of their runs.
     """
-    models = {}
+    models, scored = {}, [one for one in runs if one.scored]
     for one in runs:
+        if not one.scored:
+            _link(one.folder / "checkpoints/checkpoint_best.pt", out / "range.pt")
+            continue
         budget = one.name.removeprefix(METHOD).removesuffix(f"-s{one.seed}")  # such as -k18
-        name = "compact" if len(runs) == 1 else f"compact{budget}"
+        name = "compact" if len(scored) == 1 else f"compact{budget}"
         for ending in (".pt", ".heads.json"):
-            made, target = one.folder / f"compact{ending}", out / f"{name}{ending}"
-            if made.exists() and not (target.exists() and target.samefile(made)):
-                with replacing(target) as temporary:
-                    try:
-                        os.link(made, temporary)
-                    except OSError:  # a file system without links
-                        shutil.copyfile(made, temporary)
+            _link(one.folder / f"compact{ending}", out / f"{name}{ending}")
         models[one.name] = out / f"{name}.pt"
     return models
+
+
+def _link(made: Path, target: Path) -> None:
+    """Have a file at another place too, if it is there and has changed."""
+    if made.exists() and not (target.exists() and target.samefile(made)):
+        with replacing(target) as temporary:
+            try:
+                os.link(made, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(made, temporary)
 
 
 def _speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:

@@ -83,8 +83,9 @@ def schedule(
         found |= {"heads-to-keep-updates": shrinking} if shares else {
             "heads-to-keep-start": total, "heads-to-keep-updates": shrinking
         }  # fmt: skip
-    if total <= 3 * kept < 3 * total:
-        found |= _encoder_floor(options, kept, shape)
+    least = _number(options, "heads-to-keep-low", kept)
+    if total <= 3 * least < 3 * total:
+        found |= _encoder_floor(options, least, shape)
     return {name: value for name, value in found.items() if name not in options}
 
 

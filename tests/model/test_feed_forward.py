@@ -13,7 +13,8 @@ from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import HEADS as HEADS_KIND
 from fairseq_dsp.model import HeadSet, PruningConfig, PruningPlan, modules_of
 from fairseq_dsp.model.feed_forward import FFN
-from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED, scale_columns
+from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED, scale_columns, to_columns
+from fairseq_dsp.model.kinds import UnitModule
 from fairseq_dsp.subset import hard_top_k
 
 UNITS = ("--ffn-unit-width", 8, "--ffn-units-to-keep", 5, "--dropout", 0, "--cooldown-updates", 10)  # of 16
@@ -42,8 +43,18 @@ def masked_by_hand(stock: Any, model: Any, batch: dict[str, Any], gates: dict[st
 def test_the_gradient_of_a_gate_is_exact() -> None:
     draw = torch.Generator().manual_seed(1)
     weight = torch.randn(3, 8, generator=draw, dtype=torch.float64, requires_grad=True)
-    gate = torch.rand(4, generator=draw, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(scale_columns, (weight, gate))
+    factors = torch.rand(8, generator=draw, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(scale_columns, (weight, factors))
+
+
+def test_each_column_has_the_gate_of_its_unit() -> None:
+    """Modules of different widths, one after the other; the gradient of a gate is the sum over its columns."""
+    widths, sizes = [2, 2, 3, 1], [2, 3, 1, 2]
+    modules = [UnitModule(FFN, "encoder", 0, "x", n, w, {}) for n, w in zip(sizes, widths, strict=True)]
+    gates = torch.arange(8.0, dtype=torch.float64, requires_grad=True)
+    each = [w for n, w in zip(sizes, widths, strict=True) for _ in range(n)]
+    assert torch.equal(to_columns(gates, modules), gates.repeat_interleave(torch.tensor(each)))
+    assert torch.autograd.gradcheck(lambda gates: to_columns(gates, modules), (gates,))
 
 
 @pytest.mark.parametrize("flags", [UNITS, (*UNITS, *HEADS)], ids=["alone", "with heads"])
@@ -120,7 +131,7 @@ def test_fixed_and_removed_units_compute_what_masked_ones_do(build: Any, batch: 
             gates = pruner.plan.keep(pruner.importance).split([m.units for m in pruner.modules])
             model.encoder.pruners = {}
             for gated, gate in zip(pruner.gated, gates, strict=True):
-                gated.kept, gated.gate = None, gate
+                gated.kept, gated.gate = None, gate.repeat_interleave(pruner.width)
         output = model(**batch)[0]
         output.square().sum().backward()
         results.append(

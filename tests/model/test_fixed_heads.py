@@ -53,9 +53,10 @@ def test_forward_and_backward_are_those_of_masked_heads(build: Any, batch: dict[
         if not skipping:  # gates of 0 and 1 in the stock computation
             gates = masked.plan.keep(masked.importance)
             model.encoder.pruners = {}
-            sizes = [module.units for module in masked.modules]
-            for attention, part in zip(masked.gated, gates.split(sizes), strict=True):
-                attention.gate = part
+            for attention, module, part in zip(
+                masked.gated, masked.modules, gates.split([m.units for m in masked.modules]), strict=True
+            ):
+                attention.gate = part.repeat_interleave(module.width)
         else:
             model.encoder.pruners = model.pruners
         output = run(model, batch)

@@ -173,9 +173,9 @@ def test_layerdrop_does_not_shift_the_gates(build, batch) -> None:
     for update in range(8):
         model.train().set_num_updates(update)
         logits(model, batch)
-        assert torch.equal(
-            torch.cat([attention.gate for attention in model.pruner.gated]).detach(), model.pruner.sampled
-        )
+        gates = [module.module.gate.view(module.units, -1) for module in model.pruner.modules]
+        for of_column in torch.cat(gates).detach().unbind(1):
+            assert torch.equal(of_column, model.pruner.sampled)
 
 
 def test_activation_checkpointing_gives_the_same_gradients(build, batch) -> None:
@@ -258,19 +258,17 @@ def test_a_larger_budget_at_first_and_a_drawn_budget(build, batch) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gates_in_half_precision(dtype: torch.dtype) -> None:
-    """Against float64: the scaled matrix rounded once, and no overflow where a gradient sums over a block of it."""
+    """Against float64: the scaled matrix rounded once, and no overflow where a gradient sums over a column of it."""
     draw = torch.Generator().manual_seed(5)
     weight = torch.randn(64, 32, generator=draw).to(dtype)
-    grad = (500 * torch.rand(64, 32, generator=draw)).to(dtype)
-    gates = torch.rand(4, generator=draw)
+    grad = (10_000 * torch.rand(64, 32, generator=draw)).to(dtype)
+    factors = torch.rand(32, generator=draw)
     parameter = torch.nn.Parameter(weight.abs())
-    scaled = scale_columns(parameter, gates.requires_grad_())
+    scaled = scale_columns(parameter, factors.requires_grad_())
     scaled.backward(grad)
-    matrix = weight.abs().double().view(64, 4, 8)
-    exact = matrix * gates.detach().double()[:, None]
-    assert torch.equal(scaled, exact.flatten(1).to(dtype))
-    to_gates = (matrix * grad.double().view(64, 4, 8)).sum((0, 2))
-    assert to_gates.min() > torch.finfo(torch.float16).max
-    torch.testing.assert_close(gates.grad.double(), to_gates, rtol=1e-6, atol=0)
-    to_weight = (grad.double().view(64, 4, 8) * gates.detach().double()[:, None]).flatten(1)
-    assert torch.equal(parameter.grad, to_weight.to(dtype))
+    matrix, exact = weight.abs().double(), factors.detach().double()
+    assert torch.equal(scaled, (matrix * exact).to(dtype))
+    to_factors = (matrix * grad.double()).sum(0)
+    assert to_factors.min() > torch.finfo(torch.float16).max
+    torch.testing.assert_close(factors.grad.double(), to_factors, rtol=1e-6, atol=0)
+    assert torch.equal(parameter.grad, (grad.double() * exact).to(dtype))

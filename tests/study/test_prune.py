@@ -66,7 +66,8 @@ def call(checkpoint: Path, data: Path, out: Path, *more: str, heads: list[int] |
     """The command in this process."""
     arguments = {"checkpoint": str(checkpoint), "data": str(data), "out": out, "heads_to_keep": heads}
     arguments |= dict.fromkeys(("ffn_units_to_keep", "parameters_to_keep", "flops_to_keep"))
-    prune.run(Namespace(**{**arguments, "more": list(more), "seed": 1, "split": "test", "dry_run": False, **options}))
+    arguments |= {"range": False, "distill": False, "dry_run": False}
+    prune.run(Namespace(**{**arguments, "more": list(more), "seed": 1, "split": "test", **options}))
 
 
 def refused(*arguments: Any, **options: Any) -> str:
@@ -182,6 +183,41 @@ def test_shares_that_make_no_sense(
     more = options.pop("more", [])
     assert message in refused(stock, prepared, tmp_path / "out", *more, **{"heads": None, **options})
     assert not (tmp_path / "out").exists()
+
+
+def test_one_training_for_a_range(
+    stock: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dsp: Callable[..., Any]
+) -> None:
+    """Each model is the trained one cut to its K, and the original is the teacher."""
+    out = tmp_path / "out"
+    call(stock, prepared, out, *SHORT, heads=[12, 6, 4], range=True, distill=True)
+    printed = capsys.readouterr().out
+    assert re.findall(r"^\| (.*?) \| (\d+) \|", printed, re.MULTILINE) == [
+        ("original", "12"), ("pruned", "12"), ("pruned", "6"), ("pruned", "4"),
+    ]  # fmt: skip
+    words = words_of(out, "pruned-training-s1")
+    expected = {
+        "heads-to-keep": 4, "heads-to-keep-low": 4, "heads-to-keep-high": 12, "cooldown-updates": 6,
+        "pruning-lr": 0.02, "distill-from": stock,
+    }  # fmt: skip
+    assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
+    assert not {"--heads-to-keep-start", "--heads-to-keep-updates"} & set(words)
+    assert sorted(path.name for path in (out / "runs").iterdir()) == [
+        "base-s1", "pruned-k12-s1", "pruned-k4-s1", "pruned-k6-s1", "pruned-training-s1",
+    ]  # fmt: skip
+    assert sorted(path.name for path in out.glob("*.pt")) == [
+        "compact-k12.pt", "compact-k4.pt", "compact-k6.pt", "range.pt",
+    ]  # fmt: skip
+    dsp("compact", out / "range.pt", tmp_path / "k6.pt", "--heads-to-keep", 6)
+    assert (tmp_path / "k6.heads.json").read_text() == (out / "compact-k6.heads.json").read_text()
+    before = files(out)
+    call(stock, prepared, out, *SHORT, heads=[12, 6, 4], range=True, distill=True)
+    assert files(out) == before
+    message = refused(stock, prepared, out, *SHORT, heads=[12, 6, 4], range=True)
+    assert "holds the result of another call (distill true, now false)" in message
+    assert "--range is one training for every K between two, but --heads-to-keep is 6" in refused(
+        stock, prepared, tmp_path / "one", heads=[6], range=True
+    )
 
 
 def test_run_again_it_does_nothing_twice(
