@@ -183,8 +183,8 @@ class CostBudget:
         return self._known[key]
 
     def _budget(self, place: int, counts: tuple[int, ...]) -> Budget:
-        own = [(g.units, count) for g, count in zip(self.groups, counts, strict=True) if g.place == place]
-        units, numbers = zip(*own, strict=True)
+        own = [(g, count) for g, count in zip(self.groups, counts, strict=True) if g.place == place]
+        units, numbers = tuple(g.units for g, _ in own), tuple(count for _, count in own)
         return _grouped(units, numbers, tuple(self._floors[place]))
 
     def _groups_of(self, place: int) -> NDArray[np.intp]:
