@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from ..subset import GRADIENT_BOUND, Budget, Draw
 from ..subset.device import beside
+from ..subset.price import Group, Numbers, find_price, in_order, numbers_at, sigmoid, whole_numbers
 from ..subset.topk import check_vector
 from .gates import UnitChoice
 from .kinds import COSTS, KINDS, UnitModule
@@ -34,24 +34,6 @@ from .units import modules_by, shape_of
 
 LEFT_OVER = 0.005
 """The most that may be left of a budget, as a share of the cost of all units, or the cost of the cheapest unit."""
-
-Numbers = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Units of one kind that cost the same.
-
-    :param place: of their kind among the plans.
-    :param units: which ones, as the kind numbers them.
-    :param cost: of each.
-    :param least: how many of them stay at least.
-    """
-
-    place: int
-    units: tuple[int, ...]
-    cost: int
-    least: int = 0
 
 
 class CostBudget:
@@ -157,7 +139,7 @@ class CostBudget:
 
     def _slopes(self, importances: Sequence[Tensor], temperature: float, price: float, numbers: Numbers) -> Numbers:
         """Return for each unit v; its part in what a change of the price costs; its part of its group's v."""
-        p = _sigmoid(_scores(importances, temperature) - price)
+        p = sigmoid(_scores(importances, temperature) - price)
         least = np.array([g.least for g in self.groups])
         v = p * (1 - p) * (numbers > least)[self._group_of]  # a group at its least does not follow the price
         cost = self._costs[self._group_of] * v
@@ -183,8 +165,8 @@ class CostBudget:
         return self._known[key]
 
     def _budget(self, place: int, counts: tuple[int, ...]) -> Budget:
-        own = [(g.units, count) for g, count in zip(self.groups, counts, strict=True) if g.place == place]
-        units, numbers = zip(*own, strict=True)
+        own = [(g, count) for g, count in zip(self.groups, counts, strict=True) if g.place == place]
+        units, numbers = tuple(g.units for g, _ in own), tuple(count for _, count in own)
         return _grouped(units, numbers, tuple(self._floors[place]))
 
     def _groups_of(self, place: int) -> NDArray[np.intp]:
@@ -250,69 +232,6 @@ class KindOfBudget:
         return [*values[: self._place], own, *values[self._place + 1 :]]
 
 
-def find_price(scores: Numbers, group_of: NDArray[np.intp], costs: Numbers, least: Sequence[int], budget: int) -> float:
-    """Return the price λ / T at which the units that are expected to stay cost as much as the budget.
-
-    A unit of importance w stays with the chance p = sigmoid((w − λ) / T), and of a group at least so many units as its
-    floors say: Σ over the groups of cost · max(least, Σ p) = budget, in which the left side falls with λ. By bisection.
-
-    :param scores: w / T of all units. *Shape:* (N)
-    :param group_of: the group of each unit. *Shape:* (N)
-    :param costs: of one unit of each group.
-    :param least: the least number of units of each group.
-    """
-    low, high = float(scores.min()) - 60, float(scores.max()) + 60
-    for _ in range(50):
-        middle = (low + high) / 2
-        if costs @ numbers_at(middle, scores, group_of, least) > budget:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def numbers_at(price: float, scores: Numbers, group_of: NDArray[np.intp], least: Sequence[int]) -> Numbers:
-    """Return how many units of each group are expected to stay at a price; see :func:`find_price`."""
-    expected = np.bincount(group_of, _sigmoid(scores - price), minlength=len(least))
-    return np.maximum(expected, least)
-
-
-def whole_numbers(numbers: Numbers, groups: Sequence[Group], budget: int, left_over: int) -> tuple[int, ...]:
-    """Return how many units of each group stay: whole numbers that cost the budget, or less by at most *left_over*.
-
-    From the most expensive group to the cheapest, each number is rounded to the nearest that leaves the others a way to
-    keep the budget; what rounding saves or costs goes to the next group. In the end, what is left buys the cheapest
-    units that there are.
-
-    :param numbers: how many the price says. *Shape:* (groups)
-    """
-    order = [groups.index(group) for group in in_order(groups)]
-    least_left = sum(g.cost * g.least for g in groups)
-    most_left = sum(g.cost * len(g.units) for g in groups)
-    counts, left, carried = [0] * len(groups), budget, 0.0
-    for i in order:
-        group = groups[i]
-        least_left -= group.cost * group.least
-        most_left -= group.cost * len(group.units)
-        low = max(group.least, -((most_left + left_over - left) // group.cost))
-        high = min(len(group.units), (left - least_left) // group.cost)
-        # rounded twice: the last bits, which processors may differ in, do not matter
-        wanted = round(round(float(numbers[i]) + carried / group.cost, 6))
-        counts[i] = min(max(wanted, low), high)
-        carried += (float(numbers[i]) - counts[i]) * group.cost
-        left -= counts[i] * group.cost
-    for i in reversed(order):
-        more = min(len(groups[i].units) - counts[i], left // groups[i].cost)
-        counts[i] += more
-        left -= more * groups[i].cost
-    return tuple(counts)
-
-
-def in_order(groups: Sequence[Group]) -> list[Group]:
-    """Return groups from the most expensive to the cheapest."""
-    return sorted(groups, key=lambda group: -group.cost)
-
-
 def plans_of(config: PruningConfig, options: Any) -> list[PruningPlan]:
     """Return how the units of each kind are chosen in the model that some options build.
 
@@ -344,11 +263,6 @@ def _scores(importances: Sequence[Tensor], temperature: float) -> Numbers:
     check_vector(joined, "importance")
     scores: Numbers = joined.numpy() / temperature
     return scores
-
-
-def _sigmoid(x: Numbers) -> Numbers:
-    values: Numbers = 0.5 + 0.5 * np.tanh(0.5 * x)
-    return values
 
 
 @lru_cache(maxsize=256)
