@@ -21,7 +21,6 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation.prepared import PreparedData
-from fairseq_dsp.model import HeadSet
 from fairseq_dsp.study import prune, pruning_recipe
 from fairseq_dsp.study.unpruned_model import UnprunedModel
 
@@ -134,55 +133,6 @@ def test_it_prunes_feed_forward_units(
     assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
     found = json.loads((out / "compact.heads.json").read_text())
     assert (found["kept"], found["ffn"]["kept"], found["ffn"]["total"]) == (kept, 21, 64)
-
-
-def test_it_prunes_to_a_share_of_the_parameters(
-    stock: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    call(stock, prepared, out, *SHORT, heads=None, parameters_to_keep=[0.4])
-    words = words_of(out, "pruned-p0.4-s1")
-    expected = {"parameters-to-keep": 0.4, "heads-to-keep-updates": 5, "cooldown-updates": 6, "min-encoder-heads": 2}
-    assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
-    assert not {"--heads-to-keep", "--heads-to-keep-start", "--ffn-units-to-keep"} & {*words}
-    kept = HeadSet.read(out / "compact.heads.json")
-    heads, units = (one.kept for one in kept.all)
-    assert f"| pruned | {heads} + {units} units |" in capsys.readouterr().out
-    assert 0 <= 0.4 * (12 * 536 + 64 * 66) - (536 * heads + 66 * units) <= 66
-    call(stock, prepared, out, *SHORT, heads=None, parameters_to_keep=[0.4])  # nothing is left to do
-    assert json.loads((out / "prune.json").read_text())["shares"] == [["parameters-to-keep", 0.4]]
-    for other in ({"heads": None, "parameters_to_keep": [0.5]}, {"heads": [6]}):
-        assert "holds the result of another call" in refused(stock, prepared, out, *SHORT, **other)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"heads": [6], "parameters_to_keep": [0.5]},
-            "the command line gives heads and parameters-to-keep",
-        ),
-        (
-            {"ffn_units_to_keep": 6, "flops_to_keep": [0.5]},
-            "--flops-to-keep 0.5 chooses how many units of each kind stay, but --ffn-units-to-keep 6",
-        ),
-        (
-            {"flops_to_keep": [0.5], "parameters_to_keep": [0.5]},
-            "the command line gives parameters-to-keep and flops-to-keep",
-        ),
-        ({"flops_to_keep": [1.5]}, "flops-to-keep of the command line"),
-        (
-            {"parameters_to_keep": [0.0], "more": ["--min-cross-heads", "2"]},
-            "the least numbers of units that are asked",
-        ),
-    ],
-)
-def test_shares_that_make_no_sense(
-    stock: Path, prepared: Path, tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
-    more = options.pop("more", [])
-    assert message in refused(stock, prepared, tmp_path / "out", *more, **{"heads": None, **options})
-    assert not (tmp_path / "out").exists()
 
 
 def test_one_training_for_a_range(
