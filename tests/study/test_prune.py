@@ -342,7 +342,7 @@ def test_the_options_of_a_model(stock: Path, prepared: Path, train_tiny: Callabl
     inprocess.train_hydra("base", data.data_bin, tmp_path / "hydra", *inprocess.HYDRA_TINY, *hydra)
     own = UnprunedModel.read(tmp_path / "hydra/checkpoint_last.pt")
     assert (own.heads, own.sizes["arch"], own.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
-    options = prune._options(own, data, [6], {})["6"]
+    options = options_of(own, data, 6, {})
     assert (options["lr"], options["adam-betas"], options["dropout"]) == (0.005, "(0.9,0.98)", 0.3)
     train_tiny(tmp_path, "--max-update", 1, arch="transformer_dsp_tiny")
     assert UnprunedModel.read(tmp_path / "checkpoint_last.pt").sizes["arch"] == "transformer_dsp_tiny"
