@@ -28,6 +28,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import check_target, new_folder
 from ..markdown import markdown_table
+from ..model.kinds import BEAM, LENGTH
 from .measuring import PARTS, Result, measure, peak_memory
 from .runners import PRECISIONS, load
 
@@ -44,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precisions", nargs="+", choices=list(PRECISIONS), default=["float32"], help="precisions (default: float32)"
     )
-    parser.add_argument("--beam", type=int, default=5, help="beam size (default: 5)")
+    parser.add_argument("--beam", type=int, default=BEAM, help="beam size (default: %(default)s)")
     parser.add_argument(
-        "--length", type=int, default=25, help="subwords of each sentence and translation (default: 25)"
+        "--length", type=int, default=LENGTH, help="subwords of each sentence and translation (default: %(default)s)"
     )
     parser.add_argument(
         "--runs", type=int, default=5, help="measured runs of each model, after one for warm-up (default: 5)"

@@ -24,7 +24,8 @@ SHARE = 16
 
 class _FeedForwardUnits(Kind):
     def is_chosen(self, options: Any) -> bool:
-        return self.option(options, "to_keep") is not None or _given_width(options) is not None
+        asked = super().is_chosen(options) or self.option(options, "to_keep") is not None
+        return asked or _given_width(options) is not None
 
     def unit_width(self, options: Any) -> int:
         sizes = {side: getattr(options, f"{side}_ffn_embed_dim", None) for side in ("encoder", "decoder")}

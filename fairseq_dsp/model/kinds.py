@@ -11,13 +11,17 @@ which it has none has no units.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+LENGTH, BEAM = 25, 5
+"""Of a sentence whose floating-point operations are counted: subwords of it and of its translation; the beam size."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,25 @@ class Kind(ABC):
         """Whether an option, not the shape of the model, says how wide a unit is."""
         return "width" in self.options
 
-    def default_floor(self, kind: str, total: int) -> int:
-        """The least number of units of a type in a budget of *total*, for a selection that chooses early."""
+    def default_floor(self, kind: str, total: int, *, trained: bool = False) -> int:
+        """The least number of units of a type in a budget of *total*, for a selection that chooses early.
+
+        :param trained: whether a trained model is pruned and many of its units stay.
+        """
         return 0
 
     def is_chosen(self, options: Any) -> bool:
         """Whether a model of these options has a choice of such units, even if it is of all of them."""
-        return True
+        return any(getattr(options, name, None) is not None for name in COSTS)
+
+    def unit_flops(self, module: UnitModule, source: int, steps: int, beam: int) -> int:
+        """Return the floating-point operations of one unit's matrix products in translating a sentence.
+
+        :param module: one of the kind's, unpruned.
+        :param source: number of source subwords, which the encoder reads once.
+        :param steps: how often the decoder is called, each time for *beam* subwords.
+        """
+        return 2 * module.matrix_entries * (source if module.stack == "encoder" else steps * beam)
 
     @abstractmethod
     def unit_width(self, options: Any) -> int | None:
@@ -138,6 +154,16 @@ class UnitModule:
         return next(name for name, (dim, _) in self.parameters.items() if dim == 1)
 
     @property
+    def unit_parameters(self) -> int:
+        """Number of parameters of one unit of the unpruned module."""
+        return sum(math.prod(shape) for _, shape in self.parameters.values()) // self.units
+
+    @property
+    def matrix_entries(self) -> int:
+        """How many of these are in matrices."""
+        return sum(math.prod(shape) for _, shape in self.parameters.values() if len(shape) > 1) // self.units
+
+    @property
     def stack(self) -> str:
         """``encoder`` or ``decoder``: where it is."""
         return self.name.partition(".")[0]
@@ -174,6 +200,14 @@ class UnitModule:
             if kept:
                 full[name].index_copy_(dim, rows.to(like.device), parameters[name])
         return full
+
+
+COSTS: Mapping[str, tuple[str, Callable[[UnitModule], int]]] = {
+    "parameters_to_keep": ("parameters", lambda module: module.unit_parameters),
+    # the end of a sentence is one step more
+    "flops_to_keep": ("FLOPs", lambda module: module.kind.unit_flops(module, LENGTH, LENGTH + 1, BEAM)),
+}
+"""The options that give all kinds one budget of cost, what that is a cost in, and what a unit of a module costs."""
 
 
 class GatedModule(Protocol):

@@ -1,13 +1,17 @@
-"""Watches whether the importance variables can learn: how much of the gates' gradient reaches them."""
+"""What is logged of a choice: numbers of units, and whether the importance variables can learn."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..subset import GRADIENT_BOUND
+from ..subset.device import beside
+from .kinds import Kind, UnitModule
+from .units import HEADS
 
 logger = logging.getLogger(__name__)
 
@@ -73,3 +77,45 @@ class GradientMonitor:
         assert self._incoming is not None
         # no gradient at the gates says nothing about the selection: 0 / 0 is a NaN
         self._ratios.append(gradient.float().norm() / self._incoming)
+
+
+class UnitCounter:
+    """Counts the units of one kind, in few operations; nothing in it waits for a GPU.
+
+    :param kind: of the units.
+    :param modules: with such units, in the order in which they are numbered.
+    """
+
+    def __init__(self, kind: Kind, modules: Sequence[UnitModule]) -> None:
+        self.kind = kind
+        self._types = [type for type in kind.types if any(module.type == type for module in modules)]
+        of_modules = torch.block_diag(*(torch.ones(1, module.units) for module in modules))
+        of_types = torch.tensor([[float(module.type == type) for module in modules] for type in self._types])
+        self._sums = torch.cat([of_types @ of_modules, of_modules])  # the units of each type, then of each module
+
+    def count(self, kept: Tensor, sampled: Tensor | None, *, open_ones: bool) -> tuple[list[str], Tensor]:
+        """Return what to log of a training forward pass.
+
+        For each type, the number of units that evaluation would keep, and in how many modules they are; and the
+        softness of the gates, the mean distance of a gate from the nearer of 0 and 1. For gates that close at random,
+        how many of them were open.
+
+        :param kept: 1 for each unit that evaluation would keep, 0 otherwise. *Shape:* (N)
+        :param sampled: the gates, if there are any. *Shape:* (N)
+        :param open_ones: whether gates close at random.
+        :return: names, and their values. *Shape:* (number of names)
+        """
+        name, prefix, types = self.kind.name, "" if self.kind is HEADS else f"{self.kind.name}_", len(self._types)
+        if self._sums.device != kept.device:
+            self._sums = beside(self._sums, kept.device)
+        counts = self._sums @ kept
+        names = [*(f"{name}_{type}" for type in self._types), f"{prefix}kept_modules"]
+        values = [counts[:types], (counts[types:] > 0).sum().view(1)]
+        if sampled is not None:
+            gates = sampled.float()
+            names.append(f"{prefix}gate_softness")
+            values.append(torch.minimum(gates.abs(), (1 - gates).abs()).mean().view(1))
+            if open_ones:
+                names.append(f"open_{name}")
+                values.append((gates > 0).sum().view(1))
+        return names, torch.cat(values)

@@ -14,7 +14,7 @@ from .kinds import KINDS, Kind
 from .pruning_options import PruningConfig, flag
 from .sets import HeadSet
 from .uniform import uniform_counts
-from .units import HEADS, shape_by
+from .units import HEADS
 
 _SHRINKING = 0.9
 """The share of the cooldown in which the least number of units of a range falls."""
@@ -47,11 +47,17 @@ class PruningPlan:
             self._count(kind.options.get(role), self.units)
         self.range = self._range()
         total = getattr(config, to_keep)
-        self.budget = self.budget_of(self.range[1] if self.range and total is None else total)
+        if config.cost is not None:  # about as many as of all units
+            total = round(config.cost[1] * self.units)
+        if config.cost is None:
+            self.budget = self.budget_of(self.range[1] if self.range and total is None else total)
+        else:
+            self.budget = Budget.top(total, self.units)  # what is drawn from is a CostBudget's
         for name, option in kind.floors.items():
             self._count(option, sum(self.shape[name]))
-        floors = {option: self._floor(name, self.budget.total) for name, option in kind.floors.items()}
-        if sum(floors.values()) > self.budget.total and any(getattr(config, option) for option in floors):
+        floors = {option: self.floor(name, self.budget.total) for name, option in kind.floors.items()}
+        too_many = sum(floors.values()) > self.budget.total and config.cost is None
+        if too_many and any(getattr(config, option) for option in floors):
             given = " and ".join(f"{flag(option)} is {least}" for option, least in floors.items() if least)
             raise ValueError(
                 f"{given}, but only {self.budget.total} {kind.units} are to be kept: lower it or raise {flag(to_keep)}"
@@ -112,6 +118,8 @@ class PruningPlan:
     @property
     def prunes(self) -> bool:
         """Whether any gate may differ from 1."""
+        if self.config.cost is not None:
+            return self.config.cost[1] < 1
         return not self.budget.keeps_all or self.penalised or not self.selection.learns or self.range is not None
 
     @property
@@ -136,9 +144,21 @@ class PruningPlan:
         elapsed = self.elapsed(update)
         decides = self.selection.decides(elapsed)
         least = [self._least(elapsed)] if self.range and decides else self._counts_at(elapsed)
-        if not self.prunes or elapsed < 0 or least == self._all:
+        whole = least == self._all if self.config.cost is None else self.share(elapsed) == 1
+        if not self.prunes or elapsed < 0 or whole:
             return ALL
         return CHOOSING if decides else FIXED
+
+    def share(self, elapsed: int) -> float:
+        """Return the share of the cost that stays at an update; it may fall from all to what the option says."""
+        assert self.config.cost is not None
+        (_, share), updates = self.config.cost, self._option("updates")
+        return share if updates is None else 1 + (share - 1) * min(1, elapsed / updates)
+
+    def module_floors(self) -> list[Draw]:
+        """Return the least numbers of units of each module."""
+        modules = ranges([n for name in self.kind.types for n in self.shape[name]])
+        return [Draw(tuple(module), self._option("per_module") or 0) for module in modules]
 
     def _least(self, elapsed: int) -> int:
         """Return the least number of units that an update may draw while they are being chosen.
@@ -170,18 +190,19 @@ class PruningPlan:
         """Return the options whose default follows from others, as they are in force."""
         if not self.prunes or self.budget_is_by_type or not self.selection.learns:
             return {}
-        return {name: self._floor(kind, self.budget.total) for kind, name in self.kind.floors.items()}
+        return {name: self.floor(kind, self.budget.total) for kind, name in self.kind.floors.items()}
 
     @property
     def budget_is_by_type(self) -> bool:
         """Whether the types have budgets of their own."""
         return any(getattr(self.config, name) is not None for name in self.kind.budgets.values())
 
-    def keep(self, importance: Tensor, total: int | None = None) -> Tensor:
+    def keep(self, importance: Tensor, total: int | None = None, budget: Budget | None = None) -> Tensor:
         """Return the 0/1 gates of evaluation. *Shape:* (N).
 
         :param importance: of all units, numbered by type, layer and index. *Shape:* (N).
         :param total: another global budget than the one of the options.
+        :param budget: this kind's part of a budget of cost, where the options give one.
         :raises ValueError: if *total* is not within 0 … N, or outside of the range that was trained, or not the number
             of given units, or an importance is not finite.
         """
@@ -198,7 +219,7 @@ class PruningPlan:
                 f"{high}: ask for one of these"
             )
         with torch.no_grad():
-            budget = self.budget if total is None else self.budget_of(total)
+            budget = budget or (self.budget if total is None else self.budget_of(total))
             asked = total is not None or self.config.has_budget_of(self.kind)
             if budget.keeps_all and self.selection.learns and (asked or not self.penalised):
                 return torch.ones_like(importance)
@@ -212,14 +233,16 @@ class PruningPlan:
         kept = kept.float()
         return torch.equal(self.keep(2 * kept - 1), kept)
 
-    def sample(self, importance: Tensor, update: int, seed: int) -> Tensor:
+    def sample(self, importance: Tensor, update: int, seed: int, budget: Budget | None = None) -> Tensor:
         """Return the gates of one training update, differentiable. *Shape:* (N).
 
         Everything random follows from *seed* and *update* alone: the same in every micro-batch and on every process,
         and untouched by what else draws random numbers.
+
+        :param budget: as of `keep`.
         """
         generator, elapsed = self._generator(update, seed), self.elapsed(update)
-        budget = self._training_budget(elapsed, generator)
+        budget = budget or self._training_budget(elapsed, generator)
         if budget.keeps_all and not self.penalised and self.selection.learns:
             return 1 + 0 * importance  # exactly 1, but every importance has a gradient, as other processes expect
         return self.selection.sample(importance, budget, elapsed, generator)
@@ -243,9 +266,9 @@ class PruningPlan:
         :raises ValueError: if it asks for more units than there are, or the floor needs more than it allows.
         """
         sizes = [sum(self.shape[kind]) for kind in self.kind.types]
-        types = _ranges(sizes)
-        modules = _ranges([n for kind in self.kind.types for n in self.shape[kind]])
-        floors = [Draw(tuple(module), self._option("per_module") or 0) for module in modules]
+        types = ranges(sizes)
+        modules = ranges([n for kind in self.kind.types for n in self.shape[kind]])
+        floors = self.module_floors()
         groups: list[Sequence[int]] = list(types)
         own = [self.kind.budgets.get(kind) for kind in self.kind.types]
         counts = [self._count(option, size) for option, size in zip(own, sizes, strict=True)]
@@ -255,15 +278,15 @@ class PruningPlan:
                 return Budget.grouped(modules, self._uniform(counts[0]))
             left = counts[0]
             for kind in self.kind.floors:
-                least = min(self._floor(kind, counts[0]), left)
+                least = min(self.floor(kind, counts[0]), left)
                 left -= least
                 floors.append(Draw(tuple(types[self.kind.types.index(kind)]), least))
         return Budget.grouped(groups, counts, floors)
 
     def _uniform(self, total: int) -> list[int]:
-        return uniform_counts(self.kind, self.shape, total, self._option("per_module") or 0, self._floor)
+        return uniform_counts(self.kind, self.shape, total, self._option("per_module") or 0, self.floor)
 
-    def _floor(self, kind: str, total: int) -> int:
+    def floor(self, kind: str, total: int) -> int:
         """Return the least number of units of a type, of *total* in all."""
         given: int | None = getattr(self.config, self.kind.floors[kind])
         if given is not None:
@@ -280,7 +303,7 @@ class PruningPlan:
         if counts is None:
             return self.budget
         uniform = self._option("uniform")
-        return Budget.grouped(_ranges(self._all), counts) if uniform else self.budget_of(counts[0])
+        return Budget.grouped(ranges(self._all), counts) if uniform else self.budget_of(counts[0])
 
     def _draw(self, elapsed: int, generator: torch.Generator) -> int:
         """Return the number of units of an update that draws it.
@@ -314,18 +337,7 @@ class PruningPlan:
         return int(value)
 
 
-def plans_of(config: PruningConfig, options: Any) -> list[PruningPlan]:
-    """Return how the units of each kind are chosen in the model that some options build.
-
-    :param config: the pruning options.
-    :param options: all options of the model.
-    :raises ValueError: if they do not fit each other.
-    """
-    chosen = [kind for kind in KINDS.values() if kind.is_chosen(options)]
-    return [PruningPlan(config, shape_by(options, kind), kind) for kind in chosen]
-
-
-def _ranges(sizes: Sequence[int]) -> list[range]:
+def ranges(sizes: Sequence[int]) -> list[range]:
     """Return consecutive ranges of the given sizes, from 0."""
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]

@@ -19,10 +19,12 @@ from torch import Tensor
 from ..errors import UserError
 from ..version import __version__
 from . import dictionaries
+from .cost_budget import CostBudget, KindOfBudget
 from .encoder import PrunableEncoder
+from .flat_options import IN_FORCE, flatten, model_namespace
 from .kinds import KINDS
 from .pruner import UnitPruner
-from .pruning_options import IN_FORCE, PruningConfig, flag, flatten, model_namespace
+from .pruning_options import PruningConfig, flag
 from .sets import HeadSet
 from .units import HEADS, Architecture, modules_in, modules_of, shape_of
 
@@ -136,7 +138,12 @@ class PrunableModel(BaseFairseqModel):
         :raises ValueError: if the options do not fit each other or the model.
         """
         chosen = [kind for kind in KINDS.values() if kind.is_chosen(args)]
-        self.pruners = self.first.pruners = {kind.name: UnitPruner(self, options, kind, args) for kind in chosen}
+        pruners = [UnitPruner(self, options, kind, args) for kind in chosen]
+        if options.cost is not None:
+            budget = CostBudget([pruner.plan for pruner in pruners], [pruner.modules for pruner in pruners])
+            for place, pruner in enumerate(pruners):
+                pruner.chosen_by = KindOfBudget(budget, place, [other.choice for other in pruners])
+        self.pruners = self.first.pruners = {pruner.kind.name: pruner for pruner in pruners}
         if options.freeze_weights:
             learnt = [pruner.importance for pruner in self.pruners.values() if pruner.plan.learns]
             if not learnt:

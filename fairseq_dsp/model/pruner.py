@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..subset.device import beside
 from .attention import PrunableAttention
+from .cost_budget import KindOfBudget
 from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates, open_modules, to_columns
 from .kinds import GatedModule, Kind, UnitModule
-from .monitor import GradientMonitor
+from .monitor import GradientMonitor, UnitCounter
 from .plan import PruningPlan
 from .pruning_options import PruningConfig, flag
 from .sets import HeadSet, UnitSet
@@ -59,7 +60,9 @@ class UnitPruner:
         self.importance.optim_overrides = {"importance": self._optimiser}  # type: ignore[attr-defined]
         self.seed = torch.initial_seed()  # what fairseq was given with --seed: the same on every process
         self._fixed_gates: tuple[UnitSet, Tensor] | None = None  # the same as 0/1
-        self._sums: Tensor | None = None  # the units of each type, then of each module
+        self._counter = UnitCounter(kind, self.modules)
+        self.chosen_by: PruningPlan | KindOfBudget = self.plan
+        """What draws the units: the plan, or its part of a budget that it shares with those of other kinds."""
         self.sampled: Tensor | None = None
         """The gates of the last training forward pass. *Shape:* (N)"""
         self._entered: tuple[Tensor, tuple[Tensor, ...]] | None = None  # the gates and leaves of `enter_gates`
@@ -99,7 +102,7 @@ class UnitPruner:
 
     def kept(self) -> UnitSet:
         """Return the units that evaluation keeps."""
-        return self._fixed or self._set_of(self.plan.keep(self.importance))
+        return self._fixed or self._set_of(self.chosen_by.keep(self.importance))
 
     def _set_of(self, gates: Tensor) -> UnitSet:
         """Return the units whose gate is not zero."""
@@ -109,7 +112,7 @@ class UnitPruner:
     def _kept_gates(self) -> Tensor:
         """Return 1 for each unit that evaluation keeps and 0 for the others, beside the importance. *Shape:* (N)"""
         if self._fixed is None:
-            return self.plan.keep(self.importance)
+            return self.chosen_by.keep(self.importance)
         known, device = self._fixed_gates, self.importance.device
         if known is None or known[0] is not self._fixed or known[1].device != device:
             self._fixed_gates = known = self._fixed, beside(self._fixed.to_gates(self.plan.shape), device)
@@ -124,7 +127,7 @@ class UnitPruner:
             return x
         if not training:
             if self._fixed is None:
-                return self._set_gates(x, self.plan.keep(self.importance))
+                return self._set_gates(x, self.chosen_by.keep(self.importance))
             self._set_fixed(self._fixed)
             return x
         phase = self.plan.phase(self.update)
@@ -136,7 +139,7 @@ class UnitPruner:
         self._optimiser["active"] = phase == CHOOSING
         if phase == CHOOSING:
             importance = self.importance.view(-1)  # no leaf: what watches its gradient goes with this pass
-            self._gates = gates = self.plan.sample(importance, self.update, self.seed)
+            self._gates = gates = self.chosen_by.sample(importance, self.update, self.seed)
             self.sampled = gates.detach()
             self.monitor.watch(importance, gates)
             self.monitor.report(self.temperature, self.plan.selection.when_vanished)
@@ -233,32 +236,9 @@ class UnitPruner:
         return total
 
     def measured(self) -> tuple[list[str], Tensor]:
-        """Return what to log of the last training forward pass, in few operations; nothing in it waits for a GPU.
-
-        For each type, the number of units that evaluation would keep, and in how many modules they are; and the
-        softness of the gates, the mean distance of a gate from the nearer of 0 and 1. For gates that close at random,
-        how many of them were open.
-
-        :return: names, and their values. *Shape:* (number of names)
-        """
-        name, prefix = self.kind.name, "" if self.kind is HEADS else f"{self.kind.name}_"
-        types = [type for type in self.kind.types if any(module.type == type for module in self.modules)]
-        kept = self._kept_gates()
-        if self._sums is None or self._sums.device != kept.device:
-            modules = torch.block_diag(*(torch.ones(1, module.units) for module in self.modules))
-            of_types = torch.tensor([[float(module.type == type) for module in self.modules] for type in types])
-            self._sums = beside(torch.cat([of_types @ modules, modules]), kept.device)
-        counts = self._sums @ kept
-        names = [*(f"{name}_{type}" for type in types), f"{prefix}kept_modules"]
-        values = [counts[: len(types)], (counts[len(types) :] > 0).sum().view(1)]
-        if self.sampled is not None:
-            gates = self.sampled.float()
-            names.append(f"{prefix}gate_softness")
-            values.append(torch.minimum(gates.abs(), (1 - gates).abs()).mean().view(1))
-            if self.plan.selection.takes_penalty:
-                names.append(f"open_{name}")
-                values.append((gates > 0).sum().view(1))
-        return names, torch.cat(values)
+        """Return what to log of the last training forward pass; see :meth:`~.monitor.UnitCounter.count`."""
+        open_ones = self.plan.selection.takes_penalty
+        return self._counter.count(self._kept_gates(), self.sampled, open_ones=open_ones)
 
     def check_training(self) -> None:
         """Refuse, before the first update, to train the importance of weights that are random.
@@ -283,7 +263,7 @@ class UnitPruner:
         for name, value in self.choice.state_dict().items():
             if f"{prefix}{self.kind.name}.{name}" not in state:
                 if name == "kept" and len(state.get(importance, ())) == self.plan.units:
-                    value = self.plan.keep(state[importance])
+                    value = self.chosen_by.keep(state[importance])
                 state[f"{prefix}{self.kind.name}.{name}"] = value.detach().clone()
 
     def leave_out_layers(
@@ -301,7 +281,9 @@ class UnitPruner:
             return  # made from the model at hand: the checkpoint says nothing of a choice
         plan = PruningPlan(self.plan.config, shape_of(trained, self.kind), self.kind)
         said = state[kept].float()
-        if len(said) != sum(sizes) or not plan.allows(said):
+        if self.chosen_by is not self.plan:  # of an average of models, the mean number
+            said = plan.keep(state[importance] if (said % 1).any() else said, round(float(said.sum())))
+        elif len(said) != sum(sizes) or not plan.allows(said):
             said = plan.keep(state[importance])
         stays = [
             left[module.stack] is None or str(module.layer) in str(left[module.stack]).split(",") for module in trained
@@ -331,7 +313,7 @@ class UnitPruner:
         """Keep the units that a checkpoint says, whatever rule would choose them today, unless others are asked for."""
         if self._left is not None:
             self._fixed = self._left
-        elif self.plan.prunes and self.plan.allows(self.choice.kept):
+        elif self.plan.prunes and self.chosen_by.allows(self.choice.kept):
             self._fixed = self._set_of(self.choice.kept)
 
     def _before_saving(self, *_: Any) -> None:

@@ -3,22 +3,15 @@
 fairseq reads the fields' types at run time and knows ``Optional[X]`` only, hence no postponed annotations here.
 """
 
-import difflib
 import math
-from argparse import Namespace
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Optional, Union
+from dataclasses import dataclass, field
+from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.models.transformer import TransformerConfig
-from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
 
 from ..subset import HINT, SELECTIONS
-from .kinds import KINDS, Kind
+from .kinds import COSTS, KINDS, Kind
 from .units import HEADS
-
-IN_FORCE = "fairseq_dsp"
-"""Where a checkpoint's options say, as JSON, the version that trained it and the defaults that were in force."""
 
 
 @dataclass
@@ -73,6 +66,19 @@ class PruningConfig(FairseqDataclass):
     ffn_unit_width: Optional[int] = field(
         default=None,
         metadata={"help": "number of neighbouring hidden neurons in a unit (default: a sixteenth of the layer)"},
+    )
+    parameters_to_keep: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "share of the parameters of all heads and feed-forward units that stay, instead of numbers of "
+            "either: what they are worth says how many of each"
+        },
+    )
+    flops_to_keep: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "the same of their floating-point operations, in translating 25 subwords into 25 with beam size 5"
+        },
     )
     head_selection: ChoiceEnum(list(SELECTIONS)) = field(  # type: ignore[valid-type]
         default="simple",
@@ -133,9 +139,15 @@ class PruningConfig(FairseqDataclass):
                 )
 
     @property
+    def cost(self) -> Optional[tuple[str, float]]:
+        """The option of :data:`~.kinds.COSTS` that is given, and the share that it says."""
+        given = [(name, getattr(self, name)) for name in COSTS if getattr(self, name) is not None]
+        return given[0] if given else None
+
+    @property
     def has_budget(self) -> bool:
-        """Whether a number of units to keep, of any kind, is given."""
-        return any(self.has_budget_of(kind) for kind in KINDS.values())
+        """Whether a number of units to keep, of any kind, is given, or the share of the cost."""
+        return self.cost is not None or any(self.has_budget_of(kind) for kind in KINDS.values())
 
     def has_budget_of(self, kind: Kind) -> bool:
         """Whether a number of units of a kind to keep is given."""
@@ -147,7 +159,9 @@ class PruningConfig(FairseqDataclass):
         if self.compact:
             self._check_compact()
             return
-        _check_selection(self.head_selection)
+        check_selection(self.head_selection)
+        if self.cost is not None:
+            self._check_cost(*self.cost)
         per_type = [self.encoder_heads_to_keep, self.cross_heads_to_keep, self.decoder_heads_to_keep]
         if self.heads_to_keep is not None and any(k is not None for k in per_type):
             raise ValueError(
@@ -219,6 +233,22 @@ class PruningConfig(FairseqDataclass):
                 "both, or neither"
             )
 
+    def _check_cost(self, option: str, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"{flag(option)} is {share}, but a share from 0 to 1 is expected, such as 0.5 for half")
+        others = [name for name in COSTS if name != option]
+        for kind in KINDS.values():
+            roles = ("to_keep", "start", "low", "high", "uniform", "l0_penalty")
+            others += [*(kind.options[role] for role in roles if role in kind.options), *kind.budgets.values()]
+        for name in (*others, "kept_heads"):
+            value = getattr(self, name)
+            if value is not None and value is not False:
+                given = flag(name) if value is True or name == "kept_heads" else f"{flag(name)} {value}"
+                raise ValueError(
+                    f"{flag(option)} {share} chooses how many units of each kind stay, but {given} is given, which is "
+                    "about that too: leave one of them out"
+                )
+
     def _check_uniform(self) -> None:
         for name in ("heads_to_keep_low", "l0_penalty", "kept_heads", *HEADS.budgets.values()):
             if getattr(self, name) is not None:
@@ -242,7 +272,8 @@ class PruningConfig(FairseqDataclass):
                 )
 
 
-def _check_selection(name: str) -> None:
+def check_selection(name: str) -> None:
+    """Raise a ``ValueError`` unless a selection of this name is registered."""
     if name not in SELECTIONS:
         raise ValueError(f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: {HINT}")
 
@@ -259,6 +290,8 @@ _ABOUT_GATES = (
     "heads_to_keep_start",
     "heads_to_keep_low",
     "ffn_units_to_keep",
+    "parameters_to_keep",
+    "flops_to_keep",
     "head_selection",
     "l0_penalty",
     "module_penalty",
@@ -269,71 +302,10 @@ _ABOUT_GATES = (
 def with_heads(file: str) -> dict[str, Any]:
     """Return the values of options that have a trained model keep the heads of a file, however it chose its own."""
     fields_ = PruningConfig.__dataclass_fields__
-    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", "uniform_heads")
+    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", "uniform_heads", *COSTS)
     return {"head_selection": "fixed", "kept_heads": file} | {name: fields_[name].default for name in reset}
 
 
 def flag(name: str) -> str:
     """Return the command-line flag of a field."""
     return "--" + name.replace("_", "-")
-
-
-def flat_names(config: type[Any] = TransformerConfig, prefix: str = "") -> set[str]:
-    """Return the flat names under which the argparse command line knows a config's options, nested ones included."""
-    names: set[str] = set()
-    for f in fields(config):
-        if isinstance(f.default, type) and is_dataclass(f.default):
-            names |= flat_names(f.default, f"{prefix}{f.name}_")
-        elif not f.name.startswith("_"):
-            names.add(prefix + f.name)
-    return names
-
-
-def flatten(config: Union[Namespace, DictConfig]) -> None:
-    """Give the nested Transformer options of a hydra config (``encoder.layers``) their flat names, in place.
-
-    An option given both ways has its nested value.
-    """
-    if isinstance(config, Namespace):
-        return
-    with open_dict(config):
-        for name in [name for name in config if OmegaConf.is_dict(config._get_node(name))]:
-            inner = config.pop(name)
-            for key, value in inner.items():
-                config[f"{name!s}_{key}"] = value
-
-
-def model_namespace(
-    config: Union[Namespace, DictConfig], known: set[str], own: tuple[type[FairseqDataclass], ...]
-) -> Namespace:
-    """Return a model's options as the flat namespace that fairseq's models read.
-
-    The argparse command line has checked its options already; a hydra config is checked here.
-
-    :param known: the flat names of all options.
-    :param own: the dataclasses of this package's options, whose types are checked and defaults filled in.
-    :raises ValueError: for an unknown key, or a value of another type, in a hydra config.
-    """
-    if isinstance(config, Namespace):
-        return config
-    flatten(config)
-    options = {str(name): value for name, value in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]
-    typed = [OmegaConf.structured(dataclass) for dataclass in own]
-    known = known.union({"_name", "arch", IN_FORCE}, *typed)
-    for key, value in options.items():
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "remove it"
-            raise ValueError(f"the model config has an unknown key {key}: {hint}")
-        for part in typed:
-            if key in part and key != "_name":
-                try:
-                    part[key] = value
-                except ValidationError as error:
-                    if key == "head_selection":
-                        _check_selection(str(value))
-                    reason = str(error).splitlines()[0]
-                    raise ValueError(f"the model config's {key} cannot be used: {reason}") from error
-    for part in typed:
-        options |= OmegaConf.to_container(part, enum_to_str=True)  # type: ignore[arg-type]
-    return Namespace(**{**options, "_name": getattr(config, "_name", None)})

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..errors import UserError
 from .attention import SAVED, PrunableAttention, group_rows, lay_out_for_decoding
 from .encoder import PrunableEncoder, wrapped
+from .flat_options import flat_names
 from .prunable import PrunableModel, register_sizes
-from .pruning_options import flat_names
 from .units import TRANSFORMER, modules_of
 
 

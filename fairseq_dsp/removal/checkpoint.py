@@ -19,7 +19,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
-from ..model.pruning_options import IN_FORCE, flag
+from ..model.cost_budget import CostBudget, KindOfBudget
+from ..model.flat_options import IN_FORCE
+from ..model.gates import UnitChoice
+from ..model.pruning_options import flag
 from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of
 
 logger = logging.getLogger(__name__)
@@ -81,6 +84,7 @@ class TrainedModel:
             file = str(pruning.kept_heads) if pruning.compact else kept_heads
             modules: list[UnitModule] = []
             sets: list[UnitSet] = []
+            shared = {} if pruning.cost is None else _parts_of_budget(pruning, options, parameters)
             chosen = file is not None
             for kind in KINDS.values():
                 wanted = None if file is None else HeadSet.read(file).set_of(kind)
@@ -94,7 +98,8 @@ class TrainedModel:
                 own = modules_in(parameters, about, kind)
                 if wanted is None:
                     plan = PruningPlan(pruning, shape_of(own, kind), kind)
-                    wanted = _kept(parameters, importance or {}, plan, total, kind.unit_width(options))
+                    chosen_by = shared.get(kind.name, plan) if total is None else plan
+                    wanted = _kept(parameters, importance or {}, plan, chosen_by, total, kind.unit_width(options))
                     chosen = chosen or plan.prunes or total is not None
                 elif total is not None:
                     raise ValueError(
@@ -256,17 +261,33 @@ def _importance(parameters: dict[str, Tensor], modules: list[UnitModule]) -> dic
     return {kind: parameters[f"{kind}.importance"].float() for kind in dict.fromkeys([HEADS.name, *others])}
 
 
+def _parts_of_budget(pruning: PruningConfig, options: Namespace, parameters: dict[str, Any]) -> dict[str, KindOfBudget]:
+    """Return each kind's part of a budget of cost, as a checkpoint says it."""
+    kinds = [kind for kind in KINDS.values() if kind.is_chosen(options)]
+    modules = [modules_in(parameters, options, kind) for kind in kinds]
+    plans = [PruningPlan(pruning, shape_of(own, kind), kind) for own, kind in zip(modules, kinds, strict=True)]
+    choices = [UnitChoice(plan.units) for plan in plans]
+    for kind, choice in zip(kinds, choices, strict=True):
+        choice.importance.data = parameters[f"{kind.name}.importance"].float()
+        choice.kept = parameters[f"{kind.name}.kept"]
+    budget = CostBudget(plans, modules)
+    return {kind.name: KindOfBudget(budget, place, choices) for place, kind in enumerate(kinds)}
+
+
 def _kept(
     parameters: dict[str, Tensor],
     importance: dict[str, Tensor],
     plan: PruningPlan,
+    chosen_by: PruningPlan | KindOfBudget,
     total: int | None,
     width: int | None,
 ) -> UnitSet:
     """Return the units of a kind that a checkpoint keeps, or the best ones in another budget than training's."""
     gates = parameters.get(f"{plan.kind.name}.kept")
-    if total is not None or gates is None or not plan.allows(gates):
-        gates = plan.keep(importance[plan.kind.name], total)  # else they stay, whatever rule would choose today
+    if total is not None:
+        gates = plan.keep(importance[plan.kind.name], total)
+    elif gates is None or not chosen_by.allows(gates):
+        gates = chosen_by.keep(importance[plan.kind.name])  # else they stay, whatever rule would choose today
     return UnitSet.from_gates(gates, plan.shape, plan.kind, width)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model import HEADS
-from ..model.pruning_options import flag, flat_names
+from ..model.flat_options import flat_names
+from ..model.pruning_options import flag
 from ..model.units import is_weight
 from .checkpoint import TrainedModel
 

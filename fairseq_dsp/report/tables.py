@@ -55,11 +55,11 @@ def table_lines(results: Results, found: Bootstrap, against: str | None = None) 
         raise UserError(f"the study has no method {against} to compare with: give one of {', '.join(names)}")
     rows = results.rows()
     bases = next((row.seeds for row in rows if row.label == BASE), {})
-    others = {row.heads: row.seeds for row in rows if row.label == against}
+    others = {row.budget: row.seeds for row in rows if row.label == against}
     to_base, to_other = [], []
     for row in rows:
         to_base.append(None if row.label == BASE else found.compare(row.seeds, bases))
-        to_other.append(None if row.label in (BASE, against) else found.compare(row.seeds, others.get(row.heads, {})))
+        to_other.append(None if row.label in (BASE, against) else found.compare(row.seeds, others.get(row.budget, {})))
     lines = []
     for row, base, other in zip(rows, _corrected(to_base), _corrected(to_other), strict=True):
         losses = [loss for run in row.runs if (loss := results.valid_loss(run)) is not None]
@@ -138,11 +138,11 @@ COST_HEADER = ("method", "heads", "parameters", "MB in float32", "sentences/s", 
 
 def cost_cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
     """Size, speed and training time of each row, under :data:`COST_HEADER`, and its score."""
-    speeds = {(row.label, row.heads): _speed(row) for row in rows}
-    base = next((speeds[row.label, row.heads] for row in rows if row.label == BASE), None)
+    speeds = {(row.label, row.budget): _speed(row) for row in rows}
+    base = next((speeds[row.label, row.budget] for row in rows if row.label == BASE), None)
     out = []
     for row in rows:
-        parameters, speed = _mean(row, "parameters"), speeds[row.label, row.heads]
+        parameters, speed = _mean(row, "parameters"), speeds[row.label, row.budget]
         out.append(
             [
                 row.title,

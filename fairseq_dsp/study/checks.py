@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UserError
 from ..evaluation.prepared import PreparedData
 from ..model import PruningConfig
-from ..model.plan import plans_of
+from ..model.cost_budget import plans_of
 from ..model.units import shape_by
 from .options import parse_training, parse_words, without_chatter
 from .records import with_records

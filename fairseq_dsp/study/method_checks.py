@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from .options import BUDGETS, Options
+from .options import BUDGETS, SHARES, Options
+from .values import numbers
 
 if TYPE_CHECKING:
     from .study_file import Method
@@ -14,22 +15,47 @@ if TYPE_CHECKING:
 _CHOOSING = ("joint", "ste", "pipelined", "voita", "range")
 """The methods that choose units by training."""
 
+_SHARED = ("joint", "ste", "pipelined")
+"""Those whose heads and units may have a budget of cost together."""
+
+
+def read_shares(content: Mapping[str, Any], where: str) -> tuple[tuple[str, float], ...]:
+    """Return the shares of the cost that a study or a method gives, each with its option."""
+    given = [name for name in ("heads", *SHARES) if content.get(name)]
+    if len(given) > 1:
+        raise ValueError(f"{where} gives {' and '.join(given)}, but one says how much stays: leave the others out")
+    return tuple((n, s) for n in SHARES for s in numbers(content.get(n) or [], f"{n} of {where}", float, 0, 1))
+
+
+def shares_of(
+    content: Mapping[str, Any], method: str, name: str, of_study: tuple[tuple[str, float], ...]
+) -> tuple[tuple[str, float], ...]:
+    """Return the shares of the cost that heads and units of a method have together.
+
+    :param of_study: those of the study, for methods that give neither heads nor shares.
+    :raises ValueError: for a method that cannot choose so.
+    """
+    own = read_shares(content, name)
+    if own and method not in _SHARED:
+        raise ValueError(f"{name} has the key {own[0][0]}, which is for {', '.join(_SHARED)}: give it heads")
+    return own if own or "heads" in content or method not in _SHARED else of_study
+
 
 def chooses_units(options: Options) -> bool:
     """Whether a training with these options chooses units of other kinds than heads."""
-    return bool(BUDGETS.keys() & options.keys())
+    return bool((BUDGETS.keys() | SHARES.keys()) & options.keys())
 
 
 def check_units(recipe: Options, base: Options, methods: Sequence[Method]) -> None:
     """Raise a ``ValueError`` for a budget of units where nothing chooses any."""
     places = [(recipe, "recipe"), (base, "base")]
-    places += [(m.options, f"options of {m.name}") for m in methods if m.method not in _CHOOSING]
+    places += [(m.options, f"options of {m.name}") for m in methods if m.method not in (*_CHOOSING, "random")]
     places += [(m.recovery or {}, f"recovery of {m.name}") for m in methods]
     for options, where in places:
         for name in BUDGETS.keys() & options.keys():
             raise ValueError(
-                f"{where} has the option {name}, but units are chosen in the training of a method: give it to the "
-                f"options of {', '.join(_CHOOSING[:-1])} or {_CHOOSING[-1]}"
+                f"{where} has the option {name}, but units are chosen in the training of a method, or drawn: give it "
+                f"to the options of {', '.join(_CHOOSING)} or random"
             )
 
 

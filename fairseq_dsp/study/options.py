@@ -14,6 +14,7 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
 from ..evaluation.prepared import PreparedData
 from ..model import HEADS, KINDS
+from ..model.kinds import COSTS
 from ..model.units import ROBERTA, TRANSFORMER, shape_by
 from ..subset import HINT
 from .values import closest, mapping
@@ -44,10 +45,13 @@ def defaults(data: PreparedData) -> Options:
     }
 
 
+SHARES = {name.replace("_", "-"): what for name, (what, _) in COSTS.items()}
+"""The options that give heads and units a budget of cost together, and what they are a share of."""
+
 _OWN = {
     "save-dir", "user-dir", "source-lang", "target-lang", "seed", "restore-file", "finetune-from-model", "log-format",
     "heads-to-keep", "kept-heads", "freeze-weights", "l0-penalty", "heads-to-keep-low", "heads-to-keep-high", "compact",
-    "distill-from",
+    "distill-from", *SHARES,
 }  # fmt: skip
 """Options that follow from the rest of a study."""
 

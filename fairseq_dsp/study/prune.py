@@ -1,14 +1,16 @@
-"""Prune a trained model in one command: choose K of its heads, or F of its feed-forward units, or both, while it trains
-on, remove the others for good, and compare the result with the original on the test set.
+"""Prune a trained model in one command: choose K of its heads, or F of its feed-forward units, or both, or a share of
+the cost of all, while it trains on, remove the others for good, and compare the result with the original on the test
+set.
 
 CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp. Model sizes, batches, loss and
 learning rate are read from it. By default, training continues for a third of the updates that the model has had, with a
-learning rate that falls linearly to 0 and budgets that shrink from all units to K and to F.
+learning rate that falls linearly to 0 and budgets that shrink from all units to what is to be kept.
 
 With several K, each has a training of its own; with --range, one training serves every K from the least to the most.
 
 OUT then holds
   compact.pt, compact.heads.json    the small model, and its heads; with several K compact-kK.pt, compact-kK.heads.json
+                                    (several shares: compact-p0.5.pt of parameters, compact-f0.5.pt of FLOPs)
   range.pt                          with --range: the model of every K, which any command cuts with --heads-to-keep K
   table.md                          BLEU with its interval, the difference, parameters, sentences a second
   prune.json                        what was asked for, and the options of each training in update numbers
@@ -23,6 +25,7 @@ examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 6 --max-update 2000 --max-tokens 4096
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 --ffn-units-to-keep 48
+  fairseq-dsp prune base.pt data/multi30k pruned --parameters-to-keep 0.5
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 36 18 6 --range --max-update 3000
 """
 
@@ -46,8 +49,8 @@ from ..files import replacing, sha256, write_json, write_text
 from ..markdown import markdown_table
 from . import pruning_recipe
 from .local import Local
-from .method_checks import chooses_units
-from .options import BUDGETS, Options, parse_options, read_words
+from .method_checks import chooses_units, read_shares
+from .options import BUDGETS, SHARES, Options, parse_options, read_words
 from .results import BASE, Results, read_results
 from .runner import LOCK, is_done
 from .runs import Run
@@ -77,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heads-to-keep", metavar="K", type=int, nargs="+", help="how many heads to keep")
     for name, kind in BUDGETS.items():
         parser.add_argument(f"--{name}", metavar="F", type=int, help=f"how many {kind.units} to keep")
+    for name, what in SHARES.items():
+        meaning = f"which share of the {what} of all these to keep: what they are worth says how many of each"
+        parser.add_argument(f"--{name}", metavar="SHARE", type=float, nargs="+", help=meaning)
     parser.add_argument(
         "--range", action="store_true", help="one training for every K from the least to the most that are given"
     )
@@ -103,37 +109,45 @@ def run(args: argparse.Namespace) -> None:
         given = read_words(args.more, "the command line", "this command")
         units = {name: vars(args)[kind.options["to_keep"]] for name, kind in BUDGETS.items()}
         given |= {name: number for name, number in units.items() if number is not None}
-        asked_heads = args.heads_to_keep or ([model.heads] if chooses_units(given) else [])
+        budgets_given = {name: vars(args)[name.replace("-", "_")] for name in SHARES} | {"heads": args.heads_to_keep}
+        shares = read_shares(budgets_given, "the command line")
+        asked_heads = args.heads_to_keep or ([model.heads] if chooses_units(given) and not shares else [])
         heads = numbers(sorted(asked_heads, reverse=True), "--heads-to-keep", int, 0, model.heads)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if not heads:
+    if not heads and not shares:
         raise UserError(
             f"no number of heads is given: give --heads-to-keep K, how many of the {model.heads} heads of {model.path} "
-            "to keep, or --ffn-units-to-keep F"
+            "to keep, or --ffn-units-to-keep F, or --parameters-to-keep SHARE"
         )
     if args.range and len(heads) < 2:
         raise UserError(
-            f"--range is one training for every K between two, but --heads-to-keep is {heads[0]}: give the least and "
-            "the most too, or leave --range out"
+            "--range is one training for every K between two, but --heads-to-keep is "
+            f"{heads[0] if heads else 'not given'}: give the least and the most too, or leave --range out"
         )
+    trainings: dict[str, Options] = {str(k): {"heads-to-keep": k} for k in heads}
+    if args.range:
+        ends: Options = {"heads-to-keep-low": min(heads), "heads-to-keep-high": max(heads)}
+        trainings = {f"{min(heads)} to {max(heads)}": {"heads-to-keep": min(heads)} | ends}
+    trainings |= {f"{name[0]}{share:.12g}": {name: share} for name, share in shares}
     model.check_data(data)
     asked = {
         "checkpoint": {"path": str(model.path), "sha256": sha256(model.path)},
         "data": data.summary.get("key", str(data.folder.absolute())),
         "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
-        "range": args.range, "distill": args.distill,
+        "range": args.range, "distill": args.distill, "shares": [list(share) for share in shares],
     }  # fmt: skip
-    trainings = {f"{min(heads)} to {max(heads)}": heads} if args.range else {str(k): (k,) for k in heads}
     options = _recorded(out, asked) or _options(model, data, trainings, given)
+    kept = [f"{share:g} of the {SHARES[name]} of its units" for name, share in shares]
+    kept += [f"{' and '.join(map(str, heads))} of its {model.heads} heads"] if heads else []
     study = Study(
         name="prune",
-        description=f"A trained model, pruned to {' and '.join(map(str, heads))} of its {model.heads} heads.",
+        description=f"A trained model, pruned to {' and '.join(kept)}.",
         data=data,
         recipe={},
         base={},
         seeds=(args.seed,),
-        methods=tuple(_method(args, of, options[name]) for name, of in trainings.items()),
+        methods=tuple(_method(args, own, heads, options[name]) for name, own in trainings.items()),
         shape=model.shape,
         split=args.split,
         trained=model.path,
@@ -161,19 +175,28 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: fairseq-generate {data.data_bin} --user-dir fairseq_dsp --path {path} --beam 5")
 
 
-def _method(args: argparse.Namespace, heads: Sequence[int], options: Options) -> Method:
-    """Return one training with the numbers of heads that it is for, as a method of a study."""
-    own: dict[str, Any] = {"low": min(heads), "high": max(heads)} if args.range else {}
-    kind, seeds = "range" if args.range else "joint", (args.seed,)
-    return Method(kind, METHOD, tuple(heads), seeds, options, from_base=True, distill=args.distill, **own)
+def _method(args: argparse.Namespace, own: Options, heads: Sequence[int], options: Options) -> Method:
+    """Return one training as a method of a study.
+
+    :param own: the options of its budget.
+    :param heads: all numbers of heads that are asked for, which a range has together.
+    """
+    more: dict[str, Any] = {"from_base": True, "distill": args.distill}
+    if args.range:
+        more |= {"low": min(heads), "high": max(heads)}
+    elif "heads-to-keep" in own:
+        heads = (own["heads-to-keep"],)
+    else:
+        heads, more["shares"] = (), tuple(own.items())
+    return Method("range" if args.range else "joint", METHOD, tuple(heads), (args.seed,), options, **more)
 
 
 def _options(
-    model: UnprunedModel, data: PreparedData, trainings: Mapping[str, Sequence[int]], given: Options
+    model: UnprunedModel, data: PreparedData, trainings: Mapping[str, Options], given: Options
 ) -> dict[str, Options]:
     """Return the options of each training, all of them in update numbers.
 
-    :param trainings: the numbers of heads that each is for.
+    :param trainings: the options of the budget of each.
     :raises UserError: if fairseq-train does not take what is given, or the model does not fit it.
     """
     import torch
@@ -183,18 +206,15 @@ def _options(
         raise UserError("--max-epoch is given, but the schedule counts updates: give --max-update too")
     found: dict[str, Options] = {}
     try:
-        for name, heads in trainings.items():
-            k = max(heads)
+        for name, own in trainings.items():
             options = pruning_recipe.training(base, given, model.updates)
             updates = int(options["max-update"])
             if updates < 1:
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
-            own: Options = {"heads-to-keep": min(heads)}
-            if len(heads) > 1:
-                own |= {"heads-to-keep-low": min(heads), "heads-to-keep-high": k}
-            found[name] = options | pruning_recipe.schedule(data, options | own, k, model.shape)
+            most = own.get("heads-to-keep-high")
+            found[name] = options | pruning_recipe.schedule(data, options | own, model.shape, most)
             args = parse_options(data, found[name] | own, "the command line")
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -209,7 +229,7 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     """
     path = out / RECORD
     try:
-        there = {"range": False, "distill": False} | json.loads(path.read_text(encoding="utf-8"))
+        there = {"range": False, "distill": False, "shares": []} | json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in asked if there[name] != asked[name]]
         if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
             differing.remove("checkpoint")  # moved
@@ -260,7 +280,8 @@ def _place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
         if not one.scored:
             _link(one.folder / "checkpoints/checkpoint_best.pt", out / "range.pt")
             continue
-        name = "compact" if len(scored) == 1 else f"compact-k{one.heads}"
+        budget = one.name.removeprefix(METHOD).removesuffix(f"-s{one.seed}")  # such as -k18
+        name = "compact" if len(scored) == 1 else f"compact{budget}"
         for ending in (".pt", ".heads.json"):
             _link(one.folder / f"compact{ending}", out / f"{name}{ending}")
         models[one.name] = out / f"{name}.pt"

@@ -5,22 +5,20 @@ fixed, and the weights train on with just these to the end, while the learning r
 choose. The choice is slow: the importance has a tenth of the usual learning rate. Feed-forward units, where some are
 pruned, have the same schedule.
 
-Where many heads stay, a quarter of them is the encoder's. The loss on references, by which heads are chosen, hardly
-feels what the encoder loses, for the decoder is given the right words so far; translations do.
+Where many heads stay, more of them than otherwise are the encoder's; see `default_floor` of the kind.
 
 Shares become update numbers here, once: a training that is extended keeps its schedule.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from ..evaluation.prepared import PreparedData
 from ..model import PruningConfig
 from ..model.units import HEADS, shape_by
-from .options import BUDGETS, Options, parse_options
+from .options import BUDGETS, SHARES, Options, parse_options
 
 LEAST_UPDATES = 500
 PRUNING_LR = 0.02
@@ -30,8 +28,6 @@ _MANY = 0.25, 0.3
 until the heads are fixed."""
 _FEW = 0.4, 0.45
 """The same for fewer."""
-_ENCODER = 0.25
-"""The least share of the encoder in the heads that stay, if those are a third or more."""
 _OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric"}
 """What schedulers read of others' options."""
 _LINEAR = "polynomial_decay"
@@ -60,13 +56,15 @@ def training(base: Options, given: Options, updates: int) -> Options:
     return options | given
 
 
-def schedule(data: PreparedData, options: Options, kept: int, shape: Mapping[str, Sequence[int]]) -> Options:
+def schedule(
+    data: PreparedData, options: Options, shape: Mapping[str, Sequence[int]], kept: int | None = None
+) -> Options:
     """What options leave open of how the heads, and the units of other kinds, are chosen.
 
     :param data: the corpus.
-    :param options: of the training, ``max-update`` among them.
-    :param kept: K, the most of a range.
+    :param options: of the training, ``max-update`` among them, and ``heads-to-keep`` or a share of the cost.
     :param shape: for each attention type, the number of heads of each layer of the model.
+    :param kept: K, if it is not what the options say.
     :return: only options that are not given; none for a selection other than ``simple``, or for frozen weights, which
         have schedules of their own.
     :raises ValueError: as `training`, or if fairseq does not take the options.
@@ -74,12 +72,17 @@ def schedule(data: PreparedData, options: Options, kept: int, shape: Mapping[str
     if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
         return {}
     updates, total = _number(options, "max-update", 0), sum(map(sum, shape.values()))
-    shares = _MANY if _keeps_many(data, options, kept, total) else _FEW
-    shrinking, cooldown = (_share(share, updates) for share in shares)
+    shares = [float(options[name]) for name in SHARES if name in options]
+    if kept is None:  # a share of the cost keeps about that of the heads
+        kept = round(shares[0] * total) if shares else int(options["heads-to-keep"])
+    parts = _MANY if _keeps_many(data, options, kept, total) else _FEW
+    shrinking, cooldown = (_share(part, updates) for part in parts)
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
     if not _BUDGETS & options.keys():
         shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
-        found |= {"heads-to-keep-start": total, "heads-to-keep-updates": shrinking}
+        found |= {"heads-to-keep-updates": shrinking} if shares else {
+            "heads-to-keep-start": total, "heads-to-keep-updates": shrinking
+        }  # fmt: skip
     least = _number(options, "heads-to-keep-low", kept)
     if total <= 3 * least < 3 * total:
         found |= _encoder_floor(options, least, shape)
@@ -95,8 +98,8 @@ def _encoder_floor(options: Options, kept: int, shape: Mapping[str, Sequence[int
     encoder = sum(heads for side, heads in sides if side == "encoder")
     if encoder == sum(heads for _, heads in sides):
         return {}
-    floor = next(o for name, o in HEADS.floors.items() if HEADS.places[name][0] == "encoder")
-    return {floor.replace("_", "-"): min(math.ceil(_ENCODER * kept), encoder)}
+    name, floor = next((name, o) for name, o in HEADS.floors.items() if HEADS.places[name][0] == "encoder")
+    return {floor.replace("_", "-"): min(HEADS.default_floor(name, kept, trained=True), encoder)}
 
 
 def _keeps_many(data: PreparedData, options: Options, kept: int, total: int) -> bool:

@@ -29,7 +29,7 @@ class Row:
 
     :param label: the method's name; :data:`BASE` for the unpruned model.
     :param title: what tables and pictures call it.
-    :param heads: K.
+    :param heads: K; of a share of the cost, the mean.
     :param runs: the results, by seed.
     """
 
@@ -44,15 +44,26 @@ class Row:
         return BASE_TITLE if self.label == BASE else self.label
 
     @property
+    def budget(self) -> int | str:
+        """What its models were asked to keep: K, or a share of what heads and units cost."""
+        share: str | None = self.runs[0].get("share")
+        return share or self.heads
+
+    @property
     def units(self) -> int | None:
         """How many units of other kinds than heads its models keep; None if they have no choice of any."""
+        return None if self._units is None else round(self._units)
+
+    @property
+    def _units(self) -> float | None:
         sets = [HeadSet.from_json(kept).others for run in self.runs if (kept := run["scores"].get("kept"))]
-        return max(sum(one.kept for one in others) for others in sets) if all(sets) and sets else None
+        return statistics.fmean(sum(one.kept for one in others) for others in sets) if all(sets) and sets else None
 
     @property
     def kept(self) -> str:
-        """How many heads, and units where some were chosen, for tables."""
-        return str(self.heads) if self.units is None else f"{self.heads} + {self.units} units"
+        """How many heads, and units where some were chosen, for tables; of a share of the cost, the means."""
+        heads = statistics.fmean(run["heads"] for run in self.runs)
+        return f"{heads:.4g}" if self._units is None else f"{heads:.4g} + {self._units:.4g} units"
 
     def values(self, metric: str) -> list[float]:
         """The scores of the runs: ``bleu``, ``tokenised_bleu``, ``chrf`` or ``accuracy``."""
@@ -187,10 +198,11 @@ class Results:
         """The rows of the table: the unpruned model, then the methods as the study has them, by falling K."""
         rows = []
         for label, title in self.titles.items():
-            runs = [run for run in self.runs if run["label"] == label]
-            for heads in sorted({run["heads"] for run in runs}, reverse=True):
-                same = sorted((run for run in runs if run["heads"] == heads), key=lambda run: run["seed"])
-                rows.append(Row(label, title, heads, same))
+            alike: dict[int | str, list[dict[str, Any]]] = {}
+            for run in sorted((run for run in self.runs if run["label"] == label), key=lambda run: run["seed"]):
+                alike.setdefault(run.get("share", run["heads"]), []).append(run)
+            own = [Row(label, title, round(statistics.fmean(run["heads"] for run in r)), r) for r in alike.values()]
+            rows += sorted(own, key=lambda row: -row.heads)
         return rows
 
 
@@ -243,7 +255,7 @@ def summary_table(results: Results) -> str:
     width = max(map(len, ["method", *(row.title for row in rows)]))
     metric, others = results.metric, results.metrics[1:2]
     titles = "".join(f"{TITLES[name]:>8}" for name in others)
-    kept = [f"{row.heads} of {total}" + row.kept.removeprefix(str(row.heads)) for row in rows]
+    kept = [" ".join([words[0], "of", str(total), *words[1:]]) for words in (row.kept.split() for row in rows)]
     wide = max([9, *map(len, kept)])
     lines = [f"{'method':<{width}} {'heads':>{wide}} {results.title + ' ± SD':>14}{titles} {'parameters':>11}"]
     for row, heads in zip(rows, kept, strict=True):

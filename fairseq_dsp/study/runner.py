@@ -21,6 +21,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import replacing, write_json, write_text
 from .lock import locked
+from .options import SHARES
 from .records import begin, version_of
 from .runs import LOG, RESULT, SCORES, Run, Step
 
@@ -212,6 +213,7 @@ def _result(run: Run) -> dict[str, Any]:
         "run": run.name, "label": run.label, "method": run.method, "heads": run.heads, "seed": run.seed,
         "scored": run.scored, "finished": time.strftime("%Y-%m-%d %H:%M:%S"), "version": version_of(run),
     }  # fmt: skip
+    run_options = run.identity.get("options") or {}
     if run.scored:
         path = run.folder / SCORES
         try:
@@ -220,6 +222,8 @@ def _result(run: Run) -> dict[str, Any]:
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{path} cannot be read ({error}): remove it and start the sweep again") from error
         result["scores"] = scores
+        if share := [f"{run_options[name]:g} of the {what}" for name, what in SHARES.items() if name in run_options]:
+            result["share"] = share[0]
     result["updates"] = sum(step.updates for step in run.steps)
     result["training_seconds"] = training_seconds(run.folder / LOG)
     if found := _PROCESSES.findall(_text(run.folder / LOG)):

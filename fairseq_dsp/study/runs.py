@@ -12,10 +12,9 @@ from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
 from ..evaluation.preprocessed import flags
 from ..files import sha256
 from .method_checks import chooses_units
-from .options import Options, command_line
-from .random_heads import random_heads
+from .options import SHARES, Options, command_line
 from .study_file import Method, Study
-from .training_options import continued, of_range, options_of, trained_on, with_fixed
+from .training_options import continued, of_random, of_range, options_of, with_fixed
 
 RUNS = "runs"
 RESULT = "result.json"
@@ -158,8 +157,7 @@ class _Maker:
             elif method.method == "random":
                 for k in method.heads:
                     start = base if method.from_base else None
-                    options = (trained_on if start else options_of)(self.study, method.options)
-                    options = with_fixed(options, random_heads(self.study.shape, k, seed).to_json())
+                    options = of_random(self.study, method, k, seed)
                     yield self._run(method, k, seed, options, suffix=f"-k{k}", start=start)
             elif method.method == "structure":
                 options = options_of(self.study, method.options)
@@ -171,11 +169,12 @@ class _Maker:
             else:
                 for suffix, heads, own in self._trainings(method):
                     start = base if method.from_base else None
-                    if start and method.method == "joint" and heads is not None:
-                        options = continued(self.study, method.options, own, heads)
+                    if start and method.method == "joint":
+                        options = continued(self.study, method.options, own)
                     else:
                         options = options_of(self.study, method.options, own, anneal=method.method != "voita")
-                    if "freeze-weights" in own and heads == self.study.total and not chooses_units(options):
+                    whole = heads == self.study.total and not chooses_units(options)
+                    if "freeze-weights" in own and (whole or any(options.get(name) == 1 for name in SHARES)):
                         options = None  # there is nothing to choose, or train
                     yield self._run(method, heads, seed, options, suffix=suffix, start=start)
 
@@ -198,6 +197,8 @@ class _Maker:
             own = {"freeze-weights": True}
         for k in method.heads:
             yield f"-k{k}", k, own | {"heads-to-keep": k}
+        for option, share in method.shares:
+            yield f"-{option[0]}{share:.12g}", None, own | {option: share}
         for penalty in method.penalties:
             yield f"-l{penalty:.12g}", None, own | {"l0-penalty": penalty}
 
@@ -255,7 +256,7 @@ class _Maker:
             command = (*_COMMAND, *words, "--out", str(chosen), *score_heads)
             steps.append(Step("score-heads", command, products=(chosen,), inputs=(model,)))
             kept = ["--kept-heads", str(chosen)]
-        elif options is None and start:
+        elif options is None and start and heads is not None:
             kept = ["--heads-to-keep", str(heads)]
         if recovery is not None:
             if score_heads is None:

@@ -14,8 +14,8 @@ from ..errors import UserError
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
-from .method_checks import check_range, check_structure, check_units
-from .options import Options, heads_by_type, parse_options, read_options, total_heads
+from .method_checks import check_range, check_structure, check_units, read_shares, shares_of
+from .options import SHARES, Options, heads_by_type, parse_options, read_options, total_heads
 from .start_model import check_metric, read_pretrained
 from .titles import METHODS, read_title, with_titles
 from .values import boolean, check_keys, closest, mapping, numbers
@@ -26,11 +26,11 @@ FROM_BASE = {"pipelined", "voita", "michel"}
 
 _STUDY_KEYS = {
     "name", "description", "extends", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint",
-    "compact", "compare", "local", "slurm", "metric", "pretrained",
+    "compact", "compare", "local", "slurm", "metric", "pretrained", *SHARES,
 }  # fmt: skip
 _METHOD_KEYS = {
     "method", "name", "title", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
-    "of",
+    "of", *SHARES,
 }  # fmt: skip
 _KEYS_OF = {"penalties": "voita", "low": "range", "high": "range", "of": "structure"}
 _MICHEL_OPTIONS = {"split", "sentences", "steps", "min-heads-per-module", "max-tokens", "cpu"}
@@ -43,7 +43,8 @@ class Method:
 
     :param method: one of :data:`~.titles.METHODS`.
     :param name: what file names and the key ``compare`` call it.
-    :param heads: the numbers of heads K; empty for ``voita`` with penalties, which decide.
+    :param heads: the numbers of heads K; empty for ``voita`` with penalties, which decide, and for shares.
+    :param shares: the shares of the cost that heads and units have together, with the option that says of what.
     :param seeds: a training for each.
     :param options: further options of fairseq-train, on top of the recipe; for ``michel``, of score-heads.
     :param recovery: options of a further training with the chosen heads held fixed, or None for no such training.
@@ -61,6 +62,7 @@ class Method:
     heads: tuple[int, ...]
     seeds: tuple[int, ...]
     options: Options
+    shares: tuple[tuple[str, float], ...] = ()
     recovery: Options | None = None
     penalties: tuple[float, ...] = ()
     low: int | None = None
@@ -198,10 +200,11 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         raise ValueError(f"checkpoint is {checkpoint!r}, but best or last is expected")
     seeds = numbers(content.get("seeds", [1]), "seeds", int, 1, 2**31 - 1)
     heads = numbers(content.get("heads") or [], "heads", int, 0, total)
+    shares = read_shares(content, "the study")
     entries = content["methods"]
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"methods is {entries!r}, but a list of methods is expected, such as [joint, pipelined]")
-    methods = tuple(_method(entry, heads, seeds, total) for entry in entries)
+    methods = tuple(_method(entry, heads, shares, seeds, total) for entry in entries)
     methods = tuple(
         replace(m, heads=(total_heads(prepared, {**recipe, **m.options}),)) if m.method == "unpruned" else m
         for m in methods
@@ -262,7 +265,9 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     return study
 
 
-def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: int) -> Method:
+def _method(
+    entry: Any, heads: tuple[int, ...], shares: tuple[tuple[str, float], ...], seeds: tuple[int, ...], total: int
+) -> Method:
     content = {"method": entry} if isinstance(entry, str) else mapping(entry, "a method")
     check_keys(content, _METHOD_KEYS, "a method", required=("method",))
     kind = content["method"]
@@ -275,6 +280,8 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     if own:
         raise ValueError(f"{name} has the key {own[0]}, which is for {_KEYS_OF[own[0]]}: leave it out")
     heads = numbers(content["heads"], f"heads of {name}", int, 0, total) if "heads" in content else heads
+    shares = shares_of(content, kind, name, shares)
+    heads = () if shares else heads
     penalties: tuple[float, ...] = ()
     if kind == "voita":
         penalties = numbers(content.get("penalties") or [], f"penalties of {name}", float, 0, 1e9)
@@ -286,7 +293,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
     elif kind == "unpruned":
         if "heads" in content:
             raise ValueError(f"{name} has the key heads, but it keeps all its heads: its options say how many it has")
-    elif not heads:
+    elif not heads and not shares:
         raise ValueError(f"{name} has no head counts: give heads, to it or to the study")
     recovery = content.get("recovery")
     if recovery is not None:
@@ -313,6 +320,7 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
         heads=heads,
         seeds=numbers(content["seeds"], f"seeds of {name}", int, 1, 2**31 - 1) if "seeds" in content else seeds,
         options=options,
+        shares=shares,
         recovery=recovery,
         penalties=penalties,
         low=low if kind == "range" else None,
@@ -326,5 +334,6 @@ def _method(entry: Any, heads: tuple[int, ...], seeds: tuple[int, ...], total: i
 
 def _complete_each_other(one: Method, other: Method) -> bool:
     """Whether two entries are one method at different numbers of heads, or with different seeds."""
-    overlap = set(one.heads) & set(other.heads) and set(one.seeds) & set(other.seeds)
-    return replace(one, heads=(), seeds=()) == replace(other, heads=(), seeds=()) and not overlap
+    same = set(one.heads) & set(other.heads) or set(one.shares) & set(other.shares)
+    parts = [replace(method, heads=(), shares=(), seeds=()) for method in (one, other)]
+    return parts[0] == parts[1] and not (same and set(one.seeds) & set(other.seeds))

@@ -22,6 +22,7 @@ the keys of a study (* must be given):
   data*         folder made by preprocess.sh, or folder (of fairseq-preprocess), references, bpe, tokenizer, lowercase
   recipe*       options of fairseq-train, without the dashes
   heads         numbers of heads K                seeds         default [1]
+  parameters-to-keep, flops-to-keep               instead of heads: shares of the cost of heads and feed-forward units
   base          options for the unpruned model    checkpoint    best (default) or last
   evaluate      split, beam, lenpen, max-len-a, max-len-b
   compact       false: score pruned models with masks
@@ -34,7 +35,8 @@ the keys of a study (* must be given):
   extends       another study, a path from this file's folder: its keys count where this one has none, and options are
                 merged one by one; the lists of heads, seeds and methods are replaced whole
   methods*      a list; of each method its name, or: method*, name (for file names and compare), title (for tables and
-                pictures), heads, seeds, options (of fairseq-train), recovery (options of a further training with the
+                pictures), heads or parameters-to-keep or flops-to-keep (the last two for joint, ste
+                and pipelined), seeds, options (of fairseq-train), recovery (options of a further training with the
                 heads held fixed), start (base: go on from the unpruned model; joint does so with the recipe of
                 `fairseq-dsp prune`, where its options say nothing), distill (true: learn from the unpruned model's
                 distribution too), and
@@ -43,7 +45,8 @@ the keys of a study (* must be given):
                   pipelined   the importance alone trains, on the frozen base model
                   voita       penalties: the weights of the L0 penalty, or heads of its own (Voita et al. 2019)
                   michel      options of score-heads: split, sentences, steps (Michel et al. 2019)
-                  random      heads drawn by the seed, one in cross-attention at least, fixed from the first update
+                  random      heads drawn by the seed, one in cross-attention at least, fixed from the first update;
+                              with ffn-units-to-keep in its options feed-forward units, too
                   structure   of: a method, whose heads are trained from scratch with new weights
                   range       low, high: one training for every K between the two, start: base from the unpruned model
                   unpruned    another model without pruning, such as a smaller one: options

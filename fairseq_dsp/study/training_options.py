@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..model import PruningConfig, with_heads
+from ..model import KINDS, PruningConfig, with_heads
 from . import pruning_recipe
-from .options import Options, defaults
+from .options import BUDGETS, Options, defaults, parse_options
+from .random_heads import random_heads, with_random_units
 from .study_file import Method, Study
 
 
@@ -25,10 +26,13 @@ def trained_on(study: Study, given: Options) -> Options:
     return pruning_recipe.training(defaults(study.data) | study.recipe, given, updates)
 
 
-def continued(study: Study, given: Options, own: Options, heads: int) -> Options:
-    """The same of one that chooses its heads."""
+def continued(study: Study, given: Options, own: Options, heads: int | None = None) -> Options:
+    """The same of one that chooses its heads.
+
+    :param heads: how many it keeps, if it is not what its own options say.
+    """
     options = trained_on(study, given) | own
-    return _annealed(options | pruning_recipe.schedule(study.data, options, heads, study.shape))
+    return _annealed(options | pruning_recipe.schedule(study.data, options, study.shape, heads))
 
 
 def of_range(study: Study, method: Method) -> Options:
@@ -43,6 +47,20 @@ def of_range(study: Study, method: Method) -> Options:
     if method.from_base:
         return continued(study, method.options, own, method.high)
     return options_of(study, method.options, own, anneal=True)
+
+
+def of_random(study: Study, method: Method, heads: int, seed: int) -> Options:
+    """The options of a training with random heads and, where the method's options give numbers of them, random units.
+
+    :raises ValueError: if there are fewer units.
+    """
+    options = (trained_on if method.from_base else options_of)(study, method.options)
+    drawn = random_heads(study.shape, heads, seed)
+    numbers = {kind.name: int(options.pop(name)) for name, kind in BUDGETS.items() if name in options}
+    if numbers:
+        drawn = with_random_units(drawn, numbers, parse_options(study.data, options, method.name), seed)
+    widths = {KINDS[kind].options["width"].replace("_", "-") for kind in numbers}  # the set says them
+    return with_fixed({name: value for name, value in options.items() if name not in widths}, drawn.to_json())
 
 
 def with_fixed(options: Options, heads: str) -> Options:

@@ -106,11 +106,7 @@ class Budget:
         for group, count in zip(groups, counts, strict=True):
             if not 0 <= count <= len(group):
                 raise ValueError(f"{count} heads are to be kept of {len(group)}: give a number from 0 to {len(group)}")
-            members, drawn = set(group), list[Draw]()
-            for floor in floors:
-                if members.issuperset(floor.indices):
-                    inside = sum(draw.count for draw in drawn if set(floor.indices).issuperset(draw.indices))
-                    drawn.append(Draw(floor.indices, max(0, min(floor.count, len(floor.indices)) - inside)))
+            drawn = Budget.least(group, floors)
             needed = sum(draw.count for draw in drawn)
             if needed > count:
                 raise ValueError(
@@ -120,3 +116,13 @@ class Budget:
             firsts += drawn
             rests.append(Draw(tuple(group), count - needed))
         return Budget(heads, tuple(draw for draw in firsts + rests if draw.count))
+
+    @staticmethod
+    def least(group: Sequence[int], floors: Sequence[Draw]) -> list[Draw]:
+        """Return the draws that give the sets within a group their least numbers of heads; see :meth:`grouped`."""
+        members, drawn = set(group), list[Draw]()
+        for floor in floors:
+            if members.issuperset(floor.indices):
+                inside = sum(draw.count for draw in drawn if set(floor.indices).issuperset(draw.indices))
+                drawn.append(Draw(floor.indices, max(0, min(floor.count, len(floor.indices)) - inside)))
+        return drawn

@@ -30,7 +30,8 @@ from fairseq_dsp.deployment.folder import config_checksum
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation import runners
 from fairseq_dsp.importance import score_heads
-from fairseq_dsp.model.pruning_options import PruningConfig, flat_names
+from fairseq_dsp.model.flat_options import flat_names
+from fairseq_dsp.model.pruning_options import PruningConfig
 
 PAYLOAD, SHELL_PAYLOAD = "open('ran','w')", "$(touch ran)"
 """Make the file ``ran`` in the working folder: as Python, and as the plugin that `hostile` puts there; in a shell."""

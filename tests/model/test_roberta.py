@@ -123,6 +123,26 @@ def test_removing_the_heads_changes_no_prediction(data: Path, tmp_path: Path, un
     assert model.kept_heads.of("decoder_self") == model.kept_heads.of("cross") == ()
 
 
+def test_heads_and_units_share_a_budget_of_cost(data: Path, tmp_path: Path) -> None:
+    flags = ("--flops-to-keep", 0.5, "--ffn-unit-width", 8, "--cooldown-updates", 15)
+    state = pairs.train(data, tmp_path, *flags)
+    model, _, _ = built(data, *flags)
+    model.load_state_dict(state["model"], strict=True)
+    heads, units = model.kept().all
+    costs = [
+        sum(module.kind.unit_flops(module, 25, 26, 5) * kept for module, kept in zip(p.modules, counts, strict=True))
+        for p, counts in (
+            (pruner, [len(layer) for layer in sum(own.layers, ())])
+            for pruner, own in zip(model.pruners.values(), (heads, units), strict=True)
+        )
+    ]
+    whole = sum(
+        module.kind.unit_flops(module, 25, 26, 5) * module.units for p in model.pruners.values() for module in p.modules
+    )
+    cheapest = min(module.kind.unit_flops(module, 25, 26, 5) for p in model.pruners.values() for module in p.modules)
+    assert 0.5 * whole - max(cheapest, 0.005 * whole) <= sum(costs) <= 0.5 * whole
+
+
 def attentions(model: Any) -> list[Any]:
     return [layer.self_attn for layer in model.encoder.sentence_encoder.layers]
 

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 import fairseq_dsp
 from fairseq_dsp.cli import main
-from fairseq_dsp.model.pruning_options import flat_names
+from fairseq_dsp.model.flat_options import flat_names
 from fairseq_dsp.removal.ctranslate2_spec import EXPRESSED
 
 from .test_compact import batch, same

@@ -21,16 +21,20 @@ from fairseq_dsp.study.results import read_results, summary_table
 from fairseq_dsp.study.runner import _result
 from fairseq_dsp.study.runs import RESULT, expand
 from fairseq_dsp.study.study_file import read_study
+from fairseq_dsp.study.training_options import of_random
 
 UNITS, SHORT = {"ffn-units-to-keep": 24}, {"max-update": 6}
 METHODS: list[Any] = [
     {"method": "joint", "name": "heads", "start": "base", "options": SHORT},
     {"method": "joint", "name": "units", "heads": [12], "start": "base", "options": UNITS | SHORT},
     {"method": "joint", "name": "both", "start": "base", "options": UNITS | SHORT},
+    {"method": "joint", "name": "share", "heads": [], "parameters-to-keep": [0.4], "start": "base", "options": SHORT},
     {"method": "structure", "of": "both"},
+    {"method": "random", "options": {**UNITS, "ffn-unit-width": 2}},
 ]
 KEPT = {
     "base": (12, None), "heads-k6": (6, None), "units-k12": (12, 24), "both-k6": (6, 24), "structure-k6": (6, 24),
+    "random-k6": (6, 24),
 }  # fmt: skip
 HEAD, UNIT = 4 * 16 * 8 + 3 * 8, 2 * (2 * 16 + 1)
 """The parameters of one: four matrices and three biases, eight wide; a row, a column and a bias for each neuron."""
@@ -67,6 +71,23 @@ def test_each_model_has_as_many_parameters_as_it_keeps(results: Path, run: str) 
     assert found["parameters"] == whole - (12 - heads.kept) * HEAD - gone * UNIT
 
 
+def test_a_share_of_the_parameters_stays(results: Path) -> None:
+    found, base = scores(results, "share-p0.4"), scores(results, "base")
+    prunable = 12 * HEAD + 64 * UNIT
+    stays = prunable - (base["parameters"] - found["parameters"])
+    assert 0.4 * prunable - UNIT <= stays <= 0.4 * prunable
+    assert read_results(results).rows()[-3].budget == "0.4 of the parameters"
+
+
+def test_random_units_are_others_with_another_seed(results: Path) -> None:
+    study = read_study(results.parent / "study.yaml")
+    method = study.methods[-1]
+    sets = [json.loads(of_random(study, method, 6, seed)["kept-heads"]) for seed in (1, 1, 2)]
+    assert sets[0] == sets[1] == scores(results, "random-k6")["kept"]
+    assert sets[0]["ffn"]["encoder"] != sets[2]["ffn"]["encoder"]
+    assert sets[0]["ffn"]["width"] == 2
+
+
 def test_a_structure_has_the_units_too(results: Path) -> None:
     assert scores(results, "structure-k6")["kept"] == scores(results, "both-k6")["kept"]
 
@@ -74,11 +95,12 @@ def test_a_structure_has_the_units_too(results: Path) -> None:
 def test_tables_and_pictures_tell_units(results: Path) -> None:
     assert " 6 of 12 + 24 units " in summary_table(read_results(results))
     assert main(["report", str(results)]) == 0
+    heads, units = (one.kept for one in HeadSet.from_json(scores(results, "share-p0.4")["kept"]).all)
     with (results / "report/table.csv").open() as file:
         rows = {(row["method"], row["heads"]): row["units"] for row in csv.DictReader(file)}
     assert rows == {
         ("unpruned", "12"): "", ("heads", "6"): "", ("units", "12"): "24", ("both", "6"): "24",
-        ("structure", "6"): "24",
+        ("structure", "6"): "24", ("random", "6"): "24", ("share", str(heads)): str(units),
     }  # fmt: skip
     page = (results / "report/report.html").read_text()
     assert "<td>6 + 24 units</td>" in page
@@ -108,7 +130,19 @@ def test_few_of_any_kind_take_longer_to_choose(
             "recipe has the option ffn-units-to-keep, but units are chosen in the training",
         ),
         ({"base": UNITS}, "base has the option ffn-units-to-keep"),
-        ({"methods": [{"method": "random", "options": UNITS}]}, "options of random has the option ffn-units-to-keep"),
+        (
+            {"methods": [{"method": "random", "options": {"ffn-units-to-keep": 65}}]},
+            "65 feed-forward units are to be d",
+        ),
+        ({"methods": [{"method": "michel", "parameters-to-keep": [0.5]}]}, "parameters-to-keep, which is for joint, s"),
+        ({"parameters-to-keep": [0.5]}, "the study gives heads and parameters-to-keep, but one says how"),
+        ({"methods": [{"method": "joint", "flops-to-keep": [1.5]}]}, "flops-to-keep of joint"),
+        ({"heads": None, "flops-to-keep": [0.5], "methods": ["michel"]}, "michel has no head counts"),
+        ({"methods": [{"method": "joint", "options": {"flops-to-keep": 0.5}}]}, "but a sweep sets it itself"),
+        (
+            {"methods": [{"method": "joint", "parameters-to-keep": [0.2], "options": {"min-heads-per-module": 1}}]},
+            "parameters-to-keep is 0.2, but the least numbers of units that are asked for have 0.302",
+        ),
         ({"methods": [{"method": "unpruned", "options": UNITS}]}, "options of unpruned has"),
         ({"methods": [{"method": "joint", "recovery": {**UNITS, "max-update": 2}}]}, "recovery of joint has"),
         (

@@ -36,6 +36,8 @@ GROUPS: list[dict[str, Any]] = [
     {"encoder_heads_to_keep": 1, "cross_heads_to_keep": 2, "decoder_heads_to_keep": 3},
     {"heads_to_keep_low": 2, "heads_to_keep_high": 4},
     {"heads_to_keep": 6, "uniform_heads": True, "ffn_units_to_keep": 7, "ffn_unit_width": 8},
+    {"parameters_to_keep": 0.4},
+    {"flops_to_keep": 0.6},
     {"head_selection": "hard_concrete", "l0_penalty": 0.01, "heads_to_keep": 5, "module_penalty": 0.02},
     {"head_selection": "fixed", "kept_heads": "heads.json"},
 ]

@@ -58,6 +58,14 @@ def test_two_processes_agree_on_a_drawn_budget_with_dropout(tiny_data: Path, tmp
     assert budgets <= set(range(2, 11))
 
 
+def test_two_processes_agree_on_how_heads_and_units_share_a_budget(tiny_data: Path, tmp_path: Path):
+    budget = ["--parameters-to-keep", 0.4, "--ffn-unit-width", 8, "--cooldown-updates", 6, "--task", "translation_dsp"]
+    pair, records = train_on_two_processes(tiny_data, tmp_path, *budget, "--cpu", "--max-update", 8, "--update-freq", 2)
+    assert_agreement(records, 0, 8)
+    assert len({round(sum(gates)) for _, gates, _ in records[0]}) > 1, "the split moves"
+    assert records[0][-1][1] == pair["model"]["heads.kept"].tolist()
+
+
 def test_the_gradient_of_the_importance_is_averaged_in_float32(tmp_path: Path):
     processes = []
     for rank in range(2):

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from fairseq_dsp.model.gates import CHOOSING, FIXED
+from fairseq_dsp.removal.checkpoint import TrainedModel
 
 BUDGETS = {"heads": ("--heads-to-keep", 5), "ffn": ("--ffn-units-to-keep", 7, "--ffn-unit-width", 8)}
+BOTH = (*BUDGETS["heads"], *BUDGETS["ffn"])
+SHARES = [(f"--{what}-to-keep", 0.4, "--ffn-unit-width", 8) for what in ("parameters", "flops")]
 SCHEDULE = ("--cpu", "--cooldown-updates", 6, "--dropout", 0.1)
 
 
@@ -25,9 +28,25 @@ def test_exactly_as_many_units_stay(tiny_data: Path, tmp_path: Path, selection: 
     assert bool(state["model"]["heads.importance"].any()) == ("heads" in kinds)
 
 
+@pytest.mark.parametrize("selection", ["simple", "gumbel", "ste", "hard_concrete"])
+def test_a_share_of_the_parameters_stays(tiny_data: Path, tmp_path: Path, selection: str) -> None:
+    """A head has 536 parameters, a unit 264."""
+    flags = [*SCHEDULE, *SHARES[0], "--head-selection", selection, "--max-update", 8]
+    model = inprocess.train(tiny_data, tmp_path, *flags)["model"]
+    heads, units = (int(model[f"{name}.kept"].sum()) for name in BUDGETS)
+    assert 0.4 * (12 * 536 + 16 * 264) - 264 <= 536 * heads + 264 * units <= 0.4 * (12 * 536 + 16 * 264)
+    kept = TrainedModel.read(str(tmp_path / "checkpoint_last.pt")).heads
+    assert [one.kept for one in kept.all] == [heads, units]
+
+
+@pytest.mark.parametrize("budget", [BOTH, *SHARES], ids=["numbers", "parameters", "flops"])
 @pytest.mark.parametrize("stop", [4, 6, 7])
-def test_resuming_is_exact_across_the_update_that_fixes_units(tiny_data: Path, tmp_path: Path, stop: int) -> None:
-    flags = [*SCHEDULE, *BUDGETS["heads"], *BUDGETS["ffn"]]
+def test_resuming_is_exact_across_the_update_that_fixes_units(
+    tiny_data: Path, tmp_path: Path, stop: int, budget: tuple[str, ...]
+) -> None:
+    if budget is not BOTH and stop == 7:
+        budget = (*budget, "--heads-to-keep-updates", 5)
+    flags = [*SCHEDULE, *budget]
     whole = inprocess.train(tiny_data, tmp_path / "whole", *flags, "--max-update", 9)
     part = inprocess.train(tiny_data, tmp_path / "parts", *flags, "--max-update", stop)
     assert int(part["model"]["ffn.phase"]) == (CHOOSING if stop <= 6 else FIXED)
@@ -44,7 +63,7 @@ def test_resuming_is_exact_across_the_update_that_fixes_units(tiny_data: Path, t
 
 
 def test_the_log_tells_of_both_kinds(train_tiny, tmp_path: Path) -> None:
-    flags = ["--task", "translation_dsp", *SCHEDULE, *BUDGETS["heads"], *BUDGETS["ffn"]]
+    flags = ["--task", "translation_dsp", *SCHEDULE, *BOTH]
     printed = train_tiny(tmp_path, *flags, arch="transformer_dsp").stdout
     last = [line for line in printed.splitlines() if "ffn_encoder=" in line][-1]
     values = dict(part.split("=") for part in last.replace(",", "").split() if "=" in part)
@@ -53,10 +72,11 @@ def test_the_log_tells_of_both_kinds(train_tiny, tmp_path: Path) -> None:
     assert float(values["ffn_gate_softness"]) == 0, "they are fixed"
 
 
-def test_frozen_weights_train_both_importances_alone(tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [BOTH, SHARES[1]], ids=["numbers", "flops"])
+def test_frozen_weights_train_both_importances_alone(tiny_data: Path, tmp_path: Path, budget: tuple[str, ...]) -> None:
     inprocess.train(tiny_data, tmp_path / "base", "--cpu", "--max-update", 3)
     base = tmp_path / "base/checkpoint_last.pt"
-    flags = [*SCHEDULE, *BUDGETS["heads"], *BUDGETS["ffn"], "--freeze-weights", "--finetune-from-model", base]
+    flags = [*SCHEDULE, *budget, "--freeze-weights", "--finetune-from-model", base]
     after = inprocess.train(tiny_data, tmp_path / "frozen", *flags, "--max-update", 5)["model"]
     before = inprocess.checkpoint(tmp_path / "base")["model"]
     moved = {name for name, value in after.items() if name not in before or not torch.equal(value, before[name])}

@@ -1,0 +1,78 @@
+"""A model's options as a flat namespace, whichever of fairseq's command lines they came by."""
+
+from __future__ import annotations
+
+import difflib
+from argparse import Namespace
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models.transformer import TransformerConfig
+from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
+
+from .pruning_options import check_selection
+
+IN_FORCE = "fairseq_dsp"
+"""Where a checkpoint's options say, as JSON, the version that trained it and the defaults that were in force."""
+
+
+def flat_names(config: type[Any] = TransformerConfig, prefix: str = "") -> set[str]:
+    """Return the flat names under which the argparse command line knows a config's options, nested ones included."""
+    names: set[str] = set()
+    for f in fields(config):
+        if isinstance(f.default, type) and is_dataclass(f.default):
+            names |= flat_names(f.default, f"{prefix}{f.name}_")
+        elif not f.name.startswith("_"):
+            names.add(prefix + f.name)
+    return names
+
+
+def flatten(config: Namespace | DictConfig) -> None:
+    """Give the nested Transformer options of a hydra config (``encoder.layers``) their flat names, in place.
+
+    An option given both ways has its nested value.
+    """
+    if isinstance(config, Namespace):
+        return
+    with open_dict(config):
+        for name in [name for name in config if OmegaConf.is_dict(config._get_node(name))]:
+            inner = config.pop(name)
+            for key, value in inner.items():
+                config[f"{name!s}_{key}"] = value
+
+
+def model_namespace(
+    config: Namespace | DictConfig, known: set[str], own: tuple[type[FairseqDataclass], ...]
+) -> Namespace:
+    """Return a model's options as the flat namespace that fairseq's models read.
+
+    The argparse command line has checked its options already; a hydra config is checked here.
+
+    :param known: the flat names of all options.
+    :param own: the dataclasses of this package's options, whose types are checked and defaults filled in.
+    :raises ValueError: for an unknown key, or a value of another type, in a hydra config.
+    """
+    if isinstance(config, Namespace):
+        return config
+    flatten(config)
+    options = {str(name): value for name, value in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]
+    typed = [OmegaConf.structured(dataclass) for dataclass in own]
+    known = known.union({"_name", "arch", IN_FORCE}, *typed)
+    for key, value in options.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "remove it"
+            raise ValueError(f"the model config has an unknown key {key}: {hint}")
+        for part in typed:
+            if key in part and key != "_name":
+                try:
+                    part[key] = value
+                except ValidationError as error:
+                    if key == "head_selection":
+                        check_selection(str(value))
+                    reason = str(error).splitlines()[0]
+                    raise ValueError(f"the model config's {key} cannot be used: {reason}") from error
+    for part in typed:
+        options |= OmegaConf.to_container(part, enum_to_str=True)  # type: ignore[arg-type]
+    return Namespace(**{**options, "_name": getattr(config, "_name", None)})
