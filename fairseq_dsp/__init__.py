@@ -1,7 +1,7 @@
 """Prune the heads of a fairseq Transformer or RoBERTa down to exactly K: ``fairseq-train --user-dir fairseq_dsp``.
 
-Importing this package registers its architectures, its task and its criterion with fairseq, at once where fairseq or
-torch is imported already, and otherwise when it is.
+Importing this package registers its architectures, its tasks and its criteria with fairseq: at once where fairseq is
+imported already, and otherwise when it is.
 """
 
 from __future__ import annotations

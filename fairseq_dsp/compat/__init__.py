@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import functools
 
-from fairseq_dsp.compat import (
-    archives_write_outside,
-    atomic_checkpoints,
-    bf16_means_tpu,
-    fasta_paths_run_in_a_shell,
-    last_sentences_dropped,
-    legacy_ddp_mixes_types,
-    long_sentences_stop_validation,
-    options_are_evaluated,
-    other_processes_refuse_checkpoints,
-    resume_forgets_counts,
-    resume_regroups_sentences,
-    safe_loading,
-    torchrun_splits_training,
-    tracebacks_for_users,
-    user_dir_imported_twice,
-)
-
 __all__ = ["apply_all"]
 
 
 @functools.cache
 def apply_all() -> None:
-    """Fix this process's fairseq. Called once, when the plugin is imported; further calls do nothing."""
+    """Fix this process's fairseq. Called once, when the plugin is loaded; further calls do nothing."""
+    from fairseq_dsp.compat import (
+        archives_write_outside,
+        atomic_checkpoints,
+        bf16_means_tpu,
+        fasta_paths_run_in_a_shell,
+        last_sentences_dropped,
+        legacy_ddp_mixes_types,
+        long_sentences_stop_validation,
+        options_are_evaluated,
+        other_processes_refuse_checkpoints,
+        resume_forgets_counts,
+        resume_regroups_sentences,
+        safe_loading,
+        torchrun_splits_training,
+        tracebacks_for_users,
+        user_dir_imported_twice,
+    )
+
     tracebacks_for_users.apply()
     user_dir_imported_twice.apply()
     safe_loading.apply()

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairseq import checkpoint_utils
 
 from fairseq_dsp.errors import UserError
 
@@ -57,9 +56,16 @@ def allowed_types() -> list[Any]:
     ]
 
 
-def apply() -> None:
-    """Allow the types above, and wrap the one function through which every fairseq tool reads a checkpoint."""
+def allow() -> None:
+    """Allow the types above: all that torch alone needs to read a checkpoint of fairseq's."""
     torch.serialization.add_safe_globals(allowed_types())
+
+
+def apply() -> None:
+    """Allow them, and wrap the one function through which every fairseq tool reads a checkpoint."""
+    from fairseq import checkpoint_utils
+
+    allow()
     if os.environ.pop(UNSAFE_SWITCH, None) is not None:
         logger.warning(f"{UNSAFE_SWITCH} is ignored: checkpoints are always loaded safely")
     checkpoint_utils.load_checkpoint_to_cpu = _explaining(checkpoint_utils.load_checkpoint_to_cpu)

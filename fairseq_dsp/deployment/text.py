@@ -32,11 +32,12 @@ class _SentencePiece(Subwords):
         import sentencepiece
 
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+            # the library takes no bytes for no model, which it does not complain of before it is used
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes() or b"nothing")
         except RuntimeError as error:
             raise UserError(
-                f"{path} is not a model of sentencepiece: give the .model file that it wrote, or --bpe subword_nmt for "
-                "a table of merges"
+                f"{path} is not a model of sentencepiece: give the .model file that it wrote, or another --bpe for a "
+                "table of merges"
             ) from error
 
     def encode(self, text: str) -> str:
@@ -58,8 +59,8 @@ class _SubwordNmt(Subwords):
             self._model = BPE(io.StringIO(text))
         except ValueError as error:
             raise UserError(
-                f"{path} is not a table of BPE merges: give the codes that subword-nmt wrote, or --bpe sentencepiece "
-                "for a model of sentencepiece"
+                f"{path} is not a table of BPE merges: give the codes that subword-nmt wrote, or another --bpe for a "
+                "model of sentencepiece"
             ) from error
 
     def encode(self, text: str) -> str:

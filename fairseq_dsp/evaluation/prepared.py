@@ -40,8 +40,8 @@ class PreparedData:
             summary = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(
-                f"{path} holds no prepared corpus ({file}: {error.strerror}): make one with scripts/preprocess.sh, and "
-                "give the folder that it wrote"
+                f"{path} holds no prepared corpus ({file}: {error.strerror}): give the folder that "
+                "scripts/preprocess.sh wrote, or the references of a folder of fairseq-preprocess too"
             ) from error
         except ValueError as error:
             raise UserError(f"{file} is not JSON ({error}): run scripts/preprocess.sh again") from error

@@ -36,12 +36,22 @@ def _open_zstd(path: Path) -> IO[bytes]:
     return cast(IO[bytes], zstd.open(path))
 
 
-_OPENERS: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
-    ".gz": (b"\x1f\x8b", gzip.open),
-    ".xz": (b"\xfd7zXZ\0", lzma.open),
-    ".zst": (b"\x28\xb5\x2f\xfd", _open_zstd),
+_FORMATS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
+    ".gz": ("gzip", b"\x1f\x8b", gzip.open),
+    ".xz": ("xz", b"\xfd7zXZ\0", lzma.open),
+    ".zst": ("zstd", b"\x28\xb5\x2f\xfd", _open_zstd),
 }
-"""The first bytes of the compressed formats, none of which can begin a text, and how to open them."""
+"""The compressed formats by ending: their names, their first bytes, with which no text can begin, how to open them."""
+
+
+def _format(path: Path) -> tuple[str, Callable[[Path], Any]] | None:
+    """The compressed format that a file's ending or its first bytes say: its name, and how to open it."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    for ending, (name, magic, opener) in _FORMATS.items():
+        if path.suffix == ending or start.startswith(magic):
+            return name, opener
+    return None
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -53,12 +63,9 @@ def open_bytes(path: Path) -> IO[bytes]:
         raise UserError(
             f"{path} is {'not a file' if path.exists() else 'missing'}: expected a text file, a line a sentence"
         )
-    with path.open("rb") as file:
-        start = file.read(6)
-    for ending, (magic, opener) in _OPENERS.items():
-        if path.suffix == ending or start.startswith(magic):
-            opened: IO[bytes] = opener(path)
-            return opened
+    if found := _format(path):
+        opened: IO[bytes] = found[1](path)
+        return opened
     return path.open("rb")
 
 
@@ -82,8 +89,8 @@ def blocks(path: Path) -> Iterator[list[bytes]]:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    kind = {".xz": "xz", ".zst": "zstd"}.get(path.suffix, "gzip")
-    return UserError(f"{path} is an incomplete or damaged {kind} file ({error}): get it again")
+    name, _ = _format(path) or ("compressed", None)
+    return UserError(f"{path} is an incomplete or damaged {name} file ({error}): get it again")
 
 
 def read_text(path: Path) -> Iterator[str]:

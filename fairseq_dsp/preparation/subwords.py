@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..deployment.text import read_bpe
 from ..errors import UserError
 from .lines import in_batches, stored_lines, stored_pairs
 from .stages import progress, say
@@ -135,24 +136,13 @@ def check_model(kind: str, path: Path) -> None:
     """Raise `UserError` unless ``path`` holds a BPE model of that kind."""
     if not path.is_file():
         raise UserError(f"the BPE model {path} is {'not a file' if path.exists() else 'missing'}")
-    if kind == "sentencepiece":
-        import sentencepiece
-
-        try:
-            sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-        except RuntimeError as error:
-            raise UserError(
-                f"{path} is not a model of sentencepiece: give the .model file that it wrote, or --bpe subword-nmt "
-                "for a table of merges"
-            ) from error
-        return
-    try:
+    read_bpe(kind.replace("-", "_"), path)
+    if kind == "subword-nmt":
         with path.open(encoding="utf-8") as file:
-            good = file.readline().startswith("#version: 0.2") and len(file.readline().split()) == 2
-    except UnicodeDecodeError:
-        good = False
-    if not good:
-        raise UserError(f"{path} is not a table of BPE merges: expected subword-nmt's file, '#version: 0.2' on top")
+            if not file.readline().startswith("#version: 0.2"):
+                raise UserError(
+                    f"{path} is not a table of BPE merges: expected subword-nmt's file, '#version: 0.2' on top"
+                )
 
 
 def count_merges(codes: Path | None) -> int:

@@ -11,7 +11,7 @@ from ..errors import UserError
 from .binarise import check_dictionary, write_dictionary
 from .stages import say
 
-MOST_UNKNOWN = 0.5
+MOST_UNKNOWN = 1 / 3
 """The share of unknown subwords in the training text from which on a dictionary is not that of the BPE model."""
 
 

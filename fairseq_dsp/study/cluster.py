@@ -8,8 +8,9 @@ import math
 import os
 import re
 import shutil
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from ..errors import UserError
 from ..files import write_json
 from ..subset import OWN
 from .lock import LockedError
-from .runner import execute, is_done
+from .nodes import FIRST_NODE, Nodes
+from .runner import RunError, execute, is_done
 from .runs import LOG, Run
 from .slurm import SlurmError, queued, submit
 
@@ -45,6 +47,7 @@ KEYS = {
     "minutes": Key(int, "timeout_min", 1),
     "cpus": Key(int, "cpus_per_task", 1),
     "gpus": Key(int, "gpus_per_node", 0),
+    "nodes": Key(int, "nodes", 1),
     "memory_gb": Key(float, "mem_gb", 0.001),
     "at_a_time": Key(int, "slurm_array_parallelism", 1),
     "array_size": Key(int, None, 1),
@@ -65,29 +68,62 @@ TRIES = 6
 
 
 class Job:
-    """A run as submitit pickles it. After a time-out or a pre-emption it is queued again, and goes on where it was."""
+    """A run as submitit pickles it. After a time-out or a pre-emption it is queued again, and goes on where it was.
 
-    def __init__(self, run: Run, environment: Mapping[str, str]) -> None:
+    It is done on the first node of its job, and starts trainings on all of them.
+    """
+
+    nodes = Nodes(1)
+    """Of a job that an earlier version has submitted."""
+
+    def __init__(self, run: Run, environment: Mapping[str, str], nodes: Nodes) -> None:
         self.run = run
         self.environment = dict(environment)
+        self.nodes = nodes
 
     def __call__(self) -> None:
-        """Do what is missing of the run; if another process is at it, wait, for it may end without the result."""
+        """Do what is missing of the run; if another process is at it, wait, for it may end without the result.
+
+        Before SLURM ends a job to start it later again, it sends SIGTERM to all its processes. This one stays, as
+        submitit has it; a command that ends of it is called again, so that the job does not end as one that failed.
+        """
         reported = ""
         while not is_done(self.run):
+            told: list[int] = []
             try:
-                execute(self.run, self.environment)
+                with _noted(signal.SIGTERM, told):
+                    execute(self.run, self.environment, self.nodes.launched)
             except LockedError as error:
                 if str(error) != reported:
                     reported = str(error)
                     print(f"{self.run.name}: waiting for {reported}, which is doing it", flush=True)
                 time.sleep(POLL)
+            except RunError:
+                if not told:
+                    raise
 
     def checkpoint(self) -> Any:
         """What submitit is to queue again: the same; the checkpoints on the disk are the state."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+@contextlib.contextmanager
+def _noted(number: signal.Signals, told: list[int]) -> Iterator[None]:
+    """Add a signal to *told* when it comes, and do what was done about it before."""
+    before = signal.getsignal(number)
+
+    def note(received: int, frame: Any) -> None:
+        told.append(received)
+        if callable(before):
+            before(received, frame)
+
+    signal.signal(number, note)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -239,10 +275,13 @@ class _Slurm:
         :raises UserError: if SLURM refuses a run for good.
         """
         taken: dict[str, Run] = {}
+        nodes = Nodes(*(self.options.get(key, usual) for key, usual in (("nodes", 1), ("gpus", 0), ("cpus", 1))))
         while ready and time.monotonic() >= self.not_before:
             portion = ready[: self.size]
             try:
-                jobs = submit([Job(run, self._environment()) for run in portion], self._parameters(), self.folder)
+                jobs = submit(
+                    [Job(run, self._environment(), nodes) for run in portion], self._parameters(), self.folder
+                )
             except SlurmError as error:
                 self._refused(error, len(portion), busy=busy or bool(taken))
                 continue
@@ -265,7 +304,8 @@ class _Slurm:
         self.not_before = time.monotonic() + (ASK if busy else PAUSE)
 
     def _parameters(self) -> dict[str, Any]:
-        return {name: value for key, value in self.options.items() if (name := KEYS[key].name)}
+        given = {name: value for key, value in self.options.items() if (name := KEYS[key].name)}
+        return given | ({"slurm_srun_args": FIRST_NODE} if self.options.get("nodes", 1) > 1 else {})
 
     def _environment(self) -> dict[str, str]:
         threads = str(self.options.get("cpus", 1))

@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .options import BUDGETS, SHARES, Options
+from ..evaluation.prepared import PreparedData
+from .options import BUDGETS, SHARES, Options, parse_options
+from .unpruned_model import MODEL, STOCK, UnprunedModel
 from .values import numbers
 
 if TYPE_CHECKING:
@@ -85,4 +87,20 @@ def check_structure(method: Method, methods: Sequence[Method], *, compact: bool)
             raise ValueError(
                 f"{method.name} takes the heads of {method.of} at K = {k} with seed {seed}, but no such run is in the "
                 f"study: give {method.of} this number of heads and seed, or leave them out here"
+            )
+
+
+def check_given_base(model: UnprunedModel, data: PreparedData, recipe: Options, methods: Sequence[Method]) -> None:
+    """Check that a study can start from a given model.
+
+    :raises UserError: if the data or the recipe does not fit it.
+    :raises ValueError: if a method removes heads of the model as it is, and it is stock fairseq's.
+    """
+    model.check_data(data)
+    model.check_fits(parse_options(data, recipe, "recipe"))
+    for method in methods if model.is_stock else ():
+        if method.method == "michel" or (method.method == "pipelined" and model.heads in method.heads):
+            raise ValueError(
+                f"{method.name} removes heads of the model as it is, but {model.path} is of fairseq's {STOCK}: leave "
+                f"that out, or give a model that was trained on with --arch {MODEL} --finetune-from-model"
             )

@@ -120,6 +120,9 @@ def parse_training(words: Sequence[str], where: str) -> Namespace:
     """
     from fairseq import options as fairseq_options
 
+    if "--arch" not in words:  # of which fairseq says nothing
+        raise ValueError(f"{where} has no arch: give the architecture of the model, such as {TRANSFORMER.model}")
+
     def parse() -> Namespace:
         return fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), list(words))
 

@@ -30,6 +30,8 @@ _PROCESSES = re.compile(r"training on (\d+) devices")
 _UPDATES = re.compile(r'"num_updates": "(\d+)"|num_updates=(\d+)|@ (\d+) updates')
 _RESETS = {"--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader"}
 
+Launch = Callable[[Sequence[str]], Sequence[str]]
+
 
 class RunError(Exception):
     """A command of a run ended badly; the text is the end of the run's log."""
@@ -73,10 +75,11 @@ def with_wanted(runs: Sequence[Run], stale: Callable[[Run], Container[str]] = la
     return found[::-1]
 
 
-def execute(run: Run, environment: Mapping[str, str] | None = None) -> None:
+def execute(run: Run, environment: Mapping[str, str] | None = None, launch: Launch = tuple) -> None:
     """Do what is missing of a run, and write its result.
 
     :param environment: variables for the commands, on top of this process's.
+    :param launch: makes of the command of a training the one to call.
     :raises LockedError: if another process is at it.
     :raises RunError: if a command ends badly, or well without leaving what it is for.
     :raises UserError: if a file cannot be written, or the run's folder holds something else.
@@ -89,7 +92,7 @@ def execute(run: Run, environment: Mapping[str, str] | None = None) -> None:
         try:
             begin(run)
             for step in missing_steps(run):
-                _do(step, run, environment, lock)
+                _do(step, run, environment, launch, lock)
             if not (run.folder / RESULT).is_file():
                 write_json(run.folder / RESULT, _result(run))
         except OSError as error:
@@ -116,13 +119,13 @@ def _there(paths: Iterable[Path]) -> bool:
     return all(path.is_file() for path in paths)
 
 
-def _do(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int) -> None:
+def _do(step: Step, run: Run, environment: Mapping[str, str] | None, launch: Launch, lock: int) -> None:
     """Do a step and mark it as done."""
     if not (step.checkpoints and _is_trained(step, ended=step.marker(run.folder).exists())):
         step.marker(run.folder).unlink(missing_ok=True)
         for product in () if step.checkpoints else step.products:  # of an attempt that was interrupted
             product.unlink(missing_ok=True)
-        _call(step, run, environment, lock)
+        _call(replace(step, command=tuple(launch(step.command))) if step.checkpoints else step, run, environment, lock)
     lacking = [str(product) for product in step.products if not product.is_file()]
     if lacking:
         log = run.folder / LOG

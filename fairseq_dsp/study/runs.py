@@ -128,6 +128,8 @@ class _Maker:
         self.common |= {name: value for name, (value, usual) in lengths.items() if value != usual}
         if study.pretrained:
             self.common["pretrained"] = sha256(study.pretrained)
+        if study.trained and study.base:  # prune keeps an account of its own
+            self.common["base"] = sha256(study.trained)
 
     def base(self, seed: int) -> Run:
         """The unpruned model: a training of its own, or the one that is given."""

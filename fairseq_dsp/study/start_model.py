@@ -1,4 +1,4 @@
-"""The pretrained model that the trainings of a study start from, such as a BERT."""
+"""Models that the trainings of a study start from: a pretrained one, such as a BERT, or a trained one to prune."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..evaluation.scoring import metric_names
 from ..model.units import ARCHITECTURES
 from ..removal.compact import sizes
 from .options import Options
+from .unpruned_model import UnprunedModel
 
 
 def read_pretrained(path: Any) -> tuple[Path | None, Options]:
@@ -56,3 +57,14 @@ def check_metric(given: Any, data: PreparedData) -> str:
     if given is not None and given != metric:
         raise ValueError(f"metric is {given!r}, but models on {data.folder} are compared by {metric}: give that")
     return metric
+
+
+def trained_base(base: Options) -> UnprunedModel | None:
+    """The model that is there already, if ``base`` names its checkpoint instead of options for its training."""
+    if "checkpoint" not in base:
+        return None
+    if others := sorted(set(base) - {"checkpoint"}):
+        raise ValueError(
+            f"base has a checkpoint, which is not trained again, and the option {others[0]}: leave one of them out"
+        )
+    return UnprunedModel.read(str(base["checkpoint"]))

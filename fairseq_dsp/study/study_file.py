@@ -14,9 +14,9 @@ from ..errors import UserError
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
-from .method_checks import check_range, check_structure, check_units, read_shares, shares_of
+from .method_checks import check_given_base, check_range, check_structure, check_units, read_shares, shares_of
 from .options import SHARES, Options, heads_by_type, parse_options, read_options, total_heads
-from .start_model import check_metric, read_pretrained
+from .start_model import check_metric, read_pretrained, trained_base
 from .titles import METHODS, read_title, with_titles
 from .values import boolean, check_keys, closest, mapping, numbers
 
@@ -186,6 +186,9 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     pretrained, sizes = read_pretrained(content.get("pretrained"))
     recipe = sizes | read_options(content["recipe"], "recipe")
     base = read_options(content.get("base") or {}, "base")
+    model = trained_base(base)
+    if model:
+        recipe, base = model.sizes | recipe, {"max-update": model.updates}
     split = mapping(content.get("evaluate") or {}, "evaluate").get("split", "test")
     prepared = read_data(data or content["data"], split, text)
     prepared.check_trainable()
@@ -209,6 +212,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         replace(m, heads=(total_heads(prepared, {**recipe, **m.options}),)) if m.method == "unpruned" else m
         for m in methods
     )
+    if model:
+        check_given_base(model, prepared, recipe, methods)
     methods = with_titles(methods, recipe)
     names = [method.name for method in methods]
     if "base" in names:
@@ -247,6 +252,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         max_len_b=numbers([evaluate.get("max-len-b", MAX_LEN_B)], "max-len-b", int, 1, 10**6)[0],
         compare=compare,
         metric=check_metric(content.get("metric"), prepared),
+        trained=model.path if model else None,
         pretrained=pretrained,
         local=dict(mapping(content.get("local") or {}, "local")),
         slurm=dict(mapping(content.get("slurm") or {}, "slurm")),

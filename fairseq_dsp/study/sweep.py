@@ -23,14 +23,16 @@ the keys of a study (* must be given):
   recipe*       options of fairseq-train, without the dashes
   heads         numbers of heads K                seeds         default [1]
   parameters-to-keep, flops-to-keep               instead of heads: shares of the cost of heads and feed-forward units
-  base          options for the unpruned model    checkpoint    best (default) or last
+  base          options for the unpruned model; or checkpoint: a trained one, instead of training it, whose sizes are
+                the recipe's
+  checkpoint    best (default) or last
   evaluate      split, beam, lenpen, max-len-a, max-len-b
   compact       false: score pruned models with masks
   compare       a method, for the report          local         jobs, cores, gpus
   metric        bleu or accuracy, as the corpus   pretrained    checkpoint that trainings start from: its sizes are the
                 is compared by                                  recipe's
-  slurm         partition, account, qos, constraint, minutes, cpus, gpus, memory_gb; at_a_time: jobs of an array that
-                run at once; array_size: jobs of an array at most (default: what the cluster takes); requeues: how
+  slurm         partition, account, qos, constraint, minutes, cpus, gpus, nodes, memory_gb; at_a_time: jobs of an array
+                that run at once; array_size: jobs of an array at most (default: what the cluster takes); requeues: how
                 often a job may run out of time (default 100); setup: lines for the shell; additional: options of sbatch
   extends       another study, a path from this file's folder: its keys count where this one has none, and options are
                 merged one by one; the lists of heads, seeds and methods are replaced whole

@@ -47,7 +47,7 @@ class UnprunedModel:
             raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
         config: Any = (state.get("cfg") or {}).get("model")
-        given = str(getattr(config, "_name", None) or getattr(config, "arch", None) or "unknown")
+        given = _architecture(state)
         if ARCH_MODEL_NAME_REGISTRY.get(given, given) in (ROBERTA.model, ROBERTA.stock):
             raise UserError(
                 f"the checkpoint {path} is of the architecture {given}, but this command is for translation: fine-tune "
@@ -93,6 +93,14 @@ class UnprunedModel:
     def heads(self) -> int:
         """N, the number of its heads."""
         return sum(map(sum, self.shape.values()))
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether it is of stock fairseq's architecture, whose heads have no importance."""
+        from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+
+        given = _architecture(self.state)
+        return ARCH_MODEL_NAME_REGISTRY.get(given, given) == STOCK
 
     @property
     def updates(self) -> int:
@@ -192,6 +200,11 @@ class UnprunedModel:
         part = self.state["cfg"].get(section)
         value = part.get(name) if hasattr(part, "get") else getattr(part, name, None)
         return default if value is None else value
+
+
+def _architecture(state: dict[str, Any]) -> str:
+    config: Any = (state.get("cfg") or {}).get("model")
+    return str(getattr(config, "_name", None) or getattr(config, "arch", None) or "unknown")
 
 
 def _numbers(value: Any) -> list[float]:

@@ -85,20 +85,28 @@ def test_a_model_that_rewrites_text_gets_references_that_it_can_give(tmp_path: P
         (["--bpe-model", "codes"], "is not a model of sentencepiece"),
         (["--bpe", "subword-nmt", "--bpe-model", "model"], "is not a table of BPE merges"),
         (["--bpe-model", "nowhere"], "nowhere is missing"),
+        (["--bpe-model", "empty"], "is not a model of sentencepiece"),
+        (["--bpe", "subword-nmt", "--bpe-model", "empty"], "is not a table of BPE merges"),
+        (["--bpe", "subword-nmt", "--bpe-model", "cut"], "is not a table of BPE merges"),
         (["--bpe-model", "model", "--vocab-size", 50], "leave one out"),
         (["--source-dictionary", "nowhere"], "nowhere is missing"),
         (["--source-dictionary", "model"], "is not a dictionary of fairseq's"),
         (["--bpe-model", "model", "--source-dictionary", "other"], "lacks 100% of the subwords"),
+        (["--bpe-model", "model", "--source-dictionary", "few"], "% of the subwords of the training text, such as"),
         (["--joined-dictionary", "--source-dictionary", "other", "--target-dictionary", "other"], "two are given"),
     ],
 )
 def test_what_is_no_ready_model_or_dictionary(
     first: dict[str, Path], tmp_path: Path, flags: list[object], told: str
 ) -> None:
+    dictionary = first["sentencepiece"] / "data-bin/dict.de.txt"
     files = {
         "codes": first["subword-nmt"] / "bpe/bpecodes",
         "model": first["sentencepiece"] / "bpe/sentencepiece.bpe.model",
         "other": preparing.write(tmp_path / "other.txt", ["▁xyz 3"]),
+        "few": preparing.write(tmp_path / "few.txt", preparing.lines(dictionary)[:5]),
+        "empty": preparing.write(tmp_path / "empty", []),
+        "cut": preparing.write(tmp_path / "cut", [*preparing.lines(first["subword-nmt"] / "bpe/bpecodes")[:9], "lon"]),
         "nowhere": tmp_path / "nowhere",
     }
     given = [files.get(str(flag), flag) for flag in flags]

@@ -104,6 +104,9 @@ def test_a_compressed_file_cut_short(tmp_path: Path, sides: list[Path], ending: 
         done = preparing.prepare("custom", whole, sides[1], tmp_path / "out", check=False)
         assert f"{whole} is an incomplete or damaged {kind} file" in preparing.the_sentence(done)
         assert not (tmp_path / "out").exists()
+    sides[0].write_bytes(data[:-3])  # known by its first bytes
+    done = preparing.prepare("custom", *sides, tmp_path / "out", check=False)
+    assert f"{sides[0]} is an incomplete or damaged {kind} file" in preparing.the_sentence(done)
 
 
 @pytest.mark.parametrize(("line", "columns"), [("only one", 1), ("one\ttwo\tthree", 3)])

@@ -135,7 +135,8 @@ def some_runs(tmp_path: Path, number: int) -> list[Run]:
         ({"setup": ["module load x", 3]}, "setup is ['module load x', 3], but a list of lines"),
         ({"additional": {"array": "0-3"}}, "additional has array, but a sweep sets it itself"),
         ({"additional": {"nice": [1]}}, "additional has 'nice': [1], but options of sbatch"),
-        ({"nodes": 1}, "slurm has an unknown key nodes"),
+        ({"nodes": 0}, "nodes is 0, but a number from 1"),
+        ({"node": 1}, "slurm has an unknown key node"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:

@@ -1,52 +1,21 @@
-"""A sweep on a real SLURM of one node, which the test starts; Debian's slurm-wlm and munge."""
+"""A sweep on a real SLURM of one node; `test_nodes` has two."""
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import support
 from quick_python import quick_python
+from real_slurm import wait_for
 
 from fairseq_dsp.study.results import read_results
-
-CONFIG = """
-ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ctld_port}
-SlurmdPort={slurmd_port}
-AuthType=auth/munge
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SlurmUser=root
-SlurmdUser=root
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-SlurmdParameters=config_overrides
-MpiDefault=none
-ReturnToService=2
-KillWait=2
-MaxArraySize=2
-SchedulerParameters=sched_interval=2,batch_sched_delay=1
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000 State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
-"""
 
 LOOKING_OFTEN = """
 import sys
@@ -56,83 +25,6 @@ cluster.ASK, cluster.POLL, local.PAUSE = 1, 0.2, 0.5
 sys.exit(main())
 """
 """``fairseq-dsp``, for a cluster that is not shared."""
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def wait_for(what: Callable[[], Any], why: Callable[[], object], seconds: float = 300) -> Any:
-    """Wait until *what* gives something."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(why())
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A running SLURM; the variables that its commands need."""
-    if getpass.getuser() != "root":
-        pytest.skip("starting a SLURM with the packages' own paths takes root")
-    if not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))):
-        if not shutil.which("apt-get"):
-            pytest.skip("slurm-wlm and munge are not installed, and there is no apt-get to install them")
-        install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "slurm-wlm", "munge"]
-        done = subprocess.run(install, capture_output=True, text=True, timeout=300)
-        if done.returncode:
-            pytest.skip(f"slurm-wlm and munge cannot be installed: {done.stderr.strip()[-200:]}")
-    folder = tmp_path_factory.mktemp("slurm")
-    for name in ("state", "spool"):
-        (folder / name).mkdir()
-    host = socket.gethostname().split(".")[0]
-    config = folder / "slurm.conf"
-    config.write_text(
-        CONFIG.format(host=host, folder=folder, ctld_port=free_port(), slurmd_port=free_port()), encoding="utf-8"
-    )
-    variables = {"SLURM_CONF": str(config)}
-    environment = support.environment(**variables)
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*command: str) -> None:
-        with (folder / "started.log").open("ab") as log:
-            started.append(
-                subprocess.Popen(
-                    command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                )
-            )
-
-    def log() -> str:
-        return "\n".join(path.read_text()[-3000:] for path in folder.glob("*.log"))
-
-    if subprocess.run(["munge", "-n"], capture_output=True).returncode:
-        Path("/run/munge").mkdir(exist_ok=True)
-        shutil.chown("/run/munge", "munge", "munge")
-        start("runuser", "-u", "munge", "--", "munged", "--foreground", "--force")
-        wait_for(lambda: not subprocess.run(["munge", "-n"], capture_output=True).returncode, log)
-    start("slurmctld", "-D")
-    start("slurmd", "-D", "-N", host)
-
-    def idle() -> bool:
-        shown = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
-        return shown.stdout.strip() == "idle"
-
-    try:
-        wait_for(idle, log)
-        yield variables
-    finally:
-        for process in reversed(started):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def test_a_requeued_sweep_ends_as_the_local_one(

@@ -1,0 +1,97 @@
+"""A study on somebody's trained, unpruned model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support
+from studies import TINY_RECIPE, do, plan
+
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.study.runs import expand
+from fairseq_dsp.study.study_file import read_study
+
+RECIPE = {
+    name: value
+    for name, value in TINY_RECIPE.items()
+    if name != "arch" and "layers" not in name and "embed-dim" not in name and "attention-heads" not in name
+}
+METHODS = [{"method": "joint", "start": "base", "options": {"max-update": 4}}]
+MICHEL = {"method": "michel", "options": {"steps": 2}}
+
+
+@pytest.fixture(scope="module")
+def stock(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of stock fairseq."""
+    folder = tmp_path_factory.mktemp("stock")
+    support.run_fairseq("train", *support.tiny_train_args(tiny_data, folder, "--max-update", 8))
+    return folder / "checkpoint_last.pt"
+
+
+def test_it_is_scored_and_pruned_and_not_trained(stock: Path, write_study: Callable[..., Path], tmp_path: Path) -> None:
+    study = read_study(write_study(base={"checkpoint": str(stock)}, recipe=RECIPE, methods=METHODS))
+    assert study.total == 12
+    runs = {run.method: run for run in expand(study, tmp_path / "results")}
+    assert [step.name for step in runs["base"].steps] == ["evaluate"]
+    for run in runs.values():
+        assert str(stock) in " ".join(run.steps[0].command)
+        do(run)
+    joint = runs["joint"].steps[0].command
+    assert joint[joint.index("--finetune-from-model") + 1] == str(stock)
+
+
+def test_another_model_in_its_place_is_refused(
+    stock: Path, write_study: Callable[..., Path], tmp_path: Path, train_tiny: Callable[..., Any]
+) -> None:
+    copy = tmp_path / "theirs.pt"
+    copy.write_bytes(stock.read_bytes())
+    study = write_study(base={"checkpoint": str(copy)}, recipe=RECIPE, methods=METHODS)
+    results = tmp_path / "results"
+    plan(study, results)
+    from fairseq_dsp.study.records import begin
+    from fairseq_dsp.study.sweep import checked_runs
+
+    for run in checked_runs(read_study(study), results):
+        run.folder.mkdir(parents=True)
+        begin(run)
+        (run.folder / "result.json").write_text("{}")
+    train_tiny(tmp_path / "other", "--max-update", 3)
+    copy.write_bytes((tmp_path / "other/checkpoint_last.pt").read_bytes())
+    with pytest.raises(UserError, match="base"):
+        plan(study, results)
+
+
+@pytest.mark.parametrize(
+    ("base", "recipe", "told"),
+    [
+        ({"checkpoint": "nowhere.pt"}, {}, "there is no checkpoint .*nowhere.pt"),
+        ({"lr": 0.1}, {}, "base has a checkpoint, which is not trained again, and the option lr"),
+        ({}, {"encoder-embed-dim": 32}, "do not fit the model of these options"),
+    ],
+)
+def test_what_does_not_fit(
+    stock: Path, write_study: Callable[..., Path], base: dict[str, Any], recipe: dict[str, Any], told: str
+) -> None:
+    study = write_study(base={"checkpoint": str(stock), **base}, recipe=RECIPE | recipe, methods=METHODS)
+    with pytest.raises(UserError, match=told):
+        read_study(study)
+
+
+def test_heads_of_a_stock_model_are_not_removed_as_it_is(
+    stock: Path, write_study: Callable[..., Path], train_tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    base = {"checkpoint": str(stock)}
+    with pytest.raises(UserError, match=r"michel removes heads of the model as it is, but .* of fairseq's transformer"):
+        read_study(write_study(base=base, recipe=RECIPE, methods=[*METHODS, MICHEL]))
+    ours = ["--max-update", 1, "--finetune-from-model", stock]
+    train_tiny(tmp_path, *ours, arch="transformer_dsp")
+    base = {"checkpoint": str(tmp_path / "checkpoint_last.pt")}
+    assert read_study(write_study(base=base, recipe=RECIPE, methods=[MICHEL])).trained
+
+
+def test_a_recipe_without_an_architecture(write_study: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="recipe has no arch: give the architecture of the model, such as"):
+        read_study(write_study(recipe=RECIPE))
