@@ -117,7 +117,7 @@ def logits(teacher: PrunableTransformer, net_input: dict[str, Any], gates: Tenso
     """What a model without a budget answers with the given gates."""
     with torch.no_grad():
         for attention, values in zip(teacher.pruner.gated, gates.split(HEADS), strict=True):
-            attention.gate = values
+            attention.gate = values.repeat_interleave(attention.head_dim)
         answer: Tensor = teacher(**net_input)[0]
         for attention in teacher.pruner.gated:
             attention.gate = None
