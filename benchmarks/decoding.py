@@ -120,7 +120,7 @@ def masked(kept: HeadSet) -> PrunableTransformer:
     assert model.pruner is not None
     gates = kept.to_gates(model.pruner.plan.shape).split(HEADS)
     for attention, values in zip(model.pruner.gated, gates, strict=True):
-        attention.gate = values
+        attention.gate = values.repeat_interleave(attention.head_dim)
     model.encoder.pruners = {}
     for layer in model.decoder.layers:
         layer.make_generation_fast_(need_attn=False)
