@@ -31,7 +31,7 @@ MpiDefault=none
 ReturnToService=2
 KillWait=2
 MaxArraySize=2
-SchedulerParameters=sched_interval=2,batch_sched_delay=1
+SchedulerParameters=sched_interval=2
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid

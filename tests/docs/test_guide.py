@@ -26,7 +26,7 @@ PAGES = (
     "start/install start/quickstart start/prune guide/data guide/training guide/pruning guide/choosing-k "
     "guide/removing guide/studies guide/cluster guide/cuda method/selections"
 ).split()
-BLOCK = re.compile(r"^```(sh|python|yaml)(?: title=\"(.+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(sh|python|yaml)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 TINY = (
     "--encoder-embed-dim 16 --decoder-embed-dim 16 --encoder-ffn-embed-dim 16 --decoder-ffn-embed-dim 16 "

@@ -22,6 +22,7 @@ from fairseq_dsp.study import local, runner
 from fairseq_dsp.study.cluster import Job
 from fairseq_dsp.study.local import Local, run_locally
 from fairseq_dsp.study.lock import locked
+from fairseq_dsp.study.nodes import Nodes
 from fairseq_dsp.study.runner import RunError, execute, is_done, missing_steps, progress, with_wanted
 from fairseq_dsp.study.runs import Run, Step
 
@@ -247,7 +248,7 @@ def test_a_run_is_done_once_by_two_processes(tmp_path: Path) -> None:
 def test_two_copies_of_a_job_do_a_run_once(tmp_path: Path) -> None:
     """As when a job has two tasks; the one that comes second waits for the other."""
     run = chain(tmp_path, "one", train="sleep 0.3; touch model")
-    job = Job(run, {})
+    job = Job(run, {}, Nodes(1))
     copies = [multiprocessing.get_context("fork").Process(target=job) for _ in range(2)]
     for copy in copies:
         copy.start()
