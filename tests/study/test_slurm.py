@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -126,6 +127,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         wait_for(idle, log)
         yield variables
     finally:
+        subprocess.run(["scancel", "--me"], env=environment)
+        with contextlib.suppress(AssertionError):  # or processes of jobs would wait for this SLURM for ever
+            queued = ["squeue", "--noheader"]
+            wait_for(lambda: not subprocess.run(queued, env=environment, capture_output=True).stdout, log, 30)
         for process in reversed(started):
             process.terminate()
             try:
