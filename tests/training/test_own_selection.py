@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def test_a_missing_file_is_told_in_one_sentence(train_tiny: Callable, tmp_path: 
     assert done.returncode == 1
     assert "absent.py, but the path of a Python file is expected" in done.stdout
     assert "Traceback" not in done.stdout
-    command = [quick_python(), "-m", "fairseq_dsp.cli", "heads", "any.pt"]
+    command = [sys.executable, "-m", "fairseq_dsp.cli", "heads", "any.pt"]
     done = support.run_command(command, check=False, FAIRSEQ_DSP_SELECTIONS="absent.py")
     assert done.returncode == 1
     assert done.stdout.startswith("fairseq-dsp heads: FAIRSEQ_DSP_SELECTIONS is ")
