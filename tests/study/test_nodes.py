@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import inprocess
 import pytest
 import support
 import torch
-from real_slurm import free_port
+from real_slurm import Restarting, free_port
 from studies import TINY_RECIPE
 
 from fairseq_dsp.study import cluster, runner, sweep
@@ -40,14 +41,15 @@ def test_a_preempted_run_on_two_nodes_ends_as_two_processes(
     (folder,) = [run.folder for run in runs]
     log = folder / "log.txt"
     preempted: list[str] = []
+    restarting = Restarting(os.environ)
 
     def tick() -> None:
         if not preempted and any(folder.glob("checkpoints/checkpoint_*_*.pt")):
             preempted.append(json.loads((folder / "slurm.json").read_text())["job"])
             for signal in ("TERM", "USR2"):  # submitit takes these for a pre-emption
                 subprocess.run(["scancel", preempted[0], "--signal", signal], check=True)
-        for job in preempted:  # once queued again, it need not wait
-            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
+        for job in preempted:
+            restarting(job)
 
     def failed(run: Any, why: str) -> None:
         raise AssertionError(f"{why}\n{log.read_text()}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import support
 from quick_python import quick_python
-from real_slurm import wait_for
+from real_slurm import Restarting, wait_for
 
 from fairseq_dsp.study.results import read_results
 
@@ -50,12 +50,11 @@ def test_a_requeued_sweep_ends_as_the_local_one(
         assert "_" in job  # an element of an array
         subprocess.run(["scontrol", "requeue", job], env=environment, check=True)
 
+        restarting = Restarting(environment)
+
         def again() -> bool:
-            subprocess.run(
-                ["scontrol", "update", f"JobId={job}", "StartTime=now"], env=environment, capture_output=True
-            )
-            shown = subprocess.run(["scontrol", "show", "job", job], env=environment, capture_output=True, text=True)
-            return "Restarts=1" in shown.stdout and "JobState=RUNNING" in shown.stdout
+            shown = restarting(job)
+            return "Restarts=1" in shown and "JobState=RUNNING" in shown
 
         wait_for(again, log.read_text)
         assert sweep.wait(600) == 0, log.read_text()
