@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld_port}
 AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SlurmUser=root
@@ -117,11 +118,15 @@ def slurm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     def log() -> str:
         return "\n".join(path.read_text()[-3000:] for path in folder.glob("*.log"))
 
-    if subprocess.run(["munge", "-n"], capture_output=True).returncode:
-        Path("/run/munge").mkdir(exist_ok=True)
-        shutil.chown("/run/munge", "munge", "munge")
-        start("runuser", "-u", "munge", "--", "munged", "--foreground", "--force")
-        wait_for(lambda: not subprocess.run(["munge", "-n"], capture_output=True).returncode, log)
+    # a munged of its own: the machine's may be another test's, and end with that
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o600)
+    files = [f"--{name}-file={folder / name}" for name in ("pid", "seed")]
+    files += [f"--key-file={key}", f"--log-file={folder / 'munged.log'}", f"--socket={folder / 'munge.socket'}"]
+    start("munged", "--foreground", "--force", *files)
+    ask = ["munge", "--no-input", f"--socket={folder / 'munge.socket'}"]
+    wait_for(lambda: not subprocess.run(ask, capture_output=True).returncode, log)
     start("slurmctld", "-D")
     for name in names:
         start("slurmd", "-D", "-N", name)
