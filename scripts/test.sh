@@ -3,8 +3,8 @@
 #
 #   ./scripts/test.sh [PYTEST-OPTIONS]      e.g. ./scripts/test.sh tests/subset -k relaxed
 #
-# Makes the virtual environment .venv on the first run (set PYTHON to use another one), about a minute; then at most
-# 6 minutes on 2 idle cores. WORKERS processes share the tests, one a core by default. Tests on the shared corpora read
+# Makes the virtual environment .venv on the first run (set PYTHON to use another one), about a minute; then some
+# 12 minutes on 2 cores. WORKERS processes share the tests, one a core by default. Tests on the shared corpora read
 # them from $FAIRSEQ_DSP_CORPORA or ../shared/data, and are skipped where there are none; so are tests that need a GPU.
 # Proofs that take longer: tests/long/.
 
