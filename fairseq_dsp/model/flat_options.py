@@ -56,7 +56,7 @@ def model_namespace(
     if isinstance(config, Namespace):
         return config
     flatten(config)
-    options = {str(name): value for name, value in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]
+    options = _plain(config, resolve=True)
     typed = [OmegaConf.structured(dataclass) for dataclass in own]
     known = known.union({"_name", "arch", IN_FORCE}, *typed)
     for key, value in options.items():
@@ -74,5 +74,12 @@ def model_namespace(
                     reason = str(error).splitlines()[0]
                     raise ValueError(f"the model config's {key} cannot be used: {reason}") from error
     for part in typed:
-        options |= OmegaConf.to_container(part, enum_to_str=True)  # type: ignore[arg-type]
+        options |= _plain(part, enum_to_str=True)
     return Namespace(**{**options, "_name": getattr(config, "_name", None)})
+
+
+def _plain(config: DictConfig, **how: Any) -> dict[str, Any]:
+    """Return a config as a dictionary, with OmegaConf's options for that."""
+    content = OmegaConf.to_container(config, **how)
+    assert isinstance(content, dict)  # what a DictConfig gives
+    return {str(name): value for name, value in content.items()}
