@@ -157,8 +157,7 @@ class PreparedData:
 
     def subwords(self, split: str, language: str) -> list[list[str]]:
         """The subwords of a text in one of the languages, a list a sentence, as the models are given them."""
-        self.check_split(split)
-        return [line.split() for line in self._lines(f"bpe/{split}.{language}")]
+        return [line.split() for part in self.parts(split) for line in self._lines(f"bpe/{part}.{language}")]
 
     def tokenised_references(self, split: str) -> list[str] | None:
         """The reference translations as the recipe tokenised them, or None where it did not."""

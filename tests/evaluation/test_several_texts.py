@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,11 @@ def test_references_are_of_one_text(pruned: Path, prepared: Path, capsys: Any) -
     given = ["--references", str(prepared / "raw/test.yy")]
     assert main(["evaluate", str(pruned), "--data", str(prepared), "--split", "test,valid", *given]) == 1
     assert "the references given are of one text, but the split test,valid names several" in capsys.readouterr().err
+
+
+def test_their_subwords_are_one_text(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path / "data")
+    (tmp_path / "data/bpe").mkdir()
+    for part, line in (("valid", "ba@@ di"), ("test", "no")):
+        (tmp_path / f"data/bpe/{part}.xx").write_text(f"{line}\n", encoding="utf-8")
+    assert PreparedData.read(tmp_path / "data").subwords("valid,test", "xx") == [["ba@@", "di"], ["no"]]
