@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
-from .errors import UserError
+from .errors import STOPPED, UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": (".preparation.prepare", "Prepare a corpus: from raw text to a data-bin for fairseq-train"),
@@ -37,7 +38,14 @@ one that sets a default for ``more`` is given there what is no argument of its o
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _run(sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt:
+        print(f"\n{STOPPED}", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="fairseq-dsp", description="Prune the attention heads of translation models.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, help_text) in COMMANDS.items():

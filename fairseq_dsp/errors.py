@@ -6,6 +6,9 @@ from typing import TypeVar
 
 Kind = TypeVar("Kind", bound=BaseException)
 
+STOPPED = "stopped: run the same command again to do what is missing"
+"""What to say after Ctrl-C."""
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used, and the user can correct it.

@@ -6,7 +6,6 @@ Importing fairseq takes seconds, and what prepares text or translates with anoth
 from __future__ import annotations
 
 import gc
-import logging
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -65,7 +64,9 @@ def allow_checkpoints() -> None:
 
 def load_when_needed() -> None:
     """Have `load` called once fairseq has been imported, and `allow_checkpoints` once torch has; now, if it has."""
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it asks for tensorboardX
+    from .compat import unasked_messages
+
+    unasked_messages.apply()
     if "torch" in sys.modules:
         allow_checkpoints()
     if "fairseq" in sys.modules:
@@ -130,9 +131,11 @@ class _Loader(Loader):
         """Run the module, which keeps its own loader, then do what it was awaited for."""
         assert module.__spec__
         module.__loader__ = module.__spec__.loader = self._own
+        from .compat import unasked_messages
+
         _depth.value += 1
         try:
-            with _without_garbage():
+            with _without_garbage(), unasked_messages.level_kept():
                 self._own.exec_module(module)
         finally:
             _depth.value -= 1

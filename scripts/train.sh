@@ -67,5 +67,7 @@ PY
 )
 read -r source_lang target_lang data_bins <<<"$summary"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m fairseq_cli.train "$data_bins" --user-dir "$ROOT/fairseq_dsp" --save-dir "$save_dir" \
+# imported before fairseq, this package keeps what fairseq says of itself from the screen
+start='import runpy, fairseq_dsp; runpy.run_module("fairseq_cli.train", run_name="__main__", alter_sys=True)'
+exec "$PYTHON" -c "$start" "$data_bins" --user-dir "$ROOT/fairseq_dsp" --save-dir "$save_dir" \
     --source-lang "$source_lang" --target-lang "$target_lang" ${recipe[*]} "$@"

@@ -1,10 +1,10 @@
-"""fairseq's commands show a traceback of thirty lines for a mistake that one sentence explains.
+"""fairseq's commands show a traceback of thirty lines for a mistake that one sentence explains, and for Ctrl-C.
 
 Broken: the commands of ve-fairseq 0.12.3 catch nothing, so the sentence of a `UserError` drowns in the traceback; an
 error on loading a model is even replaced by "please ensure that the architectures match".
 
 Fix: where one of fairseq's commands runs, a `UserError` (also one that fairseq replaced by its own) is printed
-alone; exit status 1 stays. ``LOGLEVEL=DEBUG`` brings the traceback back. Can go when fairseq prints errors as one line.
+alone, and so is what to do after Ctrl-C; the exit status stays. ``LOGLEVEL=DEBUG`` brings the traceback back. Can go when fairseq prints errors as one line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from fairseq_dsp.errors import UserError, find_in_chain
+from fairseq_dsp.errors import STOPPED, UserError, find_in_chain
 
 
 def apply() -> None:
@@ -31,6 +31,8 @@ def _report(
 ) -> None:
     if found := find_in_chain(error, UserError):
         print(f"error: {found}", file=sys.stderr)
+    elif issubclass(kind, KeyboardInterrupt):
+        print(f"\n{STOPPED}", file=sys.stderr)
     else:
         otherwise(kind, error, traceback)
 

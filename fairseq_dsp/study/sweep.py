@@ -74,7 +74,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import STOPPED, UserError
 from ..evaluation import preprocessed
 from ..files import write_json, write_text
 from .checks import check_runs
@@ -283,7 +283,7 @@ def interruptible() -> Iterator[None]:
 
     def stop(number: int, _: object) -> None:
         stop_all()
-        print("\nstopped: run the same command again to do what is missing", file=sys.stderr, flush=True)
+        print(f"\n{STOPPED}", file=sys.stderr, flush=True)
         os._exit(128 + number)  # threads still wait for the commands
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
