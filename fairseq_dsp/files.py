@@ -15,6 +15,9 @@ from .errors import UserError, find_in_chain
 
 TEMPORARY = ".tmp"
 
+PACKAGE = Path(__file__).resolve().parent
+"""What ``--user-dir`` takes, from any folder."""
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path, temporary: str | Path | None = None) -> Iterator[Path]:

@@ -46,6 +46,9 @@ shift 2
 
 source "$(dirname "$0")/common.sh"
 find_python
+if [ ! -f "$data/prepare.json" ] && [ -f "$data/../prepare.json" ]; then
+    data=$data/.. # DATA/data-bin is taken for DATA, as prune does
+fi
 if [ ! -f "$data/prepare.json" ]; then
     echo "error: $data holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh" >&2
     exit 1

@@ -61,7 +61,7 @@ def read(folder: Path, device: str, threads: int | None) -> EngineTranslator:
     try:
         import ctranslate2
     except ImportError as error:
-        raise UserError("the package ctranslate2 is not installed: pip install fairseq-dsp[ctranslate2]") from error
+        raise UserError("the package ctranslate2 is not installed: pip install 'fairseq-dsp[ctranslate2]'") from error
     config = _config(folder)
     text = Text(config, folder)
     kind, _, index = device.partition(":")

@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_json, write_text
+from ..files import PACKAGE, write_json, write_text
 from ..model import with_heads
 from ..model.dictionaries import fitting
+from ..removal.data_bin import POST_PROCESS
 from . import preprocessed, score_text
 from .classify import classify
 from .description import describe
@@ -41,8 +42,6 @@ from .prepared import PreparedData
 from .scoring import detokenised, metric_names, metrics, score
 from .significance import bootstrap
 
-PACKAGE = Path(__file__).resolve().parents[1]
-POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}  # how fairseq undoes a BPE
 _OTHER_BUDGETS = (
     "encoder_heads_to_keep", "decoder_heads_to_keep", "cross_heads_to_keep", "heads_to_keep_start",
     "heads_to_keep_updates", "heads_to_keep_low", "heads_to_keep_high",

@@ -41,7 +41,8 @@ class PreparedData:
         except OSError as error:
             raise UserError(
                 f"{path} holds no prepared corpus ({file}: {error.strerror}): give the folder that "
-                "scripts/preprocess.sh wrote, or the references of a folder of fairseq-preprocess too"
+                "scripts/preprocess.sh wrote; or, for a folder of fairseq-preprocess, its references too, with "
+                "--references FILE and, as its text has them, --bpe and --tokenizer"
             ) from error
         except ValueError as error:
             raise UserError(f"{file} is not JSON ({error}): run scripts/preprocess.sh again") from error

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from .prepared import CLASSIFICATION, SUMMARY, PreparedData
+from .same_text import check_text
 
 BPE = ("sentencepiece", "subword-nmt", "none")
 TOKENIZERS = ("none", "moses")
@@ -76,6 +77,7 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
     else:
         data = _binarised(folder, split, references, given)
     _check_lengths(data, split)
+    check_text(data, split)
     return data
 
 

@@ -115,7 +115,9 @@ class EngineRunner:
         try:
             import ctranslate2
         except ImportError as error:
-            raise UserError("the package ctranslate2 is not installed: pip install fairseq-dsp[ctranslate2]") from error
+            raise UserError(
+                "the package ctranslate2 is not installed: pip install 'fairseq-dsp[ctranslate2]'"
+            ) from error
         kind = device.partition(":")[0]
         self._engine = ctranslate2.Translator(str(folder), device=kind, intra_threads=torch.get_num_threads())
         self.type: str | None = self._engine.compute_type

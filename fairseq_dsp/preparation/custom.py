@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SUMMARY = "your own parallel text"
-DESCRIPTION = """Two UTF-8 files, a line a sentence, line-aligned, or one with source, tab and target in each line, from
+DESCRIPTION = """Two UTF-8 files, one sentence per line, line-aligned, or one with source, tab and target in each line, from
 which validation and test pairs are held out at random; or three ready splits, each in PREFIX.SRC and PREFIX.TGT or in
 PREFIX.tsv. Any of them may be compressed (.gz, .xz, .zst). Pairs with a blank side are left out."""
 RECIPE = Recipe(bpe="sentencepiece", vocab_size=8000)
@@ -188,7 +188,7 @@ def ready_splits(languages: tuple[str, str], train: str, valid: str, tests: list
         if not files:
             raise UserError(
                 f"{prefixes[split]}.{languages[0]} and {prefixes[split]}.{languages[1]} are missing, and so is "
-                f"{prefixes[split]}.tsv: expected text files, a line a sentence"
+                f"{prefixes[split]}.tsv: expected text files, one sentence per line"
             )
     origin = {split: [text_hash(path) for path in files] for split, files in paths.items()}
 

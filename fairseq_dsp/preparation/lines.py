@@ -61,7 +61,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     """
     if not path.is_file():
         raise UserError(
-            f"{path} is {'not a file' if path.exists() else 'missing'}: expected a text file, a line a sentence"
+            f"{path} is {'not a file' if path.exists() else 'missing'}: expected a text file, one sentence per line"
         )
     if found := _format(path):
         opened: IO[bytes] = found[1](path)
@@ -131,7 +131,7 @@ def read_lines(path: Path) -> Iterator[str]:
         empty = empty and is_blank(line)
         yield line
     if empty:
-        raise UserError(f"{path} is empty: expected a text file, a line a sentence")
+        raise UserError(f"{path} is empty: expected a text file, one sentence per line")
     if signs:
         say(f"{path}: {signs} characters U+2581, with which sentencepiece writes a space, are read as spaces")
 

@@ -10,6 +10,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import check_target, new_folder
+from ..files import PACKAGE, check_target, new_folder
 from ..wordpiece import SPECIALS, WordPiece, dictionary_words
 from .bert import ACTIVATIONS, Bert, read_bert
 
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"{out}: {bert.layers} layers of {bert.heads} heads, {bert.layers * bert.heads} in all; hidden states differ "
         f"from the original's by {difference:.1e} at most\n"
-        f"To fine-tune it:\n  fairseq-train DATA --user-dir fairseq_dsp --arch roberta_dsp {' '.join(flags(bert))} "
+        f"To fine-tune it:\n  fairseq-train DATA --user-dir {shlex.quote(str(PACKAGE))} --arch roberta_dsp {' '.join(flags(bert))} "
         f"--task sentence_prediction --criterion sentence_prediction --num-classes {args.num_classes} --init-token 0 "
         f"--max-positions {bert.positions} --finetune-from-model {out / 'model.pt'} --heads-to-keep K"
     )

@@ -20,12 +20,13 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.transformer import TransformerConfig
 
 from ..errors import UserError
-from ..files import check_target, write_files
+from ..files import PACKAGE, check_target, write_files
 from ..model import PruningConfig
 from ..model.bert_options import EncoderConfig
 from ..model.dictionaries import with_fingerprints
 from ..model.pruning_options import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
+from .data_bin import preparation, translating
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,22 +60,24 @@ def run(args: argparse.Namespace) -> None:
 
 def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
     """Return what to tell the user: what was written, and the commands to use it."""
-    data = shlex.quote(str(getattr(model.options, "data", "DATA")))
-    name, heads = shlex.quote(str(out)), shlex.quote(str(heads_file))
+    folder = str(getattr(model.options, "data", "DATA"))
+    data = shlex.quote(folder)
+    name, heads, plugin = (shlex.quote(str(path)) for path in (out, heads_file, PACKAGE))
     own = "".join(
         f" {name}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in sizes(model.options, model.architecture).items()
     )
     if model.heads.of("decoder_self"):
-        use = f"To translate with it:\n  fairseq-generate {data} --user-dir fairseq_dsp --path {name} --beam 5"
+        bpe = preparation(folder.partition(":")[0]).get("bpe")
+        use = f"To translate with it (fairseq-dsp evaluate scores it):\n  {translating(folder, out, bpe)}"
     else:
         use = (
-            f"To evaluate it, add the task's options to:\n  fairseq-validate {data} --user-dir fairseq_dsp "
+            f"To evaluate it, add the task's options to:\n  fairseq-validate {data} --user-dir {plugin} "
             f"--path {name} --valid-subset test"
         )
     return (
         f"{out}: {model.heads.counts()}, {out.stat().st_size:,} bytes; {heads_file}: which\n"
-        f"{use}\nTo train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir fairseq_dsp "
+        f"{use}\nTo train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir {plugin} "
         f"--arch {model.architecture}{own} --compact --kept-heads {heads} --finetune-from-model {name}"
     )
 

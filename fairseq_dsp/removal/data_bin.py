@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from fairseq import tasks
 from omegaconf import OmegaConf, open_dict
 
 from ..errors import UserError
+from ..files import PACKAGE
 from ..model.dictionaries import check, fitting
 from ..model.labels import check_labels
 from .checkpoint import TrainedModel
 
+POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}
+"""How fairseq undoes a subword method."""
 CLASSIFICATION = "sentence_prediction"
 """fairseq's task; this package's name begins with it."""
 
@@ -91,6 +95,15 @@ def check_task(state: dict[str, Any], path: str, *, any_plugin: bool = True) -> 
             f"{path} was trained with --task {getattr(task, 'task', None)}, but translation or translation_dsp is "
             "expected: use fairseq-generate with the options of that task"
         )
+
+
+def translating(data: str | Path, model: Path, bpe: Any) -> str:
+    """Return the command that translates a test set into words.
+
+    :param bpe: the subword method of the data, where it is known.
+    """
+    words = ["fairseq-generate", str(data), "--user-dir", str(PACKAGE), "--path", str(model), "--beam", "5"]
+    return shlex.join(words + (["--post-process", POST_PROCESS[bpe]] if bpe in POST_PROCESS else []))
 
 
 def preparation(data: str | Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """FOLDER is a model for CTranslate2, the C++ engine: ctranslate2.Translator(FOLDER), or one of the servers built on it.
 The engine takes one number of heads for the encoder and one for the decoder, so each module is padded with heads of
-zeros up to the largest of its stack. Needs the package: pip install fairseq-dsp[ctranslate2].
+zeros up to the largest of its stack. Needs the package: pip install 'fairseq-dsp[ctranslate2]'.
 
 The engine computes what fairseq's Transformer does, with all options but --adaptive-softmax-cutoff,
 --cross-self-attention, --activation-fn linear, and --quant-noise-pq together with --layernorm-embedding: models with
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         import ctranslate2
         from ctranslate2.specs.transformer_spec import TransformerEncoderSpec
     except ImportError as error:
-        raise UserError("the package ctranslate2 is not installed: pip install fairseq-dsp[ctranslate2]") from error
+        raise UserError("the package ctranslate2 is not installed: pip install 'fairseq-dsp[ctranslate2]'") from error
     if "head_dim" not in inspect.signature(TransformerEncoderSpec.__init__).parameters:
         raise UserError(
             f"ctranslate2 {ctranslate2.__version__} is installed, which is too old for models with pruned heads: "

@@ -40,8 +40,8 @@ tags: [fairseq, safetensors, pruning]
 ---
 # Translation, {source} to {target}, with {counts}
 
-An encoder–decoder Transformer with {parameters} parameters, trained with fairseq; the others were pruned and are
-gone. This folder is all that it needs:
+An encoder–decoder Transformer with {parameters} parameters, trained with fairseq.{pruned} This folder is
+all that it needs:
 
 ```python
 import fairseq_dsp
@@ -185,6 +185,7 @@ def _write(
         labels=", ".join(own.get("labels", ())),
         counts=model.heads.counts().replace(" heads", " attention heads"),
         parameters=f"{sum(weight.numel() for weight in weights.values()):,}",
+        pruned=" The other heads were pruned and are gone." if model.heads.kept < model.heads.total else "",
         subwords=f"| `{subwords.name}` | the subword model |\n" if subwords else "",
     )
     (folder / "README.md").write_text(card, encoding="utf-8")  # without a checksum: it is meant to be edited

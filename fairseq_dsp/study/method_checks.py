@@ -25,7 +25,7 @@ def read_shares(content: Mapping[str, Any], where: str) -> tuple[tuple[str, floa
     """Return the shares of the cost that a study or a method gives, each with its option."""
     given = [name for name in ("heads", *SHARES) if content.get(name)]
     if len(given) > 1:
-        raise ValueError(f"{where} gives {' and '.join(given)}, but one says how much stays: leave the others out")
+        raise ValueError(f"{where} gives {' and '.join(given)}, but only one of them can say how much stays: give one")
     return tuple((n, s) for n in SHARES for s in numbers(content.get(n) or [], f"{n} of {where}", float, 0, 1))
 
 

@@ -19,7 +19,7 @@ OUT then holds
 After an interruption, run the same command again: it continues from the last checkpoint. `fairseq-dsp report OUT` draws
 head maps and learning curves.
 
-Options of fairseq-train come last, each with one value or none. They override the recipe:
+Options of fairseq-train come last, each with one value or none, and override the recipe, as --max-update does below.
 
 examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18
@@ -27,6 +27,7 @@ examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 --ffn-units-to-keep 48
   fairseq-dsp prune base.pt data/multi30k pruned --parameters-to-keep 0.5
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 36 18 6 --range --max-update 3000
+  fairseq-dsp prune base.pt data-bin pruned --heads-to-keep 18 --references test.en --bpe sentencepiece
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..evaluation import preprocessed
 from ..evaluation.measuring import measure
 from ..evaluation.prepared import PreparedData
 from ..evaluation.runners import load
 from ..files import replacing, sha256, write_json, write_text
 from ..markdown import markdown_table
+from ..removal.data_bin import translating
 from . import pruning_recipe
 from .local import Local
 from .method_checks import chooses_units, read_shares
@@ -65,19 +68,22 @@ SPEED = "speed.json"
 METHOD = "pruned"
 BATCH, LENGTH, TURNS = 64, 25, 5
 """Of measuring the speed: sentences of a batch, subwords of each, and how often each model translates it."""
-SAVES = 5
-"""How often a training is saved on its way, beside the ends of epochs."""
+SAVES = 5  # of a training on its way, beside the ends of epochs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.usage = "fairseq-dsp prune CKPT DATA OUT --heads-to-keep K [K …] [options] [options of fairseq-train]"
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of the trained, unpruned model")
-    parser.add_argument("data", metavar="DATA", help="folder made by scripts/preprocess.sh: the model's corpus")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="the model's corpus: a folder made by scripts/preprocess.sh, or by fairseq-preprocess",
+    )
     parser.add_argument(
         "out", metavar="OUT", type=Path, help="folder for the result: a new one, or that of an interrupted call"
     )
-    parser.add_argument("--heads-to-keep", metavar="K", type=int, nargs="+", help="how many heads to keep")
+    parser.add_argument("--heads-to-keep", metavar="K", type=int, nargs="+", help="how many heads to keep: 0 to all")
     for name, kind in BUDGETS.items():
         parser.add_argument(f"--{name}", metavar="F", type=int, help=f"how many {kind.units} to keep")
     for name, what in SHARES.items():
@@ -87,11 +93,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--range", action="store_true", help="one training for every K from the least to the most that are given"
     )
     parser.add_argument(
-        "--distill", action="store_true", help="learn from CKPT too (distillation): a forward pass of it an update more"
+        "--distill",
+        action="store_true",
+        help="learn from CKPT too (distillation): each update has a forward pass of it, too",
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the training (default: %(default)s)")
     parser.add_argument("--split", default="test", help="text to compare on (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
+    preprocessed.add_arguments(parser)
     parser.set_defaults(more=[])
 
 
@@ -101,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     :raises UserError: if the model, the corpus, an option or OUT cannot be used, or a command failed.
     """
     out: Path = args.out
-    data = PreparedData.read(args.data)
+    data = preprocessed.read_data(args.data, args.split, preprocessed.given_by(args))
     data.check_trainable()
     data.check_split(args.split)
     model = UnprunedModel.read(args.checkpoint)
@@ -171,8 +180,8 @@ def run(args: argparse.Namespace) -> None:
         text = table(read_results(out), speeds)
         write_text(out / TABLE, text)
     print(f"\n{text}")
-    for path in models.values():
-        print(f"{path}: fairseq-generate {data.data_bin} --user-dir fairseq_dsp --path {path} --beam 5")
+    print("To translate again (the BLEU of the table is that of fairseq-dsp evaluate, not the BLEU4 printed there):")
+    print(*(f"  {translating(data.data_bin, path, data.summary['bpe'])}" for path in models.values()), sep="\n")
 
 
 def _method(args: argparse.Namespace, own: Options, heads: Sequence[int], options: Options) -> Method:
@@ -308,6 +317,7 @@ def _speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
             return there
     except (OSError, ValueError):
         pass  # not measured yet
+    print("measuring the speed of each model", file=sys.stderr)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     runners = {name: load(str(file), 5, LENGTH, device, "float32") for name, file in models.items()}
     found = measure(runners, [BATCH], LENGTH, TURNS, device=device)

@@ -219,7 +219,10 @@ def read_results(folder: str | Path) -> Results:
     try:
         study = json.loads((folder / STUDY).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{folder} holds no results of a sweep ({STUDY}: {error.strerror}): give its folder") from error
+        raise UserError(
+            f"{folder} holds no results of a sweep ({STUDY}: {error.strerror}): give the folder that "
+            "fairseq-dsp sweep or prune wrote its results to"
+        ) from error
     except ValueError as error:
         raise UserError(f"{folder / STUDY} is not JSON ({error}): start the sweep again") from error
     if not isinstance(study, dict) or not {"name", "methods", "runs", "data"} <= set(study):

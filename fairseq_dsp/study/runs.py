@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B, PACKAGE
+from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.preprocessed import flags
-from ..files import sha256
+from ..files import PACKAGE, sha256
 from .method_checks import chooses_units
 from .options import SHARES, Options, command_line
 from .study_file import Method, Study

@@ -19,6 +19,9 @@ WHICH_SLURM = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"}
 _GPUS = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
 _PASSING = re.compile(r"timed out|unable to contact|temporarily|try again|connection re(fused|set)", re.I)
 
+DEFAULTS = {"minutes": 24 * 60, "cpus": 1}
+"""What a job has where a study's ``slurm`` says nothing."""
+
 PATIENCE = 60.0
 """Seconds that a command of SLURM may take."""
 
@@ -64,7 +67,9 @@ def submit(jobs: Sequence[Callable[[], None]], parameters: Mapping[str, Any], fo
     requeues = keys.pop("max_num_timeout", 100)
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=requeues)
     try:
-        executor.update_parameters(name="fairseq-dsp", **({"timeout_min": 24 * 60, "cpus_per_task": 1} | keys))
+        executor.update_parameters(
+            name="fairseq-dsp", **({"timeout_min": DEFAULTS["minutes"], "cpus_per_task": DEFAULTS["cpus"]} | keys)
+        )
         # submitit prints what sbatch said
         with outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
             submitted = [executor.submit(job) for job in jobs]

@@ -70,7 +70,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ from .records import RECORD, check_records, stale_steps
 from .results import REFERENCES, STUDY, read_results, summary_table
 from .runner import LOCK, is_done, missing_steps, progress, stop_all, with_wanted
 from .runs import RUNS, Run, expand
+from .slurm import DEFAULTS
 from .study_file import Study, read_study
 
 _LOCAL_KEYS = ("jobs", "cores", "gpus")
@@ -99,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=int, metavar="N", help="threads of a run (default: its share of the cores)")
     parser.add_argument("--gpus", metavar="LIST", help="GPUs to use, such as 0,1 (default: all; '' for none)")
     parser.add_argument("--slurm", action="store_true", help="run as SLURM jobs; the study's slurm says how")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
+    parser.add_argument("--dry-run", action="store_true", help="print what is still to be run, and SLURM's jobs")
     preprocessed.add_arguments(parser)
 
 
@@ -115,6 +116,8 @@ def run(args: argparse.Namespace) -> None:
     _check_study(results, study)
     runs = checked_runs(study, results)
     if args.dry_run:
+        if args.slurm or study.slurm:
+            print(slurm_jobs(study, runs))
         print_commands(runs)
         return
     with alone(results), interruptible():
@@ -172,7 +175,7 @@ def do_runs(runs: Sequence[Run], results: Path, study: Study, local: Local, *, s
     def tick() -> None:
         bar.n = min(total, sum(progress(run) for run in missing))
         bar.initial = min(bar.initial, bar.n)  # a resumed training goes back to its last checkpoint
-        bar.set_description_str(f"{len(done)}/{len(runs)} runs", refresh=False)
+        bar.set_description_str(f"{len(done)}/{len(runs)} runs{_at(missing, done)}", refresh=False)
         bar.update(0)
         if sys.stderr.isatty():
             bar.refresh()  # so that the time goes on where nothing else does
@@ -191,6 +194,13 @@ def do_runs(runs: Sequence[Run], results: Path, study: Study, local: Local, *, s
             run_locally(missing, local, done=done, tick=tick, failed=failed, say=say)
         tick()
     return failures
+
+
+def _at(runs: Sequence[Run], done: Container[str]) -> str:
+    """Say the next step of the first run that may go on."""
+    run = next((run for run in runs if run.name not in done and all(name in done for name in run.needs)), None)
+    steps = missing_steps(run) if run else []
+    return f" ({run.name}: {steps[0].name})" if run and steps else ""
 
 
 def _local(args: argparse.Namespace, study: Study) -> Local:
@@ -252,6 +262,18 @@ def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
     if there != json.loads(json.dumps(content)) or not references.exists():
         write_text(references, "".join(line + "\n" for line in study.data.references(study.split)))
         write_json(path, content)
+
+
+def slurm_jobs(study: Study, runs: Sequence[Run]) -> str:
+    """Return what ``--slurm`` would ask the cluster for: a job a run, in arrays of runs that need no other first."""
+    todo = [run for run in runs if not is_done(run)]
+    depth: dict[str, int] = {}
+    for run in todo:  # those first that others need
+        depth[run.name] = 1 + max((depth[name] for name in run.needs if name in depth), default=0)
+    arrays = ", then ".join(str(sum(d == level for d in depth.values())) for level in sorted(set(depth.values())))
+    settings = {"partition": "the cluster's default"} | DEFAULTS | study.slurm
+    asked = "; ".join(f"{key} {value}" for key, value in settings.items())
+    return f"# with --slurm: {arrays or 'no'} jobs, one a run; of each: {asked}"
 
 
 def print_commands(runs: Sequence[Run]) -> None:

@@ -151,6 +151,8 @@ class UnprunedModel:
         """
         from fairseq.data import Dictionary
 
+        if data.classifies:
+            raise UserError(f"{data.folder} holds sentences with labels, but {self.path} translates: give its corpus")
         languages = self._option("task", "source_lang"), self._option("task", "target_lang")
         if None not in languages and languages != data.languages:
             raise UserError(

@@ -49,7 +49,7 @@ def numbers(value: Any, where: str, kind: type, low: float, high: float) -> tupl
         if not right or not low <= number <= high:
             raise ValueError(f"{where} holds {number!r}, but numbers from {low} to {high} are expected")
     if len(set(value)) != len(value) and not where.startswith("low"):
-        raise ValueError(f"{where} holds a number twice: {value}")
+        raise ValueError(f"{where} holds a number twice ({value}): give each once")
     return tuple(kind(number) for number in value)
 
 
