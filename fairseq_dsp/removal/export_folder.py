@@ -26,6 +26,7 @@ from ..deployment.text import is_plain
 from ..errors import UserError
 from ..files import check_target, new_folder, sha256
 from ..model.labels import labels_of
+from ..model.units import count_parameters
 from . import text_options
 from .checkpoint import TrainedModel, add_budgets, budgets
 from .data_bin import classification_task_of, preparation, task_of
@@ -184,7 +185,7 @@ def _write(
         target=own.get("target_lang"),
         labels=", ".join(own.get("labels", ())),
         counts=model.heads.counts().replace(" heads", " attention heads"),
-        parameters=f"{sum(weight.numel() for weight in weights.values()):,}",
+        parameters=f"{count_parameters(weights):,}",
         subwords=f"| `{subwords.name}` | the subword model |\n" if subwords else "",
     )
     (folder / "README.md").write_text(card, encoding="utf-8")  # without a checksum: it is meant to be edited
