@@ -142,7 +142,11 @@ class PreparedData:
             dictionary = self._label_dictionary()
             texts = self.binarised(f"label/{split}", dictionary)
             return [dictionary[int(texts[i][0])] for i in range(len(texts))]
-        return self._lines(self.summary["references"].get(split, f"raw/{split}.{self.languages[1]}"))
+        lines = self._lines(self.summary["references"].get(split, f"raw/{split}.{self.languages[1]}"))
+        if "given" in self.summary:  # somebody's own file, of any system
+            lines = [line.removesuffix("\r") for line in lines]
+            lines[0] = lines[0].removeprefix("\ufeff")
+        return lines
 
     def sources(self, split: str) -> list[str]:
         """The untokenised source sentences of a text."""
@@ -198,7 +202,7 @@ class PreparedData:
     def _lines(self, name: str) -> list[str]:
         path = self.folder / name
         try:
-            text = path.read_bytes().decode("utf-8-sig")
+            text = path.read_bytes().decode()
         except OSError as error:
             raise UserError(
                 f"{path} cannot be read ({error.strerror}), but scoring needs it: run scripts/preprocess.sh again"
@@ -209,4 +213,4 @@ class PreparedData:
                 f"{path}, line {number}, is not UTF-8 (byte 0x{error.object[error.start]:02x}): give UTF-8 text"
             ) from error
         # only a line feed ends a line, as in the preparation
-        return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+        return text.removesuffix("\n").split("\n")
