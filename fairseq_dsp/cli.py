@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -37,6 +38,7 @@ one that sets a default for ``more`` is given there what is no argument of its o
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    _open_closed_streams()
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(prog="fairseq-dsp", description="Prune the attention heads of translation models.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -61,6 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _failed(args.command, error)
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Have standard streams that the caller closed lead nowhere; Python has none of them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (as long as the process)
 
 
 def _failed(command: str, error: UserError) -> int:

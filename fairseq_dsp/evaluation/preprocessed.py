@@ -148,10 +148,8 @@ def _languages(folder: Path, split: str) -> tuple[str, str]:
 
 
 def _check_lengths(data: PreparedData, split: str) -> None:
-    from fairseq.data import data_utils
-
     pair, source = "-".join(data.languages), data.languages[0]
-    binarised = data_utils.load_indexed_dataset(str(data.data_bin / f"{split}.{pair}.{source}"))
+    binarised = data.binarised(f"{split}.{pair}.{source}")
     there, references = len(binarised or ()), len(data.references(split))
     if there != references:
         raise UserError(

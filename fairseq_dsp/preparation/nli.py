@@ -112,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
                 "pieces", keys["pieces"], lambda folder: _encode(raw, splits, encoder, args.max_positions, folder)
             )
             space.stage("data-bin", keys["data-bin"], lambda folder: _binarise(pieces, splits, encoder, folder))
+            space.remove_others()
             summary = {
                 "task": "sentence_prediction",
                 "corpus": corpus.name,
