@@ -142,7 +142,15 @@ class PreparedData:
 
             dictionary = self._label_dictionary()
             texts = data_utils.load_indexed_dataset(str(self.data_bin / "label" / split), dictionary)
-            return [dictionary[int(texts[i][0])] for i in range(len(texts))]
+            found = [dictionary[int(texts[i][0])] for i in range(len(texts))]
+            known = set(self.labels)
+            for number, label in enumerate(found, 1):
+                if label not in known:
+                    raise UserError(
+                        f"the label of sentence {number} of {split} is none of {', '.join(self.labels)}, those in "
+                        f"{self.data_bin / 'label' / 'dict.txt'}: correct it, and run fairseq-preprocess again"
+                    )
+            return found
         return self._lines(self.summary["references"].get(split, f"raw/{split}.{self.languages[1]}"))
 
     def sources(self, split: str) -> list[str]:
