@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 
@@ -41,7 +41,7 @@ def _leave(model: Any, state: dict[str, Any], prefix: str, metadata: dict[str, A
     metadata[_KEY] = model.labels
 
 
-def _keep(model: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any) -> None:
+def _keep(model: Any, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any) -> None:
     model.trained_labels = metadata.get(_KEY)
 
 

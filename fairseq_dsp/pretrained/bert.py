@@ -112,7 +112,8 @@ def read_bert(folder: Path) -> Bert:
                 f"{name} in {path} is {config[name]}, but {expected} is expected: such a model computes what fairseq's "
                 "RoBERTa cannot"
             )
-    activation, epsilon = config.get("hidden_act"), config.get("layer_norm_eps")
+    activation: Any = config.get("hidden_act")
+    epsilon: Any = config.get("layer_norm_eps")
     if activation not in list(ACTIVATIONS):
         raise UserError(f"hidden_act in {path} is {activation}, but one of {', '.join(ACTIVATIONS)} is expected")
     if type(epsilon) not in (int, float) or not 0 < epsilon < math.inf:

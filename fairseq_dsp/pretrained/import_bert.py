@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.num_classes < 1:
         raise UserError(f"--num-classes is {args.num_classes}, but it must be 1 or more")
     bert = read_bert(Path(args.folder))
-    pieces = WordPiece.make(bert.vocabulary, **bert.tokenisation)
+    pieces = WordPiece.make(bert.vocabulary, **bert.tokenisation, positions=bert.positions)
     words = dictionary_words(bert.vocabulary)
     with new_folder(out) as folder:
         folder.mkdir()
