@@ -141,7 +141,15 @@ class PreparedData:
         if self.classifies:
             dictionary = self._label_dictionary()
             texts = self.binarised(f"label/{split}", dictionary)
-            return [dictionary[int(texts[i][0])] for i in range(len(texts))]
+            found = [dictionary[int(texts[i][0])] for i in range(len(texts))]
+            known = set(self.labels)
+            for number, label in enumerate(found, 1):
+                if label not in known:
+                    raise UserError(
+                        f"the label of sentence {number} of {split} is none of {', '.join(self.labels)}, those in "
+                        f"{self.data_bin / 'label' / 'dict.txt'}: correct it, and run fairseq-preprocess again"
+                    )
+            return found
         lines = self._lines(self.summary["references"].get(split, f"raw/{split}.{self.languages[1]}"))
         if "given" in self.summary:  # somebody's own file, of any system
             lines = [line.removesuffix("\r") for line in lines]

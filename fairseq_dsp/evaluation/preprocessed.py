@@ -82,6 +82,10 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
 def _labelled(folder: Path) -> PreparedData | None:
     """A folder in which fairseq's recipe binarised sentences and labels, unless a preparation made it."""
     prepared = any((place / SUMMARY).is_file() for place in (folder, folder.absolute().parent))
+    if not prepared and (folder / "label" / "valid.label").is_file():  # as fairseq's recipe has them for a regression
+        raise UserError(
+            f"{folder / 'label'} holds numbers to predict, but labels are expected: give a corpus with labels"
+        )
     if prepared or not (folder / "label" / "dict.txt").is_file():
         return None
     content = hashlib.sha256()

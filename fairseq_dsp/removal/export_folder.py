@@ -139,7 +139,9 @@ def run(args: argparse.Namespace) -> None:
 def _classification(task: Any) -> dict[str, Any]:
     """Return what the configuration says of a classification."""
     names = ("num_classes", "init_token", "separator_token", "max_positions", "classification_head_name")
-    return {"task": TASK, "labels": labels_of(task.label_dictionary)} | {n: getattr(task.cfg, n) for n in names}
+    own = {"task": TASK, "labels": labels_of(task.label_dictionary)} | {n: getattr(task.cfg, n) for n in names}
+    # without the folder of the second sentences, these may have been left out of what is at hand
+    return own | ({"sentences": 2} if (Path(task.cfg.data) / "input1").is_dir() else {})
 
 
 def _plain_dictionary(task: Any) -> Any:
