@@ -43,11 +43,12 @@ def flatten(config: Namespace | DictConfig) -> None:
 
 
 def model_namespace(
-    config: Namespace | DictConfig, known: set[str], own: tuple[type[FairseqDataclass], ...]
+    config: Namespace | DictConfig | dict[str, Any], known: set[str], own: tuple[type[FairseqDataclass], ...]
 ) -> Namespace:
     """Return a model's options as the flat namespace that fairseq's models read.
 
-    The argparse command line has checked its options already; a hydra config is checked here.
+    The argparse command line has checked its options already; a hydra config, or a dictionary as `export-fairseq`
+    writes it, is checked here.
 
     :param known: the flat names of all options.
     :param own: the dataclasses of this package's options, whose types are checked and defaults filled in.
@@ -55,6 +56,8 @@ def model_namespace(
     """
     if isinstance(config, Namespace):
         return config
+    if isinstance(config, dict):  # OmegaConf takes one of a class of its own, such as OrderedDict, for a value
+        config = OmegaConf.create(dict(config))
     flatten(config)
     options = _plain(config, resolve=True)
     typed = [OmegaConf.structured(dataclass) for dataclass in own]

@@ -79,7 +79,7 @@ class PrunableModel(BaseFairseqModel):
         return {action.dest for action in parser._actions}
 
     @classmethod
-    def namespace(cls, config: Namespace | DictConfig) -> Namespace:
+    def namespace(cls, config: Namespace | DictConfig | dict[str, Any]) -> Namespace:
         """Return the options of a model of this class as a flat namespace; see :func:`model_namespace`.
 
         :raises ValueError: for an unknown key, or a value of another type, in a hydra config.
