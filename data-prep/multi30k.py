@@ -81,8 +81,8 @@ def multi30k(languages: tuple[str, str], raw_dir: Path | None, url: str, downloa
                 path = _find(raw_dir, name, language)
                 if not path:
                     raise UserError(
-                        f"{raw_dir} has neither {name}.{language} nor {name}.{language}.gz: give a --raw-dir with train, "
-                        f"val and {TEST_SETS[0]} of Multi30k in both languages"
+                        f"{raw_dir} has neither {name}.{language} nor {name}.{language}.gz: give a --raw-dir with "
+                        f"train, val and {TEST_SETS[0]} of Multi30k in both languages"
                     )
                 origin[f"{name}.{language}"] = text_hash(path)  # as if it had been downloaded
 

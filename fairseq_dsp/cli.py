@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ one that sets a default for ``more`` is given there what is no argument of its o
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    _open_closed_streams()
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
@@ -69,6 +71,13 @@ def _run(argv: list[str]) -> int:
     except UserError as error:
         return _failed(args.command, error)
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Have standard streams that the caller closed lead nowhere; Python has none of them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (as long as the process)
 
 
 def _failed(command: str, error: UserError) -> int:

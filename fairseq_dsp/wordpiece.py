@@ -26,14 +26,20 @@ class WordPiece:
     """A WordPiece model; a text that says ``[SEP]`` or the like holds no special symbol for it.
 
     :param tokenizer: of the package ``tokenizers``.
+    :param positions: the most tokens that the model takes; None where the file does not say.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, positions: int | None = None) -> None:
+        self._tokenizer, self.positions = tokenizer, positions
 
     @staticmethod
     def make(
-        vocabulary: Sequence[str], *, lowercase: bool, strip_accents: bool | None, split_chinese: bool
+        vocabulary: Sequence[str],
+        *,
+        lowercase: bool,
+        strip_accents: bool | None,
+        split_chinese: bool,
+        positions: int | None = None,
     ) -> WordPiece:
         """Return the model of a vocabulary; BERT's settings say the rest.
 
@@ -46,7 +52,7 @@ class WordPiece:
             lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=split_chinese
         )
         tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-        return WordPiece(tokenizer)
+        return WordPiece(tokenizer, positions)
 
     @staticmethod
     def read(path: Path) -> WordPiece:
@@ -56,7 +62,7 @@ class WordPiece:
         """
         library = _library()
         try:
-            return WordPiece(library.Tokenizer.from_str(path.read_text(encoding="utf-8")))
+            tokenizer = library.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(
                 f"the WordPiece model {path} cannot be read ({error.strerror}): give a folder that fairseq-dsp "
@@ -66,10 +72,16 @@ class WordPiece:
             raise UserError(
                 f"{path} holds no WordPiece model ({error}): give a folder that fairseq-dsp import-bert wrote"
             ) from error
+        positions = (tokenizer.truncation or {}).get("max_length")
+        tokenizer.no_truncation()  # a pair is cut as a whole
+        return WordPiece(tokenizer, positions)
 
     def save(self, path: Path) -> None:
-        """Write the model as one JSON file."""
+        """Write the model as one JSON file; the most tokens of an input are its ``truncation``, as is usual there."""
+        if self.positions is not None:
+            self._tokenizer.enable_truncation(self.positions)
         path.write_text(self._tokenizer.to_str(), encoding="utf-8")
+        self._tokenizer.no_truncation()
 
     def encode(self, lines: Iterable[str]) -> list[str]:
         """Return texts as words of the fairseq dictionary, separated by spaces."""

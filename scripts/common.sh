@@ -1,21 +1,22 @@
 # Shared by the scripts beside it: `source "$(dirname "$0")/common.sh"`. Stops at the first error, knows the root of the
 # repository, and finds a Python with this package in it:
 #
-#   find_python    sets PYTHON: the caller's $PYTHON if set, else that of an active environment with this package, else
-#                  that of the repository's own .venv, made when it is not there
+#   find_python    sets PYTHON: the caller's $PYTHON if set, else that of an active environment (venv or conda) with this
+#                  package, else that of the repository's own .venv, made when it is not there
+#   one_thread     OMP_NUM_THREADS, if not set, becomes 1: for scripts that start a process a core. The others leave it
+#                  to PyTorch, which takes the cores it may use, or to `fairseq-dsp prune`, which divides them
 #   say TEXT…      a line for the user, on standard error
 #   die TEXT…      the same, then exit status 1
 #   show_help      prints the comment at the top of the script, its --help
-#
-# OMP_NUM_THREADS, if not set, becomes 1: small models train no faster with more.
 
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # glibc gives large blocks back to the system and asks for them again at every operation: on the CPU a training update
 # takes 1.4 times as long for it (docs/results/history.md).
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}
+
+one_thread() { export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; }
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -41,31 +42,53 @@ find_system_python() {
 }
 
 # Makes $ROOT/.venv and installs the package and its development tools into it, editable, unless that has been done with
-# the very setup.py, pyproject.toml and constraints.txt of now.
+# the very setup.py, pyproject.toml and constraints.txt of now. A torch that the user had put there stays: .installed
+# names it in its second line.
 ensure_venv() {
-  local venv=$ROOT/.venv stamp wanted base
+  local venv=$ROOT/.venv stamp wanted base torch=""
   stamp=$venv/.installed
   wanted=$(cd "$ROOT" && cat setup.py pyproject.toml constraints.txt | cksum)
-  if [[ -x $venv/bin/python && -f $stamp && $(cat "$stamp") == "$wanted" ]]; then return; fi
-  if [[ ! -f $stamp ]]; then # also after an attempt that was interrupted
-    base=$(find_system_python)
-    say "making a virtual environment in $venv with $base"
-    "$base" -m venv "$venv"
+  if [[ -x $venv/bin/python && -f $stamp && $(head -n 1 "$stamp") == "$wanted" ]]; then return; fi
+  if [[ -f $stamp ]]; then
+    torch=$(sed -n 2p "$stamp")
+  else # also after an attempt that was interrupted
+    [[ -z $1 ]] || say "the active environment $1 is not used: fairseq-dsp is not installed in it"
+    if [[ ! -x $venv/bin/python ]]; then
+      base=$(find_system_python)
+      say "making a virtual environment in $venv with $base"
+      "$base" -m venv "$venv"
+    fi
+    torch=$(torch_of "$venv/bin/python")
   fi
-  say "installing fairseq-dsp and what it needs into $venv (about 1.5 GB, a minute or so) ..."
+  say "installing fairseq-dsp and what it needs into $venv (about 2 GB, a minute or so; more with a CUDA build of torch) ..."
   "$venv/bin/python" -m pip install --disable-pip-version-check --editable "$ROOT[dev]" \
-    --constraint "$ROOT/constraints.txt" >&2 || die "installing failed; the lines above say why"
-  printf '%s\n' "$wanted" >"$stamp"
+    --constraint <(constraints "$torch") >&2 || die "installing failed; the lines above say why"
+  printf '%s\n' "$wanted" ${torch:+"$torch"} >"$stamp"
+}
+
+# torch==VERSION of an environment, if torch is installed in it and is not the one of constraints.txt.
+torch_of() {
+  local torch
+  torch=$("$1" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' 2>/dev/null) || return 0
+  grep -qxF "${torch%%+*}" "$ROOT/constraints.txt" || printf '%s\n' "$torch"
+}
+
+# constraints.txt, with the torch that is given instead of its own.
+constraints() {
+  if [[ -z $1 ]]; then cat "$ROOT/constraints.txt"; else
+    sed "s/^torch==.*/$1/" "$ROOT/constraints.txt"
+  fi
 }
 
 find_python() {
+  local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
   if [[ -n ${PYTHON:-} ]]; then
     "$PYTHON" -c 'import fairseq, torch' 2>/dev/null ||
       die "PYTHON is set to '$PYTHON', which cannot import fairseq and torch: unset it, or install this package there"
-  elif [[ -n ${VIRTUAL_ENV:-} && -x $VIRTUAL_ENV/bin/fairseq-dsp && ! -f $VIRTUAL_ENV/.installed ]]; then
-    PYTHON=$VIRTUAL_ENV/bin/python # of the user's own making
+  elif [[ -n $active && -x $active/bin/fairseq-dsp && ! -f $active/.installed ]]; then
+    PYTHON=$active/bin/python # of the user's own making
   else
-    ensure_venv
+    ensure_venv "$active"
     PYTHON=$ROOT/.venv/bin/python
   fi
   export PYTHON

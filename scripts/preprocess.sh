@@ -13,6 +13,7 @@
 # data-prep/README.md tells what OUT holds then, and where the corpora come from.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+one_thread
 
 case ${1:-} in
   -h | --help) show_help; exit ;;

@@ -4,8 +4,8 @@
 #   ./scripts/quickstart.sh
 #
 # Makes the virtual environment .venv with this package in it, generates the corpus `phrases` (German-English), trains a
-# small unpruned model and jointly pruned ones at a few head counts, prints the table and five translations. About 10
-# minutes on 2 cores. What is there already is used again: data/phrases, results/quickstart.
+# small unpruned model and jointly pruned ones at a few head counts, prints the table and five translations. 10 to
+# 15 minutes on 2 cores, the installation included. What is there already is used again: data/phrases, results/quickstart.
 
 source "$(dirname "$0")/common.sh"
 
@@ -17,6 +17,7 @@ case ${1:-} in
 esac
 
 start=$SECONDS
+one_thread
 find_python
 cd "$ROOT"
 

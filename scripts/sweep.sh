@@ -4,6 +4,7 @@
 #   scripts/sweep.sh scripts/studies/quickstart.yaml
 #   scripts/sweep.sh --help
 source "$(dirname "$0")/common.sh"
+one_thread
 find_python
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 exec "$PYTHON" -m fairseq_dsp.cli sweep "$@"

@@ -3,9 +3,10 @@
 #
 #   ./scripts/test.sh [PYTEST-OPTIONS]      e.g. ./scripts/test.sh tests/subset -k relaxed
 #
-# Makes the virtual environment .venv on the first run (set PYTHON to use another one), about a minute; then some
-# 12 minutes on 2 cores. WORKERS processes share the tests, one a core by default. Tests on the shared corpora read
-# them from $FAIRSEQ_DSP_CORPORA or ../shared/data, and are skipped where there are none; so are tests that need a GPU.
+# Makes the virtual environment .venv on the first run, about a minute; then some 12 minutes on 2 cores. An active
+# environment is not used, since it may lack the development tools: set PYTHON to use another one. WORKERS processes
+# share the tests, one a core by default. Tests on the shared corpora read them from $FAIRSEQ_DSP_CORPORA or
+# ../shared/data, and are skipped where there are none; so are tests that need a GPU.
 # Proofs that take longer: tests/long/.
 
 source "$(dirname "$0")/common.sh"
@@ -17,7 +18,8 @@ case ${1:-} in
     ;;
 esac
 
-VIRTUAL_ENV="" find_python # an environment of the user's own may lack the tools for development
+one_thread
+VIRTUAL_ENV="" CONDA_PREFIX="" find_python
 cd "$ROOT"
 say "ruff"
 "$PYTHON" -m ruff check .

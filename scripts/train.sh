@@ -20,6 +20,8 @@ Options of head pruning: --heads-to-keep K, --cooldown-updates (about 30% of the
 selection gumbel), --head-selection simple|gumbel|ste|hard_concrete|fixed, --pruning-lr, --freeze-weights …
 `fairseq-train DATA/data-bin --user-dir fairseq_dsp --arch transformer_dsp --help` explains them all.
 
+Without a GPU the training uses all cores; OMP_NUM_THREADS=N gives it N.
+
 examples:
   scripts/train.sh data/multi30k runs/base --arch transformer_dsp_iwslt_de_en --share-all-embeddings --max-epoch 15
   scripts/train.sh data/multi30k runs/k36 --arch transformer_dsp_iwslt_de_en --share-all-embeddings --max-epoch 15 \
@@ -50,7 +52,7 @@ if [ ! -f "$data/prepare.json" ] && [ -f "$data/../prepare.json" ]; then
     data=$data/.. # DATA/data-bin is taken for DATA, as prune does
 fi
 if [ ! -f "$data/prepare.json" ]; then
-    echo "error: $data holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh" >&2
+    echo "error: $data holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh, and give its folder, not the data-bin in it" >&2
     exit 1
 fi
 if [[ "$data" == *:* ]]; then

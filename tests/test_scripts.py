@@ -1,8 +1,9 @@
-"""What the scripts share: which Python they use."""
+"""What the scripts share: which Python they use, with how many threads, and which torch they leave in place."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,17 +21,75 @@ def environment(folder: Path, *files: str) -> Path:
     return folder
 
 
+def bash(script: str, *words: object, **variables: str) -> str:
+    """Run a script of bash in the repository, in no environment and with no threads asked for; return its output."""
+    chosen = {"PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX", "OMP_NUM_THREADS"}
+    kept = {name: value for name, value in os.environ.items() if name not in chosen}
+    done = subprocess.run(
+        ["bash", "-c", script, "test", *map(str, words)], cwd=REPOSITORY, env={**kept, **variables},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
 @pytest.mark.parametrize(
     ("files", "own"),
     [(["bin/fairseq-dsp"], True), ([], False), (["bin/fairseq-dsp", ".installed"], False)],
 )
-def test_an_active_environment_with_the_package_is_used(files: list[str], own: bool, tmp_path: Path) -> None:
+def test_an_active_environment_with_the_package_is_used(
+    variable: str, files: list[str], own: bool, tmp_path: Path
+) -> None:
     active = environment(tmp_path / "env", *files)
     script = 'source scripts/common.sh; ensure_venv() { :; }; ROOT=$1; find_python; echo "$PYTHON"'
     root = environment(tmp_path / "root/.venv").parent
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHON"}
-    done = subprocess.run(
-        ["bash", "-c", script, "test", root], cwd=REPOSITORY, env={**variables, "VIRTUAL_ENV": str(active)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == str((active if own else root / ".venv") / "bin/python")
+    used = bash(script, root, **{variable: str(active)})
+    assert used == str((active if own else root / ".venv") / "bin/python")
+
+
+def fake_python(path: Path, *lines: str) -> Path:
+    """A program in Python's place that does what the lines of shell say."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["#!/bin/bash", *lines]) + "\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_scripts_that_train_or_translate_use_all_cores_and_those_that_start_a_process_a_core_do_not(
+    tmp_path: Path,
+) -> None:
+    python = fake_python(
+        tmp_path / "bin/python",
+        'case $1 in -c) ;; -) echo de en data-bin ;; *) echo "${OMP_NUM_THREADS-all}" ;; esac',
+    )
+    (tmp_path / "prepare.json").write_text("{}")
+    threads = {
+        name: bash(f'scripts/{name}.sh "$@"', tmp_path, tmp_path / "out", PYTHON=str(python))
+        for name in ("train", "prune", "evaluate", "preprocess", "sweep")
+    }
+    assert threads == {"train": "all", "prune": "all", "evaluate": "all", "preprocess": "1", "sweep": "1"}
+    asked = bash('scripts/train.sh "$@"', tmp_path, tmp_path / "out", PYTHON=str(python), OMP_NUM_THREADS="3")
+    assert asked == "3"
+
+
+@pytest.mark.parametrize("theirs", ["2.11.0+cu126", "2.13.0+cpu", None])
+def test_a_torch_that_is_installed_stays(theirs: str | None, tmp_path: Path) -> None:
+    for name in ("setup.py", "pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    fake_python(
+        tmp_path / ".venv/bin/python",
+        f"if [[ $1 == -c ]]; then {f'echo torch=={theirs}' if theirs else 'exit 1'}; exit; fi",
+        f'while [[ $1 != --constraint ]]; do shift; done; cat "$2" >>"{tmp_path}/constraints"',
+    )
+    pinned = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
+    (pin,) = [line for line in pinned.splitlines() if line.startswith("torch==")]
+    wanted = pinned.replace(pin, f"torch=={theirs}") if theirs and pin != f"torch=={theirs.split('+')[0]}" else pinned
+    script = 'source scripts/common.sh; ROOT=$1; ensure_venv ""'
+    bash(script, tmp_path)
+    assert (tmp_path / "constraints").read_text() == wanted
+    bash(script, tmp_path)  # installed: nothing to do
+    assert (tmp_path / "constraints").read_text() == wanted
+    (tmp_path / "setup.py").write_text("changed")
+    bash(script, tmp_path)
+    assert (tmp_path / "constraints").read_text() == wanted * 2

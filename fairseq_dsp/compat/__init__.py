@@ -23,6 +23,7 @@ def apply_all() -> None:
         resume_forgets_counts,
         resume_regroups_sentences,
         safe_loading,
+        shards_are_read_unseen,
         torchrun_splits_training,
         tracebacks_for_users,
         user_dir_imported_twice,
@@ -43,3 +44,4 @@ def apply_all() -> None:
     bf16_means_tpu.apply()
     last_sentences_dropped.apply()
     long_sentences_stop_validation.apply()
+    shards_are_read_unseen.apply()

@@ -4,7 +4,8 @@ Broken: the commands of ve-fairseq 0.12.3 catch nothing, so the sentence of a `U
 error on loading a model is even replaced by "please ensure that the architectures match".
 
 Fix: where one of fairseq's commands runs, a `UserError` (also one that fairseq replaced by its own) is printed
-alone, and so is what to do after Ctrl-C; the exit status stays. ``LOGLEVEL=DEBUG`` brings the traceback back. Can go when fairseq prints errors as one line.
+alone, and so is what to do after Ctrl-C; the exit status stays. ``LOGLEVEL=DEBUG`` brings the traceback back. Can go
+when fairseq prints errors as one line.
 """
 
 from __future__ import annotations

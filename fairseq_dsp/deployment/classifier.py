@@ -42,6 +42,7 @@ class Classifier:
     def __init__(self, model: PrunableRoberta, task: Any, config: dict[str, Any], folder: Path) -> None:
         self.model, self.task = model.eval(), task
         self.labels: list[str] = config["labels"]
+        self._sentences: int | None = config.get("sentences")  # earlier folders do not say
         self._head = task.cfg.classification_head_name
         self._pieces: WordPiece | None = None
         self._bpe: Subwords | None = None
@@ -67,7 +68,7 @@ class Classifier:
         :raises UserError: if anything else is given, or a sentence is blank.
         """
         check_options(beam=1, batch_size=batch_size)
-        rows = check_pairs(inputs)
+        rows = check_pairs(inputs, self._sentences)
         for number, row in enumerate(rows, 1):
             if any(is_blank(sentence) for sentence in row):
                 raise UserError(f"input {number} has an empty sentence, of which nothing can be said: leave it out")

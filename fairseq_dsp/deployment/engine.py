@@ -50,10 +50,9 @@ def write(folder: Path, text: dict[str, Any], positions: tuple[int, int]) -> Non
     :param text: see :class:`~.text.Text`; its subword model is in the folder.
     :param positions: of source and target.
     """
-    files = [file for file in sorted(folder.iterdir()) if file.name != WEIGHTS]
     source, target = positions
     config = {"format": FORMAT, **text, "positions": {"source": source, "target": target}}
-    write_json(folder / TEXT, config | {"sha256": {file.name: sha256(file) for file in files}})
+    write_json(folder / TEXT, config | {"sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())}})
 
 
 def read(folder: Path, device: str, threads: int | None) -> EngineTranslator:

@@ -19,7 +19,7 @@ def read(folder: Path, device: str, threads: int | None) -> Translator | Classif
     """Read a folder; see `fairseq_dsp.from_pretrained`."""
     if threads is not None and (type(threads) is not int or threads < 1):
         raise UserError(f"the number of threads is {threads!r}, but a whole number from 1 is expected")
-    if (folder / engine.WEIGHTS).is_file():
+    if any((folder / name).is_file() for name in (engine.WEIGHTS, engine.TEXT)):
         return engine.read(folder, device, threads)
     if not (folder / CONFIG).is_file():
         raise UserError(

@@ -21,9 +21,10 @@ def check_sentences(sentences: Iterable[Any]) -> list[str]:
     return found
 
 
-def check_pairs(inputs: Iterable[Any]) -> list[tuple[str, ...]]:
+def check_pairs(inputs: Iterable[Any], sentences: int | None = None) -> list[tuple[str, ...]]:
     """Return pairs of sentences, or sentences, as a list of tuples of one length.
 
+    :param sentences: of each input, where the model was trained on pairs only.
     :raises UserError: unless it is an iterable of strings or of pairs of them, each of characters that can be encoded.
     """
     found: list[tuple[str, ...]] = []
@@ -35,6 +36,11 @@ def check_pairs(inputs: Iterable[Any]) -> list[tuple[str, ...]]:
             _check_text(sentence, f"a sentence of input {number}")
         if found and len(pair) != len(found[0]):
             raise UserError(f"input {number} is {'no pair' if len(pair) == 1 else 'a pair'}, unlike those before it")
+        if sentences is not None and len(pair) != sentences:
+            raise UserError(
+                f"input {number} is one sentence, but the model was trained on pairs: give a list of pairs, such as "
+                "[(premise, hypothesis)]"
+            )
         found.append(pair)
     return found
 

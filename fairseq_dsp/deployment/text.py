@@ -54,7 +54,8 @@ class _SubwordNmt(Subwords):
         try:
             text = path.read_text(encoding="utf-8")
             merges = [line for line in text.removesuffix("\n").split("\n") if not line.startswith("#version:")]
-            if any(len(line.strip("\r ").split(" ")) != 2 for line in merges):  # at which the library ends the process
+            # at what is none, the library ends the process
+            if not merges or any(len(line.strip("\r ").split(" ")) != 2 for line in merges):
                 raise ValueError
             self._model = BPE(io.StringIO(text))
         except ValueError as error:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..model.dictionaries import fitting
-from ..model.labels import check_labels, labels_of
+from ..model.labels import check_labels, labels_of, predicts_labels
 from .inputs import checkpoint_paths
 from .prepared import PreparedData
 
@@ -44,12 +44,13 @@ def classify(
     paths = checkpoint_paths(checkpoint)
     with fitting(checkpoint, data.data_bin):
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(paths, arg_overrides=options)
-    if not hasattr(task, "label_dictionary"):
+    if not predicts_labels(task):
         raise UserError(
             f"{checkpoint} does not predict labels, but {data.folder} is a corpus for classification: give a model "
             "trained on it"
         )
-    check_labels(task)
+    for model in models:
+        check_labels(task, getattr(model, "trained_labels", None))
     labels, head = labels_of(task.label_dictionary), task.cfg.classification_head_name
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     for model in models:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
-from ..model.units import is_weight
+from ..model.units import count_parameters
 from .prepared import PreparedData
 
 
@@ -42,9 +42,9 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
         from fairseq import checkpoint_utils
 
         state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)
-    weights = {name: weight for name, weight in state["model"].items() if is_weight(name)}
+    weights = state["model"]
     if data.classifies:  # the head of the language model reads nothing
         weights = {name: weight for name, weight in weights.items() if ".lm_head." not in name}
     else:
         check_task(state, checkpoint)
-    return {"parameters": sum(weight.numel() for weight in weights.values()), **heads}
+    return {"parameters": count_parameters(weights), **heads}

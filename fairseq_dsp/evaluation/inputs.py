@@ -74,12 +74,10 @@ class Sizes:
     @staticmethod
     def of(data: PreparedData, split: str) -> Sizes:
         """The lengths of a text of a preparation; none of a side that is not there, which fairseq tells better."""
-        from fairseq.data import data_utils
-
         pair = "-".join(data.languages)
         sides = []
         for language in data.languages:
-            binary = data_utils.load_indexed_dataset(str(data.data_bin / f"{split}.{pair}.{language}"))
+            binary = data.binarised(f"{split}.{pair}.{language}")
             sides.append(np.array([] if binary is None else binary.sizes, dtype=np.int64))
         return Sizes(*sides)
 

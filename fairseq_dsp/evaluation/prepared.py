@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,12 +140,22 @@ class PreparedData:
 
     def _references(self, split: str) -> list[str]:
         if self.classifies:
-            from fairseq.data import data_utils
-
             dictionary = self._label_dictionary()
-            texts = data_utils.load_indexed_dataset(str(self.data_bin / "label" / split), dictionary)
-            return [dictionary[int(texts[i][0])] for i in range(len(texts))]
-        return self._lines(self.summary["references"].get(split, f"raw/{split}.{self.languages[1]}"))
+            texts = self.binarised(f"label/{split}", dictionary)
+            found = [dictionary[int(texts[i][0])] for i in range(len(texts))]
+            known = set(self.labels)
+            for number, label in enumerate(found, 1):
+                if label not in known:
+                    raise UserError(
+                        f"the label of sentence {number} of {split} is none of {', '.join(self.labels)}, those in "
+                        f"{self.data_bin / 'label' / 'dict.txt'}: correct it, and run fairseq-preprocess again"
+                    )
+            return found
+        lines = self._lines(self.summary["references"].get(split, f"raw/{split}.{self.languages[1]}"))
+        if "given" in self.summary:  # somebody's own file, of any system
+            lines = [line.removesuffix("\r") for line in lines]
+            lines[0] = lines[0].removeprefix("\ufeff")
+        return lines
 
     def sources(self, split: str) -> list[str]:
         """The untokenised source sentences of a text."""
@@ -159,6 +170,26 @@ class PreparedData:
     def subwords(self, split: str, language: str) -> list[list[str]]:
         """The subwords of a text in one of the languages, a list a sentence, as the models are given them."""
         return [line.split() for part in self.parts(split) for line in self._lines(f"bpe/{part}.{language}")]
+
+    def binarised(self, name: str, dictionary: Any = None) -> Any:
+        """A text of ``data-bin`` as fairseq reads it, or None where it is not there.
+
+        :param name: of its files, without ``.bin`` and ``.idx``.
+        :raises UserError: if they are damaged or cut short.
+        """
+        from fairseq.data import data_utils
+
+        path = self.data_bin / name
+        try:
+            text = data_utils.load_indexed_dataset(str(path), dictionary)
+            if text is not None and len(text):
+                text[len(text) - 1]  # at the end of the file
+        except (ValueError, AssertionError, OSError, struct.error) as error:
+            raise UserError(
+                f"{path}.bin and {path.name}.idx are damaged, or one of them is cut short "
+                f"({str(error).split('. ')[0]}): binarise the text again"
+            ) from error
+        return text
 
     def tokenised_references(self, split: str) -> list[str] | None:
         """The reference translations as the recipe tokenised them, or None where it did not."""
@@ -179,9 +210,15 @@ class PreparedData:
     def _lines(self, name: str) -> list[str]:
         path = self.folder / name
         try:
-            # only a line feed ends a line, as in the preparation
-            return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            text = path.read_bytes().decode()
         except OSError as error:
             raise UserError(
                 f"{path} cannot be read ({error.strerror}), but scoring needs it: run scripts/preprocess.sh again"
             ) from error
+        except UnicodeDecodeError as error:
+            number = error.object.count(b"\n", 0, error.start) + 1
+            raise UserError(
+                f"{path}, line {number}, is not UTF-8 (byte 0x{error.object[error.start]:02x}): give UTF-8 text"
+            ) from error
+        # only a line feed ends a line, as in the preparation
+        return text.removesuffix("\n").split("\n")

@@ -13,7 +13,6 @@ from typing import Any
 
 from ..errors import UserError
 from .prepared import CLASSIFICATION, SUMMARY, PreparedData
-from .same_text import check_text
 
 BPE = ("sentencepiece", "subword-nmt", "none")
 TOKENIZERS = ("none", "moses")
@@ -77,13 +76,16 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
     else:
         data = _binarised(folder, split, references, given)
     _check_lengths(data, split)
-    check_text(data, split)
     return data
 
 
 def _labelled(folder: Path) -> PreparedData | None:
     """A folder in which fairseq's recipe binarised sentences and labels, unless a preparation made it."""
     prepared = any((place / SUMMARY).is_file() for place in (folder, folder.absolute().parent))
+    if not prepared and (folder / "label" / "valid.label").is_file():  # as fairseq's recipe has them for a regression
+        raise UserError(
+            f"{folder / 'label'} holds numbers to predict, but labels are expected: give a corpus with labels"
+        )
     if prepared or not (folder / "label" / "dict.txt").is_file():
         return None
     content = hashlib.sha256()
@@ -150,10 +152,8 @@ def _languages(folder: Path, split: str) -> tuple[str, str]:
 
 
 def _check_lengths(data: PreparedData, split: str) -> None:
-    from fairseq.data import data_utils
-
     pair, source = "-".join(data.languages), data.languages[0]
-    binarised = data_utils.load_indexed_dataset(str(data.data_bin / f"{split}.{pair}.{source}"))
+    binarised = data.binarised(f"{split}.{pair}.{source}")
     there, references = len(binarised or ()), len(data.references(split))
     if there != references:
         raise UserError(

@@ -123,11 +123,13 @@ def gate_gradients(model: nn.Module, batch: dict[str, Any], xi: Tensor) -> Tenso
 
 
 def _loss(model: Any, batch: dict[str, Any]) -> Tensor:
-    """Return the negative log likelihood of a batch's target words, or of its labels; a scalar."""
+    """Return the negative log likelihood of a batch's target words or labels, or its squared error; a scalar."""
     target = batch["target"].flatten()
     if not hasattr(model, "decoder"):  # it classifies
         head = HEAD if HEAD in model.classification_heads else next(iter(model.classification_heads))
         logits, _ = model(**batch["net_input"], features_only=True, classification_head_name=head)
+        if target.is_floating_point():  # a regression
+            return F.mse_loss(logits.float().flatten(), target, reduction="sum")
         return F.cross_entropy(logits.float(), target, reduction="sum")
     output, _ = model(**batch["net_input"])
     padding = model.decoder.dictionary.pad()

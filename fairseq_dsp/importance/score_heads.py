@@ -28,6 +28,7 @@ from ..errors import UserError
 from ..files import write_text
 from ..model import HeadSet
 from ..model.dictionaries import fitting
+from ..model.labels import check_labels
 from .michel import HeadScores, choose, score
 
 
@@ -123,8 +124,15 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
     ):
         if not there:
             raise UserError(f"the {what} {path} is missing: give one that fairseq wrote")
-    with fitting(checkpoint, data):
-        (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides={"data": data})
+    try:
+        with fitting(checkpoint, data):
+            (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], {"data": data})
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename} is missing: give --data the folder that fairseq-preprocess made for the model, such as "
+            "the data-bin of a prepared corpus"
+        ) from error
+    check_labels(task, getattr(model, "trained_labels", None))
     try:
         if hasattr(task, "label_dictionary") and not (Path(data) / "input0" / f"{split}.idx").is_file():
             raise FileNotFoundError(split)  # the task of classification fails on it in its own way

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .attention import PrunableAttention
 from .bert_options import EncoderConfig
 from .encoder import PrunableEncoder
-from .labels import check_labels
+from .labels import check_labels, tie
 from .prunable import PrunableModel, register_sizes
 from .pruning_options import PruningConfig
 from .units import ROBERTA, modules_of
@@ -49,7 +49,9 @@ class PrunableRoberta(PrunableModel, RobertaModel):
         :raises UserError: if an option is unknown or does not fit the others, or the data have labels without a class.
         """
         check_labels(task)
-        return super().build_model(args, task)
+        model = super().build_model(args, task)
+        tie(model, task)
+        return model
 
     @classmethod
     def known_options(cls) -> set[str]:

@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
-from torch import nn
+from torch import Tensor, nn
 
 from .kinds import KINDS, Kind, UnitModule, register
 
@@ -218,10 +219,25 @@ def attention_module(
     return UnitModule(HEADS, kind, layer, name, heads, head_dim, parameters, module)
 
 
+_SHARED = "embed_tokens.weight", "output_projection.weight"
+"""Ends of the names of what models may share; copies of a checkpoint, such as averages, hold each apart."""
+
+
 def is_weight(name: str) -> bool:
     """Whether an entry of a state dict is a weight of the stock model, and not what choosing or fairseq keeps there."""
     bookkeeping = (".version", "_float_tensor", "out_proj.importance")  # the last is version 0.1's
     return not (name.startswith(tuple(f"{kind}." for kind in KINDS)) or name.endswith(bookkeeping))
+
+
+def count_parameters(state: Mapping[str, Tensor]) -> int:
+    """Return the number of parameters of a state dict, where an embedding under several names counts once."""
+    shared = [weight for name, weight in state.items() if name.endswith(_SHARED)]
+    again = sum(
+        weight.numel()
+        for i, weight in enumerate(shared)
+        if any(weight.shape == other.shape and torch.equal(weight, other) for other in shared[:i])
+    )
+    return sum(weight.numel() for name, weight in state.items() if is_weight(name)) - again
 
 
 def shape_of(modules: Sequence[UnitModule], kind: Kind = HEADS) -> dict[str, list[int]]:

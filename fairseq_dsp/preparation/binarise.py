@@ -123,9 +123,12 @@ def _binarise(piece: Piece, *, dictionary: Path) -> tuple[int, int, int]:
     return sentences, tokens, unknown
 
 
-@cache
-def _dictionary(path: Path) -> Any:
+def read_dictionary(path: Path) -> Any:
+    """Read fairseq's dictionary of a data-bin, fairseq's own symbols included."""
     return _fairseq_dictionary().load(str(path))
+
+
+_dictionary = cache(read_dictionary)  # once a process
 
 
 def _fairseq_dictionary() -> Any:
@@ -178,19 +181,23 @@ class _Joined:
                 os.unlink(self._parts[name])
 
 
-def check_dictionary(path: Path) -> Counter[str]:
-    """Read a ready dictionary of fairseq's.
+def check_dictionary(path: Path) -> Any:
+    """Read a ready dictionary as fairseq does, and return it.
 
     :raises UserError: if it is none.
     """
     if not path.is_file():
         raise UserError(f"the dictionary {path} is {'not a file' if path.exists() else 'missing'}")
+    words = _fairseq_dictionary()()
     try:
-        words = read_counts(path)
-    except (ValueError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8") as file:
+            words.add_from_file(file)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: a word twice
+        reason = str(error).split(". ")[0]
         raise UserError(
-            f"{path} is not a dictionary of fairseq's: expected a subword, a space and a number in each line"
+            f"{path} is not a dictionary of fairseq's ({reason}): expected a subword, a space and a number in each "
+            "line, no subword twice, and none of fairseq's own <s>, <pad>, </s> and <unk>"
         ) from error
-    if not words:
+    if len(words) == words.nspecial:
         raise UserError(f"the dictionary {path} is empty: expected a subword, a space and a number in each line")
     return words

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Container, Iterable
 from typing import Any
 
 from ..evaluation.prepared import PreparedData
 from ..evaluation.scoring import metrics, score
+from .binarise import read_dictionary
 from .stages import say
 
 UNKNOWN = "<unk>"
-_SYMBOLS = {"<s>", "<pad>", "</s>", UNKNOWN}  # fairseq's own, which every dictionary has and no file lists
 _NEVER_SHOWN = {"<s>", "</s>"}
 
 
 def measure(data: PreparedData) -> dict[str, dict[str, Any]]:
     """The best scores for every text that can be scored: each metric, and ``unknown``, how many references hold an
     unknown subword."""
-    known = _dictionary(data.data_bin / f"dict.{data.languages[1]}.txt")
+    known = read_dictionary(data.data_bin / f"dict.{data.languages[1]}.txt")
     found: dict[str, dict[str, Any]] = {}
     for split in data.splits:
         subwords = data.subwords(split, data.languages[1])
@@ -31,7 +30,7 @@ def measure(data: PreparedData) -> dict[str, dict[str, Any]]:
     return found
 
 
-def decode(bpe: str, tokens: Iterable[str], known: set[str]) -> str:
+def decode(bpe: str, tokens: Iterable[str], known: Container[str]) -> str:
     """What fairseq prints for a sentence of subwords, the BPE undone.
 
     :param bpe: ``sentencepiece`` or ``subword-nmt``.
@@ -64,8 +63,3 @@ def regained(data: PreparedData, split: str, references: list[str], raw: list[st
         "decoded subwords too, in references/"
     )
     return False
-
-
-def _dictionary(path: Path) -> set[str]:
-    with path.open(encoding="utf-8") as file:
-        return {line.rsplit(" ", 1)[0] for line in file} | _SYMBOLS

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 SUMMARY = "your own parallel text"
-DESCRIPTION = """Two UTF-8 files, one sentence per line, line-aligned, or one with source, tab and target in each line, from
-which validation and test pairs are held out at random; or three ready splits, each in PREFIX.SRC and PREFIX.TGT or in
-PREFIX.tsv. Any of them may be compressed (.gz, .xz, .zst). Pairs with a blank side are left out."""
+DESCRIPTION = """Two UTF-8 files, one sentence per line, line-aligned, or one with source, tab and target in each
+line, from which validation and test pairs are held out at random; or three ready splits, each in PREFIX.SRC and
+PREFIX.TGT or in PREFIX.tsv. Any of them may be compressed (.gz, .xz, .zst). Pairs with a blank side are left out."""
 RECIPE = Recipe(bpe="sentencepiece", vocab_size=8000)
 
 BLOCK = 1 << 20
@@ -55,18 +55,20 @@ def settle_languages(args: argparse.Namespace) -> None:
     """Sort out the ways to name one's own text; sets ``out`` and, from the files' endings, the languages."""
     error = args.parser.error
     prefixes = (args.train_pref, args.valid_pref, args.test_pref)
-    table = len(args.paths) == 2 and args.source_lang and args.target_lang
-    if len(args.paths) == 3 and not any(prefixes):
-        for name, path in zip(("source_lang", "target_lang"), args.paths, strict=False):
-            if not getattr(args, name):
-                setattr(args, name, _ending(path))
-    elif not (table and not any(prefixes)) and not (len(args.paths) == 1 and all(prefixes)):
+    sides = len(args.paths) == 3 and not any(prefixes)
+    table = len(args.paths) == 2 and not any(prefixes) and args.source_lang and args.target_lang
+    ready = len(args.paths) == 1 and all(prefixes)
+    if not (sides or table or ready):
         error(
             "custom needs SRC TGT OUT, PAIRS.tsv OUT with -s and -t, or OUT and all of --train-pref, --valid-pref and "
             "--test-pref"
         )
-    elif args.valid_size or args.test_size:
-        error("--valid-size and --test-size hold out pairs of SRC and TGT; with ready splits there is nothing to")
+    if sides:
+        for name, path in zip(("source_lang", "target_lang"), args.paths, strict=False):
+            if not getattr(args, name):
+                setattr(args, name, _ending(path))
+    if ready and (args.valid_size or args.test_size):
+        error("--valid-size and --test-size hold out pairs of a text; with ready splits there is nothing to hold out")
     args.out = args.paths[-1]
     for language in (args.source_lang, args.target_lang):
         if not re.fullmatch(r"[A-Za-z][\w-]{1,15}", language or ""):

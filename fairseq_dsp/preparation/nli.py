@@ -71,9 +71,8 @@ def add_command(commands: Any) -> None:
     add(
         "--max-positions",
         type=positive,
-        default=512,
         metavar="N",
-        help="maximum number of tokens of a pair; longer pairs are cut (default: %(default)s)",
+        help="maximum number of tokens of a pair; longer pairs are cut (default: as many as the encoder takes)",
     )
     add("--force", action="store_true", help="replace a finished preparation in OUT that has other settings")
     parser.set_defaults(prepare=run)
@@ -90,15 +89,14 @@ def run(args: argparse.Namespace) -> None:
     with told_in_one_sentence(args.out):
         encoder = Encoder(args.encoder)
         encoder.check()
-        if args.max_positions < 5:
-            raise UserError(f"--max-positions is {args.max_positions}, but a pair takes at least 5 tokens")
+        positions = _positions(encoder, args.max_positions)
         corpus = read_corpus(args.raw_dir, held_out=args.valid_size or 500, seed=args.seed)
         settings = {
             "corpus": corpus.name,
             "input": {path.name: text_hash(path) for path in corpus.files},
             "held-out": corpus.held_out,
             "encoder": {path.name: sha256(path) for path in (encoder.dictionary, encoder.tokeniser)},
-            "max-positions": args.max_positions,
+            "max-positions": positions,
         }
         of_raw = {name: settings[name] for name in ("corpus", "input", "held-out")}
         keys = {"raw": settings_key(of_raw), "pieces": settings_key(settings), "data-bin": settings_key(settings)}
@@ -109,9 +107,10 @@ def run(args: argparse.Namespace) -> None:
             raw = space.stage("raw", keys["raw"], lambda folder: _write(corpus.texts, folder))
             splits = split_names(len(corpus.test_sets))
             pieces = space.stage(
-                "pieces", keys["pieces"], lambda folder: _encode(raw, splits, encoder, args.max_positions, folder)
+                "pieces", keys["pieces"], lambda folder: _encode(raw, splits, encoder, positions, folder)
             )
             space.stage("data-bin", keys["data-bin"], lambda folder: _binarise(pieces, splits, encoder, folder))
+            space.remove_others()
             summary = {
                 "task": "sentence_prediction",
                 "corpus": corpus.name,
@@ -119,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
                 "bpe": "wordpiece",
                 "bpe_model": f"data-bin/{encoder.tokeniser.name}",
                 "labels": list(LABELS),
-                "max_positions": args.max_positions,
+                "max_positions": positions,
                 "test_sets": dict(zip(splits[2:], corpus.test_sets, strict=True)),
                 "pairs": {split: len(rows) for split, rows in corpus.texts.items()},
                 "left_out": corpus.left_out,
@@ -128,6 +127,19 @@ def run(args: argparse.Namespace) -> None:
             }
             write_json(args.out / SUMMARY, summary)
     say(f"{args.out / 'data-bin'} is ready for fairseq-train --task sentence_prediction --num-classes {len(LABELS)}")
+
+
+def _positions(encoder: Encoder, given: int | None) -> int:
+    """Return the most tokens of a pair: those that the encoder takes, unless fewer are asked for."""
+    most = WordPiece.read(encoder.tokeniser).positions
+    if given is not None and given < 5:
+        raise UserError(f"--max-positions is {given}, but a pair takes at least 5 tokens")
+    if given is not None and most is not None and given > most:
+        raise UserError(
+            f"--max-positions is {given}, but the encoder in {encoder.folder} takes {most} tokens: give no more, or "
+            "leave it out"
+        )
+    return given or most or 512  # what an earlier import wrote does not say
 
 
 def _write(texts: Texts, folder: Path) -> None:

@@ -177,7 +177,8 @@ def _table(path: Path) -> tuple[list[tuple[str, ...]], list[str]]:
         cells = line.removesuffix("\r").split("\t")
         if len(cells) == 1 and is_blank(cells[0]):
             continue
-        if len(cells) <= max(wanted):
+        # with a tab in a sentence, the columns after it would be taken for others
+        if len(cells) <= max(wanted) or any(cells[len(header) :]):
             raise UserError(
                 f"{path}, line {number}, has {len(cells)} columns, but its header has {len(header)}: get the corpus "
                 "again"

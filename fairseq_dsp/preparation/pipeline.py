@@ -13,7 +13,6 @@ The stages, each a folder of the output folder and each made from the one before
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -25,7 +24,7 @@ from ..errors import UserError
 from ..evaluation.prepared import SUMMARY, PreparedData
 from ..files import write_json
 from . import ceiling
-from .binarise import binarise, read_counts, write_counts
+from .binarise import binarise, read_counts, read_dictionary, write_counts
 from .cleaning import Texts
 from .corpora import Corpus
 from .lines import count_lines, stored_lines, write_lines
@@ -64,6 +63,7 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
         summary = work.summary(settings, shards)
         space.stage("references", keys["references"], work.make_references)
         _choose_references(PreparedData(out, summary))
+        space.remove_others()
         summary["ceiling"] = ceiling.measure(PreparedData(out, summary))
         write_json(out / SUMMARY, summary)
     say(f"{work.data_bin} is ready for fairseq-train; settings and names of the test sets are in {out / SUMMARY}")
@@ -170,9 +170,6 @@ class _Work:
             folder = self.space.stage(name, key, partial(self._binarise, shard=shard, first=name == "data-bin"))
             if name == "data-bin":
                 self.data_bin = folder
-        for folder in self.space.out.glob("data-bin[0-9]*"):
-            if folder.name not in names and self.space.is_stage(folder.name):
-                shutil.rmtree(folder)  # of a preparation with more shards, which this one replaces
         return names
 
     def _shards(self) -> list[list[tuple[int, int]]]:
@@ -250,9 +247,8 @@ class _Work:
             "left_out": _together("left_out", self.space.reports["raw"], of_text),
             "rewritten": _together("rewritten", self.space.reports["raw"], of_text),
             "longest": self.space.reports["bpe"]["longest"],
-            # Four more than the file lists: fairseq's own symbols.
             "dictionary_sizes": {
-                lang: count_lines(self.data_bin / f"dict.{lang}.txt") + 4 for lang in corpus.languages
+                language: len(read_dictionary(self.data_bin / f"dict.{language}.txt")) for language in corpus.languages
             },
             "versions": {package: version(package) for package in (packages, "sacremoses", "ve-fairseq")},
             "settings": settings,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from .workers import held
 
 STAMP = ".stamp.json"
 PARTIAL = ".partial-"
+_NUMBERS = itertools.count()
 FULL_DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
@@ -118,9 +120,29 @@ class Workspace:
             for file, size in stamp["files"].items()
         )
 
-    def is_stage(self, name: str) -> bool:
+    def _is_stage(self, name: str) -> bool:
         """Whether a folder was made by a preparation."""
         return (self.out / name / STAMP).is_file()
+
+    def _hidden(self, name: str) -> Path:
+        """A hidden name beside the stage ``name`` that nothing has had before.
+
+        With the process in it, a child that outlives a killed run never writes into the next run's folder; with a
+        number, what is loaded once a file is not taken for that of an earlier preparation in this process.
+        """
+        return self.out / f".{name}{PARTIAL}{os.getpid()}-{next(_NUMBERS)}"
+
+    def _remove(self, name: str) -> None:
+        """Remove a stage: first its name, for a part of a stage would not be known as one."""
+        hidden = self._hidden(name)
+        (self.out / name).rename(hidden)
+        shutil.rmtree(hidden)
+
+    def remove_others(self) -> None:
+        """Remove the stages of an earlier preparation that this one does not have."""
+        for folder in self.out.iterdir():
+            if folder.name not in self.reports and self._is_stage(folder.name):
+                self._remove(folder.name)
 
     def stage(self, name: str, key: str, make: Callable[[Path], Any]) -> Path:
         """Make the stage unless it is finished; the folder appears whole or not at all.
@@ -141,18 +163,17 @@ class Workspace:
             say(f"{folder}: already there")
             self.reports[name] = read_json(folder / STAMP).get("report")
             return folder
-        if folder.exists() and not self.is_stage(name) and any(folder.iterdir()):
+        if folder.exists() and not self._is_stage(name) and any(folder.iterdir()):
             raise UserError(
                 f"{folder} was not made by fairseq-dsp prepare, so it is not touched: choose another output folder"
             )
-        # With the process in its name, a child that outlives a killed run never writes into the next run's folder.
-        partial = self.out / f".{name}{PARTIAL}{os.getpid()}"
+        partial = self._hidden(name)
         partial.mkdir()
         self.reports[name] = make(partial)
         files = {str(path.relative_to(partial)): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
         write_json(partial / STAMP, {"key": key, "files": files, "report": self.reports[name]})
         if folder.exists():
-            shutil.rmtree(folder)
+            self._remove(name)
         partial.rename(folder)
         return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,74 +100,101 @@ def read_bert(folder: Path) -> Bert:
 
     :raises UserError: if a file is missing, damaged or of another family, or they do not belong together.
     """
-    config = _read_json(folder / "config.json")
+    path = folder / "config.json"
+    config = _read_json(path)
     family = config.get("model_type")
     if family != "bert":
-        raise UserError(
-            f"{folder / 'config.json'} is the configuration of a {family} model, but bert is expected: give the folder "
-            "of "
-            "a BERT-type encoder"
-        )
+        given = "names no model_type" if family is None else f"is the configuration of a {family} model"
+        raise UserError(f"{path} {given}, but bert is expected: give the folder of a BERT-type encoder")
     for name, expected in (("position_embedding_type", "absolute"), ("is_decoder", False)):
         if config.get(name, expected) != expected:
             raise UserError(
-                f"{name} in {folder / 'config.json'} is {config[name]}, but {expected} is expected: such a model "
-                "computes what fairseq's RoBERTa cannot"
+                f"{name} in {path} is {config[name]}, but {expected} is expected: such a model computes what fairseq's "
+                "RoBERTa cannot"
             )
-    if config.get("hidden_act") not in ACTIVATIONS:
-        raise UserError(
-            f"hidden_act in {folder / 'config.json'} is {config.get('hidden_act')}, but one of "
-            f"{', '.join(ACTIVATIONS)} is expected"
-        )
-    weights = _read_weights(folder)
-    vocabulary = _read_vocabulary(folder / "vocab.txt")
+    activation: Any = config.get("hidden_act")
+    epsilon: Any = config.get("layer_norm_eps")
+    if activation not in list(ACTIVATIONS):
+        raise UserError(f"hidden_act in {path} is {activation}, but one of {', '.join(ACTIVATIONS)} is expected")
+    if type(epsilon) not in (int, float) or not 0 < epsilon < math.inf:
+        raise UserError(f"layer_norm_eps in {path} is {epsilon}, but a positive number is expected, such as 1e-12")
+    vocabulary, weights = _read_vocabulary(folder / "vocab.txt"), _read_weights(folder)
     rows = len(weights.get("embeddings.word_embeddings.weight", ()))
     if not rows == len(vocabulary) == config.get("vocab_size"):
         raise UserError(
             f"{folder / 'vocab.txt'} has {len(vocabulary)} pieces, the weights have {rows} and config.json says "
             f"{config.get('vocab_size')}, but these three must agree: the files of the folder do not belong together"
         )
-    settings = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    try:
-        bert = Bert(
-            layers=int(config["num_hidden_layers"]),
-            heads=int(config["num_attention_heads"]),
-            width=int(config["hidden_size"]),
-            inner=int(config["intermediate_size"]),
-            activation=config["hidden_act"],
-            epsilon=float(config["layer_norm_eps"]),
-            positions=int(config["max_position_embeddings"]),
-            segments=int(config["type_vocab_size"]),
-            vocabulary=vocabulary,
-            tokenisation={
-                "lowercase": settings.get("do_lower_case", True),
-                "strip_accents": settings.get("strip_accents"),
-                "split_chinese": settings.get("tokenize_chinese_chars", True),
-            },
-            weights=weights,
-        )
-    except KeyError as error:
-        raise UserError(f"{folder / 'config.json'} has no {error.args[0]}, which a BERT has") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder / 'config.json'} has a value that is not a number ({error}): num_hidden_layers, layer_norm_eps "
-            "and the like must be numbers"
-        ) from error
-    if bert.heads < 1 or bert.width % bert.heads:
-        raise UserError(
-            f"num_attention_heads in {folder / 'config.json'} is {bert.heads}, but it must divide hidden_size, "
-            f"{bert.width}"
-        )
+    bert = Bert(
+        layers=_size(config, "num_hidden_layers", path),
+        heads=_size(config, "num_attention_heads", path),
+        width=_size(config, "hidden_size", path),
+        inner=_size(config, "intermediate_size", path),
+        activation=activation,
+        epsilon=float(epsilon),
+        positions=_size(config, "max_position_embeddings", path),
+        segments=_size(config, "type_vocab_size", path),
+        vocabulary=vocabulary,
+        tokenisation=_tokenisation(folder / "tokenizer_config.json", vocabulary),
+        weights=weights,
+    )
+    if bert.width % bert.heads:
+        raise UserError(f"num_attention_heads in {path} is {bert.heads}, but it must divide hidden_size, {bert.width}")
     _check_weights(bert, folder)
     return bert
 
 
+def _size(config: dict[str, Any], name: str, path: Path) -> int:
+    value = config.get(name)
+    if type(value) is not int or value < 1:
+        raise UserError(f"{name} in {path} is {value!r}, but a whole number from 1 is expected, as a BERT has")
+    return value
+
+
+def _tokenisation(path: Path, vocabulary: list[str]) -> dict[str, Any]:
+    settings = _read_json(path) if path.exists() else {}
+    cased = any(piece != piece.lower() for piece in vocabulary if not piece.startswith("["))
+    found = {}
+    for ours, theirs, usual in (
+        ("lowercase", "do_lower_case", not cased),
+        ("strip_accents", "strip_accents", None),
+        ("split_chinese", "tokenize_chinese_chars", True),
+    ):
+        value = found[ours] = settings.get(theirs, usual)
+        if type(value) is not bool and value is not usual:
+            raise UserError(f"{theirs} in {path} is {value!r}, but true or false is expected: download the model again")
+    return found
+
+
+def _shapes(bert: Bert) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights and biases of a BERT, by the names of its modules."""
+    width, inner = bert.width, bert.inner
+    layer = {
+        **dict.fromkeys([f"attention.self.{part}" for part in ("query", "key", "value")], (width, width)),
+        "attention.output.dense": (width, width),
+        "intermediate.dense": (inner, width),
+        "output.dense": (width, inner),
+        **dict.fromkeys(["attention.output.LayerNorm", "output.LayerNorm"], (width,)),
+    }
+    modules = {f"encoder.layer.{i}.{name}": shape for i in range(bert.layers) for name, shape in layer.items()}
+    modules["embeddings.LayerNorm"] = (width,)
+    if any(name.startswith("pooler.") for name in bert.weights):
+        modules["pooler.dense"] = (width, width)
+    found = {f"{name}.weight": shape for name, shape in modules.items()}
+    found |= {f"{name}.bias": shape[:1] for name, shape in modules.items()}
+    if "cls.predictions.bias" in bert.weights:
+        found["cls.predictions.bias"] = (len(bert.vocabulary),)
+    rows = {"word": len(bert.vocabulary), "position": bert.positions, "token_type": bert.segments}
+    return found | {f"embeddings.{of}_embeddings.weight": (count, width) for of, count in rows.items()}
+
+
 def _check_weights(bert: Bert, folder: Path) -> None:
-    last = f"encoder.layer.{bert.layers - 1}.output.LayerNorm.weight"
-    for name in ("embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight", last):
-        if name not in bert.weights:
+    for name, shape in _shapes(bert).items():
+        if name not in bert.weights or bert.weights[name].shape != shape:
+            there = f"the shape {tuple(bert.weights[name].shape)}" if name in bert.weights else "no such weight"
             raise UserError(
-                f"the weights in {folder} have no {name}, which config.json asks for: the files do not belong together"
+                f"config.json in {folder} asks for {name} of the shape {shape}, but the weights have {there}: the "
+                "files do not belong together"
             )
     if f"encoder.layer.{bert.layers}.output.LayerNorm.weight" in bert.weights:
         raise UserError(
@@ -204,25 +232,38 @@ def _read_vocabulary(path: Path) -> list[str]:
     if len(set(pieces)) < len(pieces):
         twice = next(piece for i, piece in enumerate(pieces) if piece in pieces[:i])
         raise UserError(f"{path} lists the piece {twice!r} twice: give the folder of a published BERT")
+    if symbols := {*SPECIALS.values(), "<mask>"}.intersection(pieces):
+        raise UserError(
+            f"{path} has the piece {min(symbols)}, which means another thing in fairseq's dictionaries: give a BERT "
+            "whose symbols are [CLS], [PAD], [SEP], [UNK] and [MASK]"
+        )
     return pieces
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the weights, in float32, under the names of a bare BERT."""
     safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    file = safe if safe.exists() else pickled
+    if not file.exists():
+        raise UserError(f"{folder} has neither {safe.name} nor {pickled.name}: give the folder of a published BERT")
     try:
-        if safe.exists():
+        if file == safe:
             state = safetensors.torch.load_file(safe)
-        elif pickled.exists():
-            state = torch.load(pickled, map_location="cpu", weights_only=True)
         else:
-            raise UserError(f"{folder} has neither {safe.name} nor {pickled.name}: give the folder of a published BERT")
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+            state = torch.load(pickled, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{file} is no state dict, or it holds other objects than tensors; nothing in it was run: download the "
+            "model again, as safetensors where it has them"
+        ) from error
+    except (OSError, RuntimeError, EOFError, safetensors.SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the weights in {folder} cannot be read ({reason}): download the model again") from error
+        raise UserError(f"{file} cannot be read ({reason}): download the model again") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{file} holds no state dict, but a {type(state).__name__}: download the model again")
     renamed = {}
     for name, value in state.items():
-        if isinstance(value, Tensor) and value.is_floating_point():
+        if isinstance(name, str) and isinstance(value, Tensor) and value.is_floating_point():
             name = name.removeprefix("bert.")
             if "LayerNorm." in name:  # its first version's names
                 name = name.replace(".gamma", ".weight").replace(".beta", ".bias")

@@ -4,7 +4,7 @@ tokeniser. The hidden states are compared with the original's before anything is
 
 examples:
   fairseq-dsp import-bert bert-base-uncased/ bert/
-  scripts/preprocess.sh nli data/sick --corpus sick --raw-dir FOLDER --encoder bert/
+  scripts/preprocess.sh nli data/sick --raw-dir FOLDER --encoder bert/
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if args.num_classes < 1:
         raise UserError(f"--num-classes is {args.num_classes}, but it must be 1 or more")
     bert = read_bert(Path(args.folder))
-    pieces = WordPiece.make(bert.vocabulary, **bert.tokenisation)
+    pieces = WordPiece.make(bert.vocabulary, **bert.tokenisation, positions=bert.positions)
     words = dictionary_words(bert.vocabulary)
     with new_folder(out) as folder:
         folder.mkdir()
@@ -70,10 +70,12 @@ def run(args: argparse.Namespace) -> None:
                 "that folder"
             )
         torch.save(checkpoint(model, config), folder / "model.pt")
+    pooler = "" if "pooler.dense.weight" in bert.weights else "; it has no pooler: the classification head is all new"
     print(
         f"{out}: {bert.layers} layers of {bert.heads} heads, {bert.layers * bert.heads} in all; hidden states differ "
-        f"from the original's by {difference:.1e} at most\n"
-        f"To fine-tune it:\n  fairseq-train DATA --user-dir {shlex.quote(str(PACKAGE))} --arch roberta_dsp {' '.join(flags(bert))} "
+        f"from the original's by {difference:.1e} at most{pooler}\n"
+        f"To fine-tune it:\n  fairseq-train DATA --user-dir {shlex.quote(str(PACKAGE))} --arch roberta_dsp "
+        f"{' '.join(flags(bert))} "
         f"--task sentence_prediction --criterion sentence_prediction --num-classes {args.num_classes} --init-token 0 "
         f"--max-positions {bert.positions} --finetune-from-model {out / 'model.pt'} --heads-to-keep K"
     )
@@ -97,7 +99,7 @@ def build(bert: Bert, dictionary: Path, classes: int) -> tuple[Any, Any]:
     """Return the model with the weights of a BERT, in evaluation mode, and the configuration of its training.
 
     What the BERT does not have keeps its initial weights: the last layer of the classification head, and, where the
-    BERT was published without it, the head of the language model.
+    BERT was published without them, its first layer and the head of the language model.
     """
     argv = [
         "DATA", "--arch", "roberta_dsp", *flags(bert), "--task", "sentence_prediction", "--criterion",
@@ -111,16 +113,7 @@ def build(bert: Bert, dictionary: Path, classes: int) -> tuple[Any, Any]:
     task = tasks.TASK_REGISTRY["sentence_prediction"](config.task, symbols, Dictionary())
     utils.set_torch_seed(1)
     model = task.build_model(config.model)
-    state = model.state_dict()
-    for name, value in parameters(bert, symbols).items():
-        if name not in state or state[name].shape != value.shape:
-            expected = tuple(state[name].shape) if name in state else "none"
-            raise UserError(
-                f"the weights for {name} have the shape {tuple(value.shape)}, but config.json asks for {expected}: the "
-                "files of the folder do not belong together"
-            )
-        state[name] = value
-    model.load_state_dict(state)
+    model.load_state_dict({**model.state_dict(), **parameters(bert, symbols)})
     return model.eval(), config
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf, open_dict
 from ..errors import UserError
 from ..files import PACKAGE
 from ..model.dictionaries import check, fitting
-from ..model.labels import check_labels
+from ..model.labels import check_labels, trained_labels
 from .checkpoint import TrainedModel
 
 POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}
@@ -73,7 +73,7 @@ def classification_task_of(model: TrainedModel, data: str | None) -> Any:
             f"the dictionaries of {model.path} cannot be read from {folder}: give --data with the folder that has "
             "input0/dict.txt and label/dict.txt"
         ) from error
-    check_labels(task)
+    check_labels(task, trained_labels(model.state["model"]))
     with fitting(model.path, folder):
         check(model.state["model"], encoder=task.source_dictionary)
     return task

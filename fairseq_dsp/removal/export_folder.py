@@ -26,6 +26,7 @@ from ..deployment.text import is_plain
 from ..errors import UserError
 from ..files import check_target, new_folder, sha256
 from ..model.labels import labels_of
+from ..model.units import count_parameters
 from . import text_options
 from .checkpoint import TrainedModel, add_budgets, budgets
 from .data_bin import classification_task_of, preparation, task_of
@@ -68,8 +69,8 @@ tags: [fairseq, safetensors, pruning]
 ---
 # Classification of sentences, or pairs of them, with {counts}
 
-A Transformer encoder with {parameters} parameters and the labels {labels}, trained with fairseq; what else there was is
-pruned and gone. This folder is all that it needs:
+A Transformer encoder with {parameters} parameters and the labels {labels}, trained with fairseq.{pruned} This folder
+is all that it needs:
 
 ```python
 import fairseq_dsp
@@ -138,7 +139,9 @@ def run(args: argparse.Namespace) -> None:
 def _classification(task: Any) -> dict[str, Any]:
     """Return what the configuration says of a classification."""
     names = ("num_classes", "init_token", "separator_token", "max_positions", "classification_head_name")
-    return {"task": TASK, "labels": labels_of(task.label_dictionary)} | {n: getattr(task.cfg, n) for n in names}
+    own = {"task": TASK, "labels": labels_of(task.label_dictionary)} | {n: getattr(task.cfg, n) for n in names}
+    # without the folder of the second sentences, these may have been left out of what is at hand
+    return own | ({"sentences": 2} if (Path(task.cfg.data) / "input1").is_dir() else {})
 
 
 def _plain_dictionary(task: Any) -> Any:
@@ -184,7 +187,7 @@ def _write(
         target=own.get("target_lang"),
         labels=", ".join(own.get("labels", ())),
         counts=model.heads.counts().replace(" heads", " attention heads"),
-        parameters=f"{sum(weight.numel() for weight in weights.values()):,}",
+        parameters=f"{count_parameters(weights):,}",
         pruned=" The other heads were pruned and are gone." if model.heads.kept < model.heads.total else "",
         subwords=f"| `{subwords.name}` | the subword model |\n" if subwords else "",
     )

@@ -75,11 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.usage = "fairseq-dsp prune CKPT DATA OUT --heads-to-keep K [K …] [options] [options of fairseq-train]"
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of the trained, unpruned model")
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        help="the model's corpus: a folder made by scripts/preprocess.sh, or by fairseq-preprocess",
-    )
+    parser.add_argument("data", metavar="DATA", help="its corpus, made by scripts/preprocess.sh or fairseq-preprocess")
     parser.add_argument(
         "out", metavar="OUT", type=Path, help="folder for the result: a new one, or that of an interrupted call"
     )
@@ -92,11 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--range", action="store_true", help="one training for every K from the least to the most that are given"
     )
-    parser.add_argument(
-        "--distill",
-        action="store_true",
-        help="learn from CKPT too (distillation): each update has a forward pass of it, too",
-    )
+    parser.add_argument("--distill", action="store_true", help="learn from CKPT too: each update has a pass of it, too")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the training (default: %(default)s)")
     parser.add_argument("--split", default="test", help="text to compare on (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")

@@ -153,7 +153,8 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
             content = yaml.load(file, _Loader)
     except OSError as error:
         raise UserError(
-            f"the study {path} cannot be read ({error.strerror}): give a YAML file such as scripts/studies/quickstart.yaml"
+            f"the study {path} cannot be read ({error.strerror}): give a YAML file such as "
+            "scripts/studies/quickstart.yaml"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"the study {path} is not YAML: {' '.join(str(error).split())}") from error

@@ -9,15 +9,23 @@ from .random_heads import random_heads, with_random_units
 from .study_file import Method, Study
 
 
-def options_of(study: Study, *more: Options, anneal: bool = False) -> Options:
+def options_of(study: Study, *more: Options, anneal: bool = False, heads: int | None = None) -> Options:
     """The recipe with further options, which win; pruning's schedule is by default a share of the training.
 
+    What starts from a pretrained model has the schedule of a trained one: if its heads went at once, it would lose what
+    it knows.
+
     :param anneal: whether the training chooses heads by a schedule.
+    :param heads: how many it keeps, if it is not what its options say.
     """
     options = dict(defaults(study.data))
     for one in (study.recipe, *more):
         options |= one
-    return _annealed(options) if anneal else options
+    if not anneal:
+        return options
+    if study.pretrained:
+        options |= pruning_recipe.schedule(study.data, options, study.shape, heads)
+    return _annealed(options)
 
 
 def trained_on(study: Study, given: Options) -> Options:
@@ -46,7 +54,7 @@ def of_range(study: Study, method: Method) -> Options:
     own: Options = {"heads-to-keep": method.low, "heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
     if method.from_base:
         return continued(study, method.options, own, method.high)
-    return options_of(study, method.options, own, anneal=True)
+    return options_of(study, method.options, own, anneal=True, heads=method.high)
 
 
 def of_random(study: Study, method: Method, heads: int, seed: int) -> Options:

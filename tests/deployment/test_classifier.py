@@ -92,6 +92,7 @@ def test_a_folder_predicts_what_the_checkpoint_does(
         ([("ba", "di", "fo")], "input 1 has 3 sentences, but a pair, or a string, is expected"),
         ([("ba", None)], "a sentence of input 1 is None"),
         ([("ba", "di"), "ba"], "input 2 is no pair, unlike those before it"),
+        (("ba", "di"), "input 1 is one sentence, but the model was trained on pairs: give a list of pairs"),
         ([("ba", " ")], "input 1 has an empty sentence"),
     ],
 )

@@ -217,6 +217,29 @@ def test_folders_that_cannot_be_read(folders: dict[str, Path], tmp_path: Path, c
     assert "beam is 0" in refused("translate", whole, "--beam", 0, capsys=capsys)
 
 
+def test_weights_that_are_damaged(folders: dict[str, Path], tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    shutil.copytree(folders["export-ctranslate2"], engine)
+    weights = engine / "model.bin"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 64
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"the file model\.bin in .* is not as it was written"):
+        fairseq_dsp.from_pretrained(engine)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"the file model\.bin is missing in"):
+        fairseq_dsp.from_pretrained(engine)
+
+
+def test_standard_streams_that_are_closed(folders: dict[str, Path], corpus: Path) -> None:
+    """As a service may start it: no input is no line, and where nobody listens nothing is said."""
+    translate = [sys.executable, "-m", "fairseq_dsp.cli", "translate", folders["export-ctranslate2"], "--threads", "1"]
+    script = 'text=$1; shift; "$@" <&- && "$@" <"$text" >&- && "$@" <"$text" 2>&-'
+    shell = ["sh", "-c", script, "sh", corpus / "raw/test.de"]
+    done = support.run_command([*shell, *translate])
+    assert len(done.stdout.splitlines()) == 40
+
+
 def test_a_subword_model_of_another_kind(checkpoint: Path, corpus: Path, tmp_path: Path, capsys: Any) -> None:
     codes = corpus / "bpe/bpecodes"
     pieces = tmp_path / "pieces.model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -147,7 +148,7 @@ def test_the_readme_is_short_and_begins_the_guide() -> None:
 
 
 def test_how_it_works_names_functions_that_exist() -> None:
-    named = 0
+    named = called = 0
     for page in (DOCS / "method").glob("*.md"):
         text = page.read_text(encoding="utf-8")
         for file in re.findall(r"`((?:fairseq_dsp|scripts|tests|benchmarks)/[\w/.-]+\.\w+)`", text):
@@ -157,4 +158,32 @@ def test_how_it_works_names_functions_that_exist() -> None:
             for part in name.split("."):
                 assert re.search(rf"(def|class) {part}\b", source), f"{page.name}: {name} in {file}"
             named += 1
-    assert named >= 10
+        for name, caller, file in CALLED.findall(text):
+            source = (support.REPOSITORY / file).read_text(encoding="utf-8")
+            body = ast.get_source_segment(source, definition(ast.parse(source), caller.split("."))) or ""
+            assert re.search(rf"\b{name.split('.')[-1]}\(", body), f"{page.name}: {name} is not called in {caller}"
+            called += 1
+    assert named >= 15
+    assert called >= 4
+
+
+CALLED = re.compile(r"`([\w.]+)`(?:\s+in\s+`[\w/.]+`)?,\s+called\s+in\s+`([\w.]+)`\s+in\s+`(fairseq_dsp/[\w/]+\.py)`")
+
+
+def definition(node: ast.AST, names: list[str]) -> ast.AST:
+    """What a name with dots stands for in a file."""
+    for name in names:
+        (node,) = [child for child in ast.iter_child_nodes(node) if getattr(child, "name", None) == name]
+    return node
+
+
+def test_functions_of_the_method_exist() -> None:
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (support.REPOSITORY / "fairseq_dsp").rglob("*.py"))
+    text = (DOCS / "method/equations.md").read_text(encoding="utf-8")
+    names = {
+        name for part in re.findall(r"→(.*?)(?:\n\n|\Z)", text, re.S) for name in re.findall(r"`([A-Za-z_.]+)`", part)
+    }
+    assert len(names) > 20
+    for name in names:
+        for part in name.split("."):
+            assert re.search(rf"(def|class) {part}\b", sources), name

@@ -76,6 +76,7 @@ def test_tokenised_text(tiny_data: Path, references: Path) -> None:
         ({}, "no prepared corpus"),
         ({"bpe": "none"}, "give its references too"),
         ({"references": "nowhere"}, "nowhere cannot be read"),
+        ({"references": "latin"}, "latin, line 2, is not UTF-8 .byte 0xe9."),
         ({"references": "short"}, "has 3 lines, but the text test in .* has 20 sentences"),
         ({"references": "good", "bpe": "wordpiece"}, "bpe is 'wordpiece'"),
         (
@@ -89,9 +90,30 @@ def test_what_does_not_fit(tiny_data: Path, tmp_path: Path, arguments: dict[str,
     shutil.copytree(tiny_data, data)
     (tmp_path / "short").write_text("a\nb\nc\n")
     (tmp_path / "good").write_text("a\n" * 20)
+    (tmp_path / "latin").write_bytes(b"a\n\xe9\n" * 10)
     given = {key: str(tmp_path / value) if key == "references" else value for key, value in arguments.items()}
     with pytest.raises(UserError, match=told):
         read_data(data, given.pop("split", "test"), given)
+
+
+def test_references_of_other_systems(tiny_data: Path, references: Path, tmp_path: Path) -> None:
+    """A byte-order mark and Windows line ends are no text, and nothing else ends a line."""
+    lines = references.read_text().splitlines()
+    lines[3] += "\u2028\rba"
+    (tmp_path / "own").write_bytes(b"\xef\xbb\xbf" + "".join(f"{line}\r\n" for line in lines).encode())
+    assert read_data(tiny_data, "test", {"references": str(tmp_path / "own")}).references("test") == lines
+
+
+@pytest.mark.parametrize(("ending", "left"), [("bin", 50), ("bin", 0), ("idx", 60), ("idx", 5), ("idx", 0)])
+def test_a_text_that_is_cut_short(tiny_data: Path, references: Path, tmp_path: Path, ending: str, left: int) -> None:
+    data = tmp_path / "bin"
+    shutil.copytree(tiny_data, data)
+    path = data / f"test.xx-yy.xx.{ending}"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(
+        UserError, match=r"test\.xx-yy\.xx\.bin and test\.xx-yy\.xx\.idx are damaged, or one of them is cut"
+    ):
+        read_data(data, "test", {"references": str(references)})
 
 
 def test_languages_with_hyphens(tiny_data: Path, tmp_path: Path, references: Path) -> None:

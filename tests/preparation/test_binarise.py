@@ -89,7 +89,16 @@ def test_a_ready_dictionary(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         make_dictionaries([Counter({"▁a": 5, "▁b": 5}), words], out, (half, None), joined=False)
 
 
-@pytest.mark.parametrize("content", [b"", b"word\n", b"word x\n", b"\xff 1\n"])
+def test_a_dictionary_that_corrects_itself(tmp_path: Path) -> None:
+    """fairseq's flag for a word that comes again, of which the last line counts."""
+    (tmp_path / "dict.txt").write_text("a 5\nb 3\na 1 #fairseq:overwrite\n")
+    words = check_dictionary(tmp_path / "dict.txt")
+    assert [words.index(word) for word in ("a", "b")] == [6, 5]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"word\n", b"word x\n", b"\xff 1\n", b"a 5\nb 3\na 1\n", b"<s> 1\n<pad> 1\n</s> 1\n<unk> 1\na 5\n"]
+)
 def test_what_is_no_dictionary(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "dict.txt").write_bytes(content)
     with pytest.raises(UserError, match=r"dict\.txt is (not a dictionary|empty)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,12 +108,27 @@ def test_a_pair_that_is_too_long_is_cut_and_told(tmp_path: Path, encoder: Path) 
     assert preparing.lines(tmp_path / "out/pieces/test.input1")[0] == "a newt play ##s"
 
 
+def test_a_pair_has_as_many_tokens_as_the_encoder_takes(tmp_path: Path, encoder: Path) -> None:
+    sick(tmp_path)
+    small = tmp_path / "small"
+    shutil.copytree(encoder, small)
+    settings = {"lowercase": True, "strip_accents": None, "split_chinese": True}
+    WordPiece.make(PIECES, **settings, positions=11).save(small / "wordpiece.json")
+    assert WordPiece.read(small / "wordpiece.json").encode(["crab " * 20]) == [" ".join(["crab"] * 20)]
+    command = ("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder", small)
+    assert "test: 2 of 2 pairs have more than 11 tokens" in preparing.prepare(*command).stdout
+    assert json.loads((tmp_path / "out/prepare.json").read_text())["max_positions"] == 11
+    done = preparing.prepare(*command, "--max-positions", 12, check=False)
+    assert "--max-positions is 12, but the encoder in" in preparing.the_sentence(done)
+
+
 @pytest.mark.parametrize(
     ("pair", "sentence"),
     [
         (("A crab.", "A newt.", "maybe"), "SICK_trial.txt, line 2: the label is 'maybe', but one of entailment"),
         (("A crab.", " ", "neutral"), "SICK_trial.txt, line 2: the second sentence is empty"),
         (("A crab.\tA newt.\t1\tNEUTRAL\nx\ty", "A", "neutral"), "line 3, has"),
+        (("A crab", "A\tnewt", "neutral"), "line 2, has 6 columns, but its header has 5"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, encoder: Path, pair: tuple[str, str, str], sentence: str) -> None:

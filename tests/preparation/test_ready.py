@@ -88,6 +88,7 @@ def test_a_model_that_rewrites_text_gets_references_that_it_can_give(tmp_path: P
         (["--bpe-model", "empty"], "is not a model of sentencepiece"),
         (["--bpe", "subword-nmt", "--bpe-model", "empty"], "is not a table of BPE merges"),
         (["--bpe", "subword-nmt", "--bpe-model", "cut"], "is not a table of BPE merges"),
+        (["--bpe", "subword-nmt", "--bpe-model", "none"], "is not a table of BPE merges"),
         (["--bpe-model", "model", "--vocab-size", 50], "leave one out"),
         (["--source-dictionary", "nowhere"], "nowhere is missing"),
         (["--source-dictionary", "model"], "is not a dictionary of fairseq's"),
@@ -106,6 +107,7 @@ def test_what_is_no_ready_model_or_dictionary(
         "other": preparing.write(tmp_path / "other.txt", ["▁xyz 3"]),
         "few": preparing.write(tmp_path / "few.txt", preparing.lines(dictionary)[:5]),
         "empty": preparing.write(tmp_path / "empty", []),
+        "none": preparing.write(tmp_path / "none", ["#version: 0.2"]),
         "cut": preparing.write(tmp_path / "cut", [*preparing.lines(first["subword-nmt"] / "bpe/bpecodes")[:9], "lon"]),
         "nowhere": tmp_path / "nowhere",
     }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
 import random
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import support
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation.prepared import PreparedData
-from fairseq_dsp.preparation import custom, duplicates
+from fairseq_dsp.preparation import custom, duplicates, stages
 from fairseq_dsp.preparation.cleaning import Cleaning, Texts
 from fairseq_dsp.preparation.duplicates import Hashes
 from fairseq_dsp.preparation.subwords import Learning
@@ -116,6 +119,17 @@ def test_a_table_with_other_columns(tmp_path: Path, line: str, columns: int) -> 
     assert f"t.tsv, line 3, has {columns} columns: expected source, tab, target" in preparing.the_sentence(done)
 
 
+def test_a_table_by_the_command(tmp_path: Path, sides: list[Path]) -> None:
+    """Held out of it as of two files, with the same bytes in the end."""
+    sizes = ["--valid-size", 20, "--test-size", 30, "--vocab-size", 90, "-s", "de", "-t", "en"]
+    table = preparing.write(tmp_path / "t.tsv", [f"{a}\t{b}" for a, b in zip(GERMAN, ENGLISH, strict=True)])
+    for name, given in (("two", sides), ("one", [table])):
+        preparing.prepare("custom", *given, tmp_path / name, *sizes)
+    two, one = (preparing.contents(tmp_path / name) for name in ("two", "one"))
+    assert [path for path in two if two[path] != one[path]] == ["prepare.json"]  # which has the input
+    assert two.keys() == one.keys()
+
+
 def learning(folder: Path, sample: int, seed: int = 1) -> Learning:
     return Learning("sentencepiece", 90, 1.0, folder, ("de", "en"), 300, sample, seed, folder / "model")
 
@@ -145,9 +159,6 @@ def test_the_sample_is_a_setting(tmp_path: Path, sides: list[Path]) -> None:
 
 
 def killed(number: int) -> int:
-    import os
-    import signal
-
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
@@ -234,6 +245,38 @@ def test_a_lost_shard_is_made_again_and_old_ones_go(sharded: Path, tmp_path: Pat
     assert "shard-size 200, now 300" in preparing.the_sentence(preparing.prepare(*arguments, 300, check=False))
     preparing.prepare(*arguments, 300, "--force")
     assert not (out / "data-bin1").exists()
+
+
+def test_another_preparation_in_its_place(tmp_path: Path, sides: list[Path]) -> None:
+    """It is what it would be in a folder of its own, also in a process that has made the first one."""
+    flags = ["--valid-size", 20, "--test-size", 20, "--vocab-size", 80]
+    arguments = ["custom", *sides, tmp_path / "out"]
+    preparing.prepare(*arguments, "--vocab-size", 90, "--lowercase", "--shard-size", 100)
+    preparing.prepare(*arguments, *flags, "--force")
+    preparing.prepare("custom", *sides, tmp_path / "own", *flags)
+    assert preparing.contents(tmp_path / "out") == preparing.contents(tmp_path / "own")
+
+
+def test_killed_while_an_old_stage_is_removed(tmp_path: Path, sides: list[Path]) -> None:
+    arguments = ["custom", *sides, tmp_path / "out", "--valid-size", 20, "--test-size", 20, "--vocab-size"]
+    preparing.prepare(*arguments, 90)
+
+    def half(folder: Path, **_: Any) -> None:
+        (folder / stages.STAMP).unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def prepared_and_killed() -> None:
+        stages.shutil.rmtree = half
+        preparing.prepare(*arguments, 80, "--force")
+
+    process = get_context("fork").Process(target=prepared_and_killed)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    preparing.prepare(*arguments, 80)
+    preparing.prepare(*arguments[:3], tmp_path / "own", *arguments[4:], 80)
+    assert preparing.contents(tmp_path / "out") == preparing.contents(tmp_path / "own")
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 NOISY_DE = [*GERMAN, "ja " * 30, "eins zwei drei vier fünf", GERMAN[5], GERMAN[5], "ﬁnden …", " \u200b"]

@@ -13,7 +13,7 @@ import pairs
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fairseq_dsp import cli
@@ -113,8 +113,6 @@ def data_for(out: Path, folder: Path) -> Path:
 
 def assert_same_states(published: Path, out: Path, folder: Path, lines: list[tuple[str, str]]) -> None:
     """Hold padded pairs and single sentences against the published weights, token by token."""
-    from safetensors.torch import load_file
-
     state, config = load_file(published / "model.safetensors"), json.loads((published / "config.json").read_text())
     vocabulary = (published / "vocab.txt").read_text(encoding="utf-8").splitlines()
     model, pieces = load(out, data_for(out, folder)), WordPiece.read(out / "wordpiece.json")
@@ -189,7 +187,23 @@ def test_a_training_starts_from_it(tmp_path: Path) -> None:
         (lambda f: _edit(f, position_embedding_type="relative_key"), "position_embedding_type in"),
         (lambda f: _edit(f, hidden_act="swish"), "hidden_act in"),
         (lambda f: _edit(f, vocab_size=25), "has 24 pieces, the weights have 24 and config.json says 25"),
-        (lambda f: _edit(f, num_hidden_layers=3), "have no encoder.layer.2"),
+        (lambda f: _edit(f, num_hidden_layers=3), "asks for encoder.layer.2.* have no such weight"),
+        (lambda f: _edit(f, num_hidden_layers=0), "num_hidden_layers in .* is 0, but a whole number from 1"),
+        (lambda f: _edit(f, hidden_size=18), r"of the shape \(18, 18\), but the weights have the shape \(12, 12\)"),
+        (lambda f: _edit(f, hidden_act=["gelu"]), "hidden_act in"),
+        (lambda f: _edit(f, model_type=None), "names no model_type"),
+        (lambda f: _edit(f, type_vocab_size=1), r"of the shape \(1, 12\), but the weights have the shape \(2, 12\)"),
+        (lambda f: _weights(f, "encoder.layer.0.attention.self.query.bias"), "have no such weight"),
+        (lambda f: _weights(f, "pooler.dense.bias"), "have no such weight"),
+        (lambda f: (f / "tokenizer_config.json").write_text('{"do_lower_case": "false"}'), "do_lower_case in"),
+        (
+            lambda f: (f / "vocab.txt").write_text(PIECES.replace(" ", "\n").replace("guitar", "<s>")),
+            "has the piece <s>",
+        ),
+        (lambda f: _pickled(f, [1]), "holds no state dict, but a list"),
+        (lambda f: _pickled(f, {1: torch.ones(1)}), "the weights have 0"),
+        (lambda f: _pickled(f, {"a": _Code()}), "nothing in it was run"),
+        (lambda f: _pickled(f, {"a": _Code()}, zipped=False), "nothing in it was run"),
         (lambda f: _edit(f, num_hidden_layers=1), "have more layers than the 1"),
         (lambda f: _edit(f, intermediate_size=24), "do not belong together"),
         (lambda f: (f / "vocab.txt").write_text(PIECES.replace(" ", "\n").replace("[SEP]", "x")), r"has no \[SEP\]"),
@@ -201,19 +215,59 @@ def test_a_training_starts_from_it(tmp_path: Path) -> None:
         (lambda f: _edit(f, num_attention_heads=5), "num_attention_heads"),
     ],
 )
-def test_another_folder_is_refused_in_one_sentence(tmp_path: Path, capsys, change: Any, sentence: str) -> None:
+def test_another_folder_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, change: Any, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     published = publish(tmp_path / "bert")
     change(published)
     assert cli.main(["import-bert", str(published), str(tmp_path / "out")]) == 1
     message = capsys.readouterr().err
     assert re.search(sentence, message), message
     assert message.count("\n") == 1
+    assert not Path("unpickled").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["bert"]
 
 
 def _edit(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _weights(folder: Path, left_out: str) -> None:
+    state = load_file(folder / "model.safetensors")
+    save_file({name: value for name, value in state.items() if name != left_out}, folder / "model.safetensors")
+
+
+def _pickled(folder: Path, content: Any, *, zipped: bool = True) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+
+
+class _Code:
+    """An object whose unpickling would make a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("unpickled"),)
+
+
+def test_a_cased_vocabulary_keeps_its_case(tmp_path: Path) -> None:
+    published = publish(tmp_path / "bert")
+    (published / "vocab.txt").write_text(PIECES.replace(" ", "\n").replace("guitar", "Guitar"))
+    for settings, expected in ((None, "the Guitar"), ('{"do_lower_case": true}', "the <unk>")):
+        if settings:
+            (published / "tokenizer_config.json").write_text(settings)
+        out = tmp_path / f"out{bool(settings)}"
+        assert cli.main(["import-bert", str(published), str(out)]) == 0
+        assert WordPiece.read(out / "wordpiece.json").encode(["the Guitar"]) == [expected]
+
+
+def test_without_a_pooler_the_head_is_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published, out = publish(tmp_path / "bert"), tmp_path / "out"
+    for part in ("weight", "bias"):
+        _weights(published, f"pooler.dense.{part}")
+    assert cli.main(["import-bert", str(published), str(out)]) == 0
+    assert "it has no pooler: the classification head is all new" in capsys.readouterr().out
 
 
 @pytest.mark.skipif("FAIRSEQ_DSP_BERT" not in os.environ, reason="FAIRSEQ_DSP_BERT names no folder of a published BERT")

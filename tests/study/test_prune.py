@@ -19,7 +19,9 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from quick_python import quick_python
 
+from fairseq_dsp.cli import main
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.evaluation import preprocessed
 from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.study import prune, pruning_recipe
 from fairseq_dsp.study.unpruned_model import UnprunedModel
@@ -65,7 +67,7 @@ def call(checkpoint: Path, data: Path, out: Path, *more: str, heads: list[int] |
     """The command in this process."""
     arguments = {"checkpoint": str(checkpoint), "data": str(data), "out": out, "heads_to_keep": heads}
     arguments |= dict.fromkeys(("ffn_units_to_keep", "parameters_to_keep", "flops_to_keep"))
-    arguments |= {"range": False, "distill": False, "dry_run": False}
+    arguments |= {"range": False, "distill": False, "dry_run": False, **dict.fromkeys(preprocessed.KEYS)}
     prune.run(Namespace(**{**arguments, "more": list(more), "seed": 1, "split": "test", **options}))
 
 
@@ -344,3 +346,7 @@ def test_the_options_of_a_model(stock: Path, prepared: Path, train_tiny: Callabl
     assert (options["lr"], options["adam-betas"], options["dropout"]) == (0.005, "(0.9,0.98)", 0.3)
     train_tiny(tmp_path, "--max-update", 1, arch="transformer_dsp_tiny")
     assert UnprunedModel.read(tmp_path / "checkpoint_last.pt").sizes["arch"] == "transformer_dsp_tiny"
+    assert main(["export-fairseq", str(tmp_path / "checkpoint_last.pt"), str(tmp_path / "exported.pt")]) == 0
+    exported = UnprunedModel.read(tmp_path / "exported.pt")
+    assert (exported.heads, exported.sizes["arch"], exported.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
+    assert options_of(exported, data, 6, {})["heads-to-keep-start"] == 12

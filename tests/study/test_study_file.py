@@ -304,9 +304,16 @@ def test_200_runs_start_in_time(
     assert not (tmp_path / "results").exists()
 
 
+def pretrained_of(path: Path) -> str | None:
+    """The checkpoint that a study file, or one that it extends, starts from."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    extended = content.get("extends")
+    return content.get("pretrained") or (pretrained_of(path.parent / extended) if extended else None)
+
+
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "scripts/studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies(path: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if pretrained := yaml.safe_load(path.read_text(encoding="utf-8")).get("pretrained"):
+    if pretrained := pretrained_of(path):
         prepared = pairs.make(tmp_path)
         sizes = "--arch roberta --encoder-layers 12 --encoder-embed-dim 24 --encoder-attention-heads 12".split()
         pairs.train(prepared, (tmp_path / pretrained).parent, *sizes, "--max-update", 1)
