@@ -186,6 +186,7 @@ def test_folder_is_all_that_is_needed(compact, tiny_data, tmp_path, monkeypatch)
     assert yaml.safe_load(front)["language"] == ["xx", "yy"]
     assert yaml.safe_load(front)["library_name"] == "fairseq_dsp"
     assert "5 of 12 attention heads" in text
+    assert "The other heads were pruned and are gone." in text
     assert "pieces.model" in text
     card.write_text(card.read_text().replace("# license", "license: mit #"))
     assert fairseq_dsp.from_pretrained("moved").translate(sentences(tiny_data)[:3]) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -103,6 +104,23 @@ def test_it_prunes_a_stock_checkpoint_to_several_numbers_of_heads(finished: tupl
         assert int(row[6].replace(",", "")) == score["parameters"]
         assert float(row[7]) > 0
     assert float(rows[3][4]) == pytest.approx(scores[1]["bleu"]["score"] - scores[0]["bleu"]["score"], abs=0.01)
+
+
+def test_it_takes_a_data_bin_of_fairseq(
+    finished: tuple[Path, str], stock: Path, prepared: Path, tmp_path: Path, dsp: Callable[..., Any]
+) -> None:
+    """A plain data-bin, with the references given, has what the prepared folder has; what is printed runs anywhere."""
+    shutil.copytree(prepared / "data-bin", tmp_path / "bin")
+    command = ("prune", stock, tmp_path / "bin", tmp_path / "out", "--heads-to-keep", 6, *SHORT)
+    assert "--references FILE" in dsp(*command, check=False).stdout
+    printed = dsp(*command, "--references", prepared / "raw/test.yy", "--bpe", "subword-nmt").stdout
+    scores = [json.loads((out / "runs/pruned-k6-s1/scores.json").read_text())[0]["bleu"] for out in
+              (finished[0], tmp_path / "out")]  # fmt: skip
+    assert scores[0] == scores[1]
+    (line,) = [line for line in printed.splitlines() if line.strip().startswith("fairseq-generate")]
+    _, *words = shlex.split(line)
+    assert words[-2:] == ["--post-process", "subword_nmt"]
+    support.run_fairseq("generate", *words, cwd=tmp_path)
 
 
 def test_shares_are_written_out_as_updates(finished: tuple[Path, str], stock: Path) -> None:

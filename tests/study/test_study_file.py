@@ -304,6 +304,16 @@ def test_200_runs_start_in_time(
     assert not (tmp_path / "results").exists()
 
 
+def test_a_plan_says_what_a_cluster_would_be_asked_for(
+    write_study: WriteStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(write_study(), tmp_path / "results")
+    assert "--slurm" not in capsys.readouterr().out
+    plan(write_study(heads=[3, 4], seeds=[1, 2], slurm={"partition": "gpu", "minutes": 30}), tmp_path / "results")
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == "# with --slurm: 6 jobs, one a run; of each: partition gpu; minutes 30; cpus 1"
+
+
 def pretrained_of(path: Path) -> str | None:
     """The checkpoint that a study file, or one that it extends, starts from."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
