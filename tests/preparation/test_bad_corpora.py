@@ -33,10 +33,13 @@ BREAKING: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "utf-16": (lambda raw: (raw / "train.de").write_bytes("\n".join(GOOD).encode("utf-16")), ["train.de", "UTF-8"]),
     "binary": (lambda raw: (raw / "train.en").write_bytes(b"one\ntw\0o\n"), ["train.en, line 2", "NUL"]),
-    "missing": (lambda raw: (raw / "test_2016_flickr.en").unlink(), ["no test_2016_flickr.en"]),
+    "missing": (
+        lambda raw: (raw / "test_2016_flickr.en").unlink(),
+        ["neither test_2016_flickr.en nor test_2016_flickr.en.gz"],
+    ),
     "half a test set": (
         lambda raw: preparing.write(raw / "test_2017_flickr.de", GOOD),
-        ["no test_2017_flickr.en"],
+        ["neither test_2017_flickr.en nor test_2017_flickr.en.gz"],
     ),
     "truncated gzip": (
         lambda raw: (
