@@ -135,7 +135,7 @@ def test_few_of_any_kind_take_longer_to_choose(
             "65 feed-forward units are to be d",
         ),
         ({"methods": [{"method": "michel", "parameters-to-keep": [0.5]}]}, "parameters-to-keep, which is for joint, s"),
-        ({"parameters-to-keep": [0.5]}, "the study gives heads and parameters-to-keep, but one says how"),
+        ({"parameters-to-keep": [0.5]}, "the study gives heads and parameters-to-keep, but only one of them"),
         ({"methods": [{"method": "joint", "flops-to-keep": [1.5]}]}, "flops-to-keep of joint"),
         ({"heads": None, "flops-to-keep": [0.5], "methods": ["michel"]}, "michel has no head counts"),
         ({"methods": [{"method": "joint", "options": {"flops-to-keep": 0.5}}]}, "but a sweep sets it itself"),
