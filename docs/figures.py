@@ -21,9 +21,9 @@ def read(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def points(method: str, engine: str = "fairseq") -> list[dict[str, Any]]:
-    """The points of a method in ``frontier.json``, the most heads first."""
-    found = [p for p in read("frontier")["points"] if p["method"] == method and p["engine"] == engine]
+def points(method: str, engine: str = "fairseq", of: str = "frontier") -> list[dict[str, Any]]:
+    """The points of a method in the JSON of a results page, the most heads first."""
+    found = [p for p in read(of)["points"] if p["method"] == method and p["engine"] == engine]
     return sorted(found, key=lambda p: -p["heads"])
 
 
@@ -34,25 +34,25 @@ def means(found: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
 
 
 def overview() -> Figure:
-    """BLEU and speed against the number of heads kept."""
+    """BLEU and speed of converged models against the number of heads kept."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    pruned, stock, unpruned = points("joint"), points("unpruned, fairseq's transformer")[0], points("unpruned")
-    both = unpruned + pruned
-    bleu, deviation = means(both)
-    heads = [p["heads"] for p in both]
+    own, methods = "multi30k-converged-speed", ("unpruned", "long", "long9", "few")
+    (stock,) = points("unpruned, fairseq's transformer", of=own)
+    series = {engine: [p for m in methods for p in points(m, engine, own)] for engine in ("fairseq", ENGINE)}
+    bleu, deviation = means(series["fairseq"])
+    heads = [p["heads"] for p in series["fairseq"]]
     left.errorbar(heads, bleu, yerr=deviation, color=BLUE, marker="o", capsize=3)
-    left.set(title="BLEU", xlabel="heads kept (of 36)", ylabel="BLEU, Multi30k test 2016")
+    left.set(title="BLEU", xlabel="heads kept (of 36)", ylabel="BLEU, four test sets of Multi30k")
     for engine, colour, label in (("fairseq", BLUE, "compact model, fairseq"), (ENGINE, ORANGE, "CTranslate2, int8")):
-        speeds = [p["speed"]["64"] for p in points("unpruned", engine) + points("joint", engine)]
-        right.plot(heads, speeds, color=colour, marker="o", label=label)
+        right.plot(heads, [p["speed"]["64"] for p in series[engine]], color=colour, marker="o", label=label)
     right.axhline(stock["speed"]["64"], color=GREY, linestyle="--", label="stock fairseq, unpruned")
     right.set(title="Speed", xlabel="heads kept (of 36)", ylabel="sentences a second, batches of 64")
     right.set_ylim(bottom=0)
     right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         tidy(axes)
-        axes.set_xticks([2, 6, 12, 18, 36])
+        axes.set_xticks([6, 9, 18, 36])
     return figure
 
 
