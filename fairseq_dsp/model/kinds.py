@@ -38,6 +38,8 @@ class Kind(ABC):
     :param budgets: for some types, the option that gives it a budget of its own.
     :param floors: for some types, the option that gives the least number of units of all its modules together. The
         first has its units first.
+    :param in_proportion: the type, if any, whose floor is that of the largest number of a range; smaller numbers have
+        their share of it. Of one type only, or the units of a number may not be among those of a larger one.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Kind(ABC):
     options: Mapping[str, str]
     budgets: Mapping[str, str] = field(default_factory=dict)
     floors: Mapping[str, str] = field(default_factory=dict)
+    in_proportion: str | None = None
 
     def __reduce__(self) -> Any:
         return _kind, (self.name,)  # a copy of a model has the same kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,11 +92,12 @@ class PruningPlan:
                 f"{flag(options['to_keep'])} {total} is outside of the range from {low} to {high} {units} that is "
                 f"trained: give a number within it, or change {flag(options['low'])} and {flag(options['high'])}"
             )
-        floors = {option: getattr(self.config, option) for option in self.kind.floors.values()}
-        if sum(least or 0 for least in floors.values()) > low:
-            given = " and ".join(f"{flag(option)} is {least}" for option, least in floors.items() if least)
+        given = {name: getattr(self.config, option) for name, option in self.kind.floors.items()}
+        given = {name: floor for name, floor in given.items() if floor}
+        if sum(self.floor(name, low) for name in given) > low:
+            floors = " and ".join(f"{flag(self.kind.floors[name])} is {floor}" for name, floor in given.items())
             raise ValueError(
-                f"{given}, but as few as {low} {units} are to be kept: lower it or raise {flag(options['low'])}"
+                f"{floors}, but as few as {low} {units} are to be kept: lower it or raise {flag(options['low'])}"
             )
         self.budget_of(low)  # raises if the floors need more units
 
@@ -190,7 +192,8 @@ class PruningPlan:
         """Return the options whose default follows from others, as they are in force."""
         if not self.prunes or self.budget_is_by_type or not self.selection.learns:
             return {}
-        return {name: self.floor(kind, self.budget.total) for kind, name in self.kind.floors.items()}
+        total = max(self.range or [self.budget.total])
+        return {name: self.floor(kind, total) for kind, name in self.kind.floors.items()}
 
     @property
     def budget_is_by_type(self) -> bool:
@@ -287,14 +290,15 @@ class PruningPlan:
         return uniform_counts(self.kind, self.shape, total, self._option("per_module") or 0, self.floor)
 
     def floor(self, kind: str, total: int) -> int:
-        """Return the least number of units of a type, of *total* in all."""
+        """Return the least number of units of a type, of *total* in all; see :attr:`~.kinds.Kind.in_proportion`."""
         given: int | None = getattr(self.config, self.kind.floors[kind])
-        if given is not None:
-            return given
-        own = sum(self.shape[kind])
-        if not self.selection.floors or own == self.units:  # a model of one type needs no floor
-            return 0
-        return min(self.kind.default_floor(kind, total), own)
+        own, most = sum(self.shape[kind]), total
+        if self.range and kind == self.kind.in_proportion:
+            most = max(self.range)
+        if given is None:  # a model of one type needs no floor
+            needed = self.selection.floors and own < self.units
+            given = min(self.kind.default_floor(kind, most), own) if needed else 0
+        return math.ceil(given * total / most) if most else given
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
         if self.range:

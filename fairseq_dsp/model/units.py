@@ -142,6 +142,7 @@ HEADS = register(
             "cross": "cross_heads_to_keep",
         },
         floors={"cross": "min_cross_heads", "encoder_self": "min_encoder_heads"},
+        in_proportion="encoder_self",
     )
 )
 

@@ -83,9 +83,10 @@ def schedule(
         found |= {"heads-to-keep-updates": shrinking} if shares else {
             "heads-to-keep-start": total, "heads-to-keep-updates": shrinking
         }  # fmt: skip
-    least = _number(options, "heads-to-keep-low", kept)
-    if total <= 3 * least < 3 * total:
-        found |= _encoder_floor(options, least, shape)
+    if "heads-to-keep-high" in options:  # which a smaller number has its share of
+        found |= _encoder_floor(options, _number(options, "heads-to-keep-high", kept), shape)
+    elif total <= 3 * kept < 3 * total:
+        found |= _encoder_floor(options, kept, shape)
     return {name: value for name, value in found.items() if name not in options}
 
 

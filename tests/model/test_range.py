@@ -21,6 +21,7 @@ RANGE = ("--heads-to-keep-low", 2, "--heads-to-keep-high")
     [
         {},
         {"min_encoder_heads": 1, "min_cross_heads": 2},
+        {"min_encoder_heads": 11},
         {"min_heads_per_module": 1},
         {"head_selection": "ste"},
     ],
@@ -36,6 +37,18 @@ def test_the_heads_of_a_number_are_among_those_of_a_larger_one(layers: int, opti
         kept = [plan.keep(importance, k) for k in range(low, 24 * layers + 1)]
         assert [int(gates.sum()) for gates in kept] == list(range(low, 24 * layers + 1))
         assert all((larger >= smaller).all() for smaller, larger in itertools.pairwise(kept))
+
+
+def test_a_smaller_number_has_its_share_of_the_encoders_floor() -> None:
+    shape = {name: [4] * 3 for name in ("encoder_self", "decoder_self", "cross")}
+    config = PruningConfig(heads_to_keep_low=3, heads_to_keep_high=36, min_encoder_heads=9)
+    plan = PruningPlan(config, shape)
+    importance = torch.cat([torch.zeros(12), torch.arange(1.0, 25.0)])  # the encoder's are the least
+    found = {k: [int(part.sum()) for part in plan.keep(importance, k).split(12)] for k in (36, 24, 18, 12, 9, 6, 3)}
+    assert {k: counts[0] for k, counts in found.items()} == {36: 12, 24: 6, 18: 5, 12: 3, 9: 3, 6: 2, 3: 1}
+    assert plan.resolved() == {"min_encoder_heads": 9, "min_cross_heads": 1}
+    assert [sum(plan.sample(importance, 3, seed)[:12] > 0) >= plan.floor("encoder_self", k)
+            for seed in range(20) for k in [int(plan.sample(importance, 3, seed).sum())]] == [True] * 20  # fmt: skip
 
 
 def test_the_phases_of_a_training(build: Any) -> None:
@@ -89,8 +102,8 @@ def test_without_a_number_evaluation_keeps_the_largest(build: Any) -> None:
         ("--heads-to-keep-low -1 --heads-to-keep-high 9", "--heads-to-keep-low is -1, but there are 12 such heads"),
         ("--heads-to-keep-low 9 --heads-to-keep-high 3", "--heads-to-keep-low 9 is above --heads-to-keep-high 3: swap"),
         (
-            "--heads-to-keep-low 3 --heads-to-keep-high 9 --min-encoder-heads 2 --min-cross-heads 2",
-            "--min-cross-heads is 2 and --min-encoder-heads is 2, but as few as 3 heads are to be kept",
+            "--heads-to-keep-low 3 --heads-to-keep-high 9 --min-encoder-heads 2 --min-cross-heads 3",
+            "--min-cross-heads is 3 and --min-encoder-heads is 2, but as few as 3 heads are to be kept",
         ),
         (
             "--heads-to-keep-low 5 --heads-to-keep-high 9 --min-heads-per-module 1",
