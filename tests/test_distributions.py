@@ -56,7 +56,7 @@ def test_the_source_distribution_has_all_that_a_checkout_has(built: Path) -> Non
     assert names >= {*sources(".md", ".svg", folder="docs"), *sources(".sh", ".yaml", folder="scripts")}
     assert names >= {*sources(".py", ".xz", folder="tests")}
     assert not [name for name in names if name.endswith((".pyc", ".pt", ".html")) or "/.venv/" in name]
-    assert path.stat().st_size < 2_500_000
+    assert path.stat().st_size < 2_000_000
 
 
 def test_the_wheel_has_the_package_alone_and_says_what_it_is(built: Path) -> None:

@@ -18,7 +18,8 @@ from .results import Results
 from .runs import RUNS
 from .training_log import Curve
 
-FORMAT = 1
+FORMAT = 2
+"""1 had all counts in four bytes."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def unpack(path: Path) -> PackedResults:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError(f"it is of format {content['format']}, but this version reads {FORMAT}")
+        if content["format"] not in (1, FORMAT):
+            raise ValueError(f"it is of format {content['format']}, but this version reads 1 to {FORMAT}")
         curves = {
             name: {what: [(int(update), float(value)) for update, value in curve] for what, curve in of_run.items()}
             for name, of_run in content["curves"].items()
@@ -89,16 +90,19 @@ def unpack(path: Path) -> PackedResults:
 
 
 def _encoded(counts: Any) -> dict[str, Any]:
-    whole = counts.astype("<i4")
+    import numpy as np
+
+    kind = np.min_scalar_type(int(counts.max(initial=0))).newbyteorder("<")
+    whole = counts.astype(kind)
     assert (whole == counts).all()
     # columns are alike from sentence to sentence: side by side they are smaller
     packed = zlib.compress(whole.T.tobytes(), 9)
-    return {"shape": list(counts.shape), "zlib": base64.b64encode(packed).decode()}
+    return {"shape": list(counts.shape), "type": kind.str, "zlib": base64.b64encode(packed).decode()}
 
 
 def _decoded(counts: dict[str, Any]) -> Any:
     import numpy as np
 
     rows, columns = counts["shape"]
-    values = np.frombuffer(zlib.decompress(base64.b64decode(counts["zlib"])), dtype="<i4")
+    values = np.frombuffer(zlib.decompress(base64.b64decode(counts["zlib"])), dtype=counts.get("type", "<i4"))
     return values.reshape(columns, rows).T

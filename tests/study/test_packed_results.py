@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.study import packed_results
 from fairseq_dsp.study.results import Results, read_results
 
 
@@ -61,11 +65,29 @@ def test_intervals_are_the_same_to_the_last_digit(made_up: Results, tmp_path: Pa
     assert all((one.resampled[name] == other.resampled[name]).all() for name in one.resampled)
 
 
+@pytest.mark.parametrize("most", [7, 255, 256, 70_000])
+def test_counts_of_any_size_come_back(most: int) -> None:
+    counts = np.random.default_rng(1).integers(0, most, (50, 10), endpoint=True)
+    counts[3, 4] = most
+    assert (packed_results._decoded(packed_results._encoded(counts)) == counts).all()
+
+
+def test_files_of_the_first_format_are_read(made_up: Results, tmp_path: Path) -> None:
+    """They have four bytes a count, and do not say so."""
+    content = json.loads(packed_results.pack(made_up)) | {"format": 1}
+    for name, counts in made_up.sentence_counts().items():
+        whole = zlib.compress(counts.T.astype("<i4").tobytes())
+        content["counts"][name] = {"shape": counts.shape, "zlib": base64.b64encode(whole).decode()}
+    packed = tmp_path / "first.json"
+    packed.write_text(json.dumps(content), encoding="utf-8")
+    assert read_results(packed).bootstrap().scores == made_up.bootstrap().scores
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (lambda content: content.pop("counts"), "'counts'"),
-        (lambda content: content.update(format=2), "it is of format 2, but this version reads 1"),
+        (lambda content: content.update(format=3), "it is of format 3, but this version reads 1 to 2"),
         (lambda content: next(iter(content["counts"].values())).update(zlib="AAAA"), "while decompressing"),
     ],
 )
