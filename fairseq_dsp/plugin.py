@@ -15,6 +15,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from .compat import unasked_messages
+
 PARTS = ("compat", "subset", "model", "training")
 """What the plugin consists of."""
 
@@ -64,8 +66,6 @@ def allow_checkpoints() -> None:
 
 def load_when_needed() -> None:
     """Have `load` called once fairseq has been imported, and `allow_checkpoints` once torch has; now, if it has."""
-    from .compat import unasked_messages
-
     unasked_messages.apply()
     if "torch" in sys.modules:
         allow_checkpoints()
@@ -131,8 +131,6 @@ class _Loader(Loader):
         """Run the module, which keeps its own loader, then do what it was awaited for."""
         assert module.__spec__
         module.__loader__ = module.__spec__.loader = self._own
-        from .compat import unasked_messages
-
         _depth.value += 1
         try:
             with _without_garbage(), unasked_messages.level_kept():

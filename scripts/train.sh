@@ -52,7 +52,7 @@ if [ ! -f "$data/prepare.json" ] && [ -f "$data/../prepare.json" ]; then
     data=$data/.. # DATA/data-bin is taken for DATA, as prune does
 fi
 if [ ! -f "$data/prepare.json" ]; then
-    echo "error: $data holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh, and give its folder, not the data-bin in it" >&2
+    echo "error: $data holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh" >&2
     exit 1
 fi
 if [[ "$data" == *:* ]]; then

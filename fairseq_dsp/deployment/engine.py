@@ -44,6 +44,18 @@ class EngineTranslator(Translator):
         return [" ".join(result.hypotheses[0]) for result in found]
 
 
+def library() -> Any:
+    """Import the engine, which is an optional extra, and return it.
+
+    :raises UserError: if it is not installed.
+    """
+    try:
+        import ctranslate2
+    except ImportError as error:
+        raise UserError("the package ctranslate2 is not installed: pip install 'fairseq-dsp[ctranslate2]'") from error
+    return ctranslate2
+
+
 def write(folder: Path, text: dict[str, Any], positions: tuple[int, int]) -> None:
     """Complete a folder of CTranslate2 by what raw text goes through.
 
@@ -57,10 +69,7 @@ def write(folder: Path, text: dict[str, Any], positions: tuple[int, int]) -> Non
 
 def read(folder: Path, device: str, threads: int | None) -> EngineTranslator:
     """Read a folder that ``fairseq-dsp export-ctranslate2`` wrote; see `fairseq_dsp.from_pretrained`."""
-    try:
-        import ctranslate2
-    except ImportError as error:
-        raise UserError("the package ctranslate2 is not installed: pip install 'fairseq-dsp[ctranslate2]'") from error
+    ctranslate2 = library()
     config = _config(folder)
     text = Text(config, folder)
     kind, _, index = device.partition(":")

@@ -15,6 +15,7 @@ from fairseq.tasks.sentence_prediction import SentencePredictionConfig, Sentence
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
+from ..deployment.engine import library
 from ..errors import UserError
 from ..model import modules_of
 
@@ -112,14 +113,8 @@ class EngineRunner:
     """CTranslate2 over one of its folders."""
 
     def __init__(self, folder: Path, beam: int, length: int, device: str) -> None:
-        try:
-            import ctranslate2
-        except ImportError as error:
-            raise UserError(
-                "the package ctranslate2 is not installed: pip install 'fairseq-dsp[ctranslate2]'"
-            ) from error
         kind = device.partition(":")[0]
-        self._engine = ctranslate2.Translator(str(folder), device=kind, intra_threads=torch.get_num_threads())
+        self._engine = library().Translator(str(folder), device=kind, intra_threads=torch.get_num_threads())
         self.type: str | None = self._engine.compute_type
         # as many steps as fairseq takes: it counts the end as one more
         self._options = {"beam_size": beam, "min_decoding_length": length + 1, "max_decoding_length": length + 1}

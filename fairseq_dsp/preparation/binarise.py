@@ -6,7 +6,6 @@ in fairseq-preprocess, which keeps the length and the place of every sentence as
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import struct
@@ -133,7 +132,6 @@ _dictionary = cache(read_dictionary)  # once a process
 
 def _fairseq_dictionary() -> Any:
     """fairseq's class; importing it imports all of fairseq."""
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it asks for tensorboardX
     from fairseq.data import Dictionary
 
     return Dictionary

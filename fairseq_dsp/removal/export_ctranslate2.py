@@ -55,11 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the folder."""
-    try:
-        import ctranslate2
-        from ctranslate2.specs.transformer_spec import TransformerEncoderSpec
-    except ImportError as error:
-        raise UserError("the package ctranslate2 is not installed: pip install 'fairseq-dsp[ctranslate2]'") from error
+    ctranslate2 = engine.library()
+    from ctranslate2.specs.transformer_spec import TransformerEncoderSpec
+
     if "head_dim" not in inspect.signature(TransformerEncoderSpec.__init__).parameters:
         raise UserError(
             f"ctranslate2 {ctranslate2.__version__} is installed, which is too old for models with pruned heads: "

@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--range", action="store_true", help="one training for every K from the least to the most that are given"
     )
-    parser.add_argument("--distill", action="store_true", help="learn from CKPT too: each update has a pass of it, too")
+    parser.add_argument("--distill", action="store_true", help="distillation: CKPT teaches, a forward pass an update")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the training (default: %(default)s)")
     parser.add_argument("--split", default="test", help="text to compare on (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
