@@ -144,4 +144,6 @@ def _padding(model: TrainedModel) -> str:
     sizes = largest(model)
     computed = sum(sizes[module.stack] for module in model.modules if module.kind is HEADS)
     others = "".join(f", {units.kept} {units.kind.units}" for units in model.heads.others)
-    return f"{model.heads.kept} heads and {computed - model.heads.kept} of zeros for padding{others}"
+    added = computed - model.heads.kept
+    advice = "; padding costs time: --uniform-heads in pruning needs none" if added else ""
+    return f"{model.heads.kept} heads and {added} of zeros for padding{others}{advice}"

@@ -192,10 +192,12 @@ def test_folder_is_all_that_is_needed(compact, tiny_data, tmp_path, monkeypatch)
     assert fairseq_dsp.from_pretrained("moved").translate(sentences(tiny_data)[:3]) == expected
 
 
-def test_ctranslate2_translates_the_same(compact, tiny_data, tmp_path, expected):
+def test_ctranslate2_translates_the_same(compact, tiny_data, tmp_path, expected, capsys):
     ctranslate2 = pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
     target = tmp_path / "engine"
     assert main(["export-ctranslate2", str(compact), str(target), "--data", str(tiny_data)]) == 0
+    # two layers of one head, two of two in each attention of the decoder
+    assert "5 heads and 5 of zeros for padding; padding costs time: --uniform-heads" in capsys.readouterr().out
     engine = ctranslate2.Translator(str(target))
     found = engine.translate_batch([s.split() for s in sentences(tiny_data)], beam_size=5, max_decoding_length=200)
     same = [" ".join(result.hypotheses[0]) == text for result, text in zip(found, expected, strict=True)]
