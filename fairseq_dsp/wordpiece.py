@@ -12,12 +12,17 @@ SPECIALS = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[UNK]": "<unk>"}
 """BERT's symbols and those of fairseq that mean the same, in fairseq's order."""
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Import the package that knows the subwords of published encoders, which is an optional extra, and return it.
+
+    :raises UserError: if it is not installed.
+    """
     try:
         import tokenizers
     except ImportError as error:
         raise UserError(
-            "WordPieces need the package tokenizers, which is not installed: pip install 'fairseq-dsp[nli]'"
+            "the subwords of BERT and RoBERTa need the package tokenizers, which is not installed: "
+            "pip install 'fairseq-dsp[nli]'"
         ) from error
     return tokenizers
 
@@ -45,13 +50,13 @@ class WordPiece:
 
         :raises UserError: if the library is not installed.
         """
-        library = _library()
+        tokenizers = library()
         pieces = {piece: i for i, piece in enumerate(vocabulary)}
-        tokenizer = library.Tokenizer(library.models.WordPiece(pieces, unk_token="[UNK]"))
-        tokenizer.normalizer = library.normalizers.BertNormalizer(
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
+        tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
             lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=split_chinese
         )
-        tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
         return WordPiece(tokenizer, positions)
 
     @staticmethod
@@ -60,9 +65,9 @@ class WordPiece:
 
         :raises UserError: if the file is missing or holds none, or the library is not installed.
         """
-        library = _library()
+        tokenizers = library()
         try:
-            tokenizer = library.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(
                 f"the WordPiece model {path} cannot be read ({error.strerror}): give a folder that fairseq-dsp "

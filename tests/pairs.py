@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ TRAINING = (
 """fairseq's recipe of fine-tuning, with a tiny model: 2 layers of 2 heads."""
 
 
-def write(folder: Path) -> None:
-    """Write 200 training, 20 validation and 20 test pairs: the label says whether the second sentence is the first."""
+def write(folder: Path, encode: Callable[[str], str] = str) -> None:
+    """Write 200 training, 20 validation and 20 test pairs: the label says whether the second sentence is the first.
+
+    :param encode: makes a sentence its subwords.
+    """
     draw = random.Random(5)
     words = [consonant + vowel for consonant in "bdfgklmnpr" for vowel in "aio"]
     for split, size in (("train", 200), ("valid", 20), ("test", 20)):
@@ -34,17 +38,18 @@ def write(folder: Path) -> None:
             first = [draw.choice(words) for _ in range(draw.randint(2, 7))]
             label = draw.choice(LABELS)
             second = {"entailment": first, "contradiction": ["no", *first], "neutral": first[::-1] + first[:1]}[label]
-            rows.append((" ".join(first), " ".join(second), label))
+            rows.append((encode(" ".join(first)), encode(" ".join(second)), label))
         for name, column in zip(("input0", "input1", "label"), zip(*rows, strict=True), strict=True):
             (folder / f"{split}.{name}").write_text("".join(f"{line}\n" for line in column), encoding="utf-8")
 
 
-def make(folder: Path, *, dictionary: Path | None = None) -> Path:
+def make(folder: Path, *, dictionary: Path | None = None, encode: Callable[[str], str] = str) -> Path:
     """Write the corpus into *folder*, binarise it as fairseq's recipe does, and return the data-bin.
 
     :param dictionary: of the model; by default one of all the words.
+    :param encode: makes a sentence its subwords.
     """
-    write(folder)
+    write(folder, encode)
     vocabulary = dictionary or folder / "dict.txt"
     if dictionary is None:
         words = sorted({word for side in "01" for word in (folder / f"train.input{side}").read_text().split()})

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .. import moses
 from ..errors import UserError
 from ..plain import normalised, plain
+from ..wordpiece import library
 
 KINDS_OF_BPE = ("sentencepiece", "subword_nmt")
-"""fairseq's names of them."""
+"""fairseq's names of them, for translation."""
+GPT2 = "gpt2"
+"""fairseq's name of RoBERTa's."""
+GPT2_IDS = "encoder.json"
+"""The file with the numbers of its subwords, beside the one with its merges."""
 
 
 class Subwords(ABC):
@@ -71,6 +77,28 @@ class _SubwordNmt(Subwords):
         return (subwords + " ").replace("@@ ", "").rstrip()
 
 
+class _ByteLevel(Subwords):
+    """GPT-2's subwords, of bytes; the words of a fairseq dictionary are their numbers."""
+
+    def __init__(self, path: Path) -> None:
+        files = path.with_name(GPT2_IDS), path
+        for file in files:
+            file.open().close()  # the library has one error for all that is wrong
+        tokenizers = library()
+        try:
+            self._model = tokenizers.ByteLevelBPETokenizer.from_file(*map(str, files))
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(
+                f"{path} and {GPT2_IDS} beside it are no byte-level BPE ({error}): give the vocab.bpe of GPT-2"
+            ) from error
+
+    def encode(self, text: str) -> str:
+        return " ".join(map(str, self._model.encode(text).ids))
+
+    def decode(self, subwords: str) -> str:
+        return str(self._model.decode(list(map(int, subwords.split()))))
+
+
 def read_bpe(kind: str | None, path: Path) -> Subwords | None:
     """Read a subword model; there is none for a *kind* of None.
 
@@ -78,10 +106,14 @@ def read_bpe(kind: str | None, path: Path) -> Subwords | None:
     """
     if kind is None:
         return None
+    kinds: dict[str, Callable[[Path], Subwords]]
+    kinds = {"sentencepiece": _SentencePiece, "subword_nmt": _SubwordNmt, GPT2: _ByteLevel}
     try:
-        return {"sentencepiece": _SentencePiece, "subword_nmt": _SubwordNmt}[kind](path)
+        return kinds[kind](path)
     except OSError as error:
-        raise UserError(f"the {kind} model {path} cannot be read ({error.strerror}): give the file") from error
+        raise UserError(
+            f"the {kind} model {error.filename} cannot be read ({error.strerror}): give the file"
+        ) from error
 
 
 class Text:

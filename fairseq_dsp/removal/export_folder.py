@@ -14,6 +14,7 @@ import argparse
 import copy
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..deployment.folder import CONFIG, FORMAT, NO_FILES, TASK, WEIGHTS, config_checksum, from_pretrained
-from ..deployment.text import is_plain
+from ..deployment.text import GPT2, GPT2_IDS, is_plain
 from ..errors import UserError
 from ..files import check_target, new_folder, sha256
 from ..model.labels import labels_of
@@ -87,7 +88,8 @@ print(model.predict([("a first sentence", "a second one")]))
 {subwords}
 What it was trained on, how good it is and what it must not be used for is for its publisher to say here.
 """
-WORDPIECE = "wordpiece"
+FOR_CLASSIFIERS = ("wordpiece", GPT2)
+"""The subwords of published encoders, BERT's and RoBERTa's."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a pruned model, compact or not")
     parser.add_argument("folder", metavar="FOLDER", help="folder to write; must not exist")
     parser.add_argument("--data", metavar="DIR", help="data-bin folder with the dictionaries (default: training's)")
-    text_options.add_arguments(parser, [WORDPIECE])
+    text_options.add_arguments(parser, FOR_CLASSIFIERS)
     add_budgets(parser)
 
 
@@ -105,9 +107,9 @@ def run(args: argparse.Namespace) -> None:
     model = TrainedModel.read(args.checkpoint, **budgets(args))
     task = (classification_task_of if model.classifies else task_of)(model, args.data)
     prepared = preparation(task.cfg.data)
-    bpe, subwords = text_options.subwords(args, prepared, [WORDPIECE])
-    if bpe == WORDPIECE and not model.classifies:
-        raise UserError(f"--bpe {WORDPIECE} is for classifiers, but {model.path} translates: give another --bpe")
+    bpe, subwords = text_options.subwords(args, prepared, FOR_CLASSIFIERS)
+    if bpe in FOR_CLASSIFIERS and not model.classifies:
+        raise UserError(f"--bpe {bpe} is for classifiers, but {model.path} translates: give another --bpe")
     own: dict[str, Any] = {"bpe": bpe, "bpe_model": subwords.name if subwords else None}
     if model.classifies:
         if args.tokenizer or args.lowercase:
@@ -131,7 +133,10 @@ def run(args: argparse.Namespace) -> None:
         }
     with new_folder(target) as temporary:
         temporary.mkdir()
-        _write(temporary, model, own, dictionaries, subwords)
+        files = [subwords] if subwords else []
+        _write(
+            temporary, model, own, dictionaries, [*files, *(file.with_name(GPT2_IDS) for file in files if bpe == GPT2)]
+        )
         _check(temporary, model, task)
     print(f"{target}: {model.heads.counts()}; fairseq_dsp.from_pretrained({str(target)!r})")
 
@@ -154,13 +159,13 @@ def _plain_dictionary(task: Any) -> Any:
 
 
 def _write(
-    folder: Path, model: TrainedModel, own: dict[str, Any], dictionaries: dict[str, Any], subwords: Path | None
+    folder: Path, model: TrainedModel, own: dict[str, Any], dictionaries: dict[str, Any], subwords: Sequence[Path]
 ) -> None:
     """Write the files of the folder.
 
     :param own: what the configuration says of the model's kind.
     :param dictionaries: by the names of their files.
-    :param subwords: the subword model.
+    :param subwords: the files of the subword model.
     """
     weights, shared = _separate(model.compact_parameters())
     try:
@@ -169,8 +174,8 @@ def _write(
         raise OSError(None, str(error)) from error
     for name, dictionary in dictionaries.items():
         dictionary.save(str(folder / name))
-    if subwords:
-        shutil.copyfile(subwords, folder / subwords.name)
+    for file in subwords:
+        shutil.copyfile(file, folder / file.name)
     known = model.model_class.known_options()
     options = {name: value for name, value in vars(model.compact_options()).items() if name in known}
     config: dict[str, Any] = {
@@ -189,7 +194,7 @@ def _write(
         counts=model.heads.counts().replace(" heads", " attention heads"),
         parameters=f"{count_parameters(weights):,}",
         pruned=" The other heads were pruned and are gone." if model.heads.kept < model.heads.total else "",
-        subwords=f"| `{subwords.name}` | the subword model |\n" if subwords else "",
+        subwords="".join(f"| `{file.name}` | the subword model |\n" for file in subwords),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")  # without a checksum: it is meant to be edited
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..deployment.text import KINDS_OF_BPE, read_bpe
+from ..deployment.text import GPT2, KINDS_OF_BPE, read_bpe
 from ..errors import UserError
 
 
@@ -40,7 +40,7 @@ def subwords(
     file = args.bpe_model or prepared.get("bpe_model")
     if file is None or not Path(file).is_file():
         raise UserError(f"the {kind} model {file} does not exist: give --bpe-model FILE, or --bpe none")
-    if kind in KINDS_OF_BPE:
+    if kind in (*KINDS_OF_BPE, GPT2):
         read_bpe(kind, Path(file))
     return kind, Path(file)
 

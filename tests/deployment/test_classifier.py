@@ -16,6 +16,7 @@ import torch
 
 import fairseq_dsp
 from fairseq_dsp import cli
+from fairseq_dsp.deployment.text import read_bpe
 from fairseq_dsp.errors import UserError, find_in_chain
 
 pytest.importorskip("tokenizers", reason="the extra nli is not installed")
@@ -123,6 +124,48 @@ def test_words_are_cut_into_pieces_and_long_inputs_told(
         (long,) = model.predict([("ba " * 50, "no ba")])
     (cut,) = model.predict([("ba " * 34, "no ba")])
     assert long.probabilities == pytest.approx(cut.probabilities, abs=1e-6)
+
+
+def test_raw_text_goes_through_the_subwords_of_gpt2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """RoBERTa's: fairseq's own encoder writes the corpus, and the folder takes the text before it."""
+    from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer()
+    pairs.write(tmp_path)
+    bpe.train([str(tmp_path / f"train.input{i}") for i in (0, 1)], vocab_size=300, show_progress=False)
+    for made, name in zip(bpe.save_model(str(tmp_path)), ("encoder.json", "vocab.bpe"), strict=True):
+        Path(made).rename(tmp_path / name)
+    sentences = raw(tmp_path / "data-bin", "test")
+    stock = get_encoder(str(tmp_path / "encoder.json"), str(tmp_path / "vocab.bpe"))
+    for text in ("ba  di fo's", " naïve “ba”\tdi 我 🙂…", "don't  </s> [MASK] 3.14 BA", *sentences[0]):
+        words = read_bpe("gpt2", tmp_path / "vocab.bpe").encode(text)
+        assert words.split() == list(map(str, stock.encode(text)))
+        assert read_bpe("gpt2", tmp_path / "vocab.bpe").decode(words) == text
+    data = pairs.make(tmp_path, encode=lambda text: " ".join(map(str, stock.encode(text))))
+    pairs.train(data, tmp_path / "run", "--heads-to-keep", 2, "--cooldown-updates", 6)
+    checkpoint, folder = tmp_path / "run" / "checkpoint_last.pt", tmp_path / "folder"
+    command = ("export-folder", checkpoint, folder, "--data", data, "--bpe", "gpt2", "--bpe-model")
+    status, said = run(*command, tmp_path / "missing.bpe", capsys=capsys)
+    assert status == 1
+    assert "missing.bpe does not exist" in said
+    (tmp_path / "encoder.json").rename(tmp_path / "elsewhere.json")
+    status, said = run(*command, tmp_path / "vocab.bpe", capsys=capsys)
+    assert status == 1
+    assert "encoder.json cannot be read (No such file" in said
+    (tmp_path / "encoder.json").write_text("{}")
+    status, said = run(*command, tmp_path / "vocab.bpe", capsys=capsys)
+    assert status == 1
+    assert "are no byte-level BPE" in said
+    assert not folder.exists()
+    (tmp_path / "elsewhere.json").rename(tmp_path / "encoder.json")
+    status, said = run(*command, tmp_path / "vocab.bpe", capsys=capsys)
+    assert status == 0, said
+    assert "| `vocab.bpe` | the subword model |\n| `encoder.json` |" in (folder / "README.md").read_text()
+    expected = logits(checkpoint, data).softmax(-1)
+    model = fairseq_dsp.from_pretrained(str(folder))
+    given = [[one.probabilities[label] for label in model.labels] for one in model.predict(sentences)]
+    torch.testing.assert_close(torch.tensor(given), expected, atol=1e-5, rtol=0)
 
 
 def test_stock_fairseq_computes_the_same(
