@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..subset import SELECTIONS, Annealing, Budget, Draw, shrink
+from ..subset import SELECTIONS, Annealing, Budget, Draw, between, shrink
 from .gates import ALL, CHOOSING, FIXED
 from .kinds import KINDS, Kind
 from .pruning_options import PruningConfig, flag
@@ -19,6 +19,8 @@ from .units import HEADS
 
 _SHRINKING = 0.9
 """The share of the cooldown in which the least number of units of a range falls."""
+_AT_LEAST, _AT_MOST = 0.25, 0.125
+"""The shares of the later updates that train the least number of a range, and the largest."""
 
 
 class PruningPlan:
@@ -165,15 +167,16 @@ class PruningPlan:
     def _least(self, elapsed: int) -> int:
         """Return the least number of units that an update may draw while they are being chosen.
 
-        Where the choice ends with the cooldown it falls from the largest of the range to its least: a trained model is
-        not torn apart at once, and the order of the last few is decided last.
+        Where the choice ends with the cooldown it falls from the largest of the range to its least, each time by the
+        same factor: a trained model is not torn apart at once, and the order of the last few is decided last, over
+        as many updates as that of many.
         """
         assert self.range is not None
         low, high = self.range
         cooldown = self.config.cooldown_updates
         if self.selection.decides(cooldown):  # it never ends
             return low
-        return shrink(elapsed, high, low, max(1, round(_SHRINKING * cooldown)))
+        return between(low, high, max(0, 1 - elapsed / max(1, round(_SHRINKING * cooldown))))
 
     @property
     def _all(self) -> list[int]:
@@ -312,20 +315,19 @@ class PruningPlan:
     def _draw(self, elapsed: int, generator: torch.Generator) -> int:
         """Return the number of units of an update that draws it.
 
-        While units are being chosen, each number from the least of that update to the largest is as likely as another.
-        Once their order is fixed, a quarter of the updates have the largest of the range, a quarter the least, and the
-        others a number between, uniform in its logarithm: few units have the most to learn.
+        It is uniform in its logarithm: few units have the most to learn, and their order the most to say. While units
+        are being chosen, it is from the least of that update on. Once their order is fixed, a quarter of the updates
+        have the least of the range, and an eighth the largest.
         """
         assert self.range is not None
         low, high = self.range
+        part, place = torch.rand(2, generator=generator).tolist()
         if self.selection.decides(elapsed):
             least = self._least(elapsed)
-            most = max(least, min(high, self.units - 1))  # of all units nothing is learnt about their order
-            return least + int(torch.randint(most - least + 1, (), generator=generator))
-        part, place = torch.rand(2, generator=generator).tolist()
-        if part < 0.5:
-            return low if part < 0.25 else high
-        return min(high, int((low + 1) ** (1 - place) * (high + 2) ** place) - 1)
+            return between(least, max(least, min(high, self.units - 1)), place)  # of all units nothing is learnt
+        if part < _AT_LEAST + _AT_MOST:
+            return low if part < _AT_LEAST else high
+        return between(low, high, place)
 
     def _count(self, name: str | None, available: int, value: int | None = None) -> int:
         """Return a number of units, by default an option's, and by its default all; refuse one out of range."""

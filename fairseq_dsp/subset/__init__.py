@@ -7,7 +7,7 @@ from .fixed import Fixed
 from .gumbel import Gumbel
 from .hard_concrete import HardConcrete
 from .own import HINT, OWN, load_own
-from .schedule import anneal, shrink
+from .schedule import anneal, between, shrink
 from .selection import SELECTIONS, Annealing, Selection, register_selection
 from .simple import Simple
 from .ste import StraightThrough
@@ -29,6 +29,7 @@ __all__ = [
     "Simple",
     "StraightThrough",
     "anneal",
+    "between",
     "gumbel_noise",
     "hard_gates",
     "hard_top_k",

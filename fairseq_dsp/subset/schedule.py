@@ -43,3 +43,11 @@ def shrink(update: int, start: int, end: int, updates: int) -> int:
     if update >= updates:
         return end
     return start + round((end - start) * update / updates)
+
+
+def between(low: int, high: int, place: float) -> int:
+    """Return the budget at a place between two, 0 at *low* and 1 at *high*, on a scale of logarithms.
+
+    With a uniform place, each of them is drawn, k in proportion to log((k + 2) / (k + 1)).
+    """
+    return min(high, int((low + 1) ** (1 - place) * (high + 2) ** place) - 1)
