@@ -142,15 +142,19 @@ def test_shares_are_written_out_as_updates(finished: tuple[Path, str], stock: Pa
         assert f"--heads-to-keep-updates {shrinking} {least}--heads-to-keep {k}" in printed
 
 
-def test_it_prunes_feed_forward_units(stock: Path, prepared: Path, tmp_path: Path, dsp: Callable[..., Any]) -> None:
-    out, kept = tmp_path / "out", 12
-    printed = dsp("prune", stock, prepared, out, "--ffn-units-to-keep", 21, *SHORT).stdout
+def test_it_prunes_feed_forward_units_and_as_many_heads_everywhere(
+    stock: Path, prepared: Path, tmp_path: Path, dsp: Callable[..., Any]
+) -> None:
+    out, kept = tmp_path / "out", 6
+    budgets = ("--heads-to-keep", kept, "--ffn-units-to-keep", 21, "--uniform-heads")
+    printed = dsp("prune", stock, prepared, out, *budgets, *SHORT).stdout
     assert f"| pruned | {kept} + 21 units |" in printed
     words = words_of(out, f"pruned-k{kept}-s1")
     expected = {"heads-to-keep": kept, "ffn-units-to-keep": 21, "heads-to-keep-updates": 8, "cooldown-updates": 9}
     assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
     found = json.loads((out / "compact.heads.json").read_text())
     assert (found["kept"], found["ffn"]["kept"], found["ffn"]["total"]) == (kept, 21, 64)
+    assert [len(layer) for name in ("encoder_self", "decoder_self", "cross") for layer in found[name]] == [1] * 6
 
 
 def test_one_training_for_a_range(
