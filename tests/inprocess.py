@@ -8,7 +8,7 @@ from typing import Any
 import hydra
 import support
 import torch
-from fairseq import criterions, metrics, options, tasks
+from fairseq import criterions, metrics, options, tasks, utils
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import hydra_train
@@ -49,6 +49,18 @@ HYDRA_TINY = (
 def build(config: Any) -> Any:
     """Build the model of a training config, as the training does."""
     return tasks.setup_task(config.task).build_model(config.model)
+
+
+def model(data: Path, *flags: object, arch: str = "transformer_dsp", seed: int = 1) -> Any:
+    """Build a model from command-line flags alone.
+
+    The namespace is what models get of ``fairseq-train``, too; the configuration of the rest takes long to compose.
+    """
+    argv = support.tiny_train_args(data, Path("unused"), *flags, arch=arch)
+    del argv[1:3]  # --user-dir: the plugin is imported already
+    parsed = options.parse_args_and_arch(options.get_training_parser(), argv)
+    utils.set_torch_seed(seed)
+    return tasks.setup_task(parsed).build_model(parsed)
 
 
 def with_criterion(config: Any, *sizes: int) -> tuple[Any, Any, list[dict[str, Any]]]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import inprocess
 import pytest
-import support
 import torch
-from fairseq import options, tasks, utils
-
-import fairseq_dsp  # noqa: F401 — registers the plugin
 
 Build = Callable[..., Any]
 
@@ -20,16 +18,7 @@ Build = Callable[..., Any]
 def build(tiny_data: Path) -> Build:
     """``build("--heads-to-keep", 3, arch=…, seed=…)``: a tiny model of 12 heads, from command-line flags."""
 
-    def build(*flags: object, arch: str = "transformer_dsp", seed: int = 1) -> Any:
-        parser = options.get_training_parser()
-        args = support.tiny_train_args(tiny_data, Path("unused"), *flags, arch=arch)
-        del args[1:3]  # --user-dir: the plugin is imported already
-        parsed = options.parse_args_and_arch(parser, args)
-        utils.set_torch_seed(seed)
-        # the namespace is what models get of fairseq-train, too; the configuration of the rest takes long to compose
-        return tasks.setup_task(parsed).build_model(parsed)
-
-    return build
+    return partial(inprocess.model, tiny_data)
 
 
 @pytest.fixture(scope="session")

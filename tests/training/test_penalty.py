@@ -45,7 +45,7 @@ def test_the_penalty_closes_heads(tiny_data: Path, tmp_path: Path):
     kept = []
     for i, penalty in enumerate((0.0, 10.0)):
         state = inprocess.train(tiny_data, tmp_path / str(i), *VOITA, "--l0-penalty", penalty, "--max-update", 30)
-        model = inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *VOITA, "--l0-penalty", penalty))
+        model = inprocess.model(tiny_data, *VOITA, "--l0-penalty", penalty)
         model.load_state_dict(state["model"])
         kept.append(model.pruner.kept().kept)
     assert kept[0] > kept[1] == 0
@@ -79,7 +79,7 @@ def test_without_a_weight_the_expected_number_of_open_gates_is_the_budget(
         tiny_data, tmp_path / "run", *flags, "--finetune-from-model", tmp_path / "start.pt", "--max-update", 100,
         "--disable-validation", "--save-interval", 100,
     )  # fmt: skip
-    model = inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *flags))
+    model = inprocess.model(tiny_data, *flags)
     model.load_state_dict(state["model"])
     assert held(model) == pytest.approx(wanted, abs=1e-5)
     assert model.pruner.kept().kept == wanted
@@ -93,7 +93,7 @@ def test_without_a_weight_the_expected_number_of_open_gates_is_the_budget(
 def test_the_expectation_follows_a_shrinking_budget(tiny_data: Path, tmp_path: Path):
     flags = ["--head-selection", "hard_concrete", "--heads-to-keep", 2]
     flags += ["--heads-to-keep-start", 12, "--heads-to-keep-updates", 10]
-    plan = inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *flags)).pruner.plan
+    plan = inprocess.model(tiny_data, *flags).pruner.plan
     importance = torch.linspace(-3, 3, 12)
     means = [sum((plan.sample(importance, u, seed) > 0).sum() for seed in range(300)) / 300 for u in (0, 5, 10, 20)]
     assert means == pytest.approx([12, 7, 2, 2], abs=0.3)
@@ -101,7 +101,7 @@ def test_the_expectation_follows_a_shrinking_budget(tiny_data: Path, tmp_path: P
 
 def test_all_heads_stay_if_so_many_are_asked_for(tiny_data: Path, tmp_path: Path):
     """What is at least half open stays only where no number of heads is given."""
-    model = inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *VOITA, "--l0-penalty", 0.1))
+    model = inprocess.model(tiny_data, *VOITA, "--l0-penalty", 0.1)
     plan = model.pruner.plan
     importance = torch.linspace(-3, 3, 12)
     assert plan.keep(importance).sum() == 6
@@ -138,7 +138,7 @@ def test_every_open_module_costs_the_same(selection: str, average: tuple, tiny_d
 
 
 def test_the_number_of_open_modules_has_the_gradient_of_its_formula(tiny_data: Path, tmp_path: Path):
-    model = inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, "--cpu", *CONCENTRATED))
+    model = inprocess.model(tiny_data, "--cpu", *CONCENTRATED)
     pruner = model.pruner
     heads = [module.units for module in pruner.modules]
 
@@ -169,7 +169,7 @@ def test_the_penalty_gathers_the_heads_in_few_modules(tiny_data: Path, tmp_path:
     for i, penalty in enumerate((0.0, 10.0)):
         flags = ["--cpu", *CONCENTRATED, "--cooldown-updates", 40, "--module-penalty", penalty]
         state = inprocess.train(tiny_data, tmp_path / str(i), *flags, "--max-update", 40)
-        model = inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *flags))
+        model = inprocess.model(tiny_data, *flags)
         model.load_state_dict(state["model"])
         kept = model.pruner.kept()
         modules.append(int(dict(zip(*model.pruner.measured(), strict=True))["kept_modules"]))
@@ -200,7 +200,7 @@ def test_a_criterion_that_ignores_the_penalty_is_refused(penalty: str, flags: st
 )
 def test_options_that_make_no_sense_are_refused(flags: str, sentence: str, tiny_data: Path, tmp_path: Path):
     with pytest.raises(UserError, match=sentence):
-        inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *flags.split()))
+        inprocess.model(tiny_data, *flags.split())
 
 
 def test_heads_that_are_given_are_not_gathered():

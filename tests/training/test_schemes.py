@@ -117,7 +117,7 @@ def test_a_set_of_heads_that_does_not_fit_is_refused(content: dict, sentence: st
     (tmp_path / "heads.json").write_text(json.dumps(content))
     flags = ["--head-selection", "fixed", "--kept-heads", tmp_path / "heads.json"]
     with pytest.raises(UserError, match=sentence):
-        inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *flags))
+        inprocess.model(tiny_data, *flags)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_set_of_heads_that_does_not_fit_is_refused(content: dict, sentence: st
 )
 def test_fixed_needs_its_file(flags: str, sentence: str, tiny_data: Path, tmp_path: Path):
     with pytest.raises(UserError, match=sentence):
-        inprocess.build(inprocess.argparse_config(tiny_data, tmp_path, *flags.split()))
+        inprocess.model(tiny_data, *flags.split())
 
 
 # --- what is loaded -----------------------------------------------------------------------------------------------
