@@ -37,21 +37,35 @@ def overview() -> Figure:
     """BLEU and speed of converged models against the number of heads kept."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    own, methods = "multi30k-converged-speed", ("unpruned", "long", "long9", "few")
+    own, free, uniform = "multi30k-converged-speed", ("long", "long9", "few"), ("uniform", "uniform9")
     (stock,) = points("unpruned, fairseq's transformer", of=own)
-    series = {engine: [p for m in methods for p in points(m, engine, own)] for engine in ("fairseq", ENGINE)}
-    bleu, deviation = means(series["fairseq"])
-    heads = [p["heads"] for p in series["fairseq"]]
-    left.errorbar(heads, bleu, yerr=deviation, color=BLUE, marker="o", capsize=3)
+    for axes, methods, engine, colour, style, label in (
+        (left, free, "fairseq", BLUE, "-", "any heads"),
+        (left, uniform, "fairseq", GREEN, ":", "as many in each module"),
+        (right, free, "fairseq", BLUE, "-", "fairseq"),
+        (right, free, ENGINE, ORANGE, "-", ENGINE),
+        (right, uniform, ENGINE, GREEN, ":", f"{ENGINE}, as many in each module"),
+    ):
+        found = [p for m in ("unpruned", *methods) for p in points(m, engine, own)]
+        bleu, deviation = means(found)
+        values = bleu if axes is left else [p["speed"]["64"] for p in found]
+        axes.errorbar(
+            [p["heads"] for p in found],
+            values,
+            yerr=deviation if axes is left else None,
+            color=colour,
+            linestyle=style,
+            marker="o",
+            capsize=3,
+            label=label,
+        )
     left.set(title="BLEU", xlabel="heads kept (of 36)", ylabel="BLEU, four test sets of Multi30k")
-    for engine, colour, label in (("fairseq", BLUE, "compact model, fairseq"), (ENGINE, ORANGE, "CTranslate2, int8")):
-        right.plot(heads, [p["speed"]["64"] for p in series[engine]], color=colour, marker="o", label=label)
     right.axhline(stock["speed"]["64"], color=GREY, linestyle="--", label="stock fairseq, unpruned")
     right.set(title="Speed", xlabel="heads kept (of 36)", ylabel="sentences a second, batches of 64")
     right.set_ylim(bottom=0)
-    right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         tidy(axes)
+        axes.legend(frameon=False, fontsize=8)
         axes.set_xticks([6, 9, 18, 36])
     return figure
 
