@@ -273,7 +273,7 @@ def _local(models: int) -> Local:
 
 
 def _place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
-    """Put the models and their heads where the user looks for them, and return the models by the names of their runs."""
+    """Put the models and their heads where the user looks for them, and return the models by their runs."""
     models, scored = {}, [one for one in runs if one.scored]
     for one in runs:
         if not one.scored:
