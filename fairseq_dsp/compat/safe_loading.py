@@ -95,7 +95,7 @@ def explanation(path: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"The checkpoint {path} cannot be read: {error.strerror or error}."
     size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "size unknown"
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]  # torch goes on with advice
     return (
         f"The checkpoint {path} ({size}) cannot be used: it is truncated, or not a fairseq checkpoint ({reason}); use "
         "another checkpoint of the run, or move this file away to start anew."

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import logging
 import math
 import re
@@ -44,7 +45,7 @@ from .significance import bootstrap
 
 _OTHER_BUDGETS = (
     "encoder_heads_to_keep", "decoder_heads_to_keep", "cross_heads_to_keep", "heads_to_keep_start",
-    "heads_to_keep_updates", "heads_to_keep_low", "heads_to_keep_high",
+    "heads_to_keep_updates",
 )  # fmt: skip
 MAX_LEN_A, MAX_LEN_B = 0.0, 200  # fairseq's defaults
 _SPEED = re.compile(
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     insides = [describe(paths, heads, args.kept_heads, data) for (_, paths), heads in models]
     results = []
     for ((checkpoint, _), heads), inside in zip(models, insides, strict=True):
-        output, speed, settings = _output(checkpoint, heads, data, args)
+        output, speed, settings = _output(checkpoint, heads, inside["kept"], data, args)
         results.append(
             {"checkpoint": checkpoint, "corpus": data.summary.get("corpus"), "split": args.split}
             | {"heads_to_keep": heads}
@@ -152,11 +153,20 @@ def numbers_of_heads(text: str) -> tuple[int, ...]:
 
 
 def _output(
-    checkpoint: str, heads_to_keep: int | None, data: PreparedData, args: argparse.Namespace
+    checkpoint: str,
+    heads_to_keep: int | None,
+    kept: dict[str, Any] | None,
+    data: PreparedData,
+    args: argparse.Namespace,
 ) -> tuple[list[str], dict[str, float], dict[str, Any]]:
-    """Return translations or labels, what their making took, and the settings that they depend on."""
+    """Return translations or labels, what their making took, and the settings that they depend on.
+
+    :param kept: the set of these heads; None where the members of an ensemble have sets of their own.
+    """
     search = {name: getattr(args, name) for name in ("beam", "lenpen", "max_len_a", "max_len_b")}
-    heads: dict[str, Any] = {"heads_to_keep": heads_to_keep, "kept_heads": args.kept_heads}
+    # the set and not its number, which budgets and floors of the training may not allow
+    own = args.kept_heads if heads_to_keep is None or kept is None else json.dumps(kept)
+    heads: dict[str, Any] = {"heads_to_keep": heads_to_keep, "kept_heads": own}
     batches = {"max_tokens": args.max_tokens or _batch_size(args.cpu), "cpu": args.cpu}
     lines: list[str] = []
     measured = []

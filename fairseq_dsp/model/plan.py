@@ -59,8 +59,8 @@ class PruningPlan:
         for name, option in kind.floors.items():
             self._count(option, sum(self.shape[name]))
         floors = {option: self.floor(name, self.budget.total) for name, option in kind.floors.items()}
-        too_many = sum(floors.values()) > self.budget.total and config.cost is None
-        if too_many and any(getattr(config, option) for option in floors):
+        chosen = self.selection.learns and self.range is None and config.cost is None  # a range has a check of its own
+        if chosen and sum(floors.values()) > self.budget.total and any(getattr(config, option) for option in floors):
             given = " and ".join(f"{flag(option)} is {least}" for option, least in floors.items() if least)
             raise ValueError(
                 f"{given}, but only {self.budget.total} {kind.units} are to be kept: lower it or raise {flag(to_keep)}"

@@ -103,7 +103,7 @@ class _Heads(Kind):
         return attention_module(kind, layer, name, *sizes, module=module)
 
     def find(self, kind: str, layer: int, name: str, names: Collection[str], options: Any) -> UnitModule | None:
-        if f"{name}.out_proj.bias" not in names:
+        if f"{name}.out_proj.bias" not in names or (kind == "cross" and getattr(options, "no_cross_attention", False)):
             return None
         side, _ = self.places[kind]
         heads, width = self.units_in(options, side), getattr(options, f"{side}_embed_dim")

@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
         budgets_given = {name: vars(args)[name.replace("-", "_")] for name in SHARES} | {"heads": args.heads_to_keep}
         shares = read_shares(budgets_given, "the command line")
         asked_heads = args.heads_to_keep or ([model.heads] if chooses_units(given) and not shares else [])
+        numbers([args.seed], "--seed", int, 0, 2**32 - 1)  # numpy's
         heads = numbers(sorted(asked_heads, reverse=True), "--heads-to-keep", int, 0, model.heads)
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -272,10 +273,7 @@ def _local(models: int) -> Local:
 
 
 def _place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
-    """Put the models and their heads where the user looks for them.
-
-    :return: the compact models, by the names of their runs.
-    """
+    """Put the models and their heads where the user looks for them, and return the models by their runs."""
     models, scored = {}, [one for one in runs if one.scored]
     for one in runs:
         if not one.scored:

@@ -98,3 +98,31 @@ def test_a_curve_has_no_single_file_of_translations(trained: Path, prepared: Pat
     words = ["evaluate", str(trained), "--data", str(prepared), "--translations", str(tmp_path / "text")]
     assert main([*words, "--heads-to-keep", "6,3"]) == 1
     assert "--translations takes the output of one number of heads, but 2 are given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "k"),
+    [
+        ("--heads-to-keep-low 2 --heads-to-keep-high 9 --heads-to-keep 2 --min-encoder-heads 4", 4),
+        ("--heads-to-keep 8 --min-encoder-heads 4", 3),
+        ("--parameters-to-keep 0.5", 3),
+        ("--encoder-heads-to-keep 3", 3),
+    ],
+)
+def test_evaluation_has_the_heads_that_the_compact_model_has(
+    flags: str, k: int, tiny_data: Path, prepared: Path, tmp_path: Path
+) -> None:
+    """Floors and budgets of the training say nothing against another number of heads."""
+    inprocess.train(tiny_data, tmp_path, "--cpu", *flags.split(), "--cooldown-updates", 10, "--max-update", 12)
+    pruned, small = tmp_path / "checkpoint_last.pt", tmp_path / "small.pt"
+    assert main(["compact", str(pruned), str(small), "--heads-to-keep", str(k)]) == 0
+    found = []
+    for words in ([str(pruned), "--heads-to-keep", str(k)], [str(small)], [str(pruned), "--kept-heads", "heads.json"]):
+        words = [str(tmp_path / "small.heads.json") if word == "heads.json" else word for word in words]
+        out = tmp_path / f"{len(found)}.json"
+        search = ["--data", str(prepared), "--beam", "1", "--max-len-b", "6", "--json", str(out)]
+        assert main(["evaluate", *words, *search, "--translations", str(tmp_path / "text")]) == 0
+        (scores,) = json.loads(out.read_text())
+        found.append((scores["kept"], scores["chrf"], (tmp_path / "text").read_text()))
+    assert found[0][0]["kept"] == k
+    assert found[0] == found[1] == found[2]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import support
 import torch
+from fairseq import options
 
 from fairseq_dsp.model import HeadSet
+from fairseq_dsp.model.units import shape_by
 
 SHAPE = {"encoder_self": [2, 3], "decoder_self": [2], "cross": [4]}
 GATES = torch.tensor([0, 1, 0, 0, 0, 1, 0, 0, 1, 0, 1.0])
@@ -62,3 +66,10 @@ def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"total": 11, "ke')
     with pytest.raises(ValueError, match="is not JSON"):
         HeadSet.read(tmp_path / "cut.json")
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-cross-attention"], ["--cross-self-attention"], ["--decoder-layers", 3]])
+def test_the_shape_that_options_say_is_the_models(build: Any, flags: list[Any]) -> None:
+    words = support.tiny_train_args(Path("data"), Path("out"), *flags, arch="transformer_dsp")
+    args = options.parse_args_and_arch(options.get_training_parser(), [words[0], *words[3:]])
+    assert shape_by(args) == build(*flags).pruner.plan.shape

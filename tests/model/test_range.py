@@ -106,6 +106,10 @@ def test_without_a_number_evaluation_keeps_the_largest(build: Any) -> None:
             "--min-cross-heads is 3 and --min-encoder-heads is 2, but as few as 3 heads are to be kept",
         ),
         (
+            "--heads-to-keep 3 --heads-to-keep-low 3 --heads-to-keep-high 9 --min-encoder-heads 4 --min-cross-heads 2",
+            "--min-cross-heads is 2 and --min-encoder-heads is 4, but as few as 3 heads are to be kept",
+        ),
+        (
             "--heads-to-keep-low 5 --heads-to-keep-high 9 --min-heads-per-module 1",
             "need 6 heads in all, but only 5 are to be kept",
         ),
@@ -118,3 +122,16 @@ def test_without_a_number_evaluation_keeps_the_largest(build: Any) -> None:
 def test_ranges_that_are_none(build: Any, flags: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(*flags.split())
+
+
+@pytest.mark.parametrize(("low", "floors"), [(0, (0, 0)), (1, (1, 0)), (2, (1, 1))])
+def test_the_least_number_may_be_below_the_floors_by_default(low: int, floors: tuple[int, int]) -> None:
+    """The encoder has its share of what the cross-attention's default leaves; sets stay nested."""
+    shape = {name: [4] * 3 for name in ("encoder_self", "decoder_self", "cross")}
+    config = PruningConfig(heads_to_keep=low, heads_to_keep_low=low, heads_to_keep_high=36, min_encoder_heads=9)
+    plan = PruningPlan(config, shape)
+    importance = torch.cat([torch.zeros(12), torch.ones(12), torch.zeros(12)])  # the decoder's are the largest
+    kept = [plan.keep(importance, k) for k in range(low, 37)]
+    assert [int(gates.sum()) for gates in kept] == list(range(low, 37))
+    assert all((larger >= smaller).all() for smaller, larger in itertools.pairwise(kept))
+    assert (int(kept[0][24:].sum()), int(kept[0][:12].sum())) == floors

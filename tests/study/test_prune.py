@@ -259,6 +259,7 @@ def test_what_cannot_be_pruned(finished: tuple[Path, str], stock: Path, prepared
         (None, "no number of heads is given: give --heads-to-keep K, how many of the 12 heads of"),
     ):
         assert message in refused(stock, prepared, out, heads=heads)
+    assert "--seed holds -1, but numbers from 0" in refused(stock, prepared, out, heads=[6], seed=-1)
     for more, message in (
         (["--max-update", "0"], "--max-update is 0, but a number from 1 is expected"),
         (["--max-epoch", "2"], "give --max-update too"),
