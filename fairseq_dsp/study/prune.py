@@ -26,7 +26,7 @@ examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 6 --max-update 2000 --max-tokens 4096
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 --ffn-units-to-keep 48
   fairseq-dsp prune base.pt data/multi30k pruned --parameters-to-keep 0.5
-  fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 36 18 6 --range --max-update 3000
+  fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 36 18 6 --range
   fairseq-dsp prune base.pt data-bin pruned --heads-to-keep 18 --references test.en --bpe sentencepiece
 """
 
@@ -209,15 +209,16 @@ def _options(
     found: dict[str, Options] = {}
     try:
         for name, own in trainings.items():
-            options = pruning_recipe.training(base, given, model.updates)
+            options = pruning_recipe.training(base, given | own, model.updates)
             updates = int(options["max-update"])
             if updates < 1:
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
             most = own.get("heads-to-keep-high")
-            found[name] = options | pruning_recipe.schedule(data, options | own, model.shape, most)
-            args = parse_options(data, found[name] | own, "the command line")
+            options |= pruning_recipe.schedule(data, options, model.shape, most)
+            args = parse_options(data, options, "the command line")
+            found[name] = {option: value for option, value in options.items() if option not in own}
     except ValueError as error:
         raise UserError(str(error)) from error
     model.check_fits(args)

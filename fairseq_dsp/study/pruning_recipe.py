@@ -34,20 +34,23 @@ _LINEAR = "polynomial_decay"
 _BUDGETS = {"heads-to-keep-start", "heads-to-keep-updates", "heads-to-keep-low", "heads-to-keep-high"}
 
 
-def updates_after(updates: int) -> int:
-    """How many updates a model that had so many is trained on for: a third of them, :data:`LEAST_UPDATES` at least."""
-    return max(LEAST_UPDATES, round(updates / 3))
+def updates_after(updates: int, *, a_range: bool = False) -> int:
+    """How many updates a model that had so many is trained on for: a third of them, :data:`LEAST_UPDATES` at least.
+
+    :param a_range: whether for a range of numbers, which takes twice as long as one.
+    """
+    return max(LEAST_UPDATES, round(updates / 3)) * (2 if a_range else 1)
 
 
 def training(base: Options, given: Options, updates: int) -> Options:
     """Options of a training that goes on from a trained model, with a learning rate that falls linearly to 0.
 
     :param base: options of the model's own training; the learning rate is its.
-    :param given: further options, which win.
+    :param given: further options, which win; those of the budget among them.
     :param updates: how many updates the model had.
     :raises ValueError: if a number of updates is given that is none.
     """
-    updates = _number(given, "max-update", updates_after(updates))
+    updates = _number(given, "max-update", updates_after(updates, a_range="heads-to-keep-high" in given))
     own = _scheduler_options(str(base.get("lr-scheduler", "fixed")))
     options = base | {"max-update": updates}
     if "lr-scheduler" not in given and not given.keys() & (own - _scheduler_options(_LINEAR)):

@@ -39,7 +39,7 @@ def continued(study: Study, given: Options, own: Options, heads: int | None = No
 
     :param heads: how many it keeps, if it is not what its own options say.
     """
-    options = trained_on(study, given) | own
+    options = trained_on(study, given | own)
     return _annealed(options | pruning_recipe.schedule(study.data, options, study.shape, heads))
 
 

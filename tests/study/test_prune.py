@@ -361,6 +361,10 @@ def test_the_options_of_a_model(stock: Path, prepared: Path, train_tiny: Callabl
     assert "total-num-update" not in options
     model.state["optimizer_history"][-1]["num_updates"] = 6000
     assert options_of(model, data, 6, {})["max-update"] == 2000
+    ends = {"heads-to-keep": 3, "heads-to-keep-low": 3, "heads-to-keep-high": 12}
+    options = prune._options(model, data, {"3 to 12": ends}, {})["3 to 12"]
+    assert (options["max-update"], options["cooldown-updates"], options["min-encoder-heads"]) == (4000, 1200, 3)
+    assert not ends.keys() & options.keys()
     hydra = ("model._name=transformer", "criterion._name=label_smoothed_cross_entropy", "optimization.max_update=1")
     inprocess.train_hydra("base", data.data_bin, tmp_path / "hydra", *inprocess.HYDRA_TINY, *hydra)
     own = UnprunedModel.read(tmp_path / "hydra/checkpoint_last.pt")
