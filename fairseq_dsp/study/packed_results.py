@@ -19,7 +19,7 @@ from .runs import RUNS
 from .training_log import Curve
 
 FORMAT = 2
-"""1 had all counts in four bytes."""
+"""1 had the counts of each run by themselves, in four bytes."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def pack(results: Results) -> str:
         "runs": results.runs,
         "valid_losses": {run["run"]: results.valid_loss(run) for run in results.runs},
         "curves": results.curves(),
-        "counts": {name: _encoded(counts) for name, counts in results.sentence_counts().items()},
+        "counts": _encoded(results.sentence_counts()),
     }
     # names of files as a results folder has them: where it was when a run was done says nothing
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
@@ -80,8 +80,8 @@ def unpack(path: Path) -> PackedResults:
             for name, of_run in content["curves"].items()
         }
         return PackedResults(
-            path.parent, content["study"], content["runs"], {n: _decoded(c) for n, c in content["counts"].items()},
-            content["valid_losses"], curves,
+            path.parent, content["study"], content["runs"], _decoded(content["counts"]), content["valid_losses"],
+            curves,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         raise UserError(
@@ -89,20 +89,35 @@ def unpack(path: Path) -> PackedResults:
         ) from error
 
 
-def _encoded(counts: Any) -> dict[str, Any]:
+def _encoded(counts: dict[str, Any]) -> dict[str, Any]:
+    """Return arrays of one shape, (sentences, columns), by the names of runs, as text."""
     import numpy as np
 
-    kind = np.min_scalar_type(int(counts.max(initial=0))).newbyteorder("<")
-    whole = counts.astype(kind)
-    assert (whole == counts).all()
+    all_counts = np.stack(list(counts.values()))
+    values = all_counts.astype(np.min_scalar_type(int(all_counts.max(initial=0))).newbyteorder("<"))
+    assert (values == all_counts).all()
+    values[1:] -= values[0]  # modulo the type's size: runs translate most sentences alike
     # columns are alike from sentence to sentence: side by side they are smaller
-    packed = zlib.compress(whole.T.tobytes(), 9)
-    return {"shape": list(counts.shape), "type": kind.str, "zlib": base64.b64encode(packed).decode()}
+    packed = zlib.compress(values.transpose(0, 2, 1).tobytes(), 9)
+    return {
+        "runs": list(counts),
+        "shape": values.shape[1:],
+        "type": values.dtype.str,
+        "zlib": base64.b64encode(packed).decode(),
+    }
 
 
-def _decoded(counts: dict[str, Any]) -> Any:
+def _decoded(packed: dict[str, Any]) -> dict[str, Any]:
+    """Return what `_encoded` was given; the first format had each array by itself."""
     import numpy as np
 
-    rows, columns = counts["shape"]
-    values = np.frombuffer(zlib.decompress(base64.b64decode(counts["zlib"])), dtype=counts.get("type", "<i4"))
-    return values.reshape(columns, rows).T
+    def read(part: dict[str, Any], runs: int, kind: str) -> Any:
+        rows, columns = part["shape"]
+        values = np.frombuffer(zlib.decompress(base64.b64decode(part["zlib"])), dtype=kind)
+        return values.reshape(runs, columns, rows).transpose(0, 2, 1).copy()
+
+    if "runs" not in packed:
+        return {name: read(part, 1, "<i4")[0] for name, part in packed.items()}
+    values = read(packed, len(packed["runs"]), packed["type"])
+    values[1:] += values[0]
+    return dict(zip(packed["runs"], values, strict=True))
