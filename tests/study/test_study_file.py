@@ -218,7 +218,7 @@ def test_a_range_from_the_base_model(write_study: WriteStudy) -> None:
     shared = words(runs["range-training-s1"], "train")
     base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
     assert value(shared, "--finetune-from-model") == value(shared, "--distill-from") == base
-    assert (value(shared, "--max-update"), value(shared, "--cooldown-updates")) == ("500", "150")
+    assert (value(shared, "--max-update"), value(shared, "--cooldown-updates")) == ("1000", "300")
     assert (value(shared, "--lr-scheduler"), value(shared, "--pruning-lr")) == ("polynomial_decay", "0.02")
     assert "--heads-to-keep-updates" not in shared
 
