@@ -62,7 +62,7 @@ def overview() -> Figure:
     left.set(title="BLEU", xlabel="heads kept (of 36)", ylabel="BLEU, four test sets of Multi30k")
     right.axhline(stock["speed"]["64"], color=GREY, linestyle="--", label="stock fairseq, unpruned")
     right.set(title="Speed", xlabel="heads kept (of 36)", ylabel="sentences a second, batches of 64")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.4 * right.get_ylim()[1])  # the legend is above the points
     for axes in (left, right):
         tidy(axes)
         axes.legend(frameon=False, fontsize=8)
