@@ -134,9 +134,9 @@ def run(args: argparse.Namespace) -> None:
     with new_folder(target) as temporary:
         temporary.mkdir()
         files = [subwords] if subwords else []
-        _write(
-            temporary, model, own, dictionaries, [*files, *(file.with_name(GPT2_IDS) for file in files if bpe == GPT2)]
-        )
+        if bpe == GPT2:
+            files += [file.with_name(GPT2_IDS) for file in files]
+        _write(temporary, model, own, dictionaries, files)
         _check(temporary, model, task)
     print(f"{target}: {model.heads.counts()}; fairseq_dsp.from_pretrained({str(target)!r})")
 

@@ -215,8 +215,7 @@ def _options(
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
-            most = own.get("heads-to-keep-high")
-            options |= pruning_recipe.schedule(data, options, model.shape, most)
+            options |= pruning_recipe.schedule(data, options, model.shape)
             args = parse_options(data, options, "the command line")
             found[name] = {option: value for option, value in options.items() if option not in own}
     except ValueError as error:

@@ -31,7 +31,8 @@ _FEW = 0.4, 0.45
 _OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric"}
 """What schedulers read of others' options."""
 _LINEAR = "polynomial_decay"
-_BUDGETS = {"heads-to-keep-start", "heads-to-keep-updates", "heads-to-keep-low", "heads-to-keep-high"}
+_OF_A_RANGE = "heads-to-keep-high"
+_BUDGETS = {"heads-to-keep-start", "heads-to-keep-updates", "heads-to-keep-low", _OF_A_RANGE}
 
 
 def updates_after(updates: int, *, a_range: bool = False) -> int:
@@ -50,7 +51,7 @@ def training(base: Options, given: Options, updates: int) -> Options:
     :param updates: how many updates the model had.
     :raises ValueError: if a number of updates is given that is none.
     """
-    updates = _number(given, "max-update", updates_after(updates, a_range="heads-to-keep-high" in given))
+    updates = _number(given, "max-update", updates_after(updates, a_range=_OF_A_RANGE in given))
     own = _scheduler_options(str(base.get("lr-scheduler", "fixed")))
     options = base | {"max-update": updates}
     if "lr-scheduler" not in given and not given.keys() & (own - _scheduler_options(_LINEAR)):
@@ -59,15 +60,12 @@ def training(base: Options, given: Options, updates: int) -> Options:
     return options | given
 
 
-def schedule(
-    data: PreparedData, options: Options, shape: Mapping[str, Sequence[int]], kept: int | None = None
-) -> Options:
+def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[int]]) -> Options:
     """What options leave open of how the heads, and the units of other kinds, are chosen.
 
     :param data: the corpus.
     :param options: of the training, ``max-update`` among them, and ``heads-to-keep`` or a share of the cost.
     :param shape: for each attention type, the number of heads of each layer of the model.
-    :param kept: K, if it is not what the options say.
     :return: only options that are not given; none for a selection other than ``simple``, or for frozen weights, which
         have schedules of their own.
     :raises ValueError: as `training`, or if fairseq does not take the options.
@@ -76,8 +74,10 @@ def schedule(
         return {}
     updates, total = _number(options, "max-update", 0), sum(map(sum, shape.values()))
     shares = [float(options[name]) for name in SHARES if name in options]
-    if kept is None:  # a share of the cost keeps about that of the heads
-        kept = round(shares[0] * total) if shares else int(options["heads-to-keep"])
+    if shares:  # it keeps about that of the heads
+        kept = round(shares[0] * total)
+    else:  # of a range the largest number, which a smaller one has its share of
+        kept = int(options[_OF_A_RANGE if _OF_A_RANGE in options else "heads-to-keep"])
     parts = _MANY if _keeps_many(data, options, kept, total) else _FEW
     shrinking, cooldown = (_share(part, updates) for part in parts)
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
@@ -86,9 +86,7 @@ def schedule(
         found |= {"heads-to-keep-updates": shrinking} if shares else {
             "heads-to-keep-start": total, "heads-to-keep-updates": shrinking
         }  # fmt: skip
-    if "heads-to-keep-high" in options:  # which a smaller number has its share of
-        found |= _encoder_floor(options, _number(options, "heads-to-keep-high", kept), shape)
-    elif total <= 3 * kept < 3 * total:
+    if _OF_A_RANGE in options or total <= 3 * kept < 3 * total:
         found |= _encoder_floor(options, kept, shape)
     return {name: value for name, value in found.items() if name not in options}
 

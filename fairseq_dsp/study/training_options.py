@@ -9,14 +9,13 @@ from .random_heads import random_heads, with_random_units
 from .study_file import Method, Study
 
 
-def options_of(study: Study, *more: Options, anneal: bool = False, heads: int | None = None) -> Options:
+def options_of(study: Study, *more: Options, anneal: bool = False) -> Options:
     """The recipe with further options, which win; pruning's schedule is by default a share of the training.
 
     What starts from a pretrained model has the schedule of a trained one: if its heads went at once, it would lose what
     it knows.
 
     :param anneal: whether the training chooses heads by a schedule.
-    :param heads: how many it keeps, if it is not what its options say.
     """
     options = dict(defaults(study.data))
     for one in (study.recipe, *more):
@@ -24,7 +23,7 @@ def options_of(study: Study, *more: Options, anneal: bool = False, heads: int | 
     if not anneal:
         return options
     if study.pretrained:
-        options |= pruning_recipe.schedule(study.data, options, study.shape, heads)
+        options |= pruning_recipe.schedule(study.data, options, study.shape)
     return _annealed(options)
 
 
@@ -34,13 +33,10 @@ def trained_on(study: Study, given: Options) -> Options:
     return pruning_recipe.training(defaults(study.data) | study.recipe, given, updates)
 
 
-def continued(study: Study, given: Options, own: Options, heads: int | None = None) -> Options:
-    """The same of one that chooses its heads.
-
-    :param heads: how many it keeps, if it is not what its own options say.
-    """
+def continued(study: Study, given: Options, own: Options) -> Options:
+    """The same of one that chooses its heads; its own options say how many."""
     options = trained_on(study, given | own)
-    return _annealed(options | pruning_recipe.schedule(study.data, options, study.shape, heads))
+    return _annealed(options | pruning_recipe.schedule(study.data, options, study.shape))
 
 
 def of_range(study: Study, method: Method) -> Options:
@@ -53,8 +49,8 @@ def of_range(study: Study, method: Method) -> Options:
     assert method.high is not None
     own: Options = {"heads-to-keep": method.low, "heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
     if method.from_base:
-        return continued(study, method.options, own, method.high)
-    return options_of(study, method.options, own, anneal=True, heads=method.high)
+        return continued(study, method.options, own)
+    return options_of(study, method.options, own, anneal=True)
 
 
 def of_random(study: Study, method: Method, heads: int, seed: int) -> Options:

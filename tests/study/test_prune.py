@@ -351,7 +351,7 @@ def test_the_options_of_a_model(stock: Path, prepared: Path, train_tiny: Callabl
     floors = {k: options_of(model, data, k, {}).get("min-encoder-heads") for k in (11, 5, 4, 3)}
     assert floors == {11: 3, 5: 2, 4: 1, 3: None}  # of the encoder's 4 of 12; below a third the choice is free
     for own in ("min-encoder-heads", "min-cross-heads", "encoder-heads-to-keep", "min-heads-per-module"):
-        found = pruning_recipe.schedule(data, {"max-update": 100, own: 1}, model.shape, 6)
+        found = pruning_recipe.schedule(data, {"max-update": 100, "heads-to-keep": 6, own: 1}, model.shape)
         assert "min-encoder-heads" not in found, f"{own} shares the heads out"
     given = {"max-update": "100", "cooldown-updates": "20", "lr": "0.5", "pruning-lr": "0.2"}
     options = options_of(model, data, 6, given)

@@ -90,7 +90,7 @@ def test_without_a_weight_the_expected_number_of_open_gates_is_the_budget(
     assert settled.std() > 1, "the heads came apart"
 
 
-def test_the_expectation_follows_a_shrinking_budget(tiny_data: Path, tmp_path: Path):
+def test_the_expectation_follows_a_shrinking_budget(tiny_data: Path):
     flags = ["--head-selection", "hard_concrete", "--heads-to-keep", 2]
     flags += ["--heads-to-keep-start", 12, "--heads-to-keep-updates", 10]
     plan = inprocess.model(tiny_data, *flags).pruner.plan
@@ -99,7 +99,7 @@ def test_the_expectation_follows_a_shrinking_budget(tiny_data: Path, tmp_path: P
     assert means == pytest.approx([12, 7, 2, 2], abs=0.3)
 
 
-def test_all_heads_stay_if_so_many_are_asked_for(tiny_data: Path, tmp_path: Path):
+def test_all_heads_stay_if_so_many_are_asked_for(tiny_data: Path):
     """What is at least half open stays only where no number of heads is given."""
     model = inprocess.model(tiny_data, *VOITA, "--l0-penalty", 0.1)
     plan = model.pruner.plan
@@ -137,7 +137,7 @@ def test_every_open_module_costs_the_same(selection: str, average: tuple, tiny_d
         assert criterion(model.train(), samples[0])[0] == criterion(plain.train(), samples[0])[0]
 
 
-def test_the_number_of_open_modules_has_the_gradient_of_its_formula(tiny_data: Path, tmp_path: Path):
+def test_the_number_of_open_modules_has_the_gradient_of_its_formula(tiny_data: Path):
     model = inprocess.model(tiny_data, "--cpu", *CONCENTRATED)
     pruner = model.pruner
     heads = [module.units for module in pruner.modules]
@@ -198,7 +198,7 @@ def test_a_criterion_that_ignores_the_penalty_is_refused(penalty: str, flags: st
         ("--heads-to-keep 6 --module-penalty -1", "--module-penalty is -1.0, but it must be a finite number, 0"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(flags: str, sentence: str, tiny_data: Path, tmp_path: Path):
+def test_options_that_make_no_sense_are_refused(flags: str, sentence: str, tiny_data: Path):
     with pytest.raises(UserError, match=sentence):
         inprocess.model(tiny_data, *flags.split())
 

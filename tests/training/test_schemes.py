@@ -128,7 +128,7 @@ def test_a_set_of_heads_that_does_not_fit_is_refused(content: dict, sentence: st
         ("--head-selection fixed --kept-heads somewhere.json", "cannot be read .No such file"),
     ],
 )
-def test_fixed_needs_its_file(flags: str, sentence: str, tiny_data: Path, tmp_path: Path):
+def test_fixed_needs_its_file(flags: str, sentence: str, tiny_data: Path):
     with pytest.raises(UserError, match=sentence):
         inprocess.model(tiny_data, *flags.split())
 
