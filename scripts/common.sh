@@ -8,6 +8,7 @@
 #   say TEXT…      a line for the user, on standard error
 #   die TEXT…      the same, then exit status 1
 #   show_help      prints the comment at the top of the script, its --help
+#   help_if_asked  the same and the end, if the first of its arguments is -h or --help
 
 set -euo pipefail
 
@@ -26,6 +27,15 @@ die() {
 }
 
 show_help() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0"; }
+
+help_if_asked() {
+  case ${1:-} in
+    -h | --help)
+      show_help
+      exit
+      ;;
+  esac
+}
 
 # A Python 3.11 or 3.12 of the machine, whatever it is called there.
 find_system_python() {

@@ -9,12 +9,7 @@
 
 source "$(dirname "$0")/common.sh"
 
-case ${1:-} in
-  -h | --help)
-    show_help
-    exit
-    ;;
-esac
+help_if_asked "$@"
 
 start=$SECONDS
 one_thread

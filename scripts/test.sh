@@ -11,12 +11,7 @@
 
 source "$(dirname "$0")/common.sh"
 
-case ${1:-} in
-  -h | --help)
-    show_help
-    exit
-    ;;
-esac
+help_if_asked "$@"
 
 one_thread
 VIRTUAL_ENV="" CONDA_PREFIX="" find_python

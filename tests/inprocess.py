@@ -63,6 +63,15 @@ def model(data: Path, *flags: object, arch: str = "transformer_dsp", seed: int =
     return tasks.setup_task(parsed).build_model(parsed)
 
 
+@torch.no_grad()
+def randomise(model: Any) -> None:
+    """Give the importance and the biases, which begin with zeros, other numbers."""
+    draw = torch.Generator().manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("importance", "bias")):
+            parameter.copy_(torch.randn(parameter.shape, generator=draw))
+
+
 def with_criterion(config: Any, *sizes: int) -> tuple[Any, Any, list[dict[str, Any]]]:
     """A training's model, its criterion, and for each of *sizes* a batch of so many sentences of the validation set."""
     task = tasks.setup_task(config.task)

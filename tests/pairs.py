@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import inprocess
+import pytest
 import support
 from fairseq import metrics, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -61,6 +62,12 @@ def make(folder: Path, *, dictionary: Path | None = None, encode: Callable[[str]
         given = [] if name == "label" else ["--srcdict", vocabulary]
         support.run_fairseq("preprocess", "--only-source", *prefixes, "--destdir", folder / "data-bin" / name, *given)
     return folder / "data-bin"
+
+
+@pytest.fixture(scope="session")
+def pair_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus as `make` leaves it; nothing writes into it."""
+    return make(tmp_path_factory.mktemp("pairs"))
 
 
 def config(data: Path, save_dir: Path, *flags: object) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import json
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,6 +67,12 @@ def dsp() -> Callable[..., Any]:
         return support.run_command([quick_python(), "-m", "fairseq_dsp.cli", *args], **{"timeout": 900, **options})
 
     return dsp
+
+
+@pytest.fixture
+def quick_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command in this process starts is quick, too."""
+    monkeypatch.setattr(sys, "executable", quick_python())
 
 
 def plan(study: Path, results: Path) -> None:

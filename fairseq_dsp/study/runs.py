@@ -241,7 +241,7 @@ class _Maker:
             steps.append(
                 Step(
                     "structure",
-                    (*_COMMAND, "heads", str(small), "--format", "json"),
+                    (*_command(), "heads", str(small), "--format", "json"),
                     products=(chosen,),
                     inputs=(small,),
                     output=chosen,
@@ -255,14 +255,14 @@ class _Maker:
         assert model is not None
         if score_heads is not None:
             words = ["score-heads", str(model), "--data", str(self._data_bin), "--heads-to-keep", str(heads)]
-            command = (*_COMMAND, *words, "--out", str(chosen), *score_heads)
+            command = (*_command(), *words, "--out", str(chosen), *score_heads)
             steps.append(Step("score-heads", command, products=(chosen,), inputs=(model,)))
             kept = ["--kept-heads", str(chosen)]
         elif options is None and start and heads is not None:
             kept = ["--heads-to-keep", str(heads)]
         if recovery is not None:
             if score_heads is None:
-                command = (*_COMMAND, "heads", str(model), "--format", "json", *kept)
+                command = (*_command(), "heads", str(model), "--format", "json", *kept)
                 steps.append(Step("heads", command, products=(chosen,), inputs=(model,), output=chosen))
             recovered = folder / "recovered"
             more = with_fixed(options_of(self.study, recovery), str(chosen))
@@ -286,7 +286,7 @@ class _Maker:
         files = tuple(Path(kept[1]) for _ in kept[:1] if kept[0] == "--kept-heads")
         if study.compact and pruned:
             small = folder / COMPACT
-            command = (*_COMMAND, "compact", str(model), str(small), *kept)
+            command = (*_command(), "compact", str(model), str(small), *kept)
             products = (small, small.with_suffix(".heads.json"))
             yield Step("compact", command, products=products, inputs=(model, *files))
             model, kept, files = small, [], ()
@@ -298,7 +298,7 @@ class _Maker:
         if (study.max_len_a, study.max_len_b) != (MAX_LEN_A, MAX_LEN_B):
             words += ["--max-len-a", str(study.max_len_a), "--max-len-b", str(study.max_len_b)]
         words += ["--json", str(scores), "--predictions" if study.data.classifies else "--translations", str(output)]
-        yield Step("evaluate", (*_COMMAND, *words), products=(scores, output), inputs=(model, *files))
+        yield Step("evaluate", (*_command(), *words), products=(scores, output), inputs=(model, *files))
 
     def _training(
         self,
@@ -344,4 +344,6 @@ class _Maker:
         return self.study.data.data_bin.absolute()
 
 
-_COMMAND = (sys.executable, "-m", "fairseq_dsp.cli")
+def _command() -> tuple[str, ...]:
+    """``fairseq-dsp`` with this Python."""
+    return sys.executable, "-m", "fairseq_dsp.cli"

@@ -26,15 +26,10 @@ WORDS = ["ba", "di", "fo", "ga", "no", "##s"]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pairs.make(tmp_path_factory.mktemp("pairs"))
-
-
-@pytest.fixture(scope="module")
-def pruned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pruned(pair_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """2 of the 4 heads are kept."""
     folder = tmp_path_factory.mktemp("pruned")
-    pairs.train(data, folder, "--heads-to-keep", 2, "--cooldown-updates", 6)
+    pairs.train(pair_data, folder, "--heads-to-keep", 2, "--cooldown-updates", 6)
     return folder / "checkpoint_last.pt"
 
 
@@ -45,16 +40,16 @@ def run(*words: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return status, said.err if status else said.out
 
 
-def raw(data: Path, split: str) -> list[tuple[str, str]]:
-    sides = [(data.parent / f"{split}.input{i}").read_text().splitlines() for i in (0, 1)]
+def raw(pair_data: Path, split: str) -> list[tuple[str, str]]:
+    sides = [(pair_data.parent / f"{split}.input{i}").read_text().splitlines() for i in (0, 1)]
     return list(zip(*sides, strict=True))
 
 
-def logits(checkpoint: Path, data: Path) -> Any:
+def logits(checkpoint: Path, pair_data: Path) -> Any:
     """The logits of the test set, by fairseq's own loading and batching."""
     from fairseq import checkpoint_utils
 
-    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], {"data": str(data)})
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], {"data": str(pair_data)})
     task.load_dataset("test")
     dataset = task.dataset("test")
     batch = dataset.collater([dataset[i] for i in range(len(dataset))])
@@ -63,16 +58,16 @@ def logits(checkpoint: Path, data: Path) -> Any:
 
 
 def test_a_folder_predicts_what_the_checkpoint_does(
-    pruned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pruned: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "folder"
-    status, said = run("export-folder", pruned, folder, "--data", data, capsys=capsys)
+    status, said = run("export-folder", pruned, folder, "--data", pair_data, capsys=capsys)
     assert status == 0, said
     assert "2 of 4 heads" in said
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "dict.txt", "model.safetensors"]
     model = fairseq_dsp.from_pretrained(str(folder))
-    found = model.predict(raw(data, "test"), batch_size=7)
-    expected = logits(pruned, data).softmax(-1)
+    found = model.predict(raw(pair_data, "test"), batch_size=7)
+    expected = logits(pruned, pair_data).softmax(-1)
     labels = json.loads((folder / "config.json").read_text())["labels"]
     assert sorted(labels) == sorted(pairs.LABELS)
     given = torch.tensor([[one.probabilities[label] for label in labels] for one in found])
@@ -98,20 +93,20 @@ def test_a_folder_predicts_what_the_checkpoint_does(
     ],
 )
 def test_what_is_no_pair_is_refused(
-    inputs: Any, sentence: str, pruned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    inputs: Any, sentence: str, pruned: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("export-folder", pruned, tmp_path / "folder", "--data", data, capsys=capsys)
+    run("export-folder", pruned, tmp_path / "folder", "--data", pair_data, capsys=capsys)
     with pytest.raises(UserError, match=sentence):
         fairseq_dsp.from_pretrained(str(tmp_path / "folder")).predict(inputs)
 
 
 def test_words_are_cut_into_pieces_and_long_inputs_told(
-    pruned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pruned: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     pieces = WordPiece.make(vocabulary, lowercase=True, strip_accents=None, split_chinese=True)
     pieces.save(tmp_path / "wordpiece.json")
-    command = ("export-folder", pruned, tmp_path / "folder", "--data", data, "--bpe", "wordpiece")
+    command = ("export-folder", pruned, tmp_path / "folder", "--data", pair_data, "--bpe", "wordpiece")
     status, said = run(*command, capsys=capsys)
     assert status == 1
     assert "the wordpiece model None does not exist" in said
@@ -169,15 +164,15 @@ def test_raw_text_goes_through_the_subwords_of_gpt2(tmp_path: Path, capsys: pyte
 
 
 def test_stock_fairseq_computes_the_same(
-    pruned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pruned: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, said = run("export-fairseq", pruned, tmp_path / "stock.pt", capsys=capsys)
     assert status == 0, said
-    torch.testing.assert_close(logits(tmp_path / "stock.pt", data), logits(pruned, data), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(tmp_path / "stock.pt", pair_data), logits(pruned, pair_data), atol=1e-5, rtol=0)
     assert torch.load(tmp_path / "stock.pt", weights_only=True)["cfg"]["model"]["_name"] == "roberta"
     done = support.run_command(
         [
-            *(sys.executable, "-P", "-m", "fairseq_cli.validate", data, "--path", tmp_path / "stock.pt", "--cpu"),
+            *(sys.executable, "-P", "-m", "fairseq_cli.validate", pair_data, "--path", tmp_path / "stock.pt", "--cpu"),
             *(
                 "--task",
                 "sentence_prediction",
@@ -206,36 +201,36 @@ def test_stock_fairseq_computes_the_same(
     ],
 )
 def test_what_is_for_translation_is_refused(
-    command: tuple[str, ...], sentence: str, pruned: Path, data: Path, tmp_path: Path,
+    command: tuple[str, ...], sentence: str, pruned: Path, pair_data: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     name, *more = command
-    status, said = run(name, pruned, tmp_path / "out", "--data", data, *more, capsys=capsys)
+    status, said = run(name, pruned, tmp_path / "out", "--data", pair_data, *more, capsys=capsys)
     assert status == 1
     assert sentence in said
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bert_is_no_stock_roberta(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pairs.train(data, tmp_path, "--heads-to-keep", 2, "--segment-embedding", "--max-update", 2)
+def test_a_bert_is_no_stock_roberta(pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs.train(pair_data, tmp_path, "--heads-to-keep", 2, "--segment-embedding", "--max-update", 2)
     status, said = run("export-fairseq", tmp_path / "checkpoint_last.pt", tmp_path / "out.pt", capsys=capsys)
     assert status == 1
     assert "--segment-embedding True, as a BERT has, but fairseq's own roberta cannot have it" in said
     assert not (tmp_path / "out.pt").exists()
 
 
-def test_a_label_without_a_class_is_named(data: Path, tmp_path: Path) -> None:
+def test_a_label_without_a_class_is_named(pair_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the data have 3 labels .* but the model has 2 classes, so it does not know"):
-        pairs.train(data, tmp_path, "--num-classes", 2)
+        pairs.train(pair_data, tmp_path, "--num-classes", 2)
 
 
 def test_scores_are_of_the_loss_of_the_label(
-    pruned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pruned: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pairs.train(data, tmp_path)
+    pairs.train(pair_data, tmp_path)
     unpruned = tmp_path / "checkpoint_last.pt"
-    command = ("score-heads", unpruned, "--data", data, "--cpu", "--scores", tmp_path / "scores.json")
+    command = ("score-heads", unpruned, "--data", pair_data, "--cpu", "--scores", tmp_path / "scores.json")
     status, said = run(*command, "--heads-to-keep", 3, "--out", tmp_path / "heads.json", capsys=capsys)
     assert status == 0, said
     kept = json.loads((tmp_path / "heads.json").read_text())
@@ -252,7 +247,7 @@ def test_scores_are_of_the_loss_of_the_label(
 
     from fairseq_dsp.importance.michel import _loss, gate_gradients
 
-    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(unpruned)], {"data": str(data)})
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(unpruned)], {"data": str(pair_data)})
     task.load_dataset("valid")
     batch = task.dataset("valid").collater([task.dataset("valid")[0]])
     gradients = gate_gradients(model, batch, torch.tensor(1.0))
@@ -265,15 +260,15 @@ def test_scores_are_of_the_loss_of_the_label(
             losses.append(float(_loss(model.double(), batch)))
             weight[:, :8] = before
     assert float(gradients[0, 0]) == pytest.approx((losses[0] - losses[1]) / 2e-3, rel=5e-2, abs=1e-4)
-    status, said = run("score-heads", unpruned, "--data", data, "--split", "other", capsys=capsys)
+    status, said = run("score-heads", unpruned, "--data", pair_data, "--split", "other", capsys=capsys)
     assert status == 1
     assert "has no split other" in said
 
 
 @pytest.mark.parametrize("arch", ["roberta", "roberta_dsp_tiny"])
-def test_another_vocabulary_is_named(arch: str, data: Path, tmp_path: Path) -> None:
+def test_another_vocabulary_is_named(arch: str, pair_data: Path, tmp_path: Path) -> None:
     sizes = "--encoder-layers 2 --encoder-embed-dim 16 --encoder-ffn-embed-dim 32 --encoder-attention-heads 2".split()
-    pairs.train(data, tmp_path / "start", "--arch", arch, *sizes, "--max-update", 1)
+    pairs.train(pair_data, tmp_path / "start", "--arch", arch, *sizes, "--max-update", 1)
     (tmp_path / "words.txt").write_text("".join(f"{word} 1\n" for word in ("ba", "di", "no")))
     other = pairs.make(tmp_path, dictionary=tmp_path / "words.txt")
     checkpoint = tmp_path / "start/checkpoint_last.pt"

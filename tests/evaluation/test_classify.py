@@ -15,23 +15,18 @@ from fairseq_dsp.importance.michel import gate_gradients
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pairs.make(tmp_path_factory.mktemp("pairs"))
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(pair_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    pairs.train(data, folder, "--max-update", 4)
+    pairs.train(pair_data, folder, "--max-update", 4)
     return folder / "checkpoint_last.pt"
 
 
-def labelled(data: Path, folder: Path, dictionary: str, test: str | None = None) -> Path:
+def labelled(pair_data: Path, folder: Path, dictionary: str, test: str | None = None) -> Path:
     """The same sentences, their labels binarised anew."""
     for side in ("input0", "input1"):
-        shutil.copytree(data / side, folder / side)
+        shutil.copytree(pair_data / side, folder / side)
     (folder / "labels.txt").write_text("".join(f"{label} 1\n" for label in dictionary.split()))
-    files = {split: data.parent / f"{split}.label" for split in ("train", "valid", "test")}
+    files = {split: pair_data.parent / f"{split}.label" for split in ("train", "valid", "test")}
     if test is not None:
         files["test"] = folder / "test.label"
         files["test"].write_text(test)
@@ -50,47 +45,49 @@ def refusal(capsys: pytest.CaptureFixture[str], *command: object) -> str:
 
 
 def test_labels_in_another_order_are_not_confused(
-    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = [line.split()[0] for line in (data / "label/dict.txt").read_text().splitlines()][:3]
-    other = labelled(data, tmp_path / "other", " ".join(reversed(own)))
+    own = [line.split()[0] for line in (pair_data / "label/dict.txt").read_text().splitlines()][:3]
+    other = labelled(pair_data, tmp_path / "other", " ".join(reversed(own)))
     small = tmp_path / "small.pt"
     assert cli.main(["compact", str(trained), str(small), "--heads-to-keep", "2"]) == 0
     expected = f"the data have the labels {', '.join(reversed(own))}, but the model was trained with {', '.join(own)}"
     for command in (("evaluate", trained), ("evaluate", small), ("score-heads", trained)):
         assert expected in refusal(capsys, *command, "--data", other, "--cpu")
     assert expected in refusal(capsys, "export-folder", small, tmp_path / "folder", "--data", other)
-    assert cli.main(["evaluate", str(small), "--data", str(data), "--cpu"]) == 0
+    assert cli.main(["evaluate", str(small), "--data", str(pair_data), "--cpu"]) == 0
     # a training goes on with the labels of its data
     pairs.train(other, tmp_path / "on", "--finetune-from-model", trained, "--max-update", 1)
     assert cli.main(["evaluate", str(tmp_path / "on/checkpoint_last.pt"), "--data", str(other), "--cpu"]) == 0
 
 
 def test_a_label_that_is_in_no_dictionary_is_named(
-    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = (data.parent / "test.label").read_text().splitlines()
-    own = [line.split()[0] for line in (data / "label/dict.txt").read_text().splitlines()][:3]
-    other = labelled(data, tmp_path, " ".join(own), "".join(f"{line}\n" for line in [lines[0], "maybe", *lines[2:]]))
+    lines = (pair_data.parent / "test.label").read_text().splitlines()
+    own = [line.split()[0] for line in (pair_data / "label/dict.txt").read_text().splitlines()][:3]
+    other = labelled(
+        pair_data, tmp_path, " ".join(own), "".join(f"{line}\n" for line in [lines[0], "maybe", *lines[2:]])
+    )
     assert "the label of sentence 2 of test is none of" in refusal(
         capsys, "evaluate", trained, "--data", other, "--cpu"
     )
 
 
 def test_numbers_are_scored_but_are_no_labels(
-    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     numbers = tmp_path / "numbers"
     for side in ("input0", "input1"):
-        shutil.copytree(data / side, numbers / side)
+        shutil.copytree(pair_data / side, numbers / side)
     (numbers / "label").mkdir()
     for split in ("train", "valid", "test"):
-        labels = (data.parent / f"{split}.label").read_text().splitlines()
+        labels = (pair_data.parent / f"{split}.label").read_text().splitlines()
         (numbers / "label" / f"{split}.label").write_text("".join(f"{len(label) / 13}\n" for label in labels))
     flags = ("--regression-target", "--num-classes", 1, "--best-checkpoint-metric", "loss", "--max-update", 4)
     pairs.train(numbers, tmp_path / "run", *flags)
     model = tmp_path / "run/checkpoint_last.pt"
-    assert "does not predict labels" in refusal(capsys, "evaluate", model, "--data", data, "--cpu")
+    assert "does not predict labels" in refusal(capsys, "evaluate", model, "--data", pair_data, "--cpu")
     assert "holds numbers to predict" in refusal(capsys, "evaluate", trained, "--data", numbers, "--cpu")
     assert "input0/dict.txt is missing" in refusal(capsys, "score-heads", trained, "--data", tmp_path, "--cpu")
     assert cli.main(["score-heads", str(model), "--data", str(numbers), "--cpu"]) == 0

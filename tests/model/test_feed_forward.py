@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from inprocess import randomise
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import HEADS as HEADS_KIND
@@ -19,14 +20,6 @@ from fairseq_dsp.subset import hard_top_k
 
 UNITS = ("--ffn-unit-width", 8, "--ffn-units-to-keep", 5, "--dropout", 0, "--cooldown-updates", 10)  # of 16
 HEADS = ("--heads-to-keep", 4)
-
-
-def randomise(model: Any) -> None:
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("importance", "bias")):
-                parameter.copy_(torch.randn(parameter.shape, generator=draw))
 
 
 @torch.no_grad()

@@ -6,18 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from inprocess import randomise
 
 from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED
 
 KEPT = ("--heads-to-keep", 5, "--dropout", 0, "--cooldown-updates", 10)
-
-
-def randomise(model: Any) -> None:
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("importance", "bias")):
-                parameter.copy_(torch.randn(parameter.shape, generator=draw))
 
 
 def run(model: Any, batch: dict[str, Any]) -> torch.Tensor:

@@ -31,22 +31,17 @@ model: {_name: roberta_dsp_tiny, dropout: 0.1, attention_dropout: 0.1}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pairs.make(tmp_path_factory.mktemp("pairs"))
-
-
-@pytest.fixture(scope="module")
-def stock(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stock(pair_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of fairseq's own RoBERTa, of the tiny size."""
     folder = tmp_path_factory.mktemp("stock")
     sizes = "--encoder-layers 2 --encoder-embed-dim 16 --encoder-ffn-embed-dim 32 --encoder-attention-heads 2".split()
-    pairs.train(data, folder, "--arch", "roberta", *sizes)
+    pairs.train(pair_data, folder, "--arch", "roberta", *sizes)
     return folder / "checkpoint_last.pt"
 
 
-def built(data: Path, *flags: object) -> tuple[Any, Any, Any]:
+def built(pair_data: Path, *flags: object) -> tuple[Any, Any, Any]:
     """A model, its criterion and a batch of 16 pairs."""
-    config = pairs.config(data, Path("unused"), *flags)
+    config = pairs.config(pair_data, Path("unused"), *flags)
     task = tasks.setup_task(config.task)
     task.load_dataset("valid")
     utils.set_torch_seed(1)
@@ -60,11 +55,11 @@ def heads_of(state: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_with_all_heads_a_stock_checkpoint_gives_the_stock_loss(data: Path, stock: Path, training: bool) -> None:
+def test_with_all_heads_a_stock_checkpoint_gives_the_stock_loss(pair_data: Path, stock: Path, training: bool) -> None:
     losses = []
     for flags in ((), ("--heads-to-keep", 4), ("--arch", "roberta", "--encoder-layers", 2, "--encoder-embed-dim", 16,
                        "--encoder-ffn-embed-dim", 32, "--encoder-attention-heads", 2)):  # fmt: skip
-        model, criterion, sample = built(data, *flags)
+        model, criterion, sample = built(pair_data, *flags)
         model.load_state_dict(dict(checkpoint_utils.load_checkpoint_to_cpu(str(stock))["model"]), strict=True)
         model.train(training)
         torch.manual_seed(3)
@@ -73,10 +68,12 @@ def test_with_all_heads_a_stock_checkpoint_gives_the_stock_loss(data: Path, stoc
     assert losses[1] == losses[2]
 
 
-def test_the_published_recipe_prunes_a_stock_checkpoint(run_fairseq, data: Path, stock: Path, tmp_path: Path) -> None:
+def test_the_published_recipe_prunes_a_stock_checkpoint(
+    run_fairseq, pair_data: Path, stock: Path, tmp_path: Path
+) -> None:
     recipe = ("--restore-file", stock, "--reset-optimizer", "--reset-dataloader", "--reset-meters")
     flags = [*pairs.TRAINING, *recipe, "--heads-to-keep", 2, "--cooldown-updates", 15]
-    common = (data, "--user-dir", support.PLUGIN)
+    common = (pair_data, "--user-dir", support.PLUGIN)
     done = run_fairseq("train", *common, "--save-dir", tmp_path, *flags)
     assert "SentencePredictionCriterion" in done.stdout
     assert "task: SentencePredictionTask" in done.stdout
@@ -101,10 +98,10 @@ def test_the_published_recipe_prunes_a_stock_checkpoint(run_fairseq, data: Path,
 
 
 @pytest.mark.parametrize("units", [(), ("--ffn-units-to-keep", 3, "--ffn-unit-width", 8)], ids=["heads", "both"])
-def test_removing_the_heads_changes_no_prediction(data: Path, tmp_path: Path, units: tuple) -> None:
-    state = pairs.train(data, tmp_path, "--heads-to-keep", 1, "--cooldown-updates", 15, *units)
+def test_removing_the_heads_changes_no_prediction(pair_data: Path, tmp_path: Path, units: tuple) -> None:
+    state = pairs.train(pair_data, tmp_path, "--heads-to-keep", 1, "--cooldown-updates", 15, *units)
     assert heads_of(state) == 1
-    model, _, sample = built(data, "--heads-to-keep", 1, *units)
+    model, _, sample = built(pair_data, "--heads-to-keep", 1, *units)
     model.load_state_dict(state["model"], strict=True)
     model.eval()
     call = {**sample["net_input"], "classification_head_name": "sentence_classification_head"}
@@ -117,16 +114,16 @@ def test_removing_the_heads_changes_no_prediction(data: Path, tmp_path: Path, un
     torch.testing.assert_close(model(**call)[0], before, atol=1e-6, rtol=0)
     heads = tmp_path / "heads.json"
     heads.write_text(model.kept_heads.to_json())
-    small, _, _ = built(data, "--compact", "--kept-heads", heads)
+    small, _, _ = built(pair_data, "--compact", "--kept-heads", heads)
     small.load_state_dict(model.state_dict(), strict=True)
     torch.testing.assert_close(small.eval()(**call)[0], before, atol=1e-6, rtol=0)
     assert model.kept_heads.of("decoder_self") == model.kept_heads.of("cross") == ()
 
 
-def test_heads_and_units_share_a_budget_of_cost(data: Path, tmp_path: Path) -> None:
+def test_heads_and_units_share_a_budget_of_cost(pair_data: Path, tmp_path: Path) -> None:
     flags = ("--flops-to-keep", 0.5, "--ffn-unit-width", 8, "--cooldown-updates", 15)
-    state = pairs.train(data, tmp_path, *flags)
-    model, _, _ = built(data, *flags)
+    state = pairs.train(pair_data, tmp_path, *flags)
+    model, _, _ = built(pair_data, *flags)
     model.load_state_dict(state["model"], strict=True)
     heads, units = model.kept().all
     costs = [
@@ -156,42 +153,42 @@ def attentions(model: Any) -> list[Any]:
         "--task sentence_prediction_dsp",
     ],
 )  # fmt: skip
-def test_every_way_of_choosing_keeps_two_heads(data: Path, tmp_path: Path, flags: str) -> None:
-    state = pairs.train(data, tmp_path, "--heads-to-keep", 2, "--cooldown-updates", 15, *flags.split())
+def test_every_way_of_choosing_keeps_two_heads(pair_data: Path, tmp_path: Path, flags: str) -> None:
+    state = pairs.train(pair_data, tmp_path, "--heads-to-keep", 2, "--cooldown-updates", 15, *flags.split())
     assert heads_of(state) == 2
     assert state["model"]["heads.importance"].any()
 
 
-def test_a_constant_penalty_closes_heads(data: Path, tmp_path: Path) -> None:
+def test_a_constant_penalty_closes_heads(pair_data: Path, tmp_path: Path) -> None:
     flags = "--head-selection hard_concrete --l0-penalty 9 --pruning-lr 1 --criterion sentence_prediction_dsp".split()
-    assert heads_of(pairs.train(data, tmp_path, *flags)) == 0
+    assert heads_of(pairs.train(pair_data, tmp_path, *flags)) == 0
     with pytest.raises(UserError, match="sentence_prediction_dsp"):
-        pairs.train(data, tmp_path / "stock", *flags, "--criterion", "sentence_prediction")
+        pairs.train(pair_data, tmp_path / "stock", *flags, "--criterion", "sentence_prediction")
 
 
-def test_frozen_weights_include_the_classification_head(data: Path, stock: Path, tmp_path: Path) -> None:
+def test_frozen_weights_include_the_classification_head(pair_data: Path, stock: Path, tmp_path: Path) -> None:
     flags = ("--heads-to-keep", 2, "--freeze-weights", "--finetune-from-model", stock)
-    after = pairs.train(data, tmp_path, *flags)["model"]
+    after = pairs.train(pair_data, tmp_path, *flags)["model"]
     before = checkpoint_utils.load_checkpoint_to_cpu(str(stock))["model"]
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert after["heads.importance"].any()
 
 
-def test_hydra_trains_the_same_model(data: Path, tmp_path: Path) -> None:
+def test_hydra_trains_the_same_model(pair_data: Path, tmp_path: Path) -> None:
     (tmp_path / "nli.yaml").write_text(HYDRA)
     overrides = ("+model.heads_to_keep=2", "+model.cooldown_updates=15")
     metrics.reset()
-    config = inprocess.hydra_config("nli", data, tmp_path / "run", *overrides, configs=tmp_path)
+    config = inprocess.hydra_config("nli", pair_data, tmp_path / "run", *overrides, configs=tmp_path)
     hydra_train._hydra_main(config)
     one = inprocess.checkpoint(tmp_path / "run")["model"]
     other = pairs.train(
-        data, tmp_path / "argparse", "--heads-to-keep", 2, "--cooldown-updates", 15, "--adam-betas", "(0.9,0.98)",
+        pair_data, tmp_path / "argparse", "--heads-to-keep", 2, "--cooldown-updates", 15, "--adam-betas", "(0.9,0.98)",
         "--adam-eps", "1e-06", "--clip-norm", 0, "--dropout", 0.1, "--attention-dropout", 0.1,
     )["model"]  # fmt: skip
     assert set(one) == set(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(UserError, match="unknown key heads_to_kep: did you mean heads_to_keep"):
-        inprocess.build(inprocess.hydra_config("nli", data, tmp_path, "+model.heads_to_kep=2", configs=tmp_path))
+        inprocess.build(inprocess.hydra_config("nli", pair_data, tmp_path, "+model.heads_to_kep=2", configs=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -207,14 +204,14 @@ def test_hydra_trains_the_same_model(data: Path, tmp_path: Path) -> None:
         ("--layer-norm-epsilon 0", "--layer-norm-epsilon is 0.0, but a positive number is expected"),
     ],
 )
-def test_bad_options_are_refused_in_one_sentence(data: Path, flags: str, sentence: str) -> None:
+def test_bad_options_are_refused_in_one_sentence(pair_data: Path, flags: str, sentence: str) -> None:
     with pytest.raises(UserError, match=re.escape(sentence)) as caught:
-        built(data, *flags.split())
+        built(pair_data, *flags.split())
     assert "\n" not in str(caught.value)
 
 
-def test_only_the_second_sentence_has_the_segment_embedding(data: Path) -> None:
-    model, _, sample = built(data, "--segment-embedding", "--layer-norm-epsilon", "1e-12")
+def test_only_the_second_sentence_has_the_segment_embedding(pair_data: Path) -> None:
+    model, _, sample = built(pair_data, "--segment-embedding", "--layer-norm-epsilon", "1e-12")
     assert {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-12}
     encoder, tokens = model.encoder.sentence_encoder.eval(), sample["net_input"]["src_tokens"]
     before = encoder.forward_embedding(tokens)[1]
@@ -229,9 +226,9 @@ def test_only_the_second_sentence_has_the_segment_embedding(data: Path) -> None:
         torch.testing.assert_close(part, expected)
 
 
-def test_the_tools_read_a_pruned_checkpoint(data: Path, tmp_path: Path, capsys) -> None:
+def test_the_tools_read_a_pruned_checkpoint(pair_data: Path, tmp_path: Path, capsys) -> None:
     own = ("--segment-embedding", "--layer-norm-epsilon", "1e-12")
-    pairs.train(data, tmp_path, "--heads-to-keep", 1, "--cooldown-updates", 15, *own)
+    pairs.train(pair_data, tmp_path, "--heads-to-keep", 1, "--cooldown-updates", 15, *own)
     last, small = str(tmp_path / "checkpoint_last.pt"), tmp_path / "compact.pt"
     capsys.readouterr()
     assert cli.main(["heads", last]) == 0
@@ -245,10 +242,10 @@ def test_the_tools_read_a_pruned_checkpoint(data: Path, tmp_path: Path, capsys) 
     assert "fairseq-validate" in report
     own = "--layer-norm-epsilon 1e-12 --max-positions 40 --segment-embedding"
     assert f"--arch roberta_dsp_tiny {own} --compact" in report
-    _, _, sample = built(data)
+    _, _, sample = built(pair_data)
     call = {**sample["net_input"], "classification_head_name": "sentence_classification_head"}
     outputs = []
     for path in (last, str(small)):
-        (model,), _ = checkpoint_utils.load_model_ensemble([path], {"data": str(data)})
+        (model,), _ = checkpoint_utils.load_model_ensemble([path], {"data": str(pair_data)})
         outputs.append(model.eval()(**call)[0])
     torch.testing.assert_close(*outputs, atol=1e-6, rtol=0)

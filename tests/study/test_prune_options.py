@@ -1,0 +1,60 @@
+"""The options of the training of ``fairseq-dsp prune``, which follow from the model that is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import inprocess
+
+from fairseq_dsp.cli import main
+from fairseq_dsp.evaluation.prepared import PreparedData
+from fairseq_dsp.study import prune, pruning_recipe
+from fairseq_dsp.study.unpruned_model import UnprunedModel
+
+
+def options_of(model: UnprunedModel, data: PreparedData, k: int, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of the training that keeps K heads."""
+    return prune._options(model, data, {str(k): {"heads-to-keep": k}}, given)[str(k)]
+
+
+def test_the_options_of_a_model(
+    stock_checkpoint: Path, prepared: Path, train_tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A third of the updates it had; what is given wins, and its own scheduler stays where an option of it is given."""
+    model = UnprunedModel.read(stock_checkpoint)
+    data = PreparedData.read(prepared)
+    assert (model.heads, model.updates, model.sizes["arch"]) == (12, 20, "transformer_dsp")
+    options = options_of(model, data, 6, {})
+    assert (options["max-update"], options["total-num-update"], options["warmup-updates"]) == (500, 500, 25)
+    assert (options["heads-to-keep-updates"], options["cooldown-updates"]) == (125, 150)
+    floors = {k: options_of(model, data, k, {}).get("min-encoder-heads") for k in (11, 5, 4, 3)}
+    assert floors == {11: 3, 5: 2, 4: 1, 3: None}  # of the encoder's 4 of 12; below a third the choice is free
+    for own in ("min-encoder-heads", "min-cross-heads", "encoder-heads-to-keep", "min-heads-per-module"):
+        found = pruning_recipe.schedule(data, {"max-update": 100, "heads-to-keep": 6, own: 1}, model.shape)
+        assert "min-encoder-heads" not in found, f"{own} shares the heads out"
+    given = {"max-update": "100", "cooldown-updates": "20", "lr": "0.5", "pruning-lr": "0.2"}
+    options = options_of(model, data, 6, given)
+    assert options | given == options
+    assert options["heads-to-keep-updates"] == 20  # the budget does not shrink after the heads are fixed
+    options = options_of(model, data, 6, {"lr-scheduler": "inverse_sqrt", "warmup-updates": "7"})
+    assert "total-num-update" not in options
+    model.state["optimizer_history"][-1]["num_updates"] = 6000
+    assert options_of(model, data, 6, {})["max-update"] == 2000
+    ends = {"heads-to-keep": 3, "heads-to-keep-low": 3, "heads-to-keep-high": 12}
+    options = prune._options(model, data, {"3 to 12": ends}, {})["3 to 12"]
+    assert (options["max-update"], options["cooldown-updates"], options["min-encoder-heads"]) == (4000, 1200, 3)
+    assert not ends.keys() & options.keys()
+    hydra = ("model._name=transformer", "criterion._name=label_smoothed_cross_entropy", "optimization.max_update=1")
+    inprocess.train_hydra("base", data.data_bin, tmp_path / "hydra", *inprocess.HYDRA_TINY, *hydra)
+    own = UnprunedModel.read(tmp_path / "hydra/checkpoint_last.pt")
+    assert (own.heads, own.sizes["arch"], own.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
+    options = options_of(own, data, 6, {})
+    assert (options["lr"], options["adam-betas"], options["dropout"]) == (0.005, "(0.9,0.98)", 0.3)
+    train_tiny(tmp_path, "--max-update", 1, arch="transformer_dsp_tiny")
+    assert UnprunedModel.read(tmp_path / "checkpoint_last.pt").sizes["arch"] == "transformer_dsp_tiny"
+    assert main(["export-fairseq", str(tmp_path / "checkpoint_last.pt"), str(tmp_path / "exported.pt")]) == 0
+    exported = UnprunedModel.read(tmp_path / "exported.pt")
+    assert (exported.heads, exported.sizes["arch"], exported.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
+    assert options_of(exported, data, 6, {})["heads-to-keep-start"] == 12
