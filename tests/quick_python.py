@@ -143,6 +143,7 @@ def _be_python(streams: list[int], program: str, words: list[str], folder: str, 
         del sys.modules[name]  # importing them sets up logging
     logging.root.handlers.clear()
     logging.root.setLevel(logging.WARNING)
+    multiprocessing.set_start_method(None, force=True)
     import torch
 
     torch.set_num_threads(int(variables.get("OMP_NUM_THREADS", "1")))

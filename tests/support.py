@@ -140,6 +140,7 @@ def _be_fairseq(
     os.environ.update(variables)
     sys.argv = command
     sys.modules["__main__"] = types.ModuleType("__main__")
+    multiprocessing.set_start_method(None, force=True)  # the server's own would start another server for each worker
     try:
         if before is not None:
             before()
