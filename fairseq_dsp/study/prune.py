@@ -26,7 +26,7 @@ examples:
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 6 --max-update 2000 --max-tokens 4096
   fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 18 --ffn-units-to-keep 48
   fairseq-dsp prune base.pt data/multi30k pruned --parameters-to-keep 0.5
-  fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 36 18 6 --range
+  fairseq-dsp prune base.pt data/multi30k pruned --heads-to-keep 36 18 6 --range --touch-up 500
   fairseq-dsp prune base.pt data-bin pruned --heads-to-keep 18 --references test.en --bpe sentencepiece
 """
 
@@ -36,7 +36,6 @@ import argparse
 import json
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,17 +43,15 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluation import preprocessed
-from ..evaluation.measuring import measure
 from ..evaluation.prepared import PreparedData
-from ..evaluation.runners import load
-from ..files import replacing, sha256, write_json, write_text
-from ..markdown import markdown_table
+from ..files import sha256, write_json, write_text
 from ..removal.data_bin import translating
 from . import pruning_recipe
 from .local import Local
 from .method_checks import chooses_units, read_shares
 from .options import BUDGETS, SHARES, Options, parse_options, read_words
-from .results import BASE, Results, read_results
+from .pruned_models import METHOD, place, speeds, table
+from .results import BASE, read_results
 from .runner import LOCK, is_done
 from .runs import Run
 from .study_file import Method, Study
@@ -65,9 +62,6 @@ from .values import numbers
 RECORD = "prune.json"
 TABLE = "table.md"
 SPEED = "speed.json"
-METHOD = "pruned"
-BATCH, LENGTH, TURNS = 64, 25, 5
-"""Of measuring the speed: sentences of a batch, subwords of each, and how often each model translates it."""
 SAVES = 5  # of a training on its way, beside the ends of epochs
 
 
@@ -87,6 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="SHARE", type=float, nargs="+", help=meaning)
     parser.add_argument(
         "--range", action="store_true", help="one training for every K from the least to the most that are given"
+    )
+    parser.add_argument(
+        "--touch-up",
+        metavar="U",
+        type=int,
+        help="with --range: train U updates more for each K that is given, with its heads alone (default: none)",
     )
     parser.add_argument("--distill", action="store_true", help="distillation: CKPT teaches, a forward pass an update")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the training (default: %(default)s)")
@@ -127,6 +127,11 @@ def run(args: argparse.Namespace) -> None:
             "--range is one training for every K between two, but --heads-to-keep is "
             f"{heads[0] if heads else 'not given'}: give the least and the most too, or leave --range out"
         )
+    if args.touch_up is not None and not (args.range and args.touch_up > 0):
+        raise UserError(
+            f"--touch-up is {args.touch_up}{'' if args.range else ' without --range'}, but it is how many updates, one "
+            "or more, each K of a range is trained on for: give both, or leave it out"
+        )
     trainings: dict[str, Options] = {str(k): {"heads-to-keep": k} for k in heads}
     if args.range:
         ends: Options = {"heads-to-keep-low": min(heads), "heads-to-keep-high": max(heads)}
@@ -138,6 +143,7 @@ def run(args: argparse.Namespace) -> None:
         "data": data.summary.get("key", str(data.folder.absolute())),
         "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
         "range": args.range, "distill": args.distill, "shares": [list(share) for share in shares],
+        "touch-up": args.touch_up,
     }  # fmt: skip
     options = _recorded(out, asked) or _options(model, data, trainings, given)
     kept = [f"{share:g} of the {SHARES[name]} of its units" for name, share in shares]
@@ -168,9 +174,8 @@ def run(args: argparse.Namespace) -> None:
                 f"{' and '.join(failures)} failed: fix the cause reported above, then run the same command again, "
                 "which does only what is missing"
             )
-        models = _place(out, [run for run in runs if run.label == METHOD])
-        speeds = _speeds(out / SPEED, {BASE: model.path, **models})
-        text = table(read_results(out), speeds)
+        models = place(out, [run for run in runs if run.label == METHOD])
+        text = table(read_results(out), speeds(out / SPEED, {BASE: model.path, **models}))
         write_text(out / TABLE, text)
     print(f"\n{text}")
     print("To translate again (the BLEU of the table is that of fairseq-dsp evaluate, not the BLEU4 printed there):")
@@ -186,6 +191,8 @@ def _method(args: argparse.Namespace, own: Options, heads: Sequence[int], option
     more: dict[str, Any] = {"from_base": True, "distill": args.distill}
     if args.range:
         more |= {"low": min(heads), "high": max(heads)}
+        if args.touch_up:
+            more["recovery"] = pruning_recipe.touch_up(options, args.touch_up)
     elif "heads-to-keep" in own:
         heads = (own["heads-to-keep"],)
     else:
@@ -231,7 +238,9 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     """
     path = out / RECORD
     try:
-        there = {"range": False, "distill": False, "shares": []} | json.loads(path.read_text(encoding="utf-8"))
+        there = {"range": False, "distill": False, "shares": [], "touch-up": None} | json.loads(
+            path.read_text(encoding="utf-8")
+        )
         differing = [name for name in asked if there[name] != asked[name]]
         if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
             differing.remove("checkpoint")  # moved
@@ -270,79 +279,3 @@ def _local(models: int) -> Local:
     default = Local.of(None, None, None)
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return Local.of(min(models, default.jobs), int(threads) if threads.isdecimal() else None, default.gpus)
-
-
-def _place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
-    """Put the models and their heads where the user looks for them, and return the models by their runs."""
-    models, scored = {}, [one for one in runs if one.scored]
-    for one in runs:
-        if not one.scored:
-            _link(one.folder / "checkpoints/checkpoint_best.pt", out / "range.pt")
-            continue
-        budget = one.name.removeprefix(METHOD).removesuffix(f"-s{one.seed}")  # such as -k18
-        name = "compact" if len(scored) == 1 else f"compact{budget}"
-        for ending in (".pt", ".heads.json"):
-            _link(one.folder / f"compact{ending}", out / f"{name}{ending}")
-        models[one.name] = out / f"{name}.pt"
-    return models
-
-
-def _link(made: Path, target: Path) -> None:
-    """Have a file at another place too, if it is there and has changed."""
-    if made.exists() and not (target.exists() and target.samefile(made)):
-        with replacing(target) as temporary:
-            try:
-                os.link(made, temporary)
-            except OSError:  # a file system without links
-                shutil.copyfile(made, temporary)
-
-
-def _speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
-    """Return how many sentences a second the models translate, measured in turns, once."""
-    import torch
-
-    try:
-        there: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-        if there.keys() == models.keys():
-            return there
-    except (OSError, ValueError):
-        pass  # not measured yet
-    print("measuring the speed of each model", file=sys.stderr)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    runners = {name: load(str(file), 5, LENGTH, device, "float32") for name, file in models.items()}
-    found = measure(runners, [BATCH], LENGTH, TURNS, device=device)
-    speeds = {one.model: one.sentences_per_second for one in found}
-    write_json(path, speeds)
-    return speeds
-
-
-def table(results: Results, speeds: Mapping[str, float]) -> str:
-    """Return the comparison with the original in Markdown.
-
-    :param speeds: sentences a second, by the names of runs; the original is :data:`~.results.BASE`.
-    """
-    header = ["model", "heads", "BLEU", "95% CI", "difference", "95% CI of it", "parameters", "sentences/s"]
-    found, rows = results.bootstrap(), results.rows()
-    original = next(row.seeds for row in rows if row.label == BASE)
-    body = []
-    for row in rows:
-        (one,) = row.runs
-        bleu = found.mean(row.seeds)
-        compared = None if row.label == BASE else found.compare(row.seeds, original)
-        body.append(
-            [
-                "original" if row.label == BASE else row.title,
-                row.kept,
-                f"{bleu.value:.2f}",
-                f"± {bleu.half:.2f}",
-                f"{compared.difference.value:+.2f}" if compared else "",
-                f"{compared.difference.low:+.2f} to {compared.difference.high:+.2f}" if compared else "",
-                f"{one['scores']['parameters']:,}",
-                f"{speeds[BASE if row.label == BASE else one['run']]:.1f}",
-            ]
-        )
-    note = (
-        f"BLEU on {results.study['split']}, beam {results.study['beam']}; the intervals cover the sentences, not other "
-        f"seeds. Speed: batches of {BATCH} sentences of {LENGTH} subwords, in float32."
-    )
-    return f"{markdown_table(header, body)}\n{note}\n"

@@ -60,6 +60,19 @@ def training(base: Options, given: Options, updates: int) -> Options:
     return options | given
 
 
+def touch_up(options: Options, updates: int) -> Options:
+    """Options of so many updates more for one number of heads of a range, with half of the learning rate.
+
+    :param options: of the training for the range, as `training` leaves them.
+    """
+    from fairseq.utils import eval_str_list
+
+    found = options | {"max-update": updates, "lr": max(eval_str_list(options["lr"])) / 2}
+    if options["lr-scheduler"] == _LINEAR:
+        found |= {"warmup-updates": _share(_WARM_UP, updates), "total-num-update": updates}
+    return found
+
+
 def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[int]]) -> Options:
     """What options leave open of how the heads, and the units of other kinds, are chosen.
 

@@ -140,9 +140,33 @@ def test_one_training_for_a_range(
     assert files(out) == before
     message = refused(stock_checkpoint, prepared, out, *SHORT, heads=[12, 6, 4], range=True)
     assert "holds the result of another call (distill true, now false)" in message
+    assert "--touch-up is 5 without --range" in refused(
+        stock_checkpoint, prepared, tmp_path / "one", heads=[6], touch_up=5
+    )
     assert "--range is one training for every K between two, but --heads-to-keep is 6" in refused(
         stock_checkpoint, prepared, tmp_path / "one", heads=[6], range=True
     )
+
+
+def test_each_k_of_a_range_is_touched_up(stock_checkpoint: Path, prepared: Path, tmp_path: Path) -> None:
+    """The heads are those of the range's model, and its weights were trained on, with half of the learning rate."""
+    out = tmp_path / "out"
+    call(stock_checkpoint, prepared, out, *SHORT, heads=[12, 6], range=True, touch_up=8)
+    log = (out / "runs/pruned-k6-s1/log.txt").read_text()
+    (words,) = [line.split(" ") for line in log.split("\n") if line.startswith("$ ") and "fairseq_cli.train" in line]
+    start = out / "runs/pruned-training-s1/checkpoints/checkpoint_best.pt"
+    expected = {
+        "finetune-from-model": start, "max-update": 8, "lr": 0.005, "total-num-update": 8, "warmup-updates": 1,
+        "head-selection": "fixed", "dropout": 0.0,
+    }  # fmt: skip
+    assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
+    assert "--heads-to-keep-low" not in words
+    found = json.loads((out / "compact-k6.heads.json").read_text())
+    assert found == json.loads((out / "runs/pruned-k6-s1/kept.json").read_text())
+    trained = load_checkpoint_to_cpu(str(out / "runs/pruned-k6-s1/recovered/checkpoint_last.pt"))
+    assert trained["optimizer_history"][-1]["num_updates"] == 8
+    message = refused(stock_checkpoint, prepared, out, *SHORT, heads=[12, 6], range=True)
+    assert "holds the result of another call (touch-up 8, now null)" in message
 
 
 def test_run_again_it_does_nothing_twice(

@@ -1,0 +1,98 @@
+"""What ``fairseq-dsp prune`` leaves: the models where the user looks for them, their speed, and the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..evaluation.measuring import measure
+from ..evaluation.runners import load
+from ..files import replacing, write_json
+from ..markdown import markdown_table
+from .results import BASE, Results
+from .runs import Run
+
+METHOD = "pruned"
+"""The label of the runs."""
+BATCH, LENGTH, TURNS = 64, 25, 5
+"""Of measuring the speed: sentences of a batch, subwords of each, and how often each model translates it."""
+
+
+def place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
+    """Put the models and their heads where the user looks for them, and return the models by their runs."""
+    models, scored = {}, [one for one in runs if one.scored]
+    for one in runs:
+        if not one.scored:
+            _link(one.folder / "checkpoints/checkpoint_best.pt", out / "range.pt")
+            continue
+        budget = one.name.removeprefix(METHOD).removesuffix(f"-s{one.seed}")  # such as -k18
+        name = "compact" if len(scored) == 1 else f"compact{budget}"
+        for ending in (".pt", ".heads.json"):
+            _link(one.folder / f"compact{ending}", out / f"{name}{ending}")
+        models[one.name] = out / f"{name}.pt"
+    return models
+
+
+def _link(made: Path, target: Path) -> None:
+    """Have a file at another place too, if it is there and has changed."""
+    if made.exists() and not (target.exists() and target.samefile(made)):
+        with replacing(target) as temporary:
+            try:
+                os.link(made, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(made, temporary)
+
+
+def speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
+    """Return how many sentences a second the models translate, measured in turns, once."""
+    import torch
+
+    try:
+        there: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        if there.keys() == models.keys():
+            return there
+    except (OSError, ValueError):
+        pass  # not measured yet
+    print("measuring the speed of each model", file=sys.stderr)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    runners = {name: load(str(file), 5, LENGTH, device, "float32") for name, file in models.items()}
+    found = measure(runners, [BATCH], LENGTH, TURNS, device=device)
+    measured = {one.model: one.sentences_per_second for one in found}
+    write_json(path, measured)
+    return measured
+
+
+def table(results: Results, speeds: Mapping[str, float]) -> str:
+    """Return the comparison with the original in Markdown.
+
+    :param speeds: sentences a second, by the names of runs; the original is :data:`~.results.BASE`.
+    """
+    header = ["model", "heads", "BLEU", "95% CI", "difference", "95% CI of it", "parameters", "sentences/s"]
+    found, rows = results.bootstrap(), results.rows()
+    original = next(row.seeds for row in rows if row.label == BASE)
+    body = []
+    for row in rows:
+        (one,) = row.runs
+        bleu = found.mean(row.seeds)
+        compared = None if row.label == BASE else found.compare(row.seeds, original)
+        body.append(
+            [
+                "original" if row.label == BASE else row.title,
+                row.kept,
+                f"{bleu.value:.2f}",
+                f"± {bleu.half:.2f}",
+                f"{compared.difference.value:+.2f}" if compared else "",
+                f"{compared.difference.low:+.2f} to {compared.difference.high:+.2f}" if compared else "",
+                f"{one['scores']['parameters']:,}",
+                f"{speeds[BASE if row.label == BASE else one['run']]:.1f}",
+            ]
+        )
+    note = (
+        f"BLEU on {results.study['split']}, beam {results.study['beam']}; the intervals cover the sentences, not other "
+        f"seeds. Speed: batches of {BATCH} sentences of {LENGTH} subwords, in float32."
+    )
+    return f"{markdown_table(header, body)}\n{note}\n"
