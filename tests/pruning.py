@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from studies import be_quick
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.study import prune
@@ -25,12 +28,18 @@ def stock_checkpoint(tmp_path_factory: pytest.TempPathFactory, train_tiny: Calla
 
 
 @pytest.fixture(scope="session")
-def pruned_out(
-    tmp_path_factory: pytest.TempPathFactory, stock_checkpoint: Path, prepared: Path, dsp: Callable[..., Any]
-) -> tuple[Path, str]:
+def pruned_out(tmp_path_factory: pytest.TempPathFactory, stock_checkpoint: Path, prepared: Path) -> tuple[Path, str]:
     """The stock model pruned to 6 and to 3 heads: OUT, and what was printed."""
     out = tmp_path_factory.mktemp("pruned") / "out"
-    return out, dsp("prune", stock_checkpoint, prepared, out, "--heads-to-keep", 6, 3, *SHORT).stdout
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as printed,
+        contextlib.redirect_stderr(printed),
+    ):
+        for target, name, value in be_quick():
+            patch.setattr(target, name, value)
+        call(stock_checkpoint, prepared, out, *SHORT, heads=[6, 3])
+    return out, printed.getvalue()
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ from quick_python import quick_python
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.report.tables import table_lines, to_csv
+from fairseq_dsp.study import pruned_models
 from fairseq_dsp.study.results import Results, read_results
 from fairseq_dsp.study.runs import Run
 
@@ -71,8 +72,14 @@ def dsp() -> Callable[..., Any]:
 
 @pytest.fixture
 def quick_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command in this process starts is quick, too."""
-    monkeypatch.setattr(sys, "executable", quick_python())
+    """What a command in this process starts is quick, too, and the speed of models is measured once."""
+    for target, name, value in be_quick():
+        monkeypatch.setattr(target, name, value)
+
+
+def be_quick() -> list[tuple[Any, str, Any]]:
+    """What is to be set for it."""
+    return [(sys, "executable", quick_python()), (pruned_models, "TURNS", 1), (pruned_models, "BATCH", 2)]
 
 
 def plan(study: Path, results: Path) -> None:
