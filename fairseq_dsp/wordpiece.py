@@ -6,25 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import extras
 from .errors import UserError
 
 SPECIALS = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[UNK]": "<unk>"}
 """BERT's symbols and those of fairseq that mean the same, in fairseq's order."""
-
-
-def library() -> Any:
-    """Import the package that knows the subwords of published encoders, which is an optional extra, and return it.
-
-    :raises UserError: if it is not installed.
-    """
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise UserError(
-            "the subwords of BERT and RoBERTa need the package tokenizers, which is not installed: "
-            "pip install 'fairseq-dsp[nli]'"
-        ) from error
-    return tokenizers
 
 
 class WordPiece:
@@ -50,7 +36,7 @@ class WordPiece:
 
         :raises UserError: if the library is not installed.
         """
-        tokenizers = library()
+        tokenizers = extras.tokenizers()
         pieces = {piece: i for i, piece in enumerate(vocabulary)}
         tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
         tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
@@ -65,7 +51,7 @@ class WordPiece:
 
         :raises UserError: if the file is missing or holds none, or the library is not installed.
         """
-        tokenizers = library()
+        tokenizers = extras.tokenizers()
         try:
             tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except OSError as error:

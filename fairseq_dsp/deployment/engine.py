@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .. import extras
 from ..errors import UserError
 from ..files import sha256, write_json
 from .text import Text, is_plain
@@ -44,18 +45,6 @@ class EngineTranslator(Translator):
         return [" ".join(result.hypotheses[0]) for result in found]
 
 
-def library() -> Any:
-    """Import the engine, which is an optional extra, and return it.
-
-    :raises UserError: if it is not installed.
-    """
-    try:
-        import ctranslate2
-    except ImportError as error:
-        raise UserError("the package ctranslate2 is not installed: pip install 'fairseq-dsp[ctranslate2]'") from error
-    return ctranslate2
-
-
 def write(folder: Path, text: dict[str, Any], positions: tuple[int, int]) -> None:
     """Complete a folder of CTranslate2 by what raw text goes through.
 
@@ -69,7 +58,7 @@ def write(folder: Path, text: dict[str, Any], positions: tuple[int, int]) -> Non
 
 def read(folder: Path, device: str, threads: int | None) -> EngineTranslator:
     """Read a folder that ``fairseq-dsp export-ctranslate2`` wrote; see `fairseq_dsp.from_pretrained`."""
-    ctranslate2 = library()
+    ctranslate2 = extras.ctranslate2()
     config = _config(folder)
     text = Text(config, folder)
     kind, _, index = device.partition(":")

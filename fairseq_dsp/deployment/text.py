@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import moses
+from .. import extras, moses
 from ..errors import UserError
 from ..plain import normalised, plain
-from ..wordpiece import library
 
 KINDS_OF_BPE = ("sentencepiece", "subword_nmt")
 """fairseq's names of them, for translation."""
@@ -84,7 +83,7 @@ class _ByteLevel(Subwords):
         files = path.with_name(GPT2_IDS), path
         for file in files:
             file.open().close()  # the library has one error for all that is wrong
-        tokenizers = library()
+        tokenizers = extras.tokenizers()
         try:
             self._model = tokenizers.ByteLevelBPETokenizer.from_file(*map(str, files))
         except Exception as error:  # the library raises nothing narrower

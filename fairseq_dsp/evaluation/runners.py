@@ -15,7 +15,7 @@ from fairseq.tasks.sentence_prediction import SentencePredictionConfig, Sentence
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
-from ..deployment.engine import library
+from .. import extras
 from ..errors import UserError
 from ..model import modules_of
 
@@ -114,7 +114,7 @@ class EngineRunner:
 
     def __init__(self, folder: Path, beam: int, length: int, device: str) -> None:
         kind = device.partition(":")[0]
-        self._engine = library().Translator(str(folder), device=kind, intra_threads=torch.get_num_threads())
+        self._engine = extras.ctranslate2().Translator(str(folder), device=kind, intra_threads=torch.get_num_threads())
         self.type: str | None = self._engine.compute_type
         # as many steps as fairseq takes: it counts the end as one more
         self._options = {"beam_size": beam, "min_decoding_length": length + 1, "max_decoding_length": length + 1}

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import extras
 from ..deployment import engine
 from ..errors import UserError
 from ..files import check_target, new_folder
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the folder."""
-    ctranslate2 = engine.library()
+    ctranslate2 = extras.ctranslate2()
     from ctranslate2.specs.transformer_spec import TransformerEncoderSpec
 
     if "head_dim" not in inspect.signature(TransformerEncoderSpec.__init__).parameters:

@@ -1,0 +1,33 @@
+"""Packages that only some commands need, and that an optional extra of this package installs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .errors import UserError
+
+
+def optional(package: str, extra: str, what: str) -> Any:
+    """Import a package and return it.
+
+    :param extra: the name of the extra that installs it.
+    :param what: what needs it, with its verb.
+    :raises UserError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"{what} the package {package}, which is not installed: pip install 'fairseq-dsp[{extra}]'"
+        ) from error
+
+
+def ctranslate2() -> Any:
+    """The engine."""
+    return optional("ctranslate2", "ctranslate2", "a folder for CTranslate2 needs")
+
+
+def tokenizers() -> Any:
+    """What knows the subwords of published encoders."""
+    return optional("tokenizers", "nli", "the subwords of BERT and RoBERTa need")
