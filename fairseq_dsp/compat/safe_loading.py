@@ -96,6 +96,11 @@ def explanation(path: str, error: Exception) -> str:
         return f"The checkpoint {path} cannot be read: {error.strerror or error}."
     size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "size unknown"
     reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]  # torch goes on with advice
+    if isinstance(error, LookupError):
+        return (
+            f"The checkpoint {path} ({size}) cannot be used: it is not a fairseq checkpoint, or lacks what those "
+            f"have ({reason}); if it was averaged or converted, keep all other entries, such as optimizer_history, of one that it was made from."
+        )
     return (
         f"The checkpoint {path} ({size}) cannot be used: it is truncated, or not a fairseq checkpoint ({reason}); use "
         "another checkpoint of the run, or move this file away to start anew."

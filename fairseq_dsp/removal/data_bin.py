@@ -102,8 +102,11 @@ def translating(data: str | Path, model: Path, bpe: Any) -> str:
 
     :param bpe: the subword method of the data, where it is known.
     """
-    words = ["fairseq-generate", str(data), "--user-dir", str(PACKAGE), "--path", str(model), "--beam", "5"]
-    return shlex.join(words + (["--post-process", POST_PROCESS[bpe]] if bpe in POST_PROCESS else []))
+    path, link = str(model), ""
+    if ":" in path:  # where fairseq would end one model and begin another
+        path, link = "model.pt", f"{shlex.join(['ln', '-s', path, 'model.pt'])} && "
+    words = ["fairseq-generate", str(data), "--user-dir", str(PACKAGE), "--path", path, "--beam", "5"]
+    return link + shlex.join(words + (["--post-process", POST_PROCESS[bpe]] if bpe in POST_PROCESS else []))
 
 
 def preparation(data: str | Path) -> dict[str, Any]:

@@ -190,6 +190,8 @@ def legend(figure: Figure) -> None:
             handles.setdefault(name, handle)
     widest = 0.6 + 0.07 * max(map(len, handles), default=0)  # inches: the line, then letters of 9 points
     columns = min(4, max(1, int(figure.get_figwidth() / widest)))
+    lines = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, lines - 4))  # many leave no room for the axes else
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 

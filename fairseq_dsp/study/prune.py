@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
         budgets_given = {name: vars(args)[name.replace("-", "_")] for name in SHARES} | {"heads": args.heads_to_keep}
         shares = read_shares(budgets_given, "the command line")
         asked_heads = args.heads_to_keep or ([model.heads] if chooses_units(given) and not shares else [])
-        numbers([args.seed], "--seed", int, 0, 2**32 - 1)  # numpy's
+        numbers([args.seed], "--seed", int, 0, 2**31 - 1)
         heads = numbers(sorted(asked_heads, reverse=True), "--heads-to-keep", int, 0, model.heads)
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -129,9 +129,11 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.touch_up is not None and not (args.range and args.touch_up > 0):
         raise UserError(
-            f"--touch-up is {args.touch_up}{'' if args.range else ' without --range'}, but it is how many updates, one "
-            "or more, each K of a range is trained on for: give both, or leave it out"
+            f"--touch-up is {args.touch_up}{'' if args.range else ' without --range'}, but it is how many updates, 1 "
+            "or more, each K of a range is trained on for: correct it, or leave it out"
         )
+    if args.range and "uniform-heads" in given:
+        raise UserError("--uniform-heads is given, but the modules of a range have different numbers: leave one out")
     trainings: dict[str, Options] = {str(k): {"heads-to-keep": k} for k in heads}
     if args.range:
         ends: Options = {"heads-to-keep-low": min(heads), "heads-to-keep-high": max(heads)}

@@ -68,7 +68,7 @@ def touch_up(options: Options, updates: int) -> Options:
     from fairseq.utils import eval_str_list
 
     found = options | {"max-update": updates, "lr": max(eval_str_list(options["lr"])) / 2}
-    if options["lr-scheduler"] == _LINEAR:
+    if options.get("lr-scheduler") == _LINEAR:
         found |= {"warmup-updates": _share(_WARM_UP, updates), "total-num-update": updates}
     return found
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import replacing, write_json, write_text
+from ..files import remove, replacing, write_json, write_text
 from .lock import locked
 from .options import SHARES
 from .records import begin, version_of
@@ -124,7 +124,7 @@ def _do(step: Step, run: Run, environment: Mapping[str, str] | None, launch: Lau
     if not (step.checkpoints and _is_trained(step, ended=step.marker(run.folder).exists())):
         step.marker(run.folder).unlink(missing_ok=True)
         for product in () if step.checkpoints else step.products:  # of an attempt that was interrupted
-            product.unlink(missing_ok=True)
+            remove(product)
         _call(replace(step, command=tuple(launch(step.command))) if step.checkpoints else step, run, environment, lock)
     lacking = [str(product) for product in step.products if not product.is_file()]
     if lacking:

@@ -48,7 +48,7 @@ def numbers(value: Any, where: str, kind: type, low: float, high: float) -> tupl
         right = isinstance(number, (int, float) if kind is float else int) and not isinstance(number, bool)
         if not right or not low <= number <= high:
             raise ValueError(f"{where} holds {number!r}, but numbers from {low} to {high} are expected")
-    if len(set(value)) != len(value) and not where.startswith("low"):
+    if len({f"{number:.12g}" for number in value}) != len(value) and not where.startswith("low"):
         raise ValueError(f"{where} holds a number twice ({value}): give each once")
     return tuple(kind(number) for number in value)
 

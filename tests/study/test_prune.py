@@ -140,9 +140,6 @@ def test_one_training_for_a_range(
     assert files(out) == before
     message = refused(stock_checkpoint, prepared, out, *SHORT, heads=[12, 6, 4], range=True)
     assert "holds the result of another call (distill true, now false)" in message
-    assert "--touch-up is 5 without --range" in refused(
-        stock_checkpoint, prepared, tmp_path / "one", heads=[6], touch_up=5
-    )
     assert "--range is one training for every K between two, but --heads-to-keep is 6" in refused(
         stock_checkpoint, prepared, tmp_path / "one", heads=[6], range=True
     )

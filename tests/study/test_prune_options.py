@@ -46,6 +46,8 @@ def test_the_options_of_a_model(
     options = prune._options(model, data, {"3 to 12": ends}, {})["3 to 12"]
     assert (options["max-update"], options["cooldown-updates"], options["min-encoder-heads"]) == (4000, 1200, 3)
     assert not ends.keys() & options.keys()
+    found = pruning_recipe.touch_up({"lr": "0.4", "max-update": 100, "lr-shrink": "0.5"}, 20)
+    assert found == {"lr": 0.2, "max-update": 20, "lr-shrink": "0.5"}, "fairseq's own scheduler, which has no length"
     hydra = ("model._name=transformer", "criterion._name=label_smoothed_cross_entropy", "optimization.max_update=1")
     inprocess.train_hydra("base", data.data_bin, tmp_path / "hydra", *inprocess.HYDRA_TINY, *hydra)
     own = UnprunedModel.read(tmp_path / "hydra/checkpoint_last.pt")

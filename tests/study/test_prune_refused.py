@@ -34,7 +34,16 @@ def test_what_cannot_be_pruned(
         (None, "no number of heads is given: give --heads-to-keep K, how many of the 12 heads of"),
     ):
         assert message in refused(stock_checkpoint, prepared, out, heads=heads)
-    assert "--seed holds -1, but numbers from 0" in refused(stock_checkpoint, prepared, out, heads=[6], seed=-1)
+    for seed in (-1, 2**31):  # fairseq adds the epoch to it, and numpy takes 32 bits
+        message = f"--seed holds {seed}, but numbers from 0 to {2**31 - 1} are expected"
+        assert message in refused(stock_checkpoint, prepared, out, heads=[6], seed=seed)
+    for given, more, message in (
+        ({"heads": [6], "touch_up": 5}, [], "--touch-up is 5 without --range, but it is how many updates"),
+        ({"heads": [6, 3], "range": True, "touch_up": 0}, [], "--touch-up is 0, but it is how many updates, 1 or more"),
+        ({"heads": [6, 3], "range": True}, ["--uniform-heads"], "the modules of a range have different numbers"),
+        ({"flops_to_keep": [0.5, 0.5 + 1e-13]}, [], "flops-to-keep of the command line holds a number twice"),
+    ):
+        assert message in refused(stock_checkpoint, prepared, out, *more, **given)
     for more, message in (
         (["--max-update", "0"], "--max-update is 0, but a number from 1 is expected"),
         (["--max-epoch", "2"], "give --max-update too"),
