@@ -99,7 +99,8 @@ def explanation(path: str, error: Exception) -> str:
     if isinstance(error, LookupError):
         return (
             f"The checkpoint {path} ({size}) cannot be used: it is not a fairseq checkpoint, or lacks what those "
-            f"have ({reason}); if it was averaged or converted, keep all other entries, such as optimizer_history, of one that it was made from."
+            f"have ({reason}); if it was averaged or converted, keep all other entries, such as optimizer_history, of "
+            "one that it was made from."
         )
     return (
         f"The checkpoint {path} ({size}) cannot be used: it is truncated, or not a fairseq checkpoint ({reason}); use "
