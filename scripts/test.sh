@@ -3,7 +3,7 @@
 #
 #   ./scripts/test.sh [PYTEST-OPTIONS]      e.g. ./scripts/test.sh tests/subset -k relaxed
 #
-# Makes the virtual environment .venv on the first run, about a minute; then some 9 minutes on 2 cores. An active
+# Makes the virtual environment .venv on the first run, about a minute; then some 10 minutes on 2 cores. An active
 # environment is not used, since it may lack the development tools: set PYTHON to use another one. WORKERS processes
 # share the tests, one a core by default. Tests on the shared corpora read them from $FAIRSEQ_DSP_CORPORA or
 # ../shared/data, and are skipped where there are none; so are tests that need a GPU.

@@ -36,8 +36,7 @@ def pruned_out(tmp_path_factory: pytest.TempPathFactory, stock_checkpoint: Path,
         contextlib.redirect_stdout(io.StringIO()) as printed,
         contextlib.redirect_stderr(printed),
     ):
-        for target, name, value in be_quick():
-            patch.setattr(target, name, value)
+        be_quick(patch)
         call(stock_checkpoint, prepared, out, *SHORT, heads=[6, 3])
     return out, printed.getvalue()
 
@@ -62,3 +61,15 @@ def refused(*arguments: Any, **options: Any) -> str:
         call(*arguments, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def words_of(out: Path, run: str) -> list[str]:
+    """The command of a run's only training, from its log."""
+    lines = (out / f"runs/{run}/log.txt").read_text().splitlines()
+    (words,) = [line.split(" ") for line in lines if line.startswith("$ ") and " fairseq_cli.train " in line]
+    return words
+
+
+def value(words: list[str], option: str) -> str:
+    """The value of an option of a command."""
+    return words[words.index(option) + 1]

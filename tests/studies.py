@@ -73,13 +73,14 @@ def dsp() -> Callable[..., Any]:
 @pytest.fixture
 def quick_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command in this process starts is quick, too, and the speed of models is measured once."""
-    for target, name, value in be_quick():
-        monkeypatch.setattr(target, name, value)
+    be_quick(monkeypatch)
 
 
-def be_quick() -> list[tuple[Any, str, Any]]:
-    """What is to be set for it."""
-    return [(sys, "executable", quick_python()), (pruned_models, "TURNS", 1), (pruned_models, "BATCH", 2)]
+def be_quick(patch: pytest.MonkeyPatch) -> None:
+    """The same for a fixture that lives longer."""
+    patch.setattr(sys, "executable", quick_python())
+    patch.setattr(pruned_models, "TURNS", 1)
+    patch.setattr(pruned_models, "BATCH", 2)
 
 
 def plan(study: Path, results: Path) -> None:

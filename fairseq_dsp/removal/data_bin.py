@@ -104,7 +104,8 @@ def translating(data: str | Path, model: Path, bpe: Any) -> str:
     """
     path, link = str(model), ""
     if ":" in path:  # where fairseq would end one model and begin another
-        path, link = "model.pt", f"{shlex.join(['ln', '-s', path, 'model.pt'])} && "
+        path = model.name.replace(":", "-")
+        link = f"{shlex.join(['ln', '-s', str(model), path])} && "
     words = ["fairseq-generate", str(data), "--user-dir", str(PACKAGE), "--path", path, "--beam", "5"]
     return link + shlex.join(words + (["--post-process", POST_PROCESS[bpe]] if bpe in POST_PROCESS else []))
 

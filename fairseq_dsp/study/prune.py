@@ -50,7 +50,7 @@ from . import pruning_recipe
 from .local import Local
 from .method_checks import chooses_units, read_shares
 from .options import BUDGETS, SHARES, Options, parse_options, read_words
-from .pruned_models import METHOD, place, speeds, table
+from .pruned_models import METHOD, measure_speeds, place, table
 from .results import BASE, read_results
 from .runner import LOCK, is_done
 from .runs import Run
@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> None:
                 "which does only what is missing"
             )
         models = place(out, [run for run in runs if run.label == METHOD])
-        text = table(read_results(out), speeds(out / SPEED, {BASE: model.path, **models}))
+        text = table(read_results(out), measure_speeds(out / SPEED, {BASE: model.path, **models}))
         write_text(out / TABLE, text)
     print(f"\n{text}")
     print("To translate again (the BLEU of the table is that of fairseq-dsp evaluate, not the BLEU4 printed there):")

@@ -47,7 +47,7 @@ def _link(made: Path, target: Path) -> None:
                 shutil.copyfile(made, temporary)
 
 
-def speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
+def measure_speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
     """Return how many sentences a second the models translate, measured in turns, once."""
     import torch
 

@@ -56,7 +56,7 @@ def training(base: Options, given: Options, updates: int) -> Options:
     options = base | {"max-update": updates}
     if "lr-scheduler" not in given and not given.keys() & (own - _scheduler_options(_LINEAR)):
         options = {name: value for name, value in options.items() if name not in own}
-        options |= {"lr-scheduler": _LINEAR, "warmup-updates": _share(_WARM_UP, updates), "total-num-update": updates}
+        options |= {"lr-scheduler": _LINEAR} | _linear(updates)
     return options | given
 
 
@@ -69,7 +69,7 @@ def touch_up(options: Options, updates: int) -> Options:
 
     found = options | {"max-update": updates, "lr": max(eval_str_list(options["lr"])) / 2}
     if options.get("lr-scheduler") == _LINEAR:
-        found |= {"warmup-updates": _share(_WARM_UP, updates), "total-num-update": updates}
+        found |= _linear(updates)
     return found
 
 
@@ -124,6 +124,11 @@ def _keeps_many(data: PreparedData, options: Options, kept: int, total: int) -> 
     others = {name: kind for name, kind in BUDGETS.items() if name in options}
     args = parse_options(data, options, "the training") if others else None
     return all(3 * int(options[name]) >= sum(map(sum, shape_by(args, kind).values())) for name, kind in others.items())
+
+
+def _linear(updates: int) -> Options:
+    """The lengths of a learning rate that rises a little, and falls linearly to 0."""
+    return {"warmup-updates": _share(_WARM_UP, updates), "total-num-update": updates}
 
 
 def _share(share: float, updates: int) -> int:

@@ -16,21 +16,10 @@ import pytest
 import support
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
-from pruning import SHORT, call, files, refused
+from pruning import SHORT, call, files, refused, value, words_of
 from quick_python import quick_python
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
-
-
-def words_of(out: Path, run: str) -> list[str]:
-    """The first command of a run's log."""
-    log = (out / f"runs/{run}/log.txt").read_text()
-    return log.split("\n$ ", 1)[1].splitlines()[0].split(" ")
-
-
-def value(words: list[str], option: str) -> str:
-    """The value of an option of a command."""
-    return words[words.index(option) + 1]
 
 
 def test_it_prunes_a_stock_checkpoint_to_several_numbers_of_heads(pruned_out: tuple[Path, str]) -> None:
@@ -149,8 +138,7 @@ def test_each_k_of_a_range_is_touched_up(stock_checkpoint: Path, prepared: Path,
     """The heads are those of the range's model, and its weights were trained on, with half of the learning rate."""
     out = tmp_path / "out"
     call(stock_checkpoint, prepared, out, *SHORT, heads=[12, 6], range=True, touch_up=8)
-    log = (out / "runs/pruned-k6-s1/log.txt").read_text()
-    (words,) = [line.split(" ") for line in log.split("\n") if line.startswith("$ ") and "fairseq_cli.train" in line]
+    words = words_of(out, "pruned-k6-s1")
     start = out / "runs/pruned-training-s1/checkpoints/checkpoint_best.pt"
     expected = {
         "finetune-from-model": start, "max-update": 8, "lr": 0.005, "total-num-update": 8, "warmup-updates": 1,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pruning import SHORT, call, refused
+from pruning import SHORT, call, refused, value, words_of
 
 from fairseq_dsp.model import HeadSet
 
@@ -19,10 +19,9 @@ def test_it_prunes_to_a_share_of_the_parameters(
 ) -> None:
     out = tmp_path / "out"
     call(stock_checkpoint, prepared, out, *SHORT, parameters_to_keep=[0.4])
-    log = (out / "runs/pruned-p0.4-s1/log.txt").read_text()
-    words = log.split("\n$ ", 1)[1].splitlines()[0].split(" ")
+    words = words_of(out, "pruned-p0.4-s1")
     expected = {"parameters-to-keep": 0.4, "heads-to-keep-updates": 5, "cooldown-updates": 6, "min-encoder-heads": 2}
-    assert {name: words[words.index(f"--{name}") + 1] for name in expected} == {n: str(v) for n, v in expected.items()}
+    assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
     assert not {"--heads-to-keep", "--heads-to-keep-start", "--ffn-units-to-keep"} & {*words}
     kept = HeadSet.read(out / "compact.heads.json")
     heads, units = (one.kept for one in kept.all)
