@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import quick_hydra  # noqa: F401
 import support
 import torch
 from fairseq import criterions, metrics, options, tasks, utils

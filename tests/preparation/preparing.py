@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from fairseq_dsp.cli import main
@@ -18,11 +17,6 @@ def corpora() -> Path | None:
     """The folder of corpora that lie beside the checkout, or where $FAIRSEQ_DSP_CORPORA says."""
     folder = Path(os.environ.get("FAIRSEQ_DSP_CORPORA", REPOSITORY.parent / "shared" / "data"))
     return folder if folder.is_dir() else None
-
-
-def command(*args: object) -> list[str]:
-    """The command line of ``fairseq-dsp prepare`` under this very Python."""
-    return [sys.executable, "-m", "fairseq_dsp.cli", "prepare", *map(str, args)]
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -43,11 +37,12 @@ def prepare(*args: object, check: bool = True) -> subprocess.CompletedProcess[st
 
 
 def the_sentence(done: subprocess.CompletedProcess[str]) -> str:
-    """What a failed run has to say: one sentence on standard error, nothing else of Python's."""
-    assert done.returncode != 0, done.stdout
-    assert "Traceback" not in done.stderr, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("fairseq-dsp prepare")]
-    assert len(lines) == 1, done.stderr
+    """What a failed run has to say: one sentence, nothing else of Python's."""
+    told = done.stderr or done.stdout  # `run_fairseq` has both in one
+    assert done.returncode != 0, told
+    assert "Traceback" not in told, told
+    lines = [line for line in told.splitlines() if line.startswith("fairseq-dsp prepare")]
+    assert len(lines) == 1, told
     return lines[0]
 
 

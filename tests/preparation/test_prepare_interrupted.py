@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import preparing
 import pytest
+import support
 
 STAGES = ["raw", "tokenised", "bpe", "data-bin", "references"]
 SMALL = ["--train-size", 1500, "--valid-size", 50, "--test-size", 50, "--vocab-size", 500, "--tokenizer", "moses"]
@@ -25,22 +28,16 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def start(out: Path) -> subprocess.Popen[bytes]:
-    def heed_interrupts() -> None:  # a shell starts what it runs in the background with interrupts ignored
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    return subprocess.Popen(
-        preparing.command("phrases", out, *SMALL, "--workers", 2),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=preparing.environment(), start_new_session=True,
-        preexec_fn=heed_interrupts,
-    )  # fmt: skip
+def start(out: Path) -> ForkServerProcess:
+    words = ("prepare", "phrases", out, *SMALL, "--workers", 2)
+    return support.start_fairseq("dsp", words, out.with_name("log"))
 
 
-def wait_for_stage(process: subprocess.Popen[bytes], out: Path, stage: str) -> None:
+def wait_for_stage(process: ForkServerProcess, out: Path, stage: str) -> None:
     """Wait until a stage is being made."""
     end = time.monotonic() + 120
     while not list(out.glob(f".{stage}.partial-*")):
-        assert process.poll() is None, f"ended with {process.returncode} before {stage} began"
+        assert process.exitcode is None, f"ended with {process.exitcode} before {stage} began"
         assert time.monotonic() < end
         time.sleep(0.002)
 
@@ -53,7 +50,7 @@ def test_killed_in_every_stage(straight: Path, tmp_path: Path) -> None:
         process = start(out)
         wait_for_stage(process, out, stage)
         process.kill()
-        process.wait()
+        process.join()
         assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == sorted(STAGES[:number])
         assert all((out / name).stat().st_ino == inode for name, inode in made.items()), (
             "a finished stage was made again"
@@ -82,8 +79,10 @@ def test_stopped(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out"
     process = start(out)
     wait_for_stage(process, out, "raw")
-    process.send_signal(number)
-    assert process.wait(timeout=30) != 0
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(30)
+    assert process.exitcode not in (None, 0)
     assert not out.exists()
 
 
@@ -93,8 +92,8 @@ def test_two_at_once(tmp_path: Path) -> None:
     wait_for_stage(process, out, "raw")
     second = preparing.prepare("phrases", out, *SMALL, check=False)
     assert "another process" in preparing.the_sentence(second)
-    process.send_signal(signal.SIGTERM)
-    process.wait()
+    process.terminate()
+    process.join()
 
 
 @pytest.mark.parametrize("number", range(len(STAGES)))
@@ -105,13 +104,8 @@ def test_full_disk(straight: Path, tmp_path: Path, number: int) -> None:
     for name in before:
         shutil.copytree(straight / name, out / name)  # as a run leaves them that was killed in the stage
     limit = max(path.stat().st_size for path in (straight / stage).iterdir()) * 2 // 3
-    done = subprocess.run(
-        preparing.command("phrases", out, *SMALL),
-        capture_output=True,
-        text=True,
-        env=preparing.environment(),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    full = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    done = support.run_fairseq("dsp", "prepare", "phrases", out, *SMALL, check=False, before=full)
     assert "disk is full" in preparing.the_sentence(done)
     assert sorted(os.listdir(out)) == sorted(before) if before else not out.exists()
 

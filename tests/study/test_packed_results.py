@@ -47,18 +47,17 @@ def test_where_a_run_was_done_is_not_packed(made_up: Results, tmp_path: Path) ->
         run = json.loads(file.read_text(encoding="utf-8"))
         run["scores"]["checkpoint"] = f"/home/me/runs/{run['run']}/checkpoints/checkpoint_best.pt"
         file.write_text(json.dumps(run), encoding="utf-8")
-    packed = tmp_path / "packed.json"
-    assert main(["report", str(moved), "--out", str(tmp_path / "one"), "--pack", str(packed)]) == 0
-    runs = json.loads(packed.read_text(encoding="utf-8"))["runs"]
+    text = packed_results.pack(read_results(moved))
+    runs = json.loads(text)["runs"]
     assert [run["scores"]["checkpoint"] for run in runs] == [
         f"runs/{run['run']}/checkpoints/checkpoint_best.pt" for run in runs
     ]
-    assert "/home/me" not in packed.read_text(encoding="utf-8")
+    assert "/home/me" not in text
 
 
 def test_intervals_are_the_same_to_the_last_digit(made_up: Results, tmp_path: Path) -> None:
     packed = tmp_path / "made-up.json"
-    assert main(["report", str(made_up.folder), "--out", str(tmp_path / "one"), "--pack", str(packed)]) == 0
+    packed.write_text(packed_results.pack(made_up), encoding="utf-8")
     one, other = made_up.bootstrap(), read_results(packed).bootstrap()
     assert one.scores == other.scores
     assert one.signature == other.signature
@@ -96,10 +95,9 @@ def test_files_of_the_first_format_are_read(made_up: Results, tmp_path: Path) ->
     ],
 )
 def test_another_file(change: Callable[[Any], Any], reason: str, made_up: Results, tmp_path: Path) -> None:
-    packed = tmp_path / "made-up.json"
-    assert main(["report", str(made_up.folder), "--out", str(tmp_path / "one"), "--pack", str(packed)]) == 0
-    content = json.loads(packed.read_text(encoding="utf-8"))
+    content = json.loads(packed_results.pack(made_up))
     change(content)
+    packed = tmp_path / "made-up.json"
     packed.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match="is not what fairseq-dsp report --pack writes") as error:
         read_results(packed)
