@@ -23,8 +23,29 @@ LONGEST = ("test_slurm.py", "test_prune.py", "test_guide.py", "test_sweep.py")
 """Files that take longest: they begin first, so that no process is left alone with one of them at the end."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that runs everything."""
+    parser.addoption(
+        "--all", action="store_true", help="run the tests marked slow, too, as continuous integration does"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whoever names a file or a folder gets all of it; the processes that share the tests are told by the option."""
+    if config.args_source is not config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput"):
+        config.option.all = True
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say what is left out."""
+    return "all tests" if config.option.all else "without the tests marked slow: --all runs them, too"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is slow, and put the longest files first."""
+    if not config.option.all:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

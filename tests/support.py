@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLUGIN = REPOSITORY / "fairseq_dsp"  # what --user-dir takes
@@ -39,6 +40,14 @@ def environment(**variables: str) -> dict[str, str]:
     """This environment with one thread, without the caller's PYTHONPATH, and with *variables*."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return {**kept, "OMP_NUM_THREADS": "1", **variables}
+
+
+def mostly_slow(cases: Iterable[Any], *quick: Any) -> list[Any]:
+    """Cases for ``pytest.mark.parametrize``, marked slow but for *quick* ones."""
+    import pytest
+
+    values = [(case, case if isinstance(case, tuple) else (case,)) for case in cases]
+    return [pytest.param(*value, marks=() if case in quick else pytest.mark.slow) for case, value in values]
 
 
 def tiny_train_args(

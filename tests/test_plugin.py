@@ -34,7 +34,10 @@ def python(script: str, **options) -> str:
     return support.run_command([sys.executable, "-W", "ignore::DeprecationWarning", "-c", script], **options).stdout
 
 
-@pytest.mark.parametrize("first", ["torch", "fairseq.tasks", "fairseq_dsp.subset.topk", "fairseq_dsp.training"])
+@pytest.mark.parametrize(
+    "first",
+    support.mostly_slow(["torch", "fairseq.tasks", "fairseq_dsp.subset.topk", "fairseq_dsp.training"], "fairseq.tasks"),
+)
 def test_the_first_import_that_needs_it_loads_it_once(first: str) -> None:
     python(SCRIPT.replace("FIRST", first))
 
@@ -57,6 +60,7 @@ assert "transformer_dsp" in MODEL_REGISTRY
 """
 
 
+@pytest.mark.slow
 def test_other_threads_import_meanwhile() -> None:
     python(THREADS)
 

@@ -33,6 +33,8 @@ from fairseq_dsp.importance import score_heads
 from fairseq_dsp.model.flat_options import flat_names
 from fairseq_dsp.model.pruning_options import PruningConfig
 
+pytestmark = pytest.mark.slow
+
 PAYLOAD, SHELL_PAYLOAD = "open('ran','w')", "$(touch ran)"
 """Make the file ``ran`` in the working folder: as Python, and as the plugin that `hostile` puts there; in a shell."""
 

@@ -14,6 +14,8 @@ from fairseq import checkpoint_utils
 from fairseq_cli import train as command
 from quick_python import quick_python
 
+pytestmark = pytest.mark.slow
+
 # The learning rate is so small that no validation after the first is better.
 STEADY = ["--lr", 1e-12, "--lr-scheduler", "fixed", "--max-update", 0, "--patience", 2, "--cpu"]
 

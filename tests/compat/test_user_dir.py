@@ -80,10 +80,12 @@ def test_in_the_repository_with_a_wheel_of_the_same_code(source, site):
     assert ask(ASK, site, source).stdout.endswith(f"{source}/fairseq_dsp/__init__.py\n")
 
 
+@pytest.mark.slow
 def test_from_a_wheel_when_imported_already(site, tmp_path):
     assert ask("import fairseq_dsp; " + ASK, site, tmp_path).stdout.endswith(f"{site}/fairseq_dsp/__init__.py\n")
 
 
+@pytest.mark.slow
 def test_in_the_repository_when_a_wheel_of_the_same_code_is_imported_already(source, site):
     assert ask("import fairseq_dsp; " + ASK, site, source).stdout.endswith(f"{site}/fairseq_dsp/__init__.py\n")
 
@@ -95,6 +97,7 @@ def test_training_with_a_wheel_in_an_unrelated_folder(site, tiny_data, tmp_path)
     assert (tmp_path / "run" / "checkpoint_last.pt").exists()
 
 
+@pytest.mark.slow
 def test_preparing_with_a_wheel_in_an_unrelated_folder(site, tmp_path):
     sizes = ("--train-size", 200, "--valid-size", 5, "--test-size", 5, "--vocab-size", 120)
     command = [sys.executable, "-P", "-m", "fairseq_dsp.cli", "prepare", "phrases", tmp_path / "out", *sizes]

@@ -16,6 +16,8 @@ from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import FFN
 from fairseq_dsp.removal.checkpoint import TrainedModel
 
+pytestmark = pytest.mark.slow
+
 LAYERS = ["--cpu", "--encoder-layers", 3, "--decoder-layers", 3, "--encoder-layerdrop", 0.2]
 LEFT = {"encoder_layers_to_keep": "0,2", "decoder_layers_to_keep": "1,2"}
 

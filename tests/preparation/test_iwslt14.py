@@ -47,6 +47,7 @@ def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["de", "en"])
 def test_test_set_is_the_official_one(prepared: Path, corpora: Path, language: str) -> None:
     ours = preparing.lines(prepared / "tokenised" / f"test.{language}")

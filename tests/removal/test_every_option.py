@@ -94,6 +94,7 @@ def translations(task, model, sample):
     return [[(h["tokens"].tolist(), h["score"].item()) for h in hypotheses] for hypotheses in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_same_or_refused(case, folders, tmp_path, capsys):
     flags, refusals = CASES[case]

@@ -14,6 +14,8 @@ from fairseq_dsp.study.checks import check_runs
 from fairseq_dsp.study.runs import expand
 from fairseq_dsp.study.study_file import read_study
 
+pytestmark = pytest.mark.slow
+
 METHODS: list[Any] = [
     "joint",
     "ste",

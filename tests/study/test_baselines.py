@@ -60,6 +60,7 @@ def test_a_structure_that_nothing_finds(entry: dict[str, Any], message: str, wri
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 def test_both_for_real(write_study: Callable[..., Path], tmp_path: Path) -> None:
     study = write_study(methods=["random", {"method": "structure", "of": "joint"}, "joint"])
     runs = {run.name: run for run in expand(read_study(study), tmp_path / "results")}

@@ -24,6 +24,7 @@ RECIPE = TINY_RECIPE | {"ddp-backend": "legacy_ddp", "max-update": 30, "save-int
 RECIPE |= {"save-interval": 1000, "validate-interval": 1000, "validate-interval-updates": 1000}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slurm", [2], indirect=True)
 def test_a_preempted_run_on_two_nodes_ends_as_two_processes(
     slurm: dict[str, str],

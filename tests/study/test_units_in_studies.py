@@ -23,6 +23,8 @@ from fairseq_dsp.study.runs import RESULT, expand
 from fairseq_dsp.study.study_file import read_study
 from fairseq_dsp.study.training_options import of_random
 
+pytestmark = pytest.mark.slow
+
 UNITS, SHORT = {"ffn-units-to-keep": 24}, {"max-update": 6}
 METHODS: list[Any] = [
     {"method": "joint", "name": "heads", "start": "base", "options": SHORT},

@@ -139,6 +139,7 @@ def test_reading_the_teacher_leaves_the_training_as_it_is(stock: Path, tiny_data
     assert criterion.teacher is criterion.teacher
 
 
+@pytest.mark.slow
 def test_the_bleu_of_validation_is_the_students(tiny_data: Path, tmp_path: Path) -> None:
     """A student that learns nothing has the BLEU that it has without a teacher."""
     teacher = ["--cpu", "--max-update", 60, "--lr", 0.02, "--train-subset", "valid", "--dropout", 0]
@@ -157,6 +158,7 @@ def test_the_bleu_of_validation_is_the_students(tiny_data: Path, tmp_path: Path)
     assert bleu("teacher-again", "--finetune-from-model", path, "--heads-to-keep", 12) != student
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--update-freq", 2], ["--update-freq", 2, "--memory-efficient-fp16"]])
 def test_resumed_equals_straight_through(more: list[Any], stock: Path, tiny_data: Path, tmp_path: Path) -> None:
     def train(name: str, updates: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", support.mostly_slow(KINDS, "simple", "gumbel"))
 def test_accumulated_batches_equal_one(kind: str, tiny_data: Path, tmp_path: Path):
     flags = [*SAME_DATA, *KINDS[kind].split()]
     whole = inprocess.train(tiny_data, tmp_path / "whole", *flags, "--batch-size", 20)

@@ -8,6 +8,7 @@ from typing import Any
 import inprocess
 import pytest
 import torch
+from support import mostly_slow
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import TYPES
@@ -41,6 +42,7 @@ def test_the_penalty_is_the_same_for_every_batch_size(average: tuple, tiny_data:
         assert criterion(m.eval(), samples[0])[0] == criterion(plain.eval(), samples[0])[0], "not in validation"
 
 
+@pytest.mark.slow
 def test_the_penalty_closes_heads(tiny_data: Path, tmp_path: Path):
     kept = []
     for i, penalty in enumerate((0.0, 10.0)):
@@ -57,7 +59,7 @@ def held(model: Any) -> float:
     return float(open_probability(hold(pruner.importance, pruner.plan.budget)).sum())
 
 
-@pytest.mark.parametrize(("wanted", "start"), [(3, 0.0), (3, 6.0), (8, -6.0)])
+@pytest.mark.parametrize(("wanted", "start"), mostly_slow([(3, 0.0), (3, 6.0), (8, -6.0)], (3, 0.0)))
 def test_without_a_weight_the_expected_number_of_open_gates_is_the_budget(
     wanted: int, start: float, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -164,6 +166,7 @@ def test_the_number_of_open_modules_has_the_gradient_of_its_formula(tiny_data: P
         assert hard.grad.tolist() == expected
 
 
+@pytest.mark.slow
 def test_the_penalty_gathers_the_heads_in_few_modules(tiny_data: Path, tmp_path: Path):
     modules = []
     for i, penalty in enumerate((0.0, 10.0)):

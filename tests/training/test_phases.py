@@ -11,6 +11,7 @@ import pytest
 import torch
 from fairseq.distributed import ModuleProxyWrapper
 from ranks import SAME_DATA, assert_same_model, train_on_two_processes
+from support import mostly_slow
 
 from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED
 
@@ -18,7 +19,9 @@ RATE = 0.2
 CHOICE = ["--cpu", "--heads-to-keep", 5, "--pruning-lr", RATE, "--cooldown-updates", 6]
 
 
-@pytest.mark.parametrize("flags", [[], ["--update-freq", 2], ["--store-ema"]], ids=["plain", "update-freq", "ema"])
+@pytest.mark.parametrize(
+    "flags", mostly_slow([[], ["--update-freq", 2], ["--store-ema"]], []), ids=["plain", "update-freq", "ema"]
+)
 def test_resuming_around_the_update_that_fixes_the_heads(flags: list, tiny_data: Path, tmp_path: Path):
     straight = inprocess.train(tiny_data, tmp_path / "straight", *CHOICE, *flags, "--max-update", 12)
     for stop in (5, 6, 7):
@@ -74,7 +77,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", mostly_slow(OPTIONS, "activation checkpointing"))
 def test_stock_options_while_choosing_and_after(option: str, tiny_data: Path, tmp_path: Path):
     flags = ["--cpu", "--heads-to-keep", 5, "--ffn-units-to-keep", 9, "--ffn-unit-width", 4, "--cooldown-updates", 4]
     flags += OPTIONS[option].split()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import inprocess
 import pytest
+import support
 import torch
 
 from fairseq_dsp.model import UnitPruner
@@ -23,19 +24,25 @@ VOITA = [
 ]
 
 
+PLAIN = ["--heads-to-keep", 6, "--cooldown-updates", 10]
+
+
 @pytest.mark.parametrize(
     "flags",
-    [
-        ["--heads-to-keep", 6, "--cooldown-updates", 10],
-        GUMBEL,
-        [*GUMBEL, "--update-freq", 2],
-        VOITA,
-        ["--head-selection", "hard_concrete", "--heads-to-keep", 5],
-        ["--heads-to-keep", 3, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 15],
-        [*RANGE, "--heads-to-keep", 3],
-        [*RANGE, "--cooldown-updates", 5, "--update-freq", 2],
-        ["--ffn-units-to-keep", 7, "--ffn-unit-width", 8, "--heads-to-keep-updates", 15],
-    ],
+    support.mostly_slow(
+        [
+            PLAIN,
+            GUMBEL,
+            [*GUMBEL, "--update-freq", 2],
+            VOITA,
+            ["--head-selection", "hard_concrete", "--heads-to-keep", 5],
+            ["--heads-to-keep", 3, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 15],
+            [*RANGE, "--heads-to-keep", 3],
+            [*RANGE, "--cooldown-updates", 5, "--update-freq", 2],
+            ["--ffn-units-to-keep", 7, "--ffn-unit-width", 8, "--heads-to-keep-updates", 15],
+        ],
+        PLAIN,
+    ),
     ids=[
         "simple",
         "gumbel",
