@@ -52,6 +52,7 @@ def load() -> None:
 
             training.optimizer.install()
             training.distillation.install()
+            training.unfinished.install()
     except BaseException:
         _begun.release()
         raise

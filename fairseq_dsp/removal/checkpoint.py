@@ -285,7 +285,14 @@ def _kept(
     """Return the units of a kind that a checkpoint keeps, or the best ones in another budget than training's."""
     gates = parameters.get(f"{plan.kind.name}.kept")
     if total is not None:
-        gates = plan.keep(importance[plan.kind.name], total)
+        own = importance[plan.kind.name]
+        if 0 < total < len(own) and bool((own == own[0]).all()):
+            raise ValueError(
+                f"{flag(plan.kind.options['to_keep'])} {total} is given, but all {len(own)} {plan.kind.units} have the "
+                f"same importance, as before pruning begins: train with {flag(plan.kind.options['to_keep'])}, or give "
+                f"--kept-heads FILE with {plan.kind.units} scored by fairseq-dsp score-heads"
+            )
+        gates = plan.keep(own, total)
     elif gates is None or not chosen_by.allows(gates):
         gates = chosen_by.keep(importance[plan.kind.name])  # else they stay, whatever rule would choose today
     return UnitSet.from_gates(gates, plan.shape, plan.kind, width)

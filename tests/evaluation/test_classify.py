@@ -18,7 +18,11 @@ from fairseq_dsp.importance.michel import gate_gradients
 def trained(pair_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     pairs.train(pair_data, folder, "--max-update", 4)
-    return folder / "checkpoint_last.pt"
+    path = folder / "checkpoint_last.pt"
+    state = torch.load(path)
+    torch.nn.init.normal_(state["model"]["heads.importance"], generator=torch.Generator().manual_seed(1))
+    torch.save(state, path)
+    return path
 
 
 def labelled(pair_data: Path, folder: Path, dictionary: str, test: str | None = None) -> Path:

@@ -166,6 +166,20 @@ def test_bad_input(pruned, compact, capsys, train_tiny, tmp_path):
     assert pruned.read_bytes() == before
 
 
+def test_no_heads_are_the_best_of_a_model_that_never_chose(train_tiny, prepared, capsys, tmp_path):
+    """All have the importance they began with, and those with the lowest numbers would stay."""
+    train_tiny(tmp_path / "run", "--max-update", 1, arch="transformer_dsp")
+    path, out = tmp_path / "run/checkpoint_last.pt", tmp_path / "out"
+    for command in ("compact", "export-fairseq", "export-folder", "export-ctranslate2"):
+        said = refusal(capsys, command, path, out, "--heads-to-keep", 6)
+        assert "all 12 heads have the same importance, as before pruning begins" in said
+        assert "train with --heads-to-keep, or give --kept-heads FILE" in said
+    assert "the same importance" in refusal(capsys, "heads", path, "--heads-to-keep", 6)
+    assert "the same importance" in refusal(capsys, "evaluate", path, "--data", prepared, "--heads-to-keep", "12,6")
+    assert not out.exists()
+    assert main(["compact", str(path), str(tmp_path / "all.pt"), "--heads-to-keep", "12"]) == 0
+
+
 def writing_commands(pruned, data, out):
     """Every command that writes a file or folder, asked to write *out*."""
     quick = ("--batch-sizes", 1, "--runs", 1, "--length", 2, "--beam", 1, "--no-memory")

@@ -64,6 +64,25 @@ def test_a_resumed_run_equals_one_straight_through(flags: list, tiny_data: Path,
         assert torch.equal(value, halves["model"][name]), name
 
 
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        ([], ["update 10000, from which on the heads are fixed"]),
+        (["--cooldown-updates", 3], []),
+        (["--cooldown-updates", 2, "--pruning-warmup-updates", 3], ["update 5, from which on the heads are fixed"]),
+        (["--cooldown-updates", 9, "--ffn-units-to-keep", 7], ["update 9", "update 9, from which on the feed-forward"]),
+        (["--head-selection", "gumbel"], []),  # which is never fixed
+    ],
+)
+def test_a_training_that_ends_before_its_heads_are_fixed_warns(
+    flags: list, warned: list[str], tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inprocess.train(tiny_data, tmp_path, "--cpu", "--heads-to-keep", 6, *flags, "--max-update", 3)
+    found = [text for text in caplog.messages if "--max-update 3 ends this training before" in text]
+    assert len(found) == len(warned), found
+    assert all(part in text for part, text in zip(warned, found, strict=True)), found
+
+
 def test_fixed_heads_stay_fixed(tiny_data: Path, tmp_path: Path):
     flags = ["--cpu", "--heads-to-keep", 6, "--cooldown-updates", 5]
     decided = inprocess.train(tiny_data, tmp_path / "decided", *flags, "--max-update", 5)
