@@ -21,6 +21,10 @@ def read(folder: Path, device: str, threads: int | None) -> Translator | Classif
         raise UserError(f"the number of threads is {threads!r}, but a whole number from 1 is expected")
     if any((folder / name).is_file() for name in (engine.WEIGHTS, engine.TEXT)):
         return engine.read(folder, device, threads)
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}: give one that fairseq-dsp export-folder or export-ctranslate2 wrote"
+        )
     if not (folder / CONFIG).is_file():
         raise UserError(
             f"{folder} is neither a folder that fairseq-dsp export-folder wrote nor one of fairseq-dsp "

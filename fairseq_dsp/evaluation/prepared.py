@@ -40,6 +40,10 @@ class PreparedData:
         try:
             summary = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
+            if not folder.exists():
+                raise UserError(f"there is no folder {path}: give the one that scripts/preprocess.sh wrote") from error
+            if folder.suffix == ".pt":
+                raise UserError(f"{path} is a checkpoint, but the folder of a prepared corpus is expected") from error
             raise UserError(
                 f"{path} holds no prepared corpus ({file}: {error.strerror}): give the folder that "
                 "scripts/preprocess.sh wrote; or, for a folder of fairseq-preprocess, its references too, with "

@@ -188,7 +188,7 @@ def refused(*words: object, capsys: pytest.CaptureFixture[str]) -> str:
 def test_folders_that_cannot_be_read(folders: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "empty").mkdir()
     assert "is neither a folder that fairseq-dsp export-folder" in refused("translate", tmp_path, capsys=capsys)
-    assert "is neither a folder" in refused("translate", tmp_path / "nowhere", capsys=capsys)
+    assert "there is no folder" in refused("translate", tmp_path / "nowhere", capsys=capsys)
     engine = tmp_path / "engine"
     shutil.copytree(folders["export-ctranslate2"], engine)
     config = json.loads((engine / "text.json").read_text())

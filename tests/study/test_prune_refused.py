@@ -34,6 +34,9 @@ def test_what_cannot_be_pruned(
         (None, "no number of heads is given: give --heads-to-keep K, how many of the 12 heads of"),
     ):
         assert message in refused(stock_checkpoint, prepared, out, heads=heads)
+    assert "is a checkpoint, but the folder of a prepared corpus is expected" in refused(
+        prepared, stock_checkpoint, out, heads=[6]
+    )
     for seed in (-1, 2**31):  # fairseq adds the epoch to it, and numpy takes 32 bits
         message = f"--seed holds {seed}, but numbers from 0 to {2**31 - 1} are expected"
         assert message in refused(stock_checkpoint, prepared, out, heads=[6], seed=seed)

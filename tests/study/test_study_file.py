@@ -68,7 +68,7 @@ def value(command: list[str], option: str) -> str:
         ({"heads": [-1]}, "-1, but numbers from 0 to 12"),
         ({"heads": None}, "joint has no head counts"),
         ({"seeds": ["one"]}, "'one', but numbers"),
-        ({"data": "/nowhere"}, "/nowhere holds no prepared corpus"),
+        ({"data": "/nowhere"}, "there is no folder /nowhere: give the one that scripts/preprocess.sh wrote"),
         ({"name": "a/b"}, "letters, digits"),
         ({"checkpoint": "first"}, "best or last"),
         ({"compare": "jiont"}, "compare is 'jiont', but the name of a method is expected: one of joint"),
