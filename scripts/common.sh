@@ -17,6 +17,10 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # takes 1.4 times as long for it (docs/results/history.md).
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}
 
+# Threads that wait for others sleep. By default they spin, and where other work has one of the cores, an update takes several
+# times as long (docs/results/training-speed.md).
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+
 one_thread() { export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; }
 
 say() { printf '%s\n' "$*" >&2; }

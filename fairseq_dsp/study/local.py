@@ -52,10 +52,17 @@ class Local:
         return Local(jobs, cores or max(1, available // jobs), tuple(gpus))
 
     def environment(self, slot: int) -> dict[str, str]:
-        """The variables for the commands of a job: its threads and its GPU, or none."""
+        """The variables for the commands of a job: its threads and its GPU, or none.
+
+        Threads that wait for others sleep: where they spin, they take the cores of other jobs.
+        """
         threads = str(self.cores)
         gpu = self.gpus[slot % len(self.gpus)] if self.gpus else ""
-        return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": gpu}
+        return {
+            **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads),
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+            "CUDA_VISIBLE_DEVICES": gpu,
+        }
 
 
 def run_locally(
