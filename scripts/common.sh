@@ -17,9 +17,9 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # takes 1.4 times as long for it (docs/results/history.md).
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}
 
-# Threads that wait for others sleep. By default they spin, and where other work has one of the cores, an update takes several
-# times as long (docs/results/training-speed.md).
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+# Threads that wait for others soon sleep. Where they spin for as long as GNU's OpenMP has it, and other work has one of the
+# cores, an update takes five times as long (docs/results/training-speed.md).
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}
 
 one_thread() { export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; }
 

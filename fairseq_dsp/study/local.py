@@ -54,13 +54,13 @@ class Local:
     def environment(self, slot: int) -> dict[str, str]:
         """The variables for the commands of a job: its threads and its GPU, or none.
 
-        Threads that wait for others sleep: where they spin, they take the cores of other jobs.
+        Threads that wait for others soon sleep: while they spin, they take the cores of other jobs.
         """
         threads = str(self.cores)
         gpu = self.gpus[slot % len(self.gpus)] if self.gpus else ""
         return {
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads),
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
             "CUDA_VISIBLE_DEVICES": gpu,
         }
 
