@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,11 @@ def environment(**variables: str) -> dict[str, str]:
     """This environment with one thread, without the caller's PYTHONPATH, and with *variables*."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return {**kept, "OMP_NUM_THREADS": "1", **variables}
+
+
+def heed_interrupts() -> None:
+    """What a shell runs in the background ignores interrupts, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def mostly_slow(cases: Iterable[Any], *quick: Any) -> list[Any]:

@@ -23,7 +23,7 @@ def read(folder: Path, device: str, threads: int | None) -> Translator | Classif
         return engine.read(folder, device, threads)
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}: give one that fairseq-dsp export-folder or export-ctranslate2 wrote"
+            f"there is no folder {folder}: give one that fairseq-dsp export-folder wrote, or export-ctranslate2"
         )
     if not (folder / CONFIG).is_file():
         raise UserError(

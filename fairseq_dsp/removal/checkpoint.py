@@ -286,11 +286,12 @@ def _kept(
     gates = parameters.get(f"{plan.kind.name}.kept")
     if total is not None:
         own = importance[plan.kind.name]
-        if 0 < total < len(own) and bool((own == own[0]).all()):
+        if not plan.prunes and 0 < total < len(own) and bool((own == own[0]).all()):
             raise ValueError(
-                f"{flag(plan.kind.options['to_keep'])} {total} is given, but all {len(own)} {plan.kind.units} have the "
-                f"same importance, as before pruning begins: train with {flag(plan.kind.options['to_keep'])}, or give "
-                f"--kept-heads FILE with {plan.kind.units} scored by fairseq-dsp score-heads"
+                f"{flag(plan.kind.options['to_keep'])} {total} is given, but it was trained without pruning, and all "
+                f"{len(own)} {plan.kind.units} have the same importance: train with "
+                f"{flag(plan.kind.options['to_keep'])}, or give --kept-heads FILE with {plan.kind.units} scored by "
+                "fairseq-dsp score-heads"
             )
         gates = plan.keep(own, total)
     elif gates is None or not chosen_by.allows(gates):

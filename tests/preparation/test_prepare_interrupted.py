@@ -30,7 +30,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(out: Path) -> ForkServerProcess:
     words = ("prepare", "phrases", out, *SMALL, "--workers", 2)
-    return support.start_fairseq("dsp", words, out.with_name("log"))
+    return support.start_fairseq("dsp", words, out.with_name("log"), before=support.heed_interrupts)
 
 
 def wait_for_stage(process: ForkServerProcess, out: Path, stage: str) -> None:
