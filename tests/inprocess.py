@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import quick_hydra  # noqa: F401
+import quick_hydra
 import support
 import torch
 from fairseq import criterions, metrics, options, tasks, utils
@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 import fairseq_dsp
 
+quick_hydra.install()
 CONFIGS = support.PLUGIN / "config"
 
 

@@ -13,8 +13,9 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import generate, hydra_train, interactive, preprocess, train, validate  # noqa: F401
 
-import tests.quick_hydra  # noqa: F401
+from tests import quick_hydra
 
+quick_hydra.install()
 with contextlib.redirect_stderr(io.StringIO()):  # hydra's parser learns its grammar at the first use
     words = ["data", "--arch", "transformer", "--optimizer", "adam", "--lr", "0.005", "--max-tokens", "400"]
     convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))

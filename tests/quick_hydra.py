@@ -1,6 +1,6 @@
-"""Composing fairseq's configuration in half of the time; importing this is enough.
+"""Composing fairseq's configuration in half of the time.
 
-A training of the tests spends most of its time there, on work that gives the same result each time:
+A training of the tests spends much of its time there, on work that gives the same result each time:
 
 - Hydra parses some 250 overrides, nearly all of them defaults: what is parsed once is remembered.
 - It copies the store of all configurations lest the copy's sources change: only the list of sources is copied here, and
@@ -16,19 +16,19 @@ from typing import Any
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-_parsed = functools.cache(OverridesParser.parse_rule)
+
+def install() -> None:
+    """Have this process, and those that it forks, compose configurations so."""
+    parse = functools.cache(functools.partial(OverridesParser.parse_rule, OverridesParser.create()))
+
+    def parse_rule(self: OverridesParser, s: str, rule_name: str) -> Any:
+        return copy.deepcopy(parse(s, rule_name))
+
+    OverridesParser.parse_rule = parse_rule
+    ConfigRepository.__deepcopy__ = _with_own_list
 
 
-def _parse_rule(self: OverridesParser, s: str, rule_name: str) -> Any:
-    return copy.deepcopy(_parsed(_PARSER, s, rule_name))
-
-
-def _copy(self: ConfigRepository, memo: dict[int, Any]) -> ConfigRepository:
+def _with_own_list(self: ConfigRepository, memo: dict[int, Any]) -> ConfigRepository:
     new = copy.copy(self)
     new.sources = list(self.sources)
     return new
-
-
-_PARSER = OverridesParser.create()
-OverridesParser.parse_rule = _parse_rule  # type: ignore[method-assign]
-ConfigRepository.__deepcopy__ = _copy  # type: ignore[attr-defined]

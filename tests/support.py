@@ -50,7 +50,7 @@ def heed_interrupts() -> None:
 
 def mostly_slow(cases: Iterable[Any], *quick: Any) -> list[Any]:
     """Cases for ``pytest.mark.parametrize``, marked slow but for *quick* ones."""
-    import pytest
+    import pytest  # not at the top, which each process that a test forks imports
 
     values = [(case, case if isinstance(case, tuple) else (case,)) for case in cases]
     return [pytest.param(*value, marks=() if case in quick else pytest.mark.slow) for case, value in values]
