@@ -98,6 +98,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_spawned_process_registers_too(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(SPAWN)
     done = support.run_command([sys.executable, tmp_path / "program.py"])

@@ -76,6 +76,7 @@ def test_the_wheel_holds_the_package_and_its_configs(source, wheel):
     assert [name for name in names if name.endswith("LICENSE")]
 
 
+@pytest.mark.slow
 def test_in_the_repository_with_a_wheel_of_the_same_code(source, site):
     assert ask(ASK, site, source).stdout.endswith(f"{source}/fairseq_dsp/__init__.py\n")
 

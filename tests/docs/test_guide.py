@@ -112,6 +112,7 @@ def run(step: str, place: Path) -> None:
     support.run_command(["bash", "-c", step], cwd=place, timeout=900, **variables)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_guide_work(place: Path) -> None:
     done: set[str] = set()
     for _, language, title, text in blocks():

@@ -96,6 +96,7 @@ def test_the_engine_runs_beside_fairseq(models, tiny_data, capsys):
     assert f"| {folder} | cpu | int8_float32 | 2 |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_peak_memory_is_of_the_model_alone(models):
     ballast = torch.ones(250_000_000)  # 1 GB in this process
     peak = measuring.peak_memory(models[2], 1, 2, 4, "cpu", "float32")

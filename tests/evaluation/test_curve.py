@@ -9,6 +9,7 @@ from typing import Any
 
 import inprocess
 import pytest
+from support import mostly_slow
 
 from fairseq_dsp.cli import main
 
@@ -102,12 +103,15 @@ def test_a_curve_has_no_single_file_of_translations(trained: Path, prepared: Pat
 
 @pytest.mark.parametrize(
     ("flags", "k"),
-    [
-        ("--heads-to-keep-low 2 --heads-to-keep-high 9 --heads-to-keep 2 --min-encoder-heads 4", 4),
+    mostly_slow(
+        [
+            ("--heads-to-keep-low 2 --heads-to-keep-high 9 --heads-to-keep 2 --min-encoder-heads 4", 4),
+            ("--heads-to-keep 8 --min-encoder-heads 4", 3),
+            ("--parameters-to-keep 0.5", 3),
+            ("--encoder-heads-to-keep 3", 3),
+        ],
         ("--heads-to-keep 8 --min-encoder-heads 4", 3),
-        ("--parameters-to-keep 0.5", 3),
-        ("--encoder-heads-to-keep 3", 3),
-    ],
+    ),
 )
 def test_evaluation_has_the_heads_that_the_compact_model_has(
     flags: str, k: int, tiny_data: Path, prepared: Path, tmp_path: Path

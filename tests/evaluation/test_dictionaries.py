@@ -68,7 +68,7 @@ def told(capsys: Any, *arguments: object) -> str:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("kind", ["trained", "compact"])
+@pytest.mark.parametrize("kind", support.mostly_slow(["trained", "compact"], "trained"))
 def test_the_commands_refuse(change: str, kind: str, request: Any, data: dict[str, Path], capsys: Any) -> None:
     checkpoint, folder = request.getfixturevalue(kind), data[change]
     data_bin, out = folder / "data-bin", checkpoint.with_name("nothing")
@@ -84,7 +84,7 @@ def test_the_commands_refuse(change: str, kind: str, request: Any, data: dict[st
     assert not out.exists()
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", support.mostly_slow(CHANGES, "swapped"))
 def test_fairseqs_own_commands_refuse(change: str, trained: Path, data: dict[str, Path], tmp_path: Path) -> None:
     data_bin = data[change] / "data-bin"
     common = [data_bin, "--user-dir", support.PLUGIN, "--cpu"]

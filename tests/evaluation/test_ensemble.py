@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import support
 from fairseq import checkpoint_utils
 
 from fairseq_dsp.cli import main
 
 
+@pytest.mark.slow
 def test_the_parameters_of_an_ensemble_are_those_of_all_its_members(
     tiny_data: Path, prepared: Path, tmp_path: Path
 ) -> None:

@@ -146,12 +146,16 @@ def attentions(model: Any) -> list[Any]:
 
 @pytest.mark.parametrize(
     "flags",
-    [
-        "--head-selection gumbel", "--head-selection ste", "--head-selection hard_concrete", "--min-heads-per-module 1",
-        "--heads-to-keep-start 4 --heads-to-keep-updates 9", "--heads-to-keep-low 1 --heads-to-keep-high 3",
-        "--pruning-warmup-updates 3", "--module-penalty 0.02 --criterion sentence_prediction_dsp",
+    support.mostly_slow(
+        [
+            "--head-selection gumbel", "--head-selection ste", "--head-selection hard_concrete",
+            "--min-heads-per-module 1", "--heads-to-keep-start 4 --heads-to-keep-updates 9",
+            "--heads-to-keep-low 1 --heads-to-keep-high 3", "--pruning-warmup-updates 3",
+            "--module-penalty 0.02 --criterion sentence_prediction_dsp", "--task sentence_prediction_dsp",
+        ],
+        "--head-selection ste",
         "--task sentence_prediction_dsp",
-    ],
+    ),
 )  # fmt: skip
 def test_every_way_of_choosing_keeps_two_heads(pair_data: Path, tmp_path: Path, flags: str) -> None:
     state = pairs.train(pair_data, tmp_path, "--heads-to-keep", 2, "--cooldown-updates", 15, *flags.split())

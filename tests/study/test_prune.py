@@ -48,6 +48,7 @@ def test_it_prunes_a_stock_checkpoint_to_several_numbers_of_heads(pruned_out: tu
     assert float(rows[3][4]) == pytest.approx(scores[1]["bleu"]["score"] - scores[0]["bleu"]["score"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_it_takes_a_data_bin_of_fairseq(
     pruned_out: tuple[Path, str], stock_checkpoint: Path, prepared: Path, tmp_path: Path, dsp: Callable[..., Any]
 ) -> None:
@@ -84,6 +85,7 @@ def test_shares_are_written_out_as_updates(pruned_out: tuple[Path, str], stock_c
         assert f"--heads-to-keep-updates {shrinking} {least}--heads-to-keep {k}" in printed
 
 
+@pytest.mark.slow
 def test_it_prunes_feed_forward_units_and_as_many_heads_everywhere(
     stock_checkpoint: Path, prepared: Path, tmp_path: Path, dsp: Callable[..., Any]
 ) -> None:
@@ -134,6 +136,7 @@ def test_one_training_for_a_range(
     )
 
 
+@pytest.mark.slow
 def test_each_k_of_a_range_is_touched_up(stock_checkpoint: Path, prepared: Path, tmp_path: Path) -> None:
     """The heads are those of the range's model, and its weights were trained on, with half of the learning rate."""
     out = tmp_path / "out"

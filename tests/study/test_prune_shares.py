@@ -14,6 +14,7 @@ from fairseq_dsp.model import HeadSet
 pytestmark = pytest.mark.usefixtures("quick_steps")
 
 
+@pytest.mark.slow
 def test_it_prunes_to_a_share_of_the_parameters(
     stock_checkpoint: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -245,6 +245,7 @@ def test_a_run_is_done_once_by_two_processes(tmp_path: Path) -> None:
     assert is_done(run)
 
 
+@pytest.mark.slow
 def test_two_copies_of_a_job_do_a_run_once(tmp_path: Path) -> None:
     """As when a job has two tasks; the one that comes second waits for the other."""
     run = chain(tmp_path, "one", train="sleep 0.3; touch model")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import support
 from quick_python import quick_python
 from real_slurm import Restarting, wait_for
@@ -73,6 +74,7 @@ exec {squeue} "$@"
 """
 
 
+@pytest.mark.slow
 def test_inside_an_allocation_it_ends_as_the_local_one(
     slurm: dict[str, str],
     finished: tuple[Path, Any],
@@ -112,6 +114,7 @@ def commands_of(folder: Path) -> list[str]:
     return [line for line in (folder / "log.txt").read_text().splitlines() if line.startswith("$ ")]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_beside_its_jobs(
     slurm: dict[str, str],
     finished: tuple[Path, Any],

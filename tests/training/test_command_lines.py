@@ -147,7 +147,7 @@ def hydra_args(name: str, data: Path, save_dir: Path, *overrides: str) -> list[s
     return [*where, *settings, *overrides]
 
 
-@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"base"}))
+@pytest.mark.parametrize("name", support.mostly_slow(sorted(set(CONFIGS) - {"base"}), "joint", "prune"))
 def test_the_config_trains(name: str, tiny_data: Path, base: Path, heads_file: Path, tmp_path: Path):
     overrides = CONFIGS[name].replace("BASE", str(base)).replace("HEADS", str(heads_file)).split()
     # no epoch limit stands in for the run's own, which the tiny corpus reaches too early

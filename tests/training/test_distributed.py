@@ -28,7 +28,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", support.mostly_slow(KINDS, "simple", "gumbel"))
+@pytest.mark.parametrize("kind", support.mostly_slow(KINDS, "simple"))
 def test_accumulated_batches_equal_one(kind: str, tiny_data: Path, tmp_path: Path):
     flags = [*SAME_DATA, *KINDS[kind].split()]
     whole = inprocess.train(tiny_data, tmp_path / "whole", *flags, "--batch-size", 20)
@@ -36,7 +36,7 @@ def test_accumulated_batches_equal_one(kind: str, tiny_data: Path, tmp_path: Pat
     assert_same_model(whole, halves)
 
 
-@pytest.mark.parametrize("kind", ["simple, cold", "gumbel"])
+@pytest.mark.parametrize("kind", support.mostly_slow(["simple, cold", "gumbel"], "simple, cold"))
 def test_two_processes_equal_one_and_agree_at_every_update(kind: str, tiny_data: Path, tmp_path: Path):
     flags = [*SAME_DATA, *KINDS[kind].split()]
     whole = inprocess.train(tiny_data, tmp_path / "whole", *flags, "--batch-size", 20)
@@ -47,6 +47,7 @@ def test_two_processes_equal_one_and_agree_at_every_update(kind: str, tiny_data:
     assert_same_model(whole, pair)
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_a_drawn_budget_with_dropout(tiny_data: Path, tmp_path: Path):
     budget = ["--heads-to-keep", 6, "--heads-to-keep-low", 2, "--heads-to-keep-high", 10, "--task", "translation_dsp"]
     budget += ["--cooldown-updates", 3]
@@ -118,6 +119,7 @@ def test_pipelined_pruning_and_recovery(stock: Path, tiny_data: Path, tmp_path: 
     assert sum(records[0][-1][1]) == json.loads(heads.read_text())["kept"] == 5
 
 
+@pytest.mark.slow
 def test_a_transposed_tensor_arrives_as_it_was(stock: Path, tiny_data: Path, tmp_path: Path):
     state = torch.load(stock, weights_only=True)
     for name, value in state["model"].items():

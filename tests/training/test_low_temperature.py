@@ -6,9 +6,11 @@ import math
 import re
 from pathlib import Path
 
+import pytest
 from fairseq import checkpoint_utils
 
 
+@pytest.mark.slow
 def test_a_joint_run_at_68_of_72_heads_passes_through_low_temperatures(train_tiny, tmp_path: Path) -> None:
     done = train_tiny(
         tmp_path, "--encoder-layers", 6, "--decoder-layers", 6, "--encoder-attention-heads", 4,

@@ -103,6 +103,7 @@ def test_the_matrices_of_modules_without_heads_are_left_as_they_are(tiny_data: P
     assert not any(torch.equal(before[name], after[name]) for name in biases)
 
 
+@pytest.mark.slow
 def test_two_processes_with_fixed_heads_and_activation_checkpointing(tiny_data: Path, tmp_path: Path):
     flags = [*SAME_DATA, *CHOICE, "--heads-to-keep", 2, "--checkpoint-activations"]  # modules without heads, too
     whole = inprocess.train(tiny_data, tmp_path / "whole", *flags, "--batch-size", 20)
@@ -129,7 +130,11 @@ def wrap_in_ddp(flags: list, tiny_data: Path, folder: Path) -> None:
     os._exit(0)  # a gloo group that Python takes apart may wait for ever
 
 
-@pytest.mark.parametrize("flags", [[], ["--checkpoint-activations"]], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize(
+    "flags",
+    mostly_slow([[], ["--checkpoint-activations"]], ["--checkpoint-activations"]),
+    ids=["plain", "checkpointing"],
+)
 def test_torch_ddp_finds_a_gradient_of_every_parameter_in_every_phase(flags: list, tiny_data: Path, tmp_path: Path):
     """fairseq's pytorch_ddp asks for a GPU; what it wraps does not, and a gradient that is missing ends it."""
     process = multiprocessing.get_context("spawn").Process(target=wrap_in_ddp, args=(flags, tiny_data, tmp_path))

@@ -7,6 +7,7 @@ from pathlib import Path
 import inprocess
 import pytest
 import torch
+from support import mostly_slow
 
 from fairseq_dsp.model.gates import CHOOSING, FIXED
 from fairseq_dsp.removal.checkpoint import TrainedModel
@@ -17,7 +18,7 @@ SHARES = [(f"--{what}-to-keep", 0.4, "--ffn-unit-width", 8) for what in ("parame
 SCHEDULE = ("--cpu", "--cooldown-updates", 6, "--dropout", 0.1)
 
 
-@pytest.mark.parametrize("selection", ["simple", "gumbel", "ste", "hard_concrete"])
+@pytest.mark.parametrize("selection", mostly_slow(["simple", "gumbel", "ste", "hard_concrete"], "simple"))
 @pytest.mark.parametrize("kinds", [("ffn",), ("heads", "ffn")], ids=["units", "both"])
 def test_exactly_as_many_units_stay(tiny_data: Path, tmp_path: Path, selection: str, kinds: tuple[str, ...]) -> None:
     flags = [flag for kind in kinds for flag in BUDGETS[kind]]
@@ -28,7 +29,7 @@ def test_exactly_as_many_units_stay(tiny_data: Path, tmp_path: Path, selection: 
     assert bool(state["model"]["heads.importance"].any()) == ("heads" in kinds)
 
 
-@pytest.mark.parametrize("selection", ["simple", "gumbel", "ste", "hard_concrete"])
+@pytest.mark.parametrize("selection", mostly_slow(["simple", "gumbel", "ste", "hard_concrete"], "simple"))
 def test_a_share_of_the_parameters_stays(tiny_data: Path, tmp_path: Path, selection: str) -> None:
     """A head has 536 parameters, a unit 264."""
     flags = [*SCHEDULE, *SHARES[0], "--head-selection", selection, "--max-update", 8]
@@ -40,7 +41,7 @@ def test_a_share_of_the_parameters_stays(tiny_data: Path, tmp_path: Path, select
 
 
 @pytest.mark.parametrize("budget", [BOTH, *SHARES], ids=["numbers", "parameters", "flops"])
-@pytest.mark.parametrize("stop", [4, 6, 7])
+@pytest.mark.parametrize("stop", mostly_slow([4, 6, 7], 6))
 def test_resuming_is_exact_across_the_update_that_fixes_units(
     tiny_data: Path, tmp_path: Path, stop: int, budget: tuple[str, ...]
 ) -> None:
