@@ -59,6 +59,7 @@ def test_test_set_is_the_official_one(prepared: Path, corpora: Path, language: s
         pytest.fail(f"{same:.2%} of the lines are the official ones: it was 100%")
 
 
+@pytest.mark.slow
 def test_training_text_is_cleaned_and_split(prepared: Path) -> None:
     kept = preparing.lines(prepared / "tokenised" / "train.en")
     valid = preparing.lines(prepared / "tokenised" / "valid.en")

@@ -206,6 +206,7 @@ def test_few_positions_lose_no_batch_of_the_engine(train_tiny, tiny_data, tmp_pa
     assert result.log_probs == pytest.approx(log_probabilities(original(model, task), task, words), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_engine_s_own_converter_reads_what_export_fairseq_wrote(pruned, tiny_data, tmp_path, run_fairseq):
     ctranslate2 = pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
     assert main(["export-fairseq", str(pruned), str(tmp_path / "stock.pt")]) == 0

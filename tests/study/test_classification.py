@@ -48,6 +48,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory, dsp: Callable
     return folder / "results", done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_scores_accuracy(finished: tuple[Path, str], data: Path) -> None:
     folder, said = finished
     assert "accuracy ± SD" in said
@@ -66,6 +67,7 @@ def test_a_sweep_scores_accuracy(finished: tuple[Path, str], data: Path) -> None
     assert results.runs[0]["scores"]["parameters"] > results.runs[1]["scores"]["parameters"]
 
 
+@pytest.mark.slow
 def test_a_report_says_accuracy(finished: tuple[Path, str], dsp: Callable[..., Any], tmp_path: Path) -> None:
     dsp("report", finished[0], "--out", tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
@@ -84,6 +86,7 @@ def test_a_report_says_accuracy(finished: tuple[Path, str], dsp: Callable[..., A
     assert rows["joint"]["accuracy_to_michel_p_value"]
 
 
+@pytest.mark.slow
 def test_evaluate_with_other_heads_and_an_ensemble(
     finished: tuple[Path, str], data: Path, dsp: Callable[..., Any], tmp_path: Path
 ) -> None:

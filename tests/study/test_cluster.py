@@ -177,6 +177,7 @@ def test_without_any_answer_nothing_is_submitted(commands: Commands, sweep: Call
     assert commands.lines("number") == []
 
 
+@pytest.mark.slow
 def test_a_squeue_that_hangs_is_one_that_fails(
     commands: Commands, sweep: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def test_it_prunes_feed_forward_units_and_as_many_heads_everywhere(
     assert [len(layer) for name in ("encoder_self", "decoder_self", "cross") for layer in found[name]] == [1] * 6
 
 
+@pytest.mark.slow
 def test_one_training_for_a_range(
     stock_checkpoint: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dsp: Callable[..., Any]
 ) -> None:
@@ -175,6 +176,7 @@ def test_run_again_it_does_nothing_twice(
     assert [name for name in before if before[name] != after[name]] == ["prune.json"]  # the checkpoint's new place
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_goes_on(
     pruned_out: tuple[Path, str], stock_checkpoint: Path, prepared: Path, dsp: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def assert_agreement(records: list[list[Any]], first: int, last: int) -> None:
     assert records[0] == records[1], "gates and importance, bit for bit"
 
 
+@pytest.mark.slow
 def test_a_training_resumes(tiny_data: Path, tmp_path: Path):
     """Its checkpoint holds numpy arrays, an average of the model, and a configuration."""
     flags = ["--cpu", "--heads-to-keep", 6, "--cooldown-updates", 12, "--max-tokens", 200, "--eval-bleu", "--store-ema"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import inprocess
+import pytest
 import support
 from quick_python import quick_python
 
@@ -62,6 +63,7 @@ def test_from_training_to_the_compact_model(train_tiny: Callable, run_fairseq: C
     run_fairseq("generate", tiny_data, "--user-dir", support.PLUGIN, "--path", small, "--cpu", "--max-tokens", 400)
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_told_in_one_sentence(train_tiny: Callable, tmp_path: Path):
     done = train_tiny(tmp_path / "run", arch="transformer_dsp", check=False, FAIRSEQ_DSP_SELECTIONS="absent.py")
     assert done.returncode == 1
