@@ -30,7 +30,16 @@ def load(path: Path, **overrides: Any) -> Any:
 
 @pytest.mark.parametrize(
     "flags",
-    ["", "--memory-efficient-fp16", "--head-selection ste", "--clip-norm 0.1", "--cooldown-updates 4 --clip-norm 1"],
+    support.mostly_slow(
+        [
+            "",
+            "--memory-efficient-fp16",
+            "--head-selection ste",
+            "--clip-norm 0.1",
+            "--cooldown-updates 4 --clip-norm 1",
+        ],
+        "--cooldown-updates 4 --clip-norm 1",
+    ),
 )
 def test_frozen_weights_stay_bit_for_bit(flags: str, stock: Path, tiny_data: Path, tmp_path: Path):
     options = ["--cpu", "--heads-to-keep", 6, "--freeze-weights", "--weight-decay", 0.1, *flags.split()]
