@@ -40,7 +40,7 @@ def load(path: Path, **overrides: Any) -> Any:
         ],
         "--cooldown-updates 4 --clip-norm 1",
     ),
-)
+)  # fmt: skip
 def test_frozen_weights_stay_bit_for_bit(flags: str, stock: Path, tiny_data: Path, tmp_path: Path):
     options = ["--cpu", "--heads-to-keep", 6, "--freeze-weights", "--weight-decay", 0.1, *flags.split()]
     after = inprocess.train(tiny_data, tmp_path, *options, "--finetune-from-model", stock, "--max-update", 8)["model"]
