@@ -295,7 +295,11 @@ class PrunableAttention(MultiheadAttention):
 
 
 class _WithGradients(torch.autograd.Function):
-    """The identity of its first argument, which gives the others gradients of 0."""
+    """The identity of its first argument, which gives the others gradients of 0.
+
+    Parameters at rest have none where no other process expects one: the zeros of a matrix cost time to write, to scale
+    and to clip.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *others: Tensor) -> Tensor:
@@ -304,7 +308,13 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        zeros = (torch.zeros_like(other) if other.requires_grad else None for other in ctx.others)
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        zeros = (
+            None
+            if not other.requires_grad or (alone and getattr(other, "at_rest", False))
+            else torch.zeros((), dtype=other.dtype, device=other.device).expand_as(other)
+            for other in ctx.others
+        )
         return grad, *zeros
 
 
