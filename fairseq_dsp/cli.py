@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         ".importance.score_heads",
         "Score the heads of a trained model and choose some (Michel et al. 2019)",
     ),
+    "compensate": (
+        ".importance.compensate",
+        "Have the heads that stay take over what the others did, before training on",
+    ),
     "compact": (".removal.compact", "Remove the heads that a model does not keep, for good"),
     "export-fairseq": (".removal.export_fairseq", "Write a checkpoint for fairseq without this plugin"),
     "export-folder": (".removal.export_folder", "Write safetensors, dictionaries and subwords into one folder"),

@@ -12,7 +12,7 @@ importance is divided by its ℓ2 norm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model import TYPES, HeadSet, modules_of
+from ..model.kinds import UnitModule
 from ..subset import Budget, Draw, hard_gates, shrink
 
 HEAD = "sentence_classification_head"
@@ -57,16 +58,8 @@ def score(model: nn.Module, batches: Iterable[dict[str, Any]], *, gates: Tensor 
     :param gates: ξ, of 0 for a head that is removed already, which scores 0; all 1 by default. *Shape:* (N).
     :raises ValueError: if there is no sentence, or the model is compact or keeps some of its heads only.
     """
-    modules = list(modules_of(model))
-    if any(getattr(module.module, "removed", False) for module in modules):
-        raise ValueError("the model is compact: only the heads of a model that has them all can be scored")
+    modules = modules_with_all_heads(model)
     sizes = [module.units for module in modules]
-    pruner = getattr(model, "pruner", None)
-    if pruner is not None and (kept := pruner.kept().kept) < sum(sizes):
-        raise ValueError(
-            f"the model keeps only {kept} of its {sum(sizes)} heads, so the others cannot be scored: give an unpruned "
-            "checkpoint"
-        )
     shape = {kind: [module.units for module in modules if module.type == kind] for kind in TYPES}
     xi = torch.ones(sum(sizes)) if gates is None else gates.float()
     total = torch.zeros(sum(sizes), dtype=torch.float64)
@@ -80,6 +73,23 @@ def score(model: nn.Module, batches: Iterable[dict[str, Any]], *, gates: Tensor 
     values = total / sentences * (xi != 0)
     normalised = [v / v.norm() if v.norm() else v for v in values.split(sizes)]
     return HeadScores(torch.cat(normalised), shape, sentences)
+
+
+def modules_with_all_heads(model: Any) -> list[UnitModule]:
+    """Return the attention modules of a model that has all its heads.
+
+    :raises ValueError: if it is compact or keeps some of its heads only.
+    """
+    modules = list(modules_of(model))
+    if any(getattr(module.module, "removed", False) for module in modules):
+        raise ValueError("the model is compact: one that has all its heads is expected")
+    pruner, total = getattr(model, "pruner", None), sum(module.units for module in modules)
+    if pruner is not None and (kept := pruner.kept().kept) < total:
+        raise ValueError(
+            f"the model keeps only {kept} of its {total} heads, so the others cannot be scored or read: give an "
+            "unpruned checkpoint"
+        )
+    return modules
 
 
 def choose(
@@ -145,7 +155,6 @@ def _gated_heads(model: nn.Module, xi: Tensor) -> Iterator[dict[int, Tensor]]:
     modules = list(modules_of(model))
     sizes = [module.units for module in modules]
     own: dict[int, Tensor] = {}
-    trained = [p for p in model.parameters() if p.requires_grad]
 
     def hook(place: int, gate: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
         def at_heads(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -157,17 +166,26 @@ def _gated_heads(model: nn.Module, xi: Tensor) -> Iterator[dict[int, Tensor]]:
         return at_heads
 
     gates = xi.expand(sum(sizes)).split(sizes)
-    handles = [
-        module.module.out_proj.register_forward_pre_hook(hook(i, gate))
-        for i, (module, gate) in enumerate(zip(modules, gates, strict=True))
-    ]
-    attentions: list[Any] = [module.module for module in modules]
+    layers = [module.module.out_proj for module in modules]
+    with reading(model, {layer: hook(i, gate) for i, (layer, gate) in enumerate(zip(layers, gates, strict=True))}):
+        yield own
+
+
+@contextmanager
+def reading(model: nn.Module, hooks: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Call hooks with what layers read, also the outputs of the heads, while in the block; no weight has a gradient.
+
+    :param hooks: forward pre-hooks of layers of the model.
+    """
+    handles = [layer.register_forward_pre_hook(hook) for layer, hook in hooks.items()]
+    attentions: list[Any] = [module.module for module in modules_of(model)]
     before = [attention.skip_embed_dim_check for attention in attentions]
+    trained = [p for p in model.parameters() if p.requires_grad]
     try:
         model.requires_grad_(False)
         for attention in attentions:
             attention.skip_embed_dim_check = True  # the path of plain operations, which hands out_proj the head outputs
-        yield own
+        yield
     finally:
         for handle in handles:
             handle.remove()
