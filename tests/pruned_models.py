@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import inprocess
 import pytest
 import torch
 from fairseq import checkpoint_utils
@@ -58,3 +59,11 @@ def load(tiny_data: Path) -> Callable[..., tuple[Any, Any]]:
         return model.eval(), task
 
     return load
+
+
+@pytest.fixture(scope="session")
+def stock(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model of fairseq's own architecture: it knows nothing of importance."""
+    folder = tmp_path_factory.mktemp("stock")
+    inprocess.train(tiny_data, folder, "--cpu", arch="transformer")
+    return folder / "checkpoint_last.pt"

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from ..model import HeadSet, modules_of
 from ..model.kinds import UnitModule
+from ..model.sets import UnitSet
+from ..model.units import shape_of
 from .michel import modules_with_all_heads, reading
 
 RIDGE = 1e-3
@@ -70,7 +72,7 @@ def compensate(model: Any, batches: Iterable[dict[str, Any]], heads: HeadSet) ->
         layer: Any = model.get_submodule(name)
         if name not in sums:
             raise ValueError("there is no sentence: give at least one batch")
-        columns = [unit * module.width + i for unit in kept for i in range(module.width)]
+        columns = module.rows(kept).tolist()
         weight, bias = fit(sums[name], layer.weight.double(), layer.bias.double(), columns)
         full = torch.zeros_like(layer.weight)
         full[:, columns] = weight.to(full)
@@ -102,13 +104,11 @@ def fit(
     return solution[:, :-1], solution[:, -1]
 
 
-def _projections(model: Any, units: Any) -> list[tuple[UnitModule, str, tuple[int, ...]]]:
+def _projections(model: Any, units: UnitSet) -> list[tuple[UnitModule, str, tuple[int, ...]]]:
     """Return of each module of a kind the name of its output projection, and what stays of it."""
     modules = list(modules_of(model, units.kind, Namespace(ffn_units_to_keep=units.kept, ffn_unit_width=units.width)))
-    gates = units.to_gates({kind: [m.units for m in modules if m.type == kind] for kind in units.kind.types})
-    found = []
-    for module, part in zip(modules, gates.split([module.units for module in modules]), strict=True):
-        matrix = next(name for name, (dim, _) in module.parameters.items() if dim == 1)
-        layer = f"{module.name}.{matrix.removesuffix('.weight')}"
-        found.append((module, layer, tuple(part.nonzero().flatten().tolist())))
-    return found
+    units.to_gates(shape_of(modules, units.kind))  # raises if the set is another model's
+    return [
+        (module, f"{module.name}.{module.last.removesuffix('.weight')}", units.of(module.type)[module.layer])
+        for module in modules
+    ]

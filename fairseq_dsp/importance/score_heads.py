@@ -42,12 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scores", type=Path, metavar="FILE", help="file for the scores of all heads, as JSON")
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise a `UserError` for a test set, or a number that cannot be, whatever the model."""
+    sentences.check_arguments(args, "steps")
+
+
 def run(args: argparse.Namespace) -> None:
     """Score the heads; print or write what was asked for.
 
     :raises UserError: if the split is a test set, missing or empty, or an option does not fit the model.
     """
-    sentences.check_arguments(args)
+    check_arguments(args)
     scored = sentences.Sentences(args.checkpoint, args)
 
     def scoring(gates: Tensor) -> HeadScores:

@@ -31,14 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser, *, split: str, sentences: int
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise a `UserError` for a test set, or a number that cannot be, whatever the model."""
+def check_arguments(args: argparse.Namespace, *counts: str) -> None:
+    """Raise a `UserError` for a test set, or a number that cannot be, whatever the model.
+
+    :param counts: further arguments that must be 1 or more.
+    """
     if args.split.lower().startswith("test"):
         raise UserError(
             f"--split {args.split} is a test set, and heads chosen on it would bias its score: use train or valid"
         )
-    for name in ("steps", "max_tokens", "sentences"):
-        value = getattr(args, name, None)
+    for name in (*counts, "max_tokens", "sentences"):
+        value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}, but it must be 1 or more")
     if args.seed < 0:

@@ -167,13 +167,13 @@ def _why_no_metric(args: Namespace, checkpoint: str) -> Iterator[str]:
 
 def _parse_score_heads(step: Step, where: str) -> Namespace:
     """Parse the options of score-heads."""
-    from ..importance import score_heads, sentences
+    from ..importance import score_heads
 
     parser = argparse.ArgumentParser()
     score_heads.add_arguments(parser)
     try:
         args = parse_words(parser, step.command[4:])
-        sentences.check_arguments(args)
+        score_heads.check_arguments(args)
     except ValueError as error:
         raise ValueError(f"score-heads does not take the options of {where}: {error}") from error
     return args

@@ -29,17 +29,9 @@ PLACES = {"encoder_self": "self_attn", "decoder_self": "self_attn", "cross": "en
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of fairseq's own Transformer."""
-    folder = tmp_path_factory.mktemp("trained")
-    inprocess.train(tiny_data, folder, "--cpu", arch="transformer")
-    return folder / "checkpoint_last.pt"
-
-
-@pytest.fixture(scope="module")
-def loaded(trained: Path, tiny_data: Path) -> tuple[Any, list[dict[str, Any]]]:
+def loaded(stock: Path, tiny_data: Path) -> tuple[Any, list[dict[str, Any]]]:
     """The model of the checkpoint, and the validation set in batches of five."""
-    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(trained)], {"data": str(tiny_data)})
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(stock)], {"data": str(tiny_data)})
     task.load_dataset("valid")
     dataset = task.dataset("valid")
     return model.eval(), [dataset.collater([dataset[j] for j in range(i, i + 5)]) for i in range(0, 20, 5)]
@@ -50,11 +42,8 @@ def loaded(trained: Path, tiny_data: Path) -> tuple[Any, list[dict[str, Any]]]:
 def test_the_solution_is_that_of_least_squares(columns: list[int], ridge: float) -> None:
     """With λ as rows of √λ below the data, by numpy."""
     draw = np.random.default_rng(1)
-    x, weight, bias = (
-        draw.normal(size=(50, 6)) @ draw.normal(size=(6, 6)),
-        draw.normal(size=(4, 6)),
-        draw.normal(size=4),
-    )
+    x = draw.normal(size=(50, 6)) @ draw.normal(size=(6, 6))
+    weight, bias = draw.normal(size=(4, 6)), draw.normal(size=4)
     z = np.hstack([x, np.ones((50, 1))])
     found, offset = fit(*map(torch.from_numpy, (z.T @ z, weight, bias)), columns, ridge)
     penalty = ridge * np.mean(np.diag(x[:, columns].T @ x[:, columns])) if columns else 0.0
@@ -115,11 +104,7 @@ def test_every_module_is_as_near_to_itself_as_it_can_be(loaded: tuple[Any, list[
     losses = []
     for state in ({}, compensate(model, batches, heads)):
         small.load_state_dict(model.state_dict() | state)
-        for kind, attribute in (
-            ("encoder_self", "self_attn"),
-            ("decoder_self", "self_attn"),
-            ("cross", "encoder_attn"),
-        ):
+        for kind, attribute in PLACES.items():
             stack = small.encoder if kind == "encoder_self" else small.decoder
             for layer, kept in zip(stack.layers, heads.of(kind), strict=True):
                 weight = getattr(layer, attribute).out_proj.weight.data
@@ -137,13 +122,13 @@ def difference(one: Any, other: Any, batches: list[dict[str, Any]]) -> float:
     return sum(total)
 
 
-def test_from_a_checkpoint_to_a_training(trained: Path, tiny_data: Path, tmp_path: Path, capsys: Any) -> None:
+def test_from_a_checkpoint_to_a_training(stock: Path, tiny_data: Path, tmp_path: Path, capsys: Any) -> None:
     heads, out = tmp_path / "heads.json", tmp_path / "start.pt"
     heads.write_text(json.dumps(HEADS))
-    command = ["compensate", str(trained), str(out), "--data", str(tiny_data), "--kept-heads", str(heads), "--cpu"]
+    command = ["compensate", str(stock), str(out), "--data", str(tiny_data), "--kept-heads", str(heads), "--cpu"]
     assert main(command) == 0
     assert "5 output projections fitted for 5 of 12 heads" in capsys.readouterr().out
-    before, after = (torch.load(path, weights_only=True) for path in (trained, out))
+    before, after = (torch.load(path, weights_only=True) for path in (stock, out))
     changed = {name for name, value in before["model"].items() if not torch.equal(value, after["model"][name])}
     assert {name.rpartition(".")[0] for name in changed} == {
         *(f"encoder.layers.{i}.self_attn.out_proj" for i in (0, 1)),
@@ -182,24 +167,24 @@ def test_a_classifier(tmp_path: Path) -> None:
     ],
 )
 def test_heads_that_do_not_fit(
-    change: dict[str, Any] | None, sentence: str, trained: Path, tiny_data: Path, tmp_path: Path, capsys: Any
+    change: dict[str, Any] | None, sentence: str, stock: Path, tiny_data: Path, tmp_path: Path, capsys: Any
 ) -> None:
     if change is not None:
         (tmp_path / "heads.json").write_text(json.dumps(change))
     where = ["--data", str(tiny_data), "--kept-heads", str(tmp_path / "heads.json"), "--cpu"]
-    assert main(["compensate", str(trained), str(tmp_path / "out.pt"), *where]) == 1
+    assert main(["compensate", str(stock), str(tmp_path / "out.pt"), *where]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("fairseq-dsp compensate: ")
     assert re.search(sentence, error), error
     assert not (tmp_path / "out.pt").exists()
 
 
-def test_a_pruned_model_and_a_test_set(trained: Path, tiny_data: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_pruned_model_and_a_test_set(stock: Path, tiny_data: Path, tmp_path: Path, capsys: Any) -> None:
     heads = tmp_path / "heads.json"
     heads.write_text(json.dumps(HEADS))
     inprocess.train(tiny_data, tmp_path, "--cpu", "--head-selection", "fixed", "--kept-heads", heads, "--max-update", 1)
     where = ["--data", str(tiny_data), "--kept-heads", str(heads), "--cpu"]
     assert main(["compensate", str(tmp_path / "checkpoint_last.pt"), str(tmp_path / "out.pt"), *where]) == 1
     assert "the model keeps only 5 of its 12 heads" in capsys.readouterr().err
-    assert main(["compensate", str(trained), str(tmp_path / "out.pt"), *where, "--split", "test"]) == 1
+    assert main(["compensate", str(stock), str(tmp_path / "out.pt"), *where, "--split", "test"]) == 1
     assert "--split test is a test set" in capsys.readouterr().err

@@ -13,17 +13,9 @@ from fairseq_dsp.cli import main
 from fairseq_dsp.model import TYPES, HeadSet
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of fairseq's own Transformer."""
-    folder = tmp_path_factory.mktemp("trained")
-    inprocess.train(tiny_data, folder, "--cpu", arch="transformer")
-    return folder / "checkpoint_last.pt"
-
-
-def test_the_chosen_heads_can_be_retrained(trained: Path, tiny_data: Path, tmp_path: Path):
+def test_the_chosen_heads_can_be_retrained(stock: Path, tiny_data: Path, tmp_path: Path):
     out, scores = tmp_path / "new" / "heads.json", tmp_path / "scores.json"
-    where = [str(trained), "--data", str(tiny_data), "--cpu"]
+    where = [str(stock), "--data", str(tiny_data), "--cpu"]
     assert main(["score-heads", *where, "--heads-to-keep", "5", "--out", str(out), "--scores", str(scores)]) == 0
     heads = HeadSet.read(out)
     assert (heads.total, heads.kept) == (12, 5)
@@ -33,16 +25,16 @@ def test_the_chosen_heads_can_be_retrained(trained: Path, tiny_data: Path, tmp_p
     assert len(values) == 12
     least_kept = min(content[kind][i][h] for kind in TYPES for i, layer in enumerate(heads.of(kind)) for h in layer)
     assert sum(value >= least_kept for value in values) == 5
-    flags = ["--head-selection", "fixed", "--kept-heads", out, "--finetune-from-model", trained, "--max-update", 2]
+    flags = ["--head-selection", "fixed", "--kept-heads", out, "--finetune-from-model", stock, "--max-update", 2]
     state = inprocess.train(tiny_data, tmp_path / "retrained", "--cpu", *flags)
     assert state["optimizer_history"][-1]["num_updates"] == 2
 
 
 def test_given_heads_are_neither_scored_anew_nor_of_another_number(
-    trained: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    stock: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     heads, retrained = tmp_path / "heads.json", str(tmp_path / "retrained/checkpoint_last.pt")
-    main(["score-heads", str(trained), "--data", str(tiny_data), "--cpu", "--heads-to-keep", "5", "--out", str(heads)])
+    main(["score-heads", str(stock), "--data", str(tiny_data), "--cpu", "--heads-to-keep", "5", "--out", str(heads)])
     flags = ["--cpu", "--head-selection", "fixed", "--kept-heads", heads, "--max-update", 2]
     inprocess.train(tiny_data, tmp_path / "retrained", *flags)
     capsys.readouterr()
@@ -55,8 +47,8 @@ def test_given_heads_are_neither_scored_anew_nor_of_another_number(
     assert main(["heads", retrained, "--heads-to-keep", "5"]) == 0
 
 
-def test_greedy_on_a_sample_of_train_is_reproducible(trained: Path, tiny_data: Path, capsys: pytest.CaptureFixture):
-    where = ["score-heads", str(trained), "--data", str(tiny_data), "--split", "train", "--sentences", "30", "--cpu"]
+def test_greedy_on_a_sample_of_train_is_reproducible(stock: Path, tiny_data: Path, capsys: pytest.CaptureFixture):
+    where = ["score-heads", str(stock), "--data", str(tiny_data), "--split", "train", "--sentences", "30", "--cpu"]
     printed = []
     for extra in ([], [], ["--seed", "2"]):
         assert main([*where, "--heads-to-keep", "4", "--steps", "3", *extra]) == 0
@@ -81,8 +73,8 @@ def test_greedy_on_a_sample_of_train_is_reproducible(trained: Path, tiny_data: P
         ("--data elsewhere", "the corpus elsewhere is missing"),
     ],
 )
-def test_bad_input_is_one_sentence(flags: str, sentence: str, trained: Path, tiny_data: Path, tmp_path: Path, capsys):
-    command = ["score-heads", str(trained), "--data", str(tiny_data), "--cpu", *flags.split()]
+def test_bad_input_is_one_sentence(flags: str, sentence: str, stock: Path, tiny_data: Path, tmp_path: Path, capsys):
+    command = ["score-heads", str(stock), "--data", str(tiny_data), "--cpu", *flags.split()]
     assert main([*command, "--out", str(tmp_path / "heads.json")]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -96,7 +88,7 @@ def test_a_missing_checkpoint(tiny_data: Path, capsys: pytest.CaptureFixture):
     assert "the checkpoint nowhere.pt is missing" in capsys.readouterr().err
 
 
-def test_an_empty_split(trained: Path, tiny_data: Path, tmp_path: Path, run_fairseq, capsys: pytest.CaptureFixture):
+def test_an_empty_split(stock: Path, tiny_data: Path, tmp_path: Path, run_fairseq, capsys: pytest.CaptureFixture):
     for language in ("xx", "yy"):
         (tmp_path / f"valid.{language}").write_text("")
     dictionaries = ["--srcdict", tiny_data / "dict.xx.txt", "--tgtdict", tiny_data / "dict.yy.txt"]
@@ -106,5 +98,5 @@ def test_an_empty_split(trained: Path, tiny_data: Path, tmp_path: Path, run_fair
     )
     for language in ("xx", "yy"):
         shutil.copy(tiny_data / f"dict.{language}.txt", tmp_path / "bin")
-    assert main(["score-heads", str(trained), "--data", str(tmp_path / "bin")]) == 1
+    assert main(["score-heads", str(stock), "--data", str(tmp_path / "bin")]) == 1
     assert "is empty: give a split that holds sentences" in capsys.readouterr().err

@@ -10,14 +10,6 @@ import torch
 
 
 @pytest.fixture(scope="session")
-def stock(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained model of fairseq's own architecture: it knows nothing of importance."""
-    folder = tmp_path_factory.mktemp("stock")
-    inprocess.train(tiny_data, folder, "--cpu", arch="transformer")
-    return folder / "checkpoint_last.pt"
-
-
-@pytest.fixture(scope="session")
 def equal_importance(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in which each importance variable is 10, far from 0, so that weight decay would show."""
     folder = tmp_path_factory.mktemp("start")
