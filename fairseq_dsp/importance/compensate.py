@@ -31,12 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sentences.add_arguments(parser, split="train", sentences=2000)
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise a `UserError` for a test set, or a number that cannot be, whatever the model."""
+    sentences.check_arguments(args)
+
+
 def run(args: argparse.Namespace) -> None:
     """Write the checkpoint.
 
     :raises UserError: if a file is missing, the heads do not fit the model, or it has not all its heads.
     """
-    sentences.check_arguments(args)
+    check_arguments(args)
     out = check_target(args.out)
     read = sentences.Sentences(args.checkpoint, args)
     try:

@@ -141,9 +141,10 @@ def _loss(model: Any, batch: dict[str, Any]) -> Tensor:
         if target.is_floating_point():  # a regression
             return F.mse_loss(logits.float().flatten(), target, reduction="sum")
         return F.cross_entropy(logits.float(), target, reduction="sum")
-    output, _ = model(**batch["net_input"])
-    padding = model.decoder.dictionary.pad()
-    return F.cross_entropy(output.float().flatten(0, 1), target, ignore_index=padding, reduction="sum")
+    output = model(**batch["net_input"])
+    # not from logits, which an adaptive softmax has none of
+    lprobs = model.get_normalized_probs(output, log_probs=True, sample=batch)
+    return F.nll_loss(lprobs.flatten(0, 1), target, ignore_index=model.decoder.dictionary.pad(), reduction="sum")
 
 
 @contextmanager

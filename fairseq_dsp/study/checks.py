@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
 from ..evaluation.prepared import PreparedData
+from ..importance import compensate, score_heads
 from ..model import PruningConfig
 from ..model.cost_budget import plans_of
-from ..model.units import shape_by
-from .options import parse_training, parse_words, without_chatter
+from .options import parse_options, parse_training, parse_words, without_chatter
 from .records import with_records
 from .runner import is_done, missing_steps
-from .runs import Run, Step
+from .runs import Run
+from .steps import Step
 from .study_file import Study
 from .values import closest
 
@@ -28,8 +29,11 @@ _OF_THIS_RUN = {"--seed": "0"} | dict.fromkeys(
 _OF_THE_MACHINE = ("distributed_world_size", "distributed_num_procs", "nprocs_per_node")
 """Options whose default is the number of this machine's GPUs."""
 
-_NOT_RECORDED = {"checkpoint", "data", "out", "scores", "max_tokens", "cpu"}
-"""Arguments of score-heads that say where, not what."""
+_READING: dict[str, Any] = {"score-heads": score_heads, "compensate": compensate}
+"""Commands that put sentences through a model, by the names of their steps."""
+
+_NOT_RECORDED = {"checkpoint", "data", "out", "scores", "kept_heads", "max_tokens", "cpu"}
+"""Arguments of these that say where, not what."""
 
 _LOWEST_IS_BEST = {"loss", "nll_loss", "ppl"}
 _HIGHEST_IS_BEST = {"bleu": "eval-bleu", "accuracy": "report-accuracy"}
@@ -51,6 +55,7 @@ def check_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
     """
     parsed: dict[tuple[str, ...], Namespace] = {}
     checked: set[tuple[str, ...]] = set()
+    reading: dict[str, Namespace] = {}
     texts = _Texts(study.data)
     resolved: dict[str, dict[str, dict[str, Any]]] = {run.name: {} for run in runs}
     try:
@@ -66,14 +71,16 @@ def check_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
                         checked.add(words)
                         _check_training(parsed[words], where, study.checkpoint, "--finetune-from-model" in words, texts)
                     resolved[run.name][step.name] = _recorded(parsed[words], words) | {"seed": run.seed}
-                elif step.name == "score-heads":
-                    args = _parse_score_heads(step, where)
+                elif step.name in _READING:
+                    args = _parse_reading(step, where)
                     resolved[run.name][step.name] = {k: v for k, v in vars(args).items() if k not in _NOT_RECORDED}
                     if step in missing:
-                        (unpruned,) = resolved[run.needs[0]].values()
-                        _check_score_heads(args, where, Namespace(**unpruned), texts)
-        if any(run.scored and not is_done(run) for run in runs):
-            texts.check_translated(study.split, next(iter(parsed.values())))
+                        reading[where] = args
+        if reading or any(run.scored and not is_done(run) for run in runs):
+            one = next(iter(parsed.values()), None)  # all trainings have the task and the corpus of the study
+            texts.check(one or parse_options(study.data, study.recipe | study.base, "recipe"), study.split, reading)
+        for where, args in reading.items():
+            _check_floors(args, where, study.shape)
     except ValueError as error:
         raise UserError(f"the study {study.name}: {error}") from error
     return with_records(runs, resolved)
@@ -165,33 +172,30 @@ def _why_no_metric(args: Namespace, checkpoint: str) -> Iterator[str]:
         yield f"the lowest {metric} is the best, but maximize-best-checkpoint-metric is given: leave it out"
 
 
-def _parse_score_heads(step: Step, where: str) -> Namespace:
-    """Parse the options of score-heads."""
-    from ..importance import score_heads
-
+def _parse_reading(step: Step, where: str) -> Namespace:
+    """Parse the options of a command that puts sentences through a model."""
     parser = argparse.ArgumentParser()
-    score_heads.add_arguments(parser)
+    _READING[step.name].add_arguments(parser)
     try:
         args = parse_words(parser, step.command[4:])
-        score_heads.check_arguments(args)
+        _READING[step.name].check_arguments(args)
     except ValueError as error:
-        raise ValueError(f"score-heads does not take the options of {where}: {error}") from error
+        raise ValueError(f"{step.name} does not take the options of {where}: {error}") from error
     return args
 
 
-def _check_score_heads(args: Namespace, where: str, unpruned: Namespace, texts: _Texts) -> None:
-    """Raise a ``ValueError`` if score-heads cannot do what its options ask for.
+def _check_floors(args: Namespace, where: str, shape: Mapping[str, Sequence[int]]) -> None:
+    """Raise a ``ValueError`` if the heads of all modules' floors are more than are to be kept.
 
-    :param unpruned: the options of the model that it scores.
+    :param shape: of the model whose heads are scored.
     """
-    least = args.min_heads_per_module
-    floors = [min(least, heads) for layers in shape_by(unpruned).values() for heads in layers]
-    if sum(floors) > args.heads_to_keep:
+    least = getattr(args, "min_heads_per_module", 0)
+    floors = sum(min(least, heads) for layers in shape.values() for heads in layers)
+    if floors and floors > args.heads_to_keep:
         raise ValueError(
-            f"{where}: min-heads-per-module {least} keeps {sum(floors)} heads, but only {args.heads_to_keep} are to be "
+            f"{where}: min-heads-per-module {least} keeps {floors} heads, but only {args.heads_to_keep} are to be "
             "kept: lower it, or give other heads"
         )
-    texts.load(unpruned, args.split, f"split of {where}")
 
 
 class _Texts:
@@ -237,8 +241,15 @@ class _Texts:
         for split in ("valid",) if args.combine_valid_subsets else args.valid_subset.split(","):
             self.load(args, split, f"valid-subset of {where}", combine=bool(args.combine_valid_subsets))
 
-    def check_translated(self, split: str, args: Namespace) -> None:
-        """Raise a ``ValueError`` unless what translating and scoring a text needs is there."""
+    def check(self, args: Namespace, split: str, reading: Mapping[str, Namespace]) -> None:
+        """Raise a ``ValueError`` unless what is put through models without training is there.
+
+        :param args: options of a training on the corpus.
+        :param split: the text to translate and score.
+        :param reading: by what names them in the message, arguments of commands that read a split.
+        """
+        for where, own in reading.items():
+            self.load(args, own.split, f"split of {where}")
         sentences = sum(len(self.load(args, part, "split of evaluate")) for part in self.data.parts(split))
         for references in (self.data.references(split), self.data.tokenised_references(split)):
             if references is not None and len(references) != sentences:

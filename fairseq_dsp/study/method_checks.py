@@ -99,7 +99,8 @@ def check_given_base(model: UnprunedModel, data: PreparedData, recipe: Options, 
     model.check_data(data)
     model.check_fits(parse_options(data, recipe, "recipe"))
     for method in methods if model.is_stock else ():
-        if method.method == "michel" or (method.method == "pipelined" and model.heads in method.heads):
+        as_it_is = {"michel": method.recovery is None, "pipelined": model.heads in method.heads}
+        if as_it_is.get(method.method):
             raise ValueError(
                 f"{method.name} removes heads of the model as it is, but {model.path} is of fairseq's {STOCK}: leave "
                 f"that out, or give a model that was trained on with --arch {MODEL} --finetune-from-model"

@@ -1,10 +1,12 @@
 """Prune a trained model in one command: choose K of its heads, or F of its feed-forward units, or both, or a share of
-the cost of all, while it trains on, remove the others for good, and compare the result with the original on the test
-set.
+the cost of all, train it on, remove the others for good, and compare the result with the original on the test set.
 
 CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp. Model sizes, batches, loss and
 learning rate are read from it. By default, training continues for a third of the updates that the model has had, with a
-learning rate that falls linearly to 0 and budgets that shrink from all units to what is to be kept.
+learning rate that falls linearly to 0. Where half of the heads or more stay, they are scored once (fairseq-dsp
+score-heads), the output projections are fitted to them (fairseq-dsp compensate), and every update trains the model that
+is left. With fewer heads, other units, or an option that says how to choose (--head-selection simple), the training
+chooses them, from a budget that shrinks from all units to what is to be kept.
 
 With several K, each has a training of its own; with --range, one training serves every K from the least to the most.
 
@@ -191,6 +193,9 @@ def _method(args: argparse.Namespace, own: Options, heads: Sequence[int], option
     :param heads: all numbers of heads that are asked for, which a range has together.
     """
     more: dict[str, Any] = {"from_base": True, "distill": args.distill}
+    if options.get("head-selection") == "fixed":
+        more |= {"compensate": True, "recovery": options}
+        return Method("michel", METHOD, (own["heads-to-keep"],), (args.seed,), pruning_recipe.SCORING, **more)
     if args.range:
         more |= {"low": min(heads), "high": max(heads)}
         if args.touch_up:
@@ -224,9 +229,11 @@ def _options(
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
-            options |= pruning_recipe.schedule(data, options, model.shape)
+            once = pruning_recipe.scores_once(given | own, model.heads)
+            options |= {} if once else pruning_recipe.schedule(data, options, model.shape)
             args = parse_options(data, options, "the command line")
             found[name] = {option: value for option, value in options.items() if option not in own}
+            found[name] |= {"head-selection": "fixed"} if once else {}
     except ValueError as error:
         raise UserError(str(error)) from error
     model.check_fits(args)
@@ -270,10 +277,9 @@ def _brief(value: Any) -> str:
 def _say_commands(runs: Sequence[Run]) -> None:
     """Say how the models that are not finished are trained: what this command is short for."""
     for one in runs:
-        if not is_done(one):
-            for step in one.steps:
-                if step.checkpoints:
-                    print(f"{one.name}:\n  {shlex.join(step.command)}", file=sys.stderr)
+        commands = [shlex.join(step.command) for step in one.steps if step.name not in ("compact", "evaluate")]
+        if commands and not is_done(one):
+            print(f"{one.name}:", *commands, sep="\n  ", file=sys.stderr)
 
 
 def _local(models: int) -> Local:

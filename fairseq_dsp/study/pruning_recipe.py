@@ -1,9 +1,12 @@
-"""Pruning a trained model: the recipe with which it trains on while a shrinking budget chooses its heads and units.
+"""Pruning a trained model: the recipes by which it loses heads and units and trains on.
 
-All heads are there at first, and the budget shrinks to K over a share of the updates. A little later the heads are
-fixed, and the weights train on with just these to the end, while the learning rate falls to 0. Few heads take longer to
-choose. The choice is slow: the importance has a tenth of the usual learning rate. Feed-forward units, where some are
-pruned, have the same schedule.
+Where half of the heads or more stay, they are scored once, before the first update. The output projections are fitted
+to them, and all updates train the model that is left, while the learning rate falls to 0.
+
+Otherwise the training chooses. All heads are there at first, and the budget shrinks to K over a share of the updates. A
+little later the heads are fixed, and the weights train on with just these to the end, while the learning rate falls to
+0. Few heads take longer to choose. The choice is slow: the importance has a tenth of the usual learning rate.
+Feed-forward units, where some are pruned, have the same schedule.
 
 Where many heads stay, more of them than otherwise are the encoder's; see `default_floor` of the kind.
 
@@ -21,6 +24,8 @@ from ..model.units import HEADS, shape_by
 from .options import BUDGETS, SHARES, Options, parse_options
 
 LEAST_UPDATES = 500
+SCORING: Options = {"split": "train", "sentences": 2000, "steps": 6}
+"""Options of score-heads, where the heads are scored once."""
 PRUNING_LR = 0.02
 _WARM_UP = 0.05
 _MANY = 0.25, 0.3
@@ -58,6 +63,17 @@ def training(base: Options, given: Options, updates: int) -> Options:
         options = {name: value for name, value in options.items() if name not in own}
         options |= {"lr-scheduler": _LINEAR} | _linear(updates)
     return options | given
+
+
+def scores_once(options: Options, total: int) -> bool:
+    """Whether the heads are scored once, before the first update: where half of them or more stay, but not all, and
+    no option says how heads are chosen, or that other units are.
+
+    :param options: what is given, ``heads-to-keep`` among it if a number is.
+    :param total: N, the number of heads of the model.
+    """
+    own = {field.name.replace("_", "-") for field in fields(PruningConfig)} & options.keys()
+    return own == {"heads-to-keep"} and total <= 2 * int(options["heads-to-keep"]) < 2 * total
 
 
 def touch_up(options: Options, updates: int) -> Options:

@@ -23,7 +23,8 @@ from ..files import remove, replacing, write_json, write_text
 from .lock import locked
 from .options import SHARES
 from .records import begin, version_of
-from .runs import LOG, RESULT, SCORES, Run, Step
+from .runs import LOG, RESULT, Run
+from .steps import SCORES, Step
 
 LOCK = ".lock"
 _PROCESSES = re.compile(r"training on (\d+) devices")

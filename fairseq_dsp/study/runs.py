@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
-from ..evaluation.preprocessed import flags
-from ..files import PACKAGE, sha256
+from ..files import sha256
 from .method_checks import chooses_units
 from .options import SHARES, Options, command_line
+from .steps import COMPACT, FITTED, KEPT, Commands, Step
 from .study_file import Method, Study
 from .training_options import continued, of_random, of_range, options_of, with_fixed
 
 RUNS = "runs"
 RESULT = "result.json"
-KEPT = "kept.json"
-COMPACT = "compact.pt"
-SCORES = "scores.json"
 LOG = "log.txt"
 
 EVALUATION_WORK = 0.05
 """The work of compacting and translating, as a share of the updates of a training; for the progress bar."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of a run.
-
-    :param name: unique in its run; a file of this name marks that the command has ended well.
-    :param command: its words.
-    :param products: the files for which it is done.
-    :param inputs: the files of other steps, of this run or of one that it needs, that it reads.
-    :param checkpoints: for a training, the folder of its checkpoints.
-    :param updates: for a training, the number of its updates.
-    :param output: the product that receives what the command prints, or None for the log.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    products: tuple[Path, ...] = ()
-    inputs: tuple[Path, ...] = ()
-    checkpoints: Path | None = None
-    updates: int = 0
-    output: Path | None = None
-
-    def marker(self, folder: Path) -> Path:
-        """The file that marks it as done, in its run's folder."""
-        return folder / f".{self.name}.done"
 
 
 @dataclass(frozen=True)
@@ -114,6 +84,7 @@ def expand(study: Study, results: Path) -> list[Run]:
 class _Maker:
     def __init__(self, study: Study, results: Path) -> None:
         self.study = study
+        self.commands = Commands(study)
         self.folder = results / RUNS
         self.common = {
             "data": study.data.summary.get("key", str(study.data.folder)),
@@ -235,115 +206,51 @@ class _Maker:
             model = self.study.pretrained
         kept: list[str] = []  # how the heads are given to what comes after the pruning
         chosen = folder / KEPT
+        taught_by = self._model_of(teacher) if teacher else None
         given: tuple[Path, ...] = ()
         if heads_of is not None:
-            small = heads_of.folder / COMPACT
-            steps.append(
-                Step(
-                    "structure",
-                    (*_command(), "heads", str(small), "--format", "json"),
-                    products=(chosen,),
-                    inputs=(small,),
-                    output=chosen,
-                )
-            )
+            steps.append(self.commands.heads("structure", heads_of.folder / COMPACT, chosen))
             given = (chosen,)
             options = with_fixed(options or {}, str(chosen))
         if options is not None:
-            steps.append(self._training("train", options, seed, folder / "checkpoints", model, teacher, *given))
-            model = self._checkpoint(folder / "checkpoints")
+            trained = folder / "checkpoints"
+            steps.append(self.commands.training("train", options, seed, trained, model, taught_by, *given))
+            model = self.commands.checkpoint(trained)
         assert model is not None
         if score_heads is not None:
-            words = ["score-heads", str(model), "--data", str(self._data_bin), "--heads-to-keep", str(heads)]
-            command = (*_command(), *words, "--out", str(chosen), *score_heads)
-            steps.append(Step("score-heads", command, products=(chosen,), inputs=(model,)))
+            assert heads is not None
+            steps.append(self.commands.score_heads(model, heads, chosen, score_heads))
             kept = ["--kept-heads", str(chosen)]
+            if method.compensate:
+                steps.append(self.commands.compensate(model, chosen, folder / FITTED))
+                model = folder / FITTED
         elif options is None and start and heads is not None:
             kept = ["--heads-to-keep", str(heads)]
         if recovery is not None:
             if score_heads is None:
-                command = (*_command(), "heads", str(model), "--format", "json", *kept)
-                steps.append(Step("heads", command, products=(chosen,), inputs=(model,), output=chosen))
+                steps.append(self.commands.heads("heads", model, chosen, kept))
             recovered = folder / "recovered"
             more = with_fixed(options_of(self.study, recovery), str(chosen))
-            steps.append(self._training("recover", more, seed, recovered, model, teacher, chosen))
-            model, kept = self._checkpoint(recovered), []
+            steps.append(self.commands.training("recover", more, seed, recovered, model, taught_by, chosen))
+            model, kept = self.commands.checkpoint(recovered), []
         if scored:
-            steps += self._scoring(folder, model, kept, pruned=method.method not in ("base", "unpruned"))
+            pruned = method.method not in ("base", "unpruned")
+            steps += self.commands.scoring(folder, model, kept, pruned=pruned)
         identity = self.common | {
             "name": name, "method": method.method, "heads": heads, "seed": seed,
             "options": options, "recovery": recovery,
             "start": start.identity if start else None, "teacher": teacher.identity if teacher else None,
             "score_heads": list(score_heads) if score_heads is not None else None,
         }  # fmt: skip
+        if method.compensate:
+            identity["compensate"] = True
         if heads_of is not None:
             identity |= {"heads_of": heads_of.identity, "options": {**(options or {}), "kept-heads": KEPT}}
         needs = tuple(dict.fromkeys(run.name for run in (start, teacher, heads_of) if run))
         return Run(name, method.name, method.method, heads, seed, folder, needs, tuple(steps), identity, scored)
 
-    def _scoring(self, folder: Path, model: Path, kept: list[str], *, pruned: bool) -> Iterator[Step]:
-        study = self.study
-        files = tuple(Path(kept[1]) for _ in kept[:1] if kept[0] == "--kept-heads")
-        if study.compact and pruned:
-            small = folder / COMPACT
-            command = (*_command(), "compact", str(model), str(small), *kept)
-            products = (small, small.with_suffix(".heads.json"))
-            yield Step("compact", command, products=products, inputs=(model, *files))
-            model, kept, files = small, [], ()
-        scores, output = folder / SCORES, folder / study.data.output_name
-        words = ["evaluate", str(model), "--data", str(study.data.folder.absolute()), "--split", study.split]
-        words += [*flags(study.data), *kept]
-        if not study.data.classifies:
-            words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen)]
-        if (study.max_len_a, study.max_len_b) != (MAX_LEN_A, MAX_LEN_B):
-            words += ["--max-len-a", str(study.max_len_a), "--max-len-b", str(study.max_len_b)]
-        words += ["--json", str(scores), "--predictions" if study.data.classifies else "--translations", str(output)]
-        yield Step("evaluate", (*_command(), *words), products=(scores, output), inputs=(model, *files))
-
-    def _training(
-        self,
-        name: str,
-        options: Options,
-        seed: int,
-        checkpoints: Path,
-        start: Path | None,
-        teacher: Run | None,
-        *inputs: Path,
-    ) -> Step:
-        data = self.study.data
-        words = [sys.executable, "-m", "fairseq_cli.train", data.training_data, "--user-dir", str(PACKAGE)]
-        words += [*data.language_flags, "--save-dir", str(checkpoints)]
-        words += ["--seed", str(seed), "--log-format", "json", "--no-progress-bar", "--no-epoch-checkpoints"]
-        if start:
-            words += ["--finetune-from-model", str(start)]
-            inputs += (start,)
-        if teacher:
-            model = self._model_of(teacher)
-            words += ["--distill-from", str(model)]
-            inputs += (model,)
-        return Step(
-            name,
-            (*words, *command_line(options)),
-            products=(self._checkpoint(checkpoints),),
-            inputs=inputs,
-            checkpoints=checkpoints,
-            updates=int(options["max-update"]),
-        )
-
     def _model_of(self, run: Run) -> Path:
         """The checkpoint that a run leaves, or that stands for it."""
         if run.method == "base" and self.study.trained:
             return self.study.trained
-        return self._checkpoint(run.folder / "checkpoints")
-
-    def _checkpoint(self, folder: Path) -> Path:
-        return folder / f"checkpoint_{self.study.checkpoint}.pt"
-
-    @property
-    def _data_bin(self) -> Path:
-        return self.study.data.data_bin.absolute()
-
-
-def _command() -> tuple[str, ...]:
-    """``fairseq-dsp`` with this Python."""
-    return sys.executable, "-m", "fairseq_dsp.cli"
+        return self.commands.checkpoint(run.folder / "checkpoints")

@@ -30,9 +30,9 @@ _STUDY_KEYS = {
 }  # fmt: skip
 _METHOD_KEYS = {
     "method", "name", "title", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
-    "of", *SHARES,
+    "of", "compensate", *SHARES,
 }  # fmt: skip
-_KEYS_OF = {"penalties": "voita", "low": "range", "high": "range", "of": "structure"}
+_KEYS_OF = {"penalties": "voita", "low": "range", "high": "range", "of": "structure", "compensate": "michel"}
 _MICHEL_OPTIONS = {"split", "sentences", "steps", "min-heads-per-module", "max-tokens", "cpu"}
 """What ``options`` may hold for ``michel``: options of ``fairseq-dsp score-heads``."""
 
@@ -53,6 +53,7 @@ class Method:
     :param high: the most heads of ``range``.
     :param from_base: whether its training starts from the trained, unpruned model of the same seed.
     :param distill: whether its trainings, recovery included, learn from that model's distribution too.
+    :param compensate: whether the output projections are fitted to the chosen heads; see `importance.compensation`.
     :param of: the method whose heads ``structure`` has.
     :param title: what tables and pictures call it; its name if empty.
     """
@@ -69,6 +70,7 @@ class Method:
     high: int | None = None
     from_base: bool = False
     distill: bool = False
+    compensate: bool = False
     of: str | None = None
     title: str = ""
 
@@ -229,6 +231,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
             )
     compact = boolean(content.get("compact", True), "compact")
     for method in methods:
+        if method.method == "michel":
+            check_keys(method.options, _MICHEL_OPTIONS, f"options of {method.name}")
         if method.method == "range":
             check_range(method)
         if method.method == "structure":
@@ -268,9 +272,6 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         updates = parse_options(prepared, {**recipe, **options}, where).max_update
         if updates < 1:
             raise ValueError(f"max-update of {where} is {updates}, but a number from 1 is expected")
-    for method in methods:
-        if method.method == "michel":
-            check_keys(method.options, _MICHEL_OPTIONS, f"options of {method.name}")
     return study
 
 
@@ -336,6 +337,7 @@ def _method(
         high=high if kind == "range" else None,
         from_base=start == "base",
         distill=boolean(content.get("distill", False), f"distill of {name}"),
+        compensate=boolean(content.get("compensate", False), f"compensate of {name}"),
         of=str(content["of"]) if "of" in content else None,
         title=read_title(content, name),
     )

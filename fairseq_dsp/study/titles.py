@@ -77,4 +77,5 @@ def _default(method: Method, recipe: Options) -> str:
         title = title.removesuffix(" (default)").replace(
             _SELECTIONS["simple"], _SELECTIONS.get(str(selection), str(selection))
         )
+    title += ", output projections fitted" if method.compensate else ""
     return title + (", distilled" if method.distill else "") + (", recovered" if method.recovery is not None else "")

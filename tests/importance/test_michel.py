@@ -13,7 +13,7 @@ from fairseq import tasks
 from torch import Tensor
 
 from fairseq_dsp.importance import HeadScores, choose, score
-from fairseq_dsp.importance.michel import gate_gradients
+from fairseq_dsp.importance.michel import _loss, gate_gradients
 from fairseq_dsp.model import TYPES, modules_of
 
 Batches = tuple[Any, list[dict[str, Any]]]
@@ -101,6 +101,23 @@ def test_scoring_leaves_the_model_as_it_was(setting: Batches):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(model(**batches[1]["net_input"])[0], output)
     assert not any(module.module.out_proj._forward_pre_hooks for module in modules_of(model))
+
+
+def test_an_adaptive_softmax_has_the_loss_of_its_own_distribution(tiny_data: Path, tmp_path: Path):
+    """Its decoder's output are no logits."""
+    flags = ("--adaptive-softmax-cutoff", "9", "--decoder-output-dim", "16")
+    config = inprocess.argparse_config(tiny_data, tmp_path, *flags, arch="transformer")
+    task = tasks.setup_task(config.task)
+    task.load_dataset("valid")
+    model = task.build_model(config.model).eval()
+    dataset = task.dataset("valid")
+    batch = dataset.collater([dataset[i] for i in range(8)])
+    output = model(**batch["net_input"])
+    assert output[0].shape[-1] == 16
+    whole = model.get_normalized_probs(output, log_probs=True)
+    assert whole.shape[-1] == len(task.target_dictionary)
+    expected = -whole.gather(2, batch["target"][..., None])[batch["target"] != 1].sum()
+    torch.testing.assert_close(_loss(model, batch), expected)
 
 
 def test_a_removed_head_scores_nothing_and_changes_the_others(setting: Batches):

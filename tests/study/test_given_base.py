@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import support
+import torch
 from studies import TINY_RECIPE, do, plan
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.study.runs import expand
 from fairseq_dsp.study.study_file import read_study
+from fairseq_dsp.study.sweep import checked_runs
 
 RECIPE = {
     name: value
@@ -52,7 +55,6 @@ def test_another_model_in_its_place_is_refused(
     results = tmp_path / "results"
     plan(study, results)
     from fairseq_dsp.study.records import begin
-    from fairseq_dsp.study.sweep import checked_runs
 
     for run in checked_runs(read_study(study), results):
         run.folder.mkdir(parents=True)
@@ -90,6 +92,31 @@ def test_heads_of_a_stock_model_are_not_removed_as_it_is(
     train_tiny(tmp_path, *ours, arch="transformer_dsp")
     base = {"checkpoint": str(tmp_path / "checkpoint_last.pt")}
     assert read_study(write_study(base=base, recipe=RECIPE, methods=[MICHEL])).trained
+
+
+def test_heads_of_a_stock_model_that_is_trained_on_are_scored_and_fitted(
+    stock: Path, write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Each step reads what the one before it left; what the fitting did is part of the run's record."""
+    fitted = MICHEL | {"compensate": True, "recovery": {"max-update": 2}, "heads": [6]}
+    study = read_study(write_study(base={"checkpoint": str(stock)}, recipe=RECIPE, methods=[fitted]))
+    runs = checked_runs(study, tmp_path / "results")
+    run = next(run for run in runs if run.method == "michel")
+    assert [step.name for step in run.steps] == ["score-heads", "compensate", "recover", "compact", "evaluate"]
+    start = run.folder / "fitted.pt"
+    train = run.steps[2].command
+    assert train[train.index("--finetune-from-model") + 1] == str(start)
+    assert run.record["resolved"]["compensate"] == {"split": "train", "sentences": 2000, "seed": 1}
+    do(run)
+    state = torch.load(start, weights_only=True)["model"]
+    before = torch.load(stock, weights_only=True)["model"]
+    changed = {name for name in before if not torch.equal(before[name], state[name])}
+    assert changed
+    assert all(".out_proj." in name for name in changed)
+    assert json.loads((run.folder / "compact.heads.json").read_text())["kept"] == 6
+    alone = fitted | {"recovery": None}
+    with pytest.raises(UserError, match="michel removes heads of the model as it is"):
+        read_study(write_study(base={"checkpoint": str(stock)}, recipe=RECIPE, methods=[alone]))
 
 
 def test_a_recipe_without_an_architecture(write_study: Callable[..., Path]) -> None:

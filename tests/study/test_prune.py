@@ -19,17 +19,20 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from pruning import SHORT, call, files, refused, value, words_of
 from quick_python import quick_python
 
+from fairseq_dsp.cli import main
+from fairseq_dsp.model import HeadSet
+
 pytestmark = pytest.mark.usefixtures("quick_steps")
 
 
 def test_it_prunes_a_stock_checkpoint_to_several_numbers_of_heads(pruned_out: tuple[Path, str]) -> None:
     out, printed = pruned_out
-    for k in (6, 3):
+    for k, folder in ((6, "recovered"), (3, "checkpoints")):
         heads = json.loads((out / f"compact-k{k}.heads.json").read_text())
         assert heads["kept"] == k
         state = load_checkpoint_to_cpu(str(out / f"compact-k{k}.pt"))
         assert state["cfg"]["model"].compact
-        trained = load_checkpoint_to_cpu(str(out / f"runs/pruned-k{k}-s1/checkpoints/checkpoint_last.pt"))
+        trained = load_checkpoint_to_cpu(str(out / f"runs/pruned-k{k}-s1/{folder}/checkpoint_last.pt"))
         assert trained["optimizer_history"][-1]["num_updates"] == 20
         assert trained["cfg"]["model"].dropout == 0  # as the base, not as the architecture
         assert trained["cfg"]["optimization"]["update_freq"] == [2]
@@ -68,21 +71,46 @@ def test_it_takes_a_data_bin_of_fairseq(
 
 def test_shares_are_written_out_as_updates(pruned_out: tuple[Path, str], stock_checkpoint: Path) -> None:
     out, printed = pruned_out
-    for k, shrinking, cooldown, floor in ((6, 5, 6, 2), (3, 8, 9, None)):  # a third of 12 heads and more, or less
-        words = words_of(out, f"pruned-k{k}-s1")
-        assert value(words, "--finetune-from-model") == str(stock_checkpoint)
-        expected = {
-            "heads-to-keep": k, "heads-to-keep-start": 12, "heads-to-keep-updates": shrinking,
-            "cooldown-updates": cooldown, "pruning-lr": 0.02, "lr": 0.01, "lr-scheduler": "polynomial_decay",
-            "total-num-update": 20, "max-update": 20, "warmup-updates": 1, "update-freq": 2, "max-tokens": 400,
-            "attention-dropout": 0.1, "weight-decay": 1e-4, "label-smoothing": 0.1, "arch": "transformer_dsp",
-        }  # fmt: skip
+    in_both = {
+        "lr": 0.01, "lr-scheduler": "polynomial_decay", "total-num-update": 20, "max-update": 20, "warmup-updates": 1,
+        "update-freq": 2, "max-tokens": 400, "attention-dropout": 0.1, "weight-decay": 1e-4, "label-smoothing": 0.1,
+        "arch": "transformer_dsp",
+    }  # fmt: skip
+    few = {
+        "heads-to-keep": 3, "heads-to-keep-start": 12, "heads-to-keep-updates": 8, "cooldown-updates": 9,
+        "pruning-lr": 0.02, "finetune-from-model": stock_checkpoint,
+    }  # fmt: skip
+    half = {"head-selection": "fixed", "finetune-from-model": out / "runs/pruned-k6-s1/fitted.pt"}
+    for k, own in ((3, few), (6, half)):
+        words, expected = words_of(out, f"pruned-k{k}-s1"), in_both | own
         assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
         recorded = json.loads((out / "prune.json").read_text())["options"][str(k)]
-        expected.pop("heads-to-keep")
+        for name in ("heads-to-keep", "finetune-from-model"):
+            expected.pop(name, None)
         assert {name: str(recorded[name]) for name in expected} == {n: str(v) for n, v in expected.items()}
-        least = "" if floor is None else f"--min-encoder-heads {floor} "
-        assert f"--heads-to-keep-updates {shrinking} {least}--heads-to-keep {k}" in printed
+    assert "--heads-to-keep-updates 8 --heads-to-keep 3\n" in printed
+    assert f"--head-selection fixed --kept-heads {out / 'runs/pruned-k6-s1/kept.json'}\n" in printed
+
+
+def test_half_of_the_heads_are_scored_and_fitted_before_the_first_update(
+    pruned_out: tuple[Path, str], stock_checkpoint: Path, prepared: Path, tmp_path: Path
+) -> None:
+    """What the command does is what its commands do by hand."""
+    out, printed = pruned_out
+    data, heads, fitted = prepared / "data-bin", tmp_path / "heads.json", tmp_path / "fitted.pt"
+    lines = [line.strip() for line in printed.splitlines() if "fairseq_dsp.cli" in line]
+    assert [shlex.split(line)[3] for line in lines] == ["score-heads", "compensate"]
+    scoring = ("--split", "train", "--sentences", 2000, "--heads-to-keep", 6, "--steps", 6, "--out", heads)
+    for words in (
+        ("score-heads", stock_checkpoint, "--data", data, *scoring),
+        ("compensate", stock_checkpoint, fitted, "--data", data, "--kept-heads", heads),
+    ):
+        assert main([str(word) for word in words]) == 0
+    run = out / "runs/pruned-k6-s1"
+    assert (run / "kept.json").read_text() == heads.read_text()
+    assert HeadSet.read(str(heads)) == HeadSet.read(str(out / "compact-k6.heads.json"))
+    found, expected = (load_checkpoint_to_cpu(str(path))["model"] for path in (run / "fitted.pt", fitted))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.slow

@@ -26,10 +26,14 @@ def test_the_options_of_a_model(
     model = UnprunedModel.read(stock_checkpoint)
     data = PreparedData.read(prepared)
     assert (model.heads, model.updates, model.sizes["arch"]) == (12, 20, "transformer_dsp")
-    options = options_of(model, data, 6, {})
+    options = options_of(model, data, 5, {})
     assert (options["max-update"], options["total-num-update"], options["warmup-updates"]) == (500, 500, 25)
     assert (options["heads-to-keep-updates"], options["cooldown-updates"]) == (125, 150)
-    floors = {k: options_of(model, data, k, {}).get("min-encoder-heads") for k in (11, 5, 4, 3)}
+    scored = {k: options_of(model, data, k, {}).get("head-selection") for k in (12, 11, 6, 5)}
+    assert scored == {12: None, 11: "fixed", 6: "fixed", 5: None}  # half of the heads and more
+    assert not {"cooldown-updates", "pruning-lr", "heads-to-keep-start"} & options_of(model, data, 6, {}).keys()
+    chosen = {"head-selection": "simple"}
+    floors = {k: options_of(model, data, k, chosen).get("min-encoder-heads") for k in (11, 5, 4, 3)}
     assert floors == {11: 3, 5: 2, 4: 1, 3: None}  # of the encoder's 4 of 12; below a third the choice is free
     for own in ("min-encoder-heads", "min-cross-heads", "encoder-heads-to-keep", "min-heads-per-module"):
         found = pruning_recipe.schedule(data, {"max-update": 100, "heads-to-keep": 6, own: 1}, model.shape)
@@ -59,4 +63,4 @@ def test_the_options_of_a_model(
     assert main(["export-fairseq", str(tmp_path / "checkpoint_last.pt"), str(tmp_path / "exported.pt")]) == 0
     exported = UnprunedModel.read(tmp_path / "exported.pt")
     assert (exported.heads, exported.sizes["arch"], exported.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
-    assert options_of(exported, data, 6, {})["heads-to-keep-start"] == 12
+    assert options_of(exported, data, 5, {})["heads-to-keep-start"] == 12

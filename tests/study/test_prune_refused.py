@@ -15,7 +15,7 @@ def test_what_cannot_be_pruned(
     pruned_out: tuple[Path, str], stock_checkpoint: Path, prepared: Path, tmp_path: Path
 ) -> None:
     out, pruned = tmp_path / "out", pruned_out[0]
-    compact, trained = pruned / "compact-k6.pt", pruned / "runs/pruned-k6-s1/checkpoints/checkpoint_best.pt"
+    compact, trained = pruned / "compact-k6.pt", pruned / "runs/pruned-k3-s1/checkpoints/checkpoint_best.pt"
     lstm = tmp_path / "lstm"
     sizes = [f"--{side}-{name}" for side in ("encoder", "decoder") for name in ("embed-dim", "hidden-size")]
     flags = [word for size in [*sizes, "--decoder-out-embed-dim"] for word in (size, "16")]

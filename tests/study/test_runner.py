@@ -24,7 +24,8 @@ from fairseq_dsp.study.local import Local, run_locally
 from fairseq_dsp.study.lock import locked
 from fairseq_dsp.study.nodes import Nodes
 from fairseq_dsp.study.runner import RunError, execute, is_done, missing_steps, progress, with_wanted
-from fairseq_dsp.study.runs import Run, Step
+from fairseq_dsp.study.runs import Run
+from fairseq_dsp.study.steps import Step
 
 
 def shell(folder: Path, name: str, script: str, products: str, inputs: str = "", **fields: Any) -> Step:

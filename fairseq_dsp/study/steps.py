@@ -1,0 +1,138 @@
+"""The commands that a run of a study consists of."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
+from ..evaluation.preprocessed import flags
+from ..files import PACKAGE
+from .options import Options, command_line
+from .study_file import Study
+
+KEPT = "kept.json"
+COMPACT = "compact.pt"
+FITTED = "fitted.pt"
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a run.
+
+    :param name: unique in its run; a file of this name marks that the command has ended well.
+    :param command: its words.
+    :param products: the files for which it is done.
+    :param inputs: the files of other steps, of this run or of one that it needs, that it reads.
+    :param checkpoints: for a training, the folder of its checkpoints.
+    :param updates: for a training, the number of its updates.
+    :param output: the product that receives what the command prints, or None for the log.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    products: tuple[Path, ...] = ()
+    inputs: tuple[Path, ...] = ()
+    checkpoints: Path | None = None
+    updates: int = 0
+    output: Path | None = None
+
+    def marker(self, folder: Path) -> Path:
+        """The file that marks it as done, in its run's folder."""
+        return folder / f".{self.name}.done"
+
+
+class Commands:
+    """Makes the steps of a study's runs.
+
+    :param study: the study.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    def checkpoint(self, folder: Path) -> Path:
+        """Return the checkpoint of a training that counts."""
+        return folder / f"checkpoint_{self.study.checkpoint}.pt"
+
+    def training(
+        self,
+        name: str,
+        options: Options,
+        seed: int,
+        checkpoints: Path,
+        start: Path | None,
+        teacher: Path | None,
+        *inputs: Path,
+    ) -> Step:
+        """Return a training.
+
+        :param checkpoints: the folder for its checkpoints.
+        :param start: the checkpoint that it starts from, if any.
+        :param teacher: the checkpoint of a model that it learns from, if any.
+        :param inputs: further files that it reads.
+        """
+        data = self.study.data
+        words = [sys.executable, "-m", "fairseq_cli.train", data.training_data, "--user-dir", str(PACKAGE)]
+        words += [*data.language_flags, "--save-dir", str(checkpoints)]
+        words += ["--seed", str(seed), "--log-format", "json", "--no-progress-bar", "--no-epoch-checkpoints"]
+        if start:
+            words += ["--finetune-from-model", str(start)]
+            inputs += (start,)
+        if teacher:
+            words += ["--distill-from", str(teacher)]
+            inputs += (teacher,)
+        return Step(
+            name,
+            (*words, *command_line(options)),
+            products=(self.checkpoint(checkpoints),),
+            inputs=inputs,
+            checkpoints=checkpoints,
+            updates=int(options["max-update"]),
+        )
+
+    def heads(self, name: str, model: Path, chosen: Path, kept: Sequence[str] = ()) -> Step:
+        """Return what writes the heads that a model keeps to the file *chosen*."""
+        command = (*_DSP, "heads", str(model), "--format", "json", *kept)
+        return Step(name, command, products=(chosen,), inputs=(model,), output=chosen)
+
+    def score_heads(self, model: Path, heads: int, chosen: Path, words: Sequence[str]) -> Step:
+        """Return what scores the heads of a model, and writes the best to the file *chosen*."""
+        command = (*_DSP, "score-heads", str(model), "--data", str(self._data_bin), "--heads-to-keep", str(heads))
+        return Step("score-heads", (*command, "--out", str(chosen), *words), products=(chosen,), inputs=(model,))
+
+    def compensate(self, model: Path, chosen: Path, out: Path) -> Step:
+        """Return what fits the output projections of a model to the heads of the file *chosen*."""
+        words = (str(model), str(out), "--data", str(self._data_bin), "--kept-heads", str(chosen))
+        return Step("compensate", (*_DSP, "compensate", *words), products=(out,), inputs=(model, chosen))
+
+    def scoring(self, folder: Path, model: Path, kept: list[str], *, pruned: bool) -> Iterator[Step]:
+        """Yield what makes a model compact, if it is pruned, and evaluates it."""
+        study = self.study
+        files = tuple(Path(kept[1]) for _ in kept[:1] if kept[0] == "--kept-heads")
+        if study.compact and pruned:
+            small = folder / COMPACT
+            command = (*_DSP, "compact", str(model), str(small), *kept)
+            products = (small, small.with_suffix(".heads.json"))
+            yield Step("compact", command, products=products, inputs=(model, *files))
+            model, kept, files = small, [], ()
+        scores, output = folder / SCORES, folder / study.data.output_name
+        words = ["evaluate", str(model), "--data", str(study.data.folder.absolute()), "--split", study.split]
+        words += [*flags(study.data), *kept]
+        if not study.data.classifies:
+            words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen)]
+        if (study.max_len_a, study.max_len_b) != (MAX_LEN_A, MAX_LEN_B):
+            words += ["--max-len-a", str(study.max_len_a), "--max-len-b", str(study.max_len_b)]
+        words += ["--json", str(scores), "--predictions" if study.data.classifies else "--translations", str(output)]
+        yield Step("evaluate", (*_DSP, *words), products=(scores, output), inputs=(model, *files))
+
+    @property
+    def _data_bin(self) -> Path:
+        return self.study.data.data_bin.absolute()
+
+
+_DSP = sys.executable, "-m", "fairseq_dsp.cli"
+"""``fairseq-dsp`` with this Python."""
