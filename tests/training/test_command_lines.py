@@ -129,7 +129,7 @@ CONFIGS = {
     "prune": "model.heads_to_keep=5 model.heads_to_keep_start=12 model.heads_to_keep_updates=5 "
     "model.cooldown_updates=6 model.min_encoder_heads=2 lr_scheduler.total_num_update=20 "
     "checkpoint.finetune_from_model=BASE",
-    "recovery": "model.kept_heads=HEADS checkpoint.finetune_from_model=BASE",
+    "recovery": "model.kept_heads=HEADS lr_scheduler.total_num_update=20 checkpoint.finetune_from_model=BASE",
 }
 
 
