@@ -96,18 +96,18 @@ class Commands:
 
     def heads(self, name: str, model: Path, chosen: Path, kept: Sequence[str] = ()) -> Step:
         """Return what writes the heads that a model keeps to the file *chosen*."""
-        command = (*_DSP, "heads", str(model), "--format", "json", *kept)
+        command = (*_command(), "heads", str(model), "--format", "json", *kept)
         return Step(name, command, products=(chosen,), inputs=(model,), output=chosen)
 
     def score_heads(self, model: Path, heads: int, chosen: Path, words: Sequence[str]) -> Step:
         """Return what scores the heads of a model, and writes the best to the file *chosen*."""
-        command = (*_DSP, "score-heads", str(model), "--data", str(self._data_bin), "--heads-to-keep", str(heads))
+        command = (*_command(), "score-heads", str(model), "--data", str(self._data_bin), "--heads-to-keep", str(heads))
         return Step("score-heads", (*command, "--out", str(chosen), *words), products=(chosen,), inputs=(model,))
 
     def compensate(self, model: Path, chosen: Path, out: Path) -> Step:
         """Return what fits the output projections of a model to the heads of the file *chosen*."""
         words = (str(model), str(out), "--data", str(self._data_bin), "--kept-heads", str(chosen))
-        return Step("compensate", (*_DSP, "compensate", *words), products=(out,), inputs=(model, chosen))
+        return Step("compensate", (*_command(), "compensate", *words), products=(out,), inputs=(model, chosen))
 
     def scoring(self, folder: Path, model: Path, kept: list[str], *, pruned: bool) -> Iterator[Step]:
         """Yield what makes a model compact, if it is pruned, and evaluates it."""
@@ -115,7 +115,7 @@ class Commands:
         files = tuple(Path(kept[1]) for _ in kept[:1] if kept[0] == "--kept-heads")
         if study.compact and pruned:
             small = folder / COMPACT
-            command = (*_DSP, "compact", str(model), str(small), *kept)
+            command = (*_command(), "compact", str(model), str(small), *kept)
             products = (small, small.with_suffix(".heads.json"))
             yield Step("compact", command, products=products, inputs=(model, *files))
             model, kept, files = small, [], ()
@@ -127,12 +127,13 @@ class Commands:
         if (study.max_len_a, study.max_len_b) != (MAX_LEN_A, MAX_LEN_B):
             words += ["--max-len-a", str(study.max_len_a), "--max-len-b", str(study.max_len_b)]
         words += ["--json", str(scores), "--predictions" if study.data.classifies else "--translations", str(output)]
-        yield Step("evaluate", (*_DSP, *words), products=(scores, output), inputs=(model, *files))
+        yield Step("evaluate", (*_command(), *words), products=(scores, output), inputs=(model, *files))
 
     @property
     def _data_bin(self) -> Path:
         return self.study.data.data_bin.absolute()
 
 
-_DSP = sys.executable, "-m", "fairseq_dsp.cli"
-"""``fairseq-dsp`` with this Python."""
+def _command() -> tuple[str, ...]:
+    """``fairseq-dsp`` with this Python."""
+    return sys.executable, "-m", "fairseq_dsp.cli"
