@@ -4,7 +4,7 @@
 #   ./scripts/test.sh [PYTEST-OPTIONS]      e.g. ./scripts/test.sh tests/subset -k relaxed
 #   ./scripts/test.sh --all                 what continuous integration runs: the tests marked slow, too
 #
-# Makes the virtual environment .venv on the first run, about a minute; then 6 to 8 minutes on 2 cores, 10 to 16 with --all.
+# Makes the virtual environment .venv on the first run, about a minute; then 5 to 7 minutes on 2 cores, 10 to 16 with --all.
 # An active environment is not used, since it may lack the development tools: set PYTHON to use another one. WORKERS
 # processes share the tests, one a core by default. Tests on the shared corpora read them from $FAIRSEQ_DSP_CORPORA or
 # ../shared/data, and are skipped where there are none; so are tests that need a GPU.
