@@ -13,7 +13,7 @@ from .method_checks import chooses_units
 from .options import SHARES, Options, command_line
 from .steps import COMPACT, FITTED, KEPT, Commands, Step
 from .study_file import Method, Study
-from .training_options import continued, of_random, of_range, options_of, with_fixed
+from .training_options import continued, of_random, of_range, options_of, trained_on, with_fixed
 
 RUNS = "runs"
 RESULT = "result.json"
@@ -230,7 +230,8 @@ class _Maker:
             if score_heads is None:
                 steps.append(self.commands.heads("heads", model, chosen, kept))
             recovered = folder / "recovered"
-            more = with_fixed(options_of(self.study, recovery), str(chosen))
+            again = trained_on if method.compensate else options_of  # the learning rate of `prune`, or the recipe's
+            more = with_fixed(again(self.study, recovery), str(chosen))
             steps.append(self.commands.training("recover", more, seed, recovered, model, taught_by, chosen))
             model, kept = self.commands.checkpoint(recovered), []
         if scored:

@@ -47,8 +47,8 @@ the keys of a study (* must be given):
                   pipelined   the importance alone trains, on the frozen base model
                   voita       penalties: the weights of the L0 penalty, or heads of its own (Voita et al. 2019)
                   michel      options of score-heads: split, sentences, steps (Michel et al. 2019); compensate (true:
-                              the output projections are fitted to the chosen heads); with recovery it is what
-                              `fairseq-dsp prune` does where half of the heads or more stay
+                              the output projections are fitted to the chosen heads); with recovery it has the recipe
+                              of `fairseq-dsp prune` for half of the heads or more, where its options say nothing
                   random      heads drawn by the seed, one in cross-attention at least, fixed from the first update;
                               with ffn-units-to-keep in its options feed-forward units, too
                   structure   of: a method, whose heads are trained from scratch with new weights

@@ -106,6 +106,8 @@ def test_heads_of_a_stock_model_that_is_trained_on_are_scored_and_fitted(
     start = run.folder / "fitted.pt"
     train = run.steps[2].command
     assert train[train.index("--finetune-from-model") + 1] == str(start)
+    assert train[train.index("--lr-scheduler") + 1] == "polynomial_decay"  # as `prune` trains
+    assert train[train.index("--total-num-update") + 1] == "2"
     assert run.record["resolved"]["compensate"] == {"split": "train", "sentences": 2000, "seed": 1}
     do(run)
     state = torch.load(start, weights_only=True)["model"]
