@@ -16,13 +16,20 @@ from fairseq_cli.train import main
 
 LABELS = ("entailment", "neutral", "contradiction")
 
-TRAINING = (
-    "--arch roberta_dsp_tiny --task sentence_prediction --criterion sentence_prediction --num-classes 3 --init-token 0 "
-    "--separator-token 2 --max-positions 40 --optimizer adam --lr 0.005 --lr-scheduler polynomial_decay "
-    "--warmup-updates 4 --total-num-update 20 --batch-size 16 --max-update 20 --seed 7 --num-workers 0 --cpu "
-    "--best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --required-batch-size-multiple 1 "
-    "--log-format simple --log-interval 5 --no-progress-bar --no-epoch-checkpoints"
+TASK = (
+    "--task sentence_prediction --criterion sentence_prediction --num-classes 3 --init-token 0 --separator-token 2"
 ).split()
+"""fairseq's task, as its recipe has it."""
+
+TRAINING = (
+    TASK
+    + (
+        "--arch roberta_dsp_tiny --max-positions 40 --optimizer adam --lr 0.005 --lr-scheduler polynomial_decay "
+        "--warmup-updates 4 --total-num-update 20 --batch-size 16 --max-update 20 --seed 7 --num-workers 0 --cpu "
+        "--best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --required-batch-size-multiple 1 "
+        "--log-format simple --log-interval 5 --no-progress-bar --no-epoch-checkpoints"
+    ).split()
+)
 """fairseq's recipe of fine-tuning, with a tiny model: 2 layers of 2 heads."""
 
 

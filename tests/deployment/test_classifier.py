@@ -173,18 +173,7 @@ def test_stock_fairseq_computes_the_same(
     done = support.run_command(
         [
             *(sys.executable, "-P", "-m", "fairseq_cli.validate", pair_data, "--path", tmp_path / "stock.pt", "--cpu"),
-            *(
-                "--task",
-                "sentence_prediction",
-                "--criterion",
-                "sentence_prediction",
-                "--num-classes",
-                3,
-                "--init-token",
-                0,
-                "--separator-token",
-                2,
-            ),
+            *pairs.TASK,
             *("--valid-subset", "test", "--batch-size", 20, "--max-positions", 40),
         ],
         check=False,

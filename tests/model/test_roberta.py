@@ -79,19 +79,7 @@ def test_the_published_recipe_prunes_a_stock_checkpoint(
     assert "task: SentencePredictionTask" in done.stdout
     assert heads_of(inprocess.checkpoint(tmp_path)) == 2
     path = tmp_path / "checkpoint_last.pt"
-    options = (
-        "--task",
-        "sentence_prediction",
-        "--criterion",
-        "sentence_prediction",
-        "--num-classes",
-        3,
-        "--init-token",
-        0,
-        "--separator-token",
-        2,
-        "--cpu",
-    )
+    options = (*pairs.TASK, "--cpu")
     printed = [run_fairseq("validate", *common, "--path", path, *options, "--batch-size", n).stdout for n in (3, 20)]
     first, second = (re.findall(r"accuracy [\d.]+", text)[-1] for text in printed)
     assert first == second

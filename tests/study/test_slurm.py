@@ -28,16 +28,23 @@ sys.exit(main())
 """``fairseq-dsp``, for a cluster that is not shared."""
 
 
+@pytest.fixture
+def study_for(tmp_path: Path, write_study_to: Callable[..., Path], methods: list[Any]) -> Callable[..., Path]:
+    """Write the study of the local sweep, or its first methods, for SLURM with some options."""
+    return lambda options, number=None: write_study_to(tmp_path, methods=methods[:number], slurm=options)
+
+
+@pytest.fixture
+def local_table(finished: tuple[Path, Any], table: Callable[..., str]) -> str:
+    """The table of the local sweep."""
+    return table(finished[0] / "results")
+
+
 def test_a_requeued_sweep_ends_as_the_local_one(
-    slurm: dict[str, str],
-    finished: tuple[Path, Any],
-    tmp_path: Path,
-    write_study_to: Callable[..., Path],
-    methods: list[Any],
-    table: Callable[..., str],
+    slurm: dict[str, str], study_for: Callable[..., Path], local_table: str, table: Callable[..., str], tmp_path: Path
 ) -> None:
     options = {"partition": "main", "minutes": 10, "cpus": 1}
-    study = write_study_to(tmp_path, methods=methods[:3], slurm=options)  # four runs, none of them broken
+    study = study_for(options, 3)  # four runs, none of them broken
     results = tmp_path / "results"
     environment = support.environment(**slurm)
     command = [quick_python(), "-c", LOOKING_OFTEN, "sweep", str(study), "--results", str(results), "--slurm"]
@@ -64,7 +71,7 @@ def test_a_requeued_sweep_ends_as_the_local_one(
             sweep.kill()
             os.waitpid(sweep.pid, 0)
     assert (victim / "log.txt").read_text().count("fairseq_cli.train") > 1  # it was stopped and went on
-    assert table(results) == table(finished[0] / "results")
+    assert table(results) == local_table
 
 
 FAILING_NOW_AND_THEN = """#!/bin/bash
@@ -76,12 +83,7 @@ exec {squeue} "$@"
 
 @pytest.mark.slow
 def test_inside_an_allocation_it_ends_as_the_local_one(
-    slurm: dict[str, str],
-    finished: tuple[Path, Any],
-    tmp_path: Path,
-    write_study_to: Callable[..., Path],
-    methods: list[Any],
-    table: Callable[..., str],
+    slurm: dict[str, str], study_for: Callable[..., Path], local_table: str, table: Callable[..., str], tmp_path: Path
 ) -> None:
     """As from ``salloc -n 2 --mem-per-cpu=…``; every other question to squeue fails; arrays may have two jobs."""
     calls, squeue = tmp_path / "calls", tmp_path / "bin/squeue"
@@ -89,7 +91,7 @@ def test_inside_an_allocation_it_ends_as_the_local_one(
     squeue.write_text(FAILING_NOW_AND_THEN.format(calls=calls, squeue=shutil.which("squeue")))
     squeue.chmod(0o755)
     options = {"partition": "main", "minutes": 10, "cpus": 1, "memory_gb": 1}
-    study = write_study_to(tmp_path, methods=methods, slurm=options)  # one of the five runs fails
+    study = study_for(options)  # one of the five runs fails
     sweep = [quick_python(), "-c", LOOKING_OFTEN, "sweep", study, "--results", tmp_path / "results", "--slurm"]
     variables = {**slurm, "PATH": f"{squeue.parent}:{os.environ['PATH']}"}
     said = tmp_path / "environment"
@@ -105,7 +107,7 @@ def test_inside_an_allocation_it_ends_as_the_local_one(
     for folder in (tmp_path / "results/runs").iterdir():
         assert len(set(commands_of(folder))) == len(commands_of(folder))  # no run was done twice
         assert "_" not in json.loads((folder / "slurm.json").read_text())["job"]  # no array of three was taken
-    assert table(tmp_path / "results") == table(finished[0] / "results")
+    assert table(tmp_path / "results") == local_table
     assert read_results(tmp_path / "results").missing == ["broken-k6-s1"]
 
 
