@@ -17,7 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: sums have one o
 for switch in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "LOGLEVEL"):
     os.environ.pop(switch, None)
 
-pytest_plugins = ["pairs", "pruned_models", "pruning", "real_slurm", "studies"]
+pytest_plugins = ["pairs", "pruning", "real_slurm", "studies", "tiny_pruned"]
 
 LONGEST = ("test_slurm.py", "test_prune.py", "test_guide.py", "test_sweep.py")
 """Files that take longest: they begin first, so that no process is left alone with one of them at the end."""

@@ -84,7 +84,9 @@ def test_what_is_beside_the_rooms_imports_from_none() -> None:
 
 
 def test_no_name_is_there_twice() -> None:
-    names = [file.stem for file in MODULES]
+    others = ("benchmarks", "data-prep", "docs", "tests")
+    outside = [file for folder in others for file in (REPOSITORY / folder).rglob("*.py")]
+    names = [file.stem for file in [*MODULES, *outside] if file.name not in {"__init__.py", "conftest.py"}]
     assert [name for name, times in Counter(names).items() if times > 1] == []
     folders = {folder.name for folder in PACKAGE.rglob("*") if folder.is_dir()}
     assert folders.intersection(names) == set()

@@ -21,7 +21,7 @@ The interval is ± q √(c + v). With c alone q would be Student's quantile of m
 where z is the normal quantile of the level, 1.96 for 95%. For many seeds this is the first term of Welch's series
 (1947, *Biometrika* 34:28). For few, where the usual degrees of freedom (Satterthwaite 1946) give intervals that are too
 short, the weights were chosen so that intervals cover what they should, whatever c / v is, and that p-values hold at
-the small levels at which :func:`holm` looks: ``tests/long/significance.py`` measures both. A p-value is the level at
+the small levels at which :func:`holm` looks: ``tests/long/error_rates.py`` measures both. A p-value is the level at
 which the interval would end at 0, so that p < 0.05 where the 95% interval leaves 0 out.
 """
 

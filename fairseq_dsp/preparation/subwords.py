@@ -29,7 +29,7 @@ NORMALISATION = "identity"
 RESERVED = "\u2585"
 USUAL_LENGTH = 4192  # bytes of a sentence that sentencepiece learns from
 SAMPLE = 250_000
-"""Pairs that BPE is learned on by default: they keep sentencepiece within 0.8 GB (benchmarks/preparation.py)."""
+"""Pairs that BPE is learned on by default: they keep sentencepiece within 0.8 GB (benchmarks/preprocessing.py)."""
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def test_the_error_rate_is_5_percent_whatever_varies(seeds: int, low: float, hig
     ("setting", "seeds"), [(Setting(0, 0, 0.35), 1), (Setting(0.4, 0, 0.35), 3), (Setting(0.4, 0.35, 0.1), 3)]
 )
 def test_errors_in_simulated_studies(setting: Setting, seeds: int) -> None:
-    """The whole of it is tests/long/significance.py."""
+    """The whole of it is tests/long/error_rates.py."""
     found = rates(setting, seeds, methods=3, count=120)
     assert 0.02 < found.significant < 0.08
     assert found.without_0 == found.significant

@@ -10,7 +10,7 @@ import pytest
 import sentencepiece
 import torch
 import yaml
-from pruned_models import HEADS
+from tiny_pruned import HEADS
 
 import fairseq_dsp
 from fairseq_dsp.cli import main

@@ -1,6 +1,6 @@
 """How often the report's statistics are wrong, where it is known that nothing differs.
 
-    python tests/long/significance.py --studies 1000
+    python tests/long/error_rates.py --studies 1000
 
 The first table is of simulated studies, described in tests/simulated.py: an unpruned model and six methods that are as
 good, each with so many seeds, on a new test set each time. A p-value below 0.05, an interval of a difference that

@@ -1,4 +1,4 @@
-"""Draws the pictures of the results pages from the JSON beside them: ``python docs/figures.py``."""
+"""Draws the pictures of the results pages from the JSON beside them: ``python docs/draw.py``."""
 
 from __future__ import annotations
 

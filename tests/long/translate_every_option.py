@@ -1,6 +1,6 @@
 """Does every export of a model trained with any option of fairseq's Transformer translate as the model does?
 
-    python tests/long/every_option.py [NAME …]
+    python tests/long/translate_every_option.py [NAME …]
 
 For each set of options in tests/every_option.py, a tiny model with 6 of 12 heads is trained for 5 updates by
 fairseq-train and translated with by fairseq-generate. The compact checkpoint and the one for stock fairseq are too, the

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How much memory and time does a preparation take as the corpus grows?
 
-    python benchmarks/preparation.py FOLDER [--pairs 2000000 5000000] [--way WAY] [--json OUT] [OPTION …]
+    python benchmarks/preprocessing.py FOLDER [--pairs 2000000 5000000] [--way WAY] [--json OUT] [OPTION …]
 
 Generates parallel text of so many pairs in FOLDER: words by Zipf's law, 300,000 kinds a language, 9 a sentence. Text
 that is there already is used again. The WAYs to prepare it:

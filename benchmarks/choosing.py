@@ -1,6 +1,6 @@
 """What choosing the heads costs: a sample of the gates and its gradient, in milliseconds and in operations.
 
-    python benchmarks/selection.py --json docs/results/selection-cost.json
+    python benchmarks/choosing.py --json docs/results/selection-cost.json
 
 On the CPU the time is that of the processor, which other programs on the machine do not lengthen; on a GPU it is the
 time until the GPU is done. The operations are those that a device other than the CPU is given: of all that torch
