@@ -18,7 +18,7 @@ HELP
 
 Options of head pruning: --heads-to-keep K, --cooldown-updates (about 30% of the run; 90% with --freeze-weights or the
 selection gumbel), --head-selection simple|gumbel|ste|hard_concrete|fixed, --pruning-lr, --freeze-weights …
-`fairseq-train DATA/data-bin --user-dir fairseq_dsp --arch transformer_dsp --help` explains them all.
+`fairseq-train --user-dir fairseq_dsp --arch transformer_dsp --help` explains them all.
 
 Without a GPU the training uses all cores; OMP_NUM_THREADS=N gives it N.
 

@@ -15,6 +15,7 @@ def apply_all() -> None:
         atomic_checkpoints,
         bf16_means_tpu,
         fasta_paths_run_in_a_shell,
+        help_leaves_options_out,
         last_sentences_dropped,
         legacy_ddp_mixes_types,
         long_sentences_stop_validation,
@@ -33,6 +34,7 @@ def apply_all() -> None:
     user_dir_imported_twice.apply()
     safe_loading.apply()
     options_are_evaluated.apply()
+    help_leaves_options_out.apply()
     fasta_paths_run_in_a_shell.apply()
     archives_write_outside.apply()
     atomic_checkpoints.apply()

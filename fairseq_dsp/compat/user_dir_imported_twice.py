@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import filecmp
 import functools
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from typing import Any
 from fairseq import utils
 
 from fairseq_dsp.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -43,7 +40,7 @@ def _knowing_this_package(stock_import: Callable[[Any], None]) -> Callable[[Any]
                 f"--user-dir {Path(asked).absolute()} holds other code than the {PACKAGE.name} already imported from "
                 f"{PACKAGE}: name that folder, or install the one you mean with pip install -e."
             )
-        return logger.debug(f"--user-dir={asked}: already imported from {PACKAGE}")
+        return None
 
     return import_user_module
 
