@@ -51,7 +51,8 @@ def apply() -> None:
         rest = [word for word in given if word not in HELP]
         try:
             stock(parser, rest, parse_known, modify_parser=modify_or_help)
-        except (RuntimeError, KeyError):  # no architecture or no task is given: there are no options to add
+        except (RuntimeError, KeyError, argparse.ArgumentError):
+            # no architecture or no task is given, or two that share an option: fairseq's own help
             stock(parser, given)
 
     options.parse_args_and_arch = parse_args_and_arch

@@ -97,7 +97,7 @@ def fit(
     whole = torch.cat([weight, bias[:, None]], 1)
     left, right = moments[kept][:, kept].clone(), moments[kept] @ whole.t()
     if columns:
-        penalty = ridge * left.diagonal()[:-1].mean()
+        penalty = ridge * (left.diagonal()[:-1].mean() or 1.0)  # columns that read nothing but zeros stay as they are
         left.diagonal()[:-1].add_(penalty)
         right[:-1] += penalty * weight[:, columns].t()
     solution = torch.linalg.solve(left, right).t()

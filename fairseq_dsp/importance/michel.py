@@ -112,11 +112,13 @@ def choose(
     floors = [Draw(tuple(range(end - size, end)), floor) for end, size in zip(ends, sizes, strict=True)]
     Budget.grouped([range(n)], [heads_to_keep], floors)  # raises before the long work
     gates = torch.ones(n)
-    for step in range(1, steps + 1):
-        budget = Budget.grouped([range(n)], [shrink(step, n, heads_to_keep, steps)], floors)
+    # with few heads to remove, some steps remove none
+    totals = sorted({shrink(step, n, heads_to_keep, steps) for step in range(1, steps + 1)} - {n}, reverse=True)
+    for total in totals:
+        budget = Budget.grouped([range(n)], [total], floors)
         # below all others: a head that was removed stays removed
         gates = hard_gates(torch.where(gates > 0, scores.values, -1.0), budget).float()
-        if step < steps:
+        if total > heads_to_keep:
             scores = scoring(gates)
     return HeadSet.from_gates(gates, first.shape), first
 
@@ -129,7 +131,11 @@ def gate_gradients(model: nn.Module, batch: dict[str, Any], xi: Tensor) -> Tenso
     model.eval()
     with _gated_heads(model, xi) as gates, torch.enable_grad():
         _loss(model, batch).backward()
-        return torch.cat([gates[i].grad.double().cpu() for i in range(len(gates))], dim=1)  # type: ignore[union-attr]
+        # nothing reads the encoder of a model without cross-attention: its heads have no gradient
+        gradients = [
+            gate.grad if gate.grad is not None else torch.zeros_like(gate) for _, gate in sorted(gates.items())
+        ]
+        return torch.cat(gradients, dim=1).double().cpu()
 
 
 def _loss(model: Any, batch: dict[str, Any]) -> Tensor:
@@ -141,10 +147,15 @@ def _loss(model: Any, batch: dict[str, Any]) -> Tensor:
         if target.is_floating_point():  # a regression
             return F.mse_loss(logits.float().flatten(), target, reduction="sum")
         return F.cross_entropy(logits.float(), target, reduction="sum")
-    output = model(**batch["net_input"])
-    # not from logits, which an adaptive softmax has none of
-    lprobs = model.get_normalized_probs(output, log_probs=True, sample=batch)
-    return F.nll_loss(lprobs.flatten(0, 1), target, ignore_index=model.decoder.dictionary.pad(), reduction="sum")
+    words = target != model.decoder.dictionary.pad()
+    features, target = model(**batch["net_input"])[0].flatten(0, 1)[words], target[words]
+    if model.decoder.adaptive_softmax is None:  # they are logits
+        return F.cross_entropy(features.float(), target, reduction="sum")
+    clusters = zip(*model.decoder.adaptive_softmax(features, target), strict=True)
+    return sum(
+        (F.cross_entropy(logits.float(), own, reduction="sum") for logits, own in clusters if own is not None),
+        start=features.new_zeros(()),
+    )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 
 import torch
+from fairseq import checkpoint_utils
 from torch import Tensor
 
 from ..errors import UserError
@@ -45,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise a `UserError` for a test set, or a number that cannot be, whatever the model."""
     sentences.check_arguments(args, "steps")
+    if args.min_heads_per_module < 0:
+        raise UserError(f"--min-heads-per-module is {args.min_heads_per_module}, but it must be 0 or more")
+    for name, default in {"out": None, "steps": 1, "min_heads_per_module": 0}.items():
+        if args.heads_to_keep is None and getattr(args, name) != default:
+            raise UserError(
+                f"--{name.replace('_', '-')} is given without --heads-to-keep K, how many heads to choose: give both, "
+                "or neither"
+            )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -54,6 +63,13 @@ def run(args: argparse.Namespace) -> None:
     """
     check_arguments(args)
     scored = sentences.Sentences(args.checkpoint, args)
+    if not hasattr(scored.model, "decoder"):
+        trained = checkpoint_utils.load_checkpoint_to_cpu(args.checkpoint)["model"]
+        if not any(name.startswith("classification_heads.") for name in trained):
+            raise UserError(
+                f"{args.checkpoint} has no classification head, so there is no loss to score its attention heads by: "
+                "fine-tune it first"
+            )
 
     def scoring(gates: Tensor) -> HeadScores:
         return score(scored.model, scored.batches("scoring"), gates=gates if gates.dim() else None)

@@ -70,7 +70,9 @@ class Sentences:
                 f"the split {args.split} of {args.data} has no sentence within the model's maximum length: give "
                 "another split"
             )
-        self.bins = data_utils.batch_by_size(indices, self.dataset.num_tokens, max_tokens=args.max_tokens)
+        longest = self.dataset.num_tokens(indices[-1])  # which has a batch of its own if it is longer than a batch
+        tokens = max(args.max_tokens, longest)
+        self.bins = data_utils.batch_by_size(indices, self.dataset.num_tokens, max_tokens=tokens)
 
     def batches(self, doing: str) -> Iterator[dict[str, Any]]:
         """Yield them in batches on the model's device, with a progress bar that says what is done."""

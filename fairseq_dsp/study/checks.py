@@ -120,7 +120,7 @@ def _why_no_checkpoint(args: Namespace, checkpoint: str, *, starts: bool) -> Ite
 
     :param starts: whether it starts from another model.
     """
-    needed = f"the study needs its checkpoint_{checkpoint}.pt: leave it out"
+    needed = f"checkpoint_{checkpoint}.pt is needed: leave it out"
     validates = not args.disable_validation
     if args.no_save:
         yield f"with no-save it keeps no checkpoint, but {needed}"
@@ -132,13 +132,16 @@ def _why_no_checkpoint(args: Namespace, checkpoint: str, *, starts: bool) -> Ite
         if checkpoint == "last" and validates:  # only the first file of a save is written, the best if it is one
             yield f"with write-checkpoints-asynchronously the last checkpoint may be an earlier one, but {needed}"
     if checkpoint == "last" and args.no_last_checkpoints:
-        yield f"no-last-checkpoints is given, but {needed}, or give checkpoint: best"
+        yield f"no-last-checkpoints is given, but {needed} (a study may give checkpoint: best)"
     if checkpoint == "best" and not validates:
-        yield f"disable-validation is given, so that no checkpoint is the best, but {needed}, or give checkpoint: last"
+        yield (
+            f"disable-validation is given, so that no checkpoint is the best, but {needed} (a study may give "
+            "checkpoint: last)"
+        )
     if checkpoint == "best" and validates and args.validate_after_updates > args.max_update > 0:
         yield (
             f"validate-after-updates is {args.validate_after_updates}, after the {args.max_update} updates of "
-            f"max-update, so that no checkpoint is the best, but {needed}, or give checkpoint: last"
+            f"max-update, so that no checkpoint is the best, but {needed} (a study may give checkpoint: last)"
         )
     for name in ("reset-optimizer", "reset-lr-scheduler", "reset-meters", "reset-dataloader") if starts else ():
         if getattr(args, name.replace("-", "_")):

@@ -51,7 +51,7 @@ from ..removal.data_bin import translating
 from . import pruning_recipe
 from .local import Local
 from .method_checks import chooses_units, read_shares
-from .options import BUDGETS, SHARES, Options, parse_options, read_words
+from .options import BUDGETS, DEFAULTS, SHARES, Options, parse_options, read_words
 from .pruned_models import METHOD, measure_speeds, place, table
 from .results import BASE, read_results
 from .runner import LOCK, is_done
@@ -136,6 +136,16 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.range and "uniform-heads" in given:
         raise UserError("--uniform-heads is given, but the modules of a range have different numbers: leave one out")
+    if given.get("head-selection") == "fixed":
+        raise UserError(
+            "--head-selection fixed is given, but this command chooses the heads: leave it out; to train heads that "
+            "you have, give them to fairseq-dsp compensate, and then to fairseq-train"
+        )
+    if args.distill and given.get("criterion") not in (None, DEFAULTS["criterion"]):
+        raise UserError(
+            f"--distill takes the criterion {DEFAULTS['criterion']}, but --criterion is {given['criterion']}: leave "
+            "one of them out"
+        )
     trainings: dict[str, Options] = {str(k): {"heads-to-keep": k} for k in heads}
     if args.range:
         ends: Options = {"heads-to-keep-low": min(heads), "heads-to-keep-high": max(heads)}
@@ -263,7 +273,10 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path} is not what this command wrote: give another folder for the result") from error
     if differing:
-        changes = "; ".join(f"{name} {_brief(there[name])}, now {_brief(asked[name])}" for name in differing)
+        changes = "; ".join(
+            "other data" if name == "data" else f"{name} {_brief(there[name])}, now {_brief(asked[name])}"
+            for name in differing
+        )
         raise UserError(f"{out} holds the result of another call ({changes}): give another folder, or remove that one")
     return options
 

@@ -15,13 +15,14 @@ Shares become update numbers here, once: a training that is extended keeps its s
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from ..evaluation.prepared import PreparedData
 from ..model import PruningConfig
 from ..model.units import HEADS, shape_by
-from .options import BUDGETS, SHARES, Options, parse_options
+from .options import BUDGETS, DEFAULTS, SHARES, Options, parse_options
 
 LEAST_UPDATES = 500
 SCORING: Options = {"split": "train", "sentences": 2000, "steps": 6}
@@ -33,8 +34,8 @@ _MANY = 0.25, 0.3
 until the heads are fixed."""
 _FEW = 0.4, 0.45
 """The same for fewer."""
-_OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric"}
-"""What schedulers read of others' options."""
+_OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric", "sentence_avg", "tpu"}
+"""What these read of others' options."""
 _LINEAR = "polynomial_decay"
 _OF_A_RANGE = "heads-to-keep-high"
 _BUDGETS = {"heads-to-keep-start", "heads-to-keep-updates", "heads-to-keep-low", _OF_A_RANGE}
@@ -57,11 +58,14 @@ def training(base: Options, given: Options, updates: int) -> Options:
     :raises ValueError: if a number of updates is given that is none.
     """
     updates = _number(given, "max-update", updates_after(updates, a_range=_OF_A_RANGE in given))
-    own = _scheduler_options(str(base.get("lr-scheduler", "fixed")))
+    own = _options_of("lr_scheduler", str(base.get("lr-scheduler", "fixed")))
     options = base | {"max-update": updates}
-    if "lr-scheduler" not in given and not given.keys() & (own - _scheduler_options(_LINEAR)):
+    if "lr-scheduler" not in given and not given.keys() & (own - _options_of("lr_scheduler", _LINEAR)):
         options = {name: value for name, value in options.items() if name not in own}
         options |= {"lr-scheduler": _LINEAR} | _linear(updates)
+    for choice in {"criterion", "optimizer"} & given.keys():  # not all take the options of the model's own
+        lost = _options_of(choice, str((DEFAULTS | base).get(choice))) - _options_of(choice, str(given[choice]))
+        options = {name: value for name, value in options.items() if name not in lost}
     return options | given
 
 
@@ -159,11 +163,14 @@ def _number(options: Options, name: str, default: int) -> int:
         raise ValueError(f"--{name} is {value}, but a number of updates is expected") from error
 
 
-def _scheduler_options(name: str) -> set[str]:
-    """The options that a learning-rate scheduler alone reads."""
-    from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
+def _options_of(choice: str, name: str) -> set[str]:
+    """The options that a criterion, an optimiser or a scheduler of the learning rate alone reads; none if unknown."""
+    from fairseq.registry import REGISTRIES
 
-    if name not in LR_SCHEDULER_DATACLASS_REGISTRY:
+    made = REGISTRIES[choice]["registry"].get(name)
+    if made is None:
         return set()
-    names = {field.name for field in fields(LR_SCHEDULER_DATACLASS_REGISTRY[name])} - {"_name", *_OF_OTHERS}
+    parser = ArgumentParser(add_help=False)
+    made.add_args(parser)
+    names = vars(parser.parse_args([])).keys() - _OF_OTHERS
     return {name.replace("_", "-") for name in names}

@@ -170,16 +170,16 @@ def _changed(run: Run) -> tuple[dict[str, Any] | None, Change | None]:
             raise _OtherDefaultsError(
                 f"{run.folder} was made with other defaults than today's ({what}), by version "
                 f"{there.get('version', UNKNOWN)}, and this is {__version__}: to keep those, write them into the "
-                "study; or remove that folder to make the run anew; or give another folder with --results"
+                "study; or remove that folder to make the run anew; or give another folder for the results"
             )
         raise UserError(
             f"{run.folder} holds results of another study, or of this one before it was changed ({what}): give another "
-            "folder with --results, or remove that one"
+            "folder for the results, or remove that one"
         )
     if change.scoring and finished and run.scored:
         raise UserError(
-            f"{run.folder} holds scores of this study before it was changed ({what}): give another folder with "
-            f"--results, or remove {RESULT} there to have it scored anew, without training"
+            f"{run.folder} holds scores of this study before it was changed ({what}): give another folder for "
+            f"the results, or remove {RESULT} there to have it scored anew, without training"
         )
     return there, change
 
@@ -197,10 +197,10 @@ def _read(run: Run) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} is not JSON ({error}): so no sweep wrote it: give another folder with --results"
+            f"{path} is not JSON ({error}): so no sweep wrote it: give another folder for the results"
         ) from error
     if not isinstance(there, dict) or there.get("name") != run.name:
-        raise UserError(f"{path} was not written by a sweep: give another folder with --results")
+        raise UserError(f"{path} was not written by a sweep: give another folder for the results")
     return there
 
 
@@ -212,6 +212,8 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
         training = _differing_steps(there, run.record)
         training += [f"other {name}" for name in _differing(there.get("needs", {}), run.record["needs"])]
         known = {"options", "recovery", "start", "teacher"}
+        if "score-heads" in there["resolved"]:
+            known |= {"score_heads", "compensate"}  # steps of their own
     else:  # of a version that recorded the study alone
         for key in ("options", "recovery"):
             one, other = _underscored(there.get(key)), _underscored(ours[key])
@@ -261,9 +263,18 @@ def _effective(options: Mapping[str, Any], checkpoint: str) -> dict[str, Any]:
 
 def _digest(record: dict[str, Any]) -> str:
     """What a run's trainings depend on, in short, for the records of those that need it."""
-    parts = {key: record[key] for key in ("data", "seed", "checkpoint", "score_heads", "needs")}
+    parts = {key: record[key] for key in ("data", "seed", "checkpoint", "needs")}
+    parts["score_heads"] = _without_memory(record["score_heads"])
     parts["resolved"] = [_effective(one, record["checkpoint"]) for one in record["resolved"].values()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_memory(words: Sequence[str] | None) -> list[str] | None:
+    """The options of a scoring without those that say how it fits into memory."""
+    if words is None:
+        return None
+    left_out = {i for i, word in enumerate(words) if word == "--cpu" or "--max-tokens" in (word, *words[i - 1 : i])}
+    return [word for i, word in enumerate(words) if i not in left_out]
 
 
 def _needed(identity: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -224,7 +224,7 @@ def _result(run: Run) -> dict[str, Any]:
             scores = json.loads(path.read_text(encoding="utf-8"))[0]
             result["heads"] = scores["kept"]["kept"] if scores["kept"] else run.heads
         except (ValueError, LookupError, TypeError) as error:
-            raise RunError(f"{path} cannot be read ({error}): remove it and start the sweep again") from error
+            raise RunError(f"{path} cannot be read ({error}): remove it and give the same command again") from error
         result["scores"] = scores
         if share := [f"{run_options[name]:g} of the {what}" for name, what in SHARES.items() if name in run_options]:
             result["share"] = share[0]

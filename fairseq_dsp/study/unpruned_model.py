@@ -63,6 +63,11 @@ class UnprunedModel:
             options = PrunableTransformer.namespace(config)
             given = str(getattr(options, "arch", None) or given)
             options.encoder_embed_path = options.decoder_embed_path = None  # the weights are in the checkpoint
+            if getattr(options, "adaptive_softmax_cutoff", None) is not None:
+                raise ValueError(
+                    "it has an adaptive softmax, which this command does not train: use fairseq-train --criterion "
+                    "adaptive_loss --ddp-backend legacy_ddp --heads-to-keep K --finetune-from-model CKPT"
+                )
             pruning = PruningConfig.from_namespace(options)
             if pruning.compact:
                 raise ValueError("it is compact already: give the unpruned model that it was made from")

@@ -30,6 +30,14 @@ def test_without_a_choice_it_is_fairseqs(command: str) -> None:
     assert "Traceback" not in printed
 
 
+def test_where_two_choices_share_an_option_it_is_fairseqs() -> None:
+    printed = run_fairseq(
+        "train", "--user-dir", PLUGIN, "--task", "speech_to_text", "--arch", "transformer", "-h"
+    ).stdout
+    assert "--save-dir" in printed
+    assert "Traceback" not in printed
+
+
 def test_an_architecture_that_there_is_not_is_refused_as_before() -> None:
     done = run_fairseq("train", "--user-dir", PLUGIN, "--arch", "transformer_dps", "--help", check=False)
     assert done.returncode == 2

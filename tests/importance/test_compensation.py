@@ -147,6 +147,15 @@ def test_all_heads_change_nothing(loaded: tuple[Any, list[dict[str, Any]]]) -> N
     assert compensate(*loaded, HeadSet.from_json(every)) == {}
 
 
+def test_columns_that_read_zeros_alone_stay_as_they_are() -> None:
+    """Such as those of a head that was removed and came back as zeros."""
+    x = torch.cat([torch.randn(50, 2, dtype=torch.float64), torch.zeros(50, 2), torch.ones(50, 1)], 1)
+    weight, bias = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    left, offset = fit(x.t() @ x, weight, bias, [2, 3])
+    torch.testing.assert_close(left, weight[:, 2:])
+    torch.testing.assert_close(offset, bias + (x[:, :2] @ weight[:, :2].t()).mean(0))
+
+
 def test_a_classifier(tmp_path: Path) -> None:
     data = pairs.make(tmp_path)
     pairs.train(data, tmp_path, "--arch", "roberta_dsp_tiny", "--max-update", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,34 @@ def test_an_adaptive_softmax_has_the_loss_of_its_own_distribution(tiny_data: Pat
     assert whole.shape[-1] == len(task.target_dictionary)
     expected = -whole.gather(2, batch["target"][..., None])[batch["target"] != 1].sum()
     torch.testing.assert_close(_loss(model, batch), expected)
+    gradients = gate_gradients(model, batch, torch.ones(12))
+    for head in (0, 5, 11):  # by central differences in double precision
+        losses = []
+        for step in (1e-4, -1e-4):
+            gates = torch.ones(12, dtype=torch.float64)
+            gates[head] += step
+            with torch.no_grad():
+                twin = copy.deepcopy(model).double()
+                modules = list(modules_of(twin))
+                for module, gate in zip(modules, gates.split([m.units for m in modules]), strict=True):
+                    weight = module.module.out_proj.weight
+                    weight.mul_(gate.repeat_interleave(weight.shape[1] // module.units))
+                whole = twin.get_normalized_probs(twin(**batch["net_input"]), log_probs=True)
+            losses.append(-whole.gather(2, batch["target"][..., None])[batch["target"] != 1].sum())
+        slope = (losses[0] - losses[1]) / 2e-4
+        torch.testing.assert_close(gradients[:, head].sum(), slope, rtol=1e-3, atol=1e-4)
+
+
+def test_heads_that_nothing_reads_score_nothing(tiny_data: Path, tmp_path: Path):
+    """Without cross-attention the encoder has no effect on the loss."""
+    config = inprocess.argparse_config(tiny_data, tmp_path, "--no-cross-attention", arch="transformer_dsp")
+    task = tasks.setup_task(config.task)
+    task.load_dataset("valid")
+    model, dataset = task.build_model(config.model), task.dataset("valid")
+    scores = score(model, [dataset.collater([dataset[i] for i in range(4)])])
+    assert scores.shape == {"encoder_self": [2, 2], "decoder_self": [2, 2], "cross": []}
+    assert scores.values[:4].tolist() == [0] * 4
+    assert (scores.values[4:] > 0).all()
 
 
 def test_a_removed_head_scores_nothing_and_changes_the_others(setting: Batches):
@@ -160,6 +189,18 @@ def test_greedy_scores_anew_and_never_brings_a_head_back():
 def test_exactly_k(k: int, steps: int):
     heads, _ = choose(lambda gates: table([0.3] * 6), k, steps=steps)
     assert heads.kept == k
+
+
+@pytest.mark.parametrize(("k", "times"), [(6, 1), (5, 1), (4, 2), (0, 6)])
+def test_it_scores_once_for_each_number_of_heads(k: int, times: int):
+    seen = []
+
+    def scoring(gates: Tensor) -> HeadScores:
+        seen.append(tuple(gates.expand(6).tolist()))
+        return table([0.1, 0.9, 0.5, 0.6, 0.2, 0.7])
+
+    choose(scoring, k, steps=6)
+    assert len(seen) == len(set(seen)) == times
 
 
 def test_what_cannot_be_is_refused():

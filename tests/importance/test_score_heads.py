@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import inprocess
+import pairs
 import pytest
+import torch
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.model import TYPES, HeadSet
@@ -71,16 +73,46 @@ def test_greedy_on_a_sample_of_train_is_reproducible(stock: Path, tiny_data: Pat
         ("--heads-to-keep 3 --steps 0", "--steps is 0, but it must be 1 or more"),
         ("--sentences 0", "--sentences is 0"),
         ("--data elsewhere", "the corpus elsewhere is missing"),
+        ("--min-heads-per-module -1", "--min-heads-per-module is -1, but it must be 0 or more"),
     ],
 )
 def test_bad_input_is_one_sentence(flags: str, sentence: str, stock: Path, tiny_data: Path, tmp_path: Path, capsys):
-    command = ["score-heads", str(stock), "--data", str(tiny_data), "--cpu", *flags.split()]
+    command = ["score-heads", str(stock), "--data", str(tiny_data), "--cpu", "--heads-to-keep", "3", *flags.split()]
     assert main([*command, "--out", str(tmp_path / "heads.json")]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert sentence in printed.err
     assert "Traceback" not in printed.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", ["--out heads.json", "--steps 6", "--min-heads-per-module 1"])
+def test_what_needs_a_number_of_heads(flags: str, stock: Path, tiny_data: Path, capsys: pytest.CaptureFixture):
+    assert main(["score-heads", str(stock), "--data", str(tiny_data), *flags.split()]) == 1
+    assert f"{flags.split()[0]} is given without --heads-to-keep K" in capsys.readouterr().err
+
+
+def test_a_sentence_longer_than_a_batch_has_one_of_its_own(stock: Path, tiny_data: Path, capsys: pytest.CaptureFixture):
+    command = ["score-heads", str(stock), "--data", str(tiny_data), "--cpu", "--max-tokens"]
+    scores = []
+    for tokens in ("1", "4000"):
+        assert main([*command, tokens]) == 0
+        scores.append(json.loads(capsys.readouterr().out))
+    assert scores[0]["sentences"] == scores[1]["sentences"]
+    torch.testing.assert_close(scores[0]["cross"], scores[1]["cross"])
+
+
+def test_a_classifier_without_a_classification_head(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fairseq would make one at random."""
+    data = pairs.make(tmp_path)
+    pairs.train(data, tmp_path, "--arch", "roberta_dsp_tiny", "--max-update", 2)
+    path = tmp_path / "checkpoint_last.pt"
+    assert main(["score-heads", str(path), "--data", str(data), "--cpu", "--split", "train"]) == 0
+    state = torch.load(path, weights_only=True)
+    state["model"] = {k: v for k, v in state["model"].items() if not k.startswith("classification_heads.")}
+    torch.save(state, path)
+    assert main(["score-heads", str(path), "--data", str(data), "--cpu", "--split", "train"]) == 1
+    assert "has no classification head, so there is no loss to score its attention heads by" in capsys.readouterr().err
 
 
 def test_a_missing_checkpoint(tiny_data: Path, capsys: pytest.CaptureFixture):

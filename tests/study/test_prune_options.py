@@ -44,6 +44,11 @@ def test_the_options_of_a_model(
     assert options["heads-to-keep-updates"] == 20  # the budget does not shrink after the heads are fixed
     options = options_of(model, data, 6, {"lr-scheduler": "inverse_sqrt", "warmup-updates": "7"})
     assert "total-num-update" not in options
+    own = options_of(model, data, 6, {"criterion": "cross_entropy", "optimizer": "sgd"})
+    assert not {"label-smoothing", "adam-betas", "adam-eps"} & own.keys()  # which these do not take
+    assert own["weight-decay"] == options["weight-decay"]
+    own = options_of(model, data, 6, {"criterion": "label_smoothed_cross_entropy"})
+    assert own["label-smoothing"] == options["label-smoothing"]
     model.state["optimizer_history"][-1]["num_updates"] = 6000
     assert options_of(model, data, 6, {})["max-update"] == 2000
     ends = {"heads-to-keep": 3, "heads-to-keep-low": 3, "heads-to-keep-high": 12}

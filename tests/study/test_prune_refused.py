@@ -54,12 +54,33 @@ def test_what_cannot_be_pruned(
         (["--cooldown-updates", "x"], "--cooldown-updates is x, but a number of updates is expected"),
         (["--pruning-lr", "x"], "argument --pruning-lr: invalid float value: 'x'"),
         (["--lrr", "1"], "unrecognized arguments: --lrr 1"),
+        (["--head-selection", "fixed"], "--head-selection fixed is given, but this command chooses the heads"),
         (["--seed"], "the command line has the option seed, but this command sets it itself"),
         (["--lr", "1", "2"], "the command line has the word 2, which does not belong to an option"),
         (["--encoder-layers", "3"], "leave out options that set the model's sizes: the checkpoint has them"),
         (["--min-encoder-heads", "4"], "4"),
     ):
         assert message in refused(stock_checkpoint, prepared, out, *more, heads=[3])
+    message = "--distill takes the criterion label_smoothed_cross_entropy_dsp, but --criterion is cross_entropy"
+    assert message in refused(stock_checkpoint, prepared, out, "--criterion", "cross_entropy", heads=[3], distill=True)
+    adaptive = tmp_path / "adaptive"
+    words = [
+        "--criterion",
+        "adaptive_loss",
+        "--ddp-backend",
+        "legacy_ddp",
+        "--adaptive-softmax-cutoff",
+        "9",
+        "--max-update",
+        1,
+    ]
+    arguments = support.tiny_train_args(prepared / "data-bin", adaptive, *words, arch="transformer")
+    at = arguments.index("--label-smoothing") if "--label-smoothing" in arguments else len(arguments)
+    support.run_fairseq("train", *arguments[:at], *arguments[at + 2 :])
+    message = (
+        "it has an adaptive softmax, which this command does not train: use fairseq-train --criterion adaptive_loss"
+    )
+    assert message in refused(adaptive / "checkpoint_last.pt", prepared, out, heads=[6])
     for units, more, message in (
         (65, [], "--ffn-units-to-keep is 65, but there are 64 such feed-forward units: give a number from 0 to 64"),
         (-1, [], "--ffn-units-to-keep is -1, but there are 64"),

@@ -112,6 +112,15 @@ def test_changes_without_effect_train_nothing_anew(results: Path, plan: Sweep) -
         plan({"validate-interval": 2})
 
 
+def test_how_a_scoring_fits_into_memory_has_no_effect(results: Path, plan: Sweep, methods: list[Any]) -> None:
+    def scoring(**options: Any) -> list[Any]:
+        return [*methods[:2], {"method": "michel", "options": {"steps": 2, **options}}]
+
+    assert all_done(plan(methods=scoring(cpu=True, **{"max-tokens": 1000})))
+    with pytest.raises(UserError, match="steps 2, now 3"):
+        plan(methods=scoring(steps=3))
+
+
 @pytest.mark.parametrize("name", ["base-s1", "joint-k6-s1"])
 def test_other_defaults_are_not_mixed(results: Path, plan: Sweep, name: str, methods: list[Any]) -> None:
     path = records(results)[name]
