@@ -72,8 +72,11 @@ def _run(argv: list[str]) -> int:
     args.more = more
     try:
         args.run(args)
+        sys.stdout.flush()
     except UserError as error:
         return _failed(args.command, error)
+    except BrokenPipeError:  # nobody reads on, as in … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

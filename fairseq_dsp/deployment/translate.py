@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.folder} holds a model that classifies, but one that translates is expected: give one")
     try:
         _translate(model, search)
-    except BrokenPipeError:  # nobody reads on, as in … | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(f"the input cannot be read, or the output cannot be written: {error.strerror}") from error
     except KeyboardInterrupt:

@@ -68,7 +68,7 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
         for name, value in sizes(model.options, model.architecture).items()
     )
     if model.heads.of("decoder_self"):
-        bpe = preparation(folder.partition(":")[0]).get("bpe")
+        bpe = preparation(folder).get("bpe")
         use = f"To translate with it (fairseq-dsp evaluate scores it):\n  {translating(folder, out, bpe)}"
     else:
         use = (

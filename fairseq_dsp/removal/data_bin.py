@@ -57,7 +57,8 @@ def classification_task_of(model: TrainedModel, data: str | None) -> Any:
 
     :raises UserError: if the folder has no dictionaries, or those of another model, or the model predicts no labels.
     """
-    config = OmegaConf.create(model.state["cfg"]["task"])
+    config = model.state["cfg"]["task"]
+    config = OmegaConf.create() if isinstance(config, Namespace) else OmegaConf.create(config)
     if not getattr(config, "num_classes", None) or getattr(config, "regression_target", False):
         raise UserError(
             f"{model.path} predicts no labels of sentences, but a model of --task sentence_prediction is expected: "
@@ -110,12 +111,27 @@ def translating(data: str | Path, model: Path, bpe: Any) -> str:
     return link + shlex.join(words + (["--post-process", POST_PROCESS[bpe]] if bpe in POST_PROCESS else []))
 
 
+def first_folder(data: str | Path) -> Path:
+    """Return the first of the folders that fairseq is given with colons between them."""
+    return Path(data) if Path(data).exists() else Path(str(data).partition(":")[0])
+
+
 def preparation(data: str | Path) -> dict[str, Any]:
-    """Return what the ``prepare.json`` of a data folder says about its text, or nothing if there is none."""
-    for folder in (Path(data), Path(data).absolute().parent):
+    """Return what the ``prepare.json`` of a data folder says about its text, or nothing if there is none.
+
+    :param data: the folder, or several as fairseq takes them, with a colon between them.
+    :raises UserError: if the file is not one that a preparation wrote.
+    """
+    first = first_folder(data)
+    for folder in (first, first.absolute().parent):
         file = folder / "prepare.json"
         if file.is_file():
-            content = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                content = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(f"{file} is not JSON ({error}): prepare the corpus again") from error
+            if not isinstance(content, dict):
+                raise UserError(f"{file} is not what a preparation writes: prepare the corpus again")
             model = folder / str(content.get("bpe_model"))
             return {**content, "bpe_model": str(model) if model.is_file() else None}
     return {}

@@ -120,8 +120,6 @@ def _text(args: argparse.Namespace, task: Any, model: TrainedModel) -> tuple[dic
         print(f"The folder will translate subwords only, not raw text: {error}")
         return None, None
     own = {"bpe": bpe, "bpe_model": subwords.name if subwords else None}
-    if bpe is None and not prepared and not args.bpe:
-        print("The folder will take raw text to be words with spaces between them: --bpe and --bpe-model say more")
     return own | text_options.text_settings(args, prepared, task), subwords
 
 

@@ -30,7 +30,7 @@ from ..model.labels import labels_of
 from ..model.units import count_parameters
 from . import text_options
 from .checkpoint import TrainedModel, add_budgets, budgets
-from .data_bin import classification_task_of, preparation, task_of
+from .data_bin import classification_task_of, first_folder, preparation, task_of
 from .export_check import check_classifier, check_read
 
 _CARD = """---
@@ -146,7 +146,7 @@ def _classification(task: Any) -> dict[str, Any]:
     names = ("num_classes", "init_token", "separator_token", "max_positions", "classification_head_name")
     own = {"task": TASK, "labels": labels_of(task.label_dictionary)} | {n: getattr(task.cfg, n) for n in names}
     # without the folder of the second sentences, these may have been left out of what is at hand
-    return own | ({"sentences": 2} if (Path(task.cfg.data) / "input1").is_dir() else {})
+    return own | ({"sentences": 2} if (first_folder(task.cfg.data) / "input1").is_dir() else {})
 
 
 def _plain_dictionary(task: Any) -> Any:

@@ -1,12 +1,16 @@
-"""The command that translates with a model, as it is printed."""
+"""What a data-bin folder says, and the command that translates with a model, as it is printed."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from pathlib import Path
 
-from fairseq_dsp.removal.data_bin import translating
+import pytest
+
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.removal.data_bin import preparation, translating
 
 
 def test_models_behind_a_colon_are_linked_each_under_a_name_of_its_own(tmp_path: Path) -> None:
@@ -22,3 +26,21 @@ def test_models_behind_a_colon_are_linked_each_under_a_name_of_its_own(tmp_path:
         assert shlex.split(command)[:2] == ["fairseq-generate", "bin"]
         assert f"--path {name} " in command
     assert translating("bin", Path("a.pt"), None).endswith("--path a.pt --beam 5")
+
+
+def test_the_preparation_of_several_folders_is_that_of_the_first(tmp_path: Path) -> None:
+    """As fairseq takes them, with colons between; a folder may have a colon in its own name."""
+    for parent in ("plain", "at 12:30"):
+        folder = tmp_path / parent / "data-bin"
+        folder.mkdir(parents=True)
+        (folder.parent / "prepare.json").write_text(json.dumps({"bpe": "sentencepiece", "tokenizer": parent}))
+        assert preparation(folder)["tokenizer"] == parent
+    assert preparation(f"{tmp_path}/plain/data-bin:{tmp_path}/plain/data-bin1")["tokenizer"] == "plain"
+    assert preparation(tmp_path / "elsewhere") == {}
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_preparation(tmp_path: Path, content: str) -> None:
+    (tmp_path / "prepare.json").write_text(content)
+    with pytest.raises(UserError, match=r"prepare\.json is not .*: prepare the corpus again"):
+        preparation(tmp_path)

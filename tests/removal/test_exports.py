@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
 import sentencepiece
@@ -66,6 +68,20 @@ def test_folder_translates_the_same(folder, tiny_data, expected):
     assert not [file for file in folder.iterdir() if file.suffix in (".pt", ".bin", ".pkl")]
     with pytest.raises(UserError, match="list of sentences"):
         model.translate("one")
+
+
+def test_text_of_an_unknown_preparation_is_told(compact, tiny_data, tmp_path, capsys):
+    assert main(["export-folder", str(compact), str(tmp_path / "out"), "--data", str(tiny_data)]) == 0
+    assert "The folder will take raw text to be words with spaces between them" in capsys.readouterr().out
+
+
+def test_a_reader_that_ends_is_no_fault(pruned):
+    command = [sys.executable, "-m", "fairseq_dsp.cli", "heads", str(pruned)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+    assert process.returncode == 0
+    assert "BrokenPipe" not in error
 
 
 def test_text_is_tokenised_as_for_training(folder, tmp_path):
