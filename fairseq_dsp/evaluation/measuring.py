@@ -111,14 +111,14 @@ def measure(
         memory: dict[str, int] = {}
         for turn in range(runs + 1):
             for name, runner in runners.items():
-                if turn == 0 and device.startswith("cuda"):
-                    torch.cuda.reset_peak_memory_stats()
+                of_torch = turn == 0 and device.startswith("cuda") and isinstance(runner, FairseqRunner)
+                before = _reset_peak(device) if of_torch else 0
                 start = clock()
                 runner(batches[name])
                 if turn > 0:
                     times[name].append(clock() - start)
-                elif device.startswith("cuda"):
-                    memory[name] = torch.cuda.max_memory_allocated()
+                if of_torch:
+                    memory[name] = torch.cuda.max_memory_allocated(device) - before + _held(runner)
                 progress.update()
         base = statistics.median(next(iter(times.values())))
         for name, runner in runners.items():
@@ -132,6 +132,18 @@ def measure(
             results.append(result)
     progress.close()
     return results
+
+
+def _reset_peak(device: str) -> int:
+    """Begin to measure the peak memory of a GPU, and return the bytes that are in use: those of all models."""
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _held(runner: Any) -> int:
+    """Return the bytes of a model's parameters and buffers; what several modules share counts once."""
+    model = runner.model
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
 def flops(runner: Runner, length: int) -> int | None:
@@ -157,13 +169,14 @@ def profile(runner: FairseqRunner, batch: Any, runs: int, clock: Callable[[], fl
 
 
 def _parts(model: Any) -> dict[str, list[nn.Module]]:
+    """Return the modules of each part but the rest; an adaptive softmax has no projection, and counts as the rest."""
     decoder = getattr(model, "decoder", None)
     encoder = model.encoder if decoder else model.encoder.sentence_encoder
     layers = [*encoder.layers, *(decoder.layers if decoder else ())]
     return {
         "attention": [module.module for module in modules_of(model)],
         "feed-forward": [linear for layer in layers for linear in (layer.fc1, layer.fc2)],
-        "vocabulary": [decoder.output_projection] if decoder else [],
+        "vocabulary": [decoder.output_projection] if decoder and decoder.output_projection is not None else [],
         "layer norms": [module for module in model.modules() if isinstance(module, nn.LayerNorm)],
     }
 
@@ -175,7 +188,7 @@ def timed(parts: Mapping[str, list[nn.Module]], spent: dict[str, float], clock: 
 
     def now(inputs: Any) -> float:
         if inputs and inputs[0].is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(inputs[0].device)
         return clock()
 
     def hooks(part: str, module: nn.Module) -> list[Any]:

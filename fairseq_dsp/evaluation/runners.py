@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
 from .. import extras
+from ..deployment.engine import AGAIN
 from ..errors import UserError
 from ..model import modules_of
 
@@ -75,8 +77,7 @@ class FairseqRunner:
     def __call__(self, batch: dict[str, Any]) -> None:
         """Translate."""
         self._generator.generate([self.model], batch)
-        if batch["net_input"]["src_tokens"].is_cuda:
-            torch.cuda.synchronize()
+        _wait(batch["net_input"]["src_tokens"])
 
 
 class ClassifierRunner(FairseqRunner):
@@ -105,23 +106,40 @@ class ClassifierRunner(FairseqRunner):
     def __call__(self, batch: dict[str, Any]) -> None:
         """Classify."""
         self.model(**batch["net_input"], features_only=True, classification_head_name=self._head)
-        if batch["net_input"]["src_tokens"].is_cuda:
-            torch.cuda.synchronize()
+        _wait(batch["net_input"]["src_tokens"])
 
 
 class EngineRunner:
-    """CTranslate2 over one of its folders."""
+    """CTranslate2 over one of its folders.
+
+    :raises UserError: if the folder cannot be loaded.
+    """
 
     def __init__(self, folder: Path, beam: int, length: int, device: str) -> None:
-        kind = device.partition(":")[0]
-        self._engine = extras.ctranslate2().Translator(str(folder), device=kind, intra_threads=torch.get_num_threads())
+        ctranslate2 = extras.ctranslate2()
+        kind, _, index = device.partition(":")
+        try:
+            self._engine = ctranslate2.Translator(
+                str(folder), device=kind, device_index=int(index or 0), intra_threads=torch.get_num_threads()
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"CTranslate2 {ctranslate2.__version__} cannot load {folder} on the device {device} "
+                f"({str(error).splitlines()[0]}): give another device, or {AGAIN}"
+            ) from error
         self.type: str | None = self._engine.compute_type
         # as many steps as fairseq takes: it counts the end as one more
         self._options = {"beam_size": beam, "min_decoding_length": length + 1, "max_decoding_length": length + 1}
         self.parameters: int | None = None
         self.bytes = (folder / "model.bin").stat().st_size
         files = [folder / "source_vocabulary.json", folder / "shared_vocabulary.json"]
-        self._words = json.loads(next(f for f in files if f.is_file()).read_text(encoding="utf-8"))[4:]
+        vocabulary = next((file for file in files if file.is_file()), None)
+        if vocabulary is None:
+            raise UserError(f"{folder} has neither {files[0].name} nor {files[1].name}: {AGAIN}")
+        try:
+            self._words = json.loads(vocabulary.read_text(encoding="utf-8"))[4:]
+        except ValueError as error:
+            raise UserError(f"the vocabulary {vocabulary} is not JSON: {AGAIN}") from error
 
     def batch(self, size: int, length: int) -> list[list[str]]:
         """Return random sentences."""
@@ -131,6 +149,12 @@ class EngineRunner:
     def __call__(self, batch: list[list[str]]) -> None:
         """Translate."""
         self._engine.translate_batch(batch, **self._options)
+
+
+def _wait(tokens: torch.Tensor) -> None:
+    """Wait until the GPU that has the tokens, if one has, is done."""
+    if tokens.is_cuda:
+        torch.cuda.synchronize(tokens.device)
 
 
 def dictionary(words: int) -> Dictionary:
@@ -144,7 +168,7 @@ def dictionary(words: int) -> Dictionary:
 def load(path: str, beam: int, length: int, device: str, precision: str) -> Runner:
     """Return a runner for a checkpoint or a CTranslate2 folder.
 
-    :raises UserError: if it is neither.
+    :raises UserError: if it is neither, or does not take sentences of so many subwords.
     """
     if Path(path).is_dir():
         if not (Path(path) / "model.bin").is_file():
@@ -152,7 +176,9 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
                 f"the folder {path} is not a CTranslate2 model: give a checkpoint, or a folder of fairseq-dsp "
                 "export-ctranslate2"
             )
-        return EngineRunner(Path(path), beam, length, device)
+        engine = EngineRunner(Path(path), beam, length, device)
+        _try(engine, path, length)
+        return engine
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: give a checkpoint, or a folder of fairseq-dsp export-ctranslate2")
     state = checkpoint_utils.load_checkpoint_to_cpu(path)
@@ -160,6 +186,7 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
         parameters = dict(state["model"])  # without what it knows of its dictionaries: these are invented
         if any(".sentence_encoder." in name for name in parameters):
             classifier, words_read = _classifier(state, parameters)
+            _check_length(path, length, classifier.max_positions())
             classifier.eval().to(device, PRECISIONS[precision])
             return ClassifierRunner(classifier, words_read, Path(path).stat().st_size)
         words = [len(parameters[f"{stack}.embed_tokens.weight"]) for stack in ("encoder", "decoder")]
@@ -168,6 +195,8 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
         model = models.build_model(config, task)
         model.load_state_dict(parameters, strict=True, model_cfg=config)
         list(modules_of(model))
+        source, target = model.max_positions()
+        _check_length(path, length, min(source, target - 1))  # one is for the end of the translation
     except UserError:
         raise
     except Exception as error:  # whatever another architecture lacks
@@ -177,6 +206,35 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
         ) from error
     model.eval().to(device, PRECISIONS[precision])
     return FairseqRunner(model, words[0], words[1], beam, length, Path(path).stat().st_size)
+
+
+def _check_length(path: str, length: int, longest: int) -> None:
+    if length > longest:
+        raise _too_long(path, length, longest)
+
+
+def _too_long(path: str, length: int, longest: int) -> UserError:
+    return UserError(
+        f"--length is {length}, but the model in {path} takes {longest} subwords at most: "
+        f"give --length {longest} or less"
+    )
+
+
+def _try(engine: EngineRunner, path: str, length: int) -> None:
+    """Translate one sentence, since only that tells how many positions an engine has.
+
+    :raises UserError: if it cannot.
+    """
+    try:
+        engine(engine.batch(1, length))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        positions = re.search(r"positions >= (\d+)", reason)
+        if positions is None:
+            raise UserError(
+                f"the engine in {path} cannot translate sentences of {length} subwords ({reason}): {AGAIN}"
+            ) from error
+        raise _too_long(path, length, int(positions[1]) - 1) from error
 
 
 def _classifier(state: dict[str, Any], parameters: dict[str, Any]) -> tuple[Any, int]:

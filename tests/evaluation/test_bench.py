@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import support
 import torch
 
+from fairseq_dsp import extras
 from fairseq_dsp.cli import main
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation import measuring
+from fairseq_dsp.evaluation.runners import EngineRunner, load
 
 QUICK = ("--runs", "3", "--length", "4", "--beam", "2", "--threads", "1")
 
@@ -55,25 +59,27 @@ def test_table_json_and_picture(models, tmp_path, capsys):
     assert "feed-forward, ms" in printed
 
 
+class Recorder:
+    """Runs nothing, but writes down which batch it was given."""
+
+    parameters = type = None
+    bytes = 1
+
+    def __init__(self, turns, name=""):
+        self.turns, self.name = turns, name
+
+    def batch(self, size, length):
+        return size
+
+    def __call__(self, batch):
+        self.turns.append((self.name, batch))
+
+
 def test_models_take_turns():
     turns = []
-
-    class Recorder:
-        parameters = type = None
-        bytes = 1
-
-        def __init__(self, name):
-            self.name = name
-
-        def batch(self, size, length):
-            return size
-
-        def __call__(self, batch):
-            turns.append((self.name, batch))
-
     ticks = iter(range(1000))
     results = measuring.measure(
-        {name: Recorder(name) for name in "ab"}, [1, 2], 25, 2, clock=lambda: float(next(ticks))
+        {name: Recorder(turns, name) for name in "ab"}, [1, 2], 25, 2, clock=lambda: float(next(ticks))
     )  # fmt: skip
     assert turns == [(name, size) for size in (1, 2) for _ in range(3) for name in "ab"]
     assert [r.times for r in results] == [[1.0, 1.0]] * 4
@@ -96,6 +102,75 @@ def test_the_engine_runs_beside_fairseq(models, tiny_data, capsys):
     assert f"| {folder} | cpu | int8_float32 | 2 |" in capsys.readouterr().out
 
 
+def test_engines_that_cannot_be_measured(models, tiny_data, tmp_path, capsys):
+    pytest.importorskip("ctranslate2", reason="the optional extra ctranslate2 is not installed")
+    folder = tmp_path / "engine"
+    assert main(["export-ctranslate2", models[2], str(folder), "--data", str(tiny_data)]) == 0
+
+    def refused(*arguments):
+        assert main(["bench", str(folder), *QUICK, "--no-memory", *arguments]) == 1
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    told = f"--length is 1100, but the model in {folder} takes 1023 subwords at most"
+    assert told in refused("--length", "1100")
+    weights = folder / "model.bin"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert f"cannot load {folder} on the device cpu" in refused()
+    weights.write_bytes(whole)
+    for vocabulary in folder.glob("*_vocabulary.json"):
+        vocabulary.unlink()
+    assert "export the model again" in refused()
+
+
+def test_memory_of_a_gpu_is_of_the_model_alone(models, monkeypatch):
+    calls = []
+
+    def gpu(name, value=None):
+        monkeypatch.setattr(torch.cuda, name, lambda device: calls.append((name, device)) or value)
+
+    runner = load(models[2], 2, 4, "cpu", "float32")
+    own = sum(4 * p.numel() for p in [*runner.model.parameters(), *runner.model.buffers()])
+    gpu("reset_peak_memory_stats")
+    gpu("memory_allocated", 10_000_000)  # of all models
+    gpu("max_memory_allocated", 10_000_500)
+    result, other = measuring.measure({"model": runner, "engine": Recorder([])}, [1], 4, 1, device="cuda:1")
+    assert (result.peak_memory, other.peak_memory) == (own + 500, None)
+    assert calls == [(n, "cuda:1") for n in ("reset_peak_memory_stats", "memory_allocated", "max_memory_allocated")]
+
+
+def test_an_engine_gets_the_gpu_and_a_vocabulary(monkeypatch, tmp_path):
+    given = {}
+
+    class Engine:
+        __version__ = compute_type = "1"
+
+        def Translator(self, folder, **options):  # noqa: N802
+            given.update(options)
+            return self
+
+    (tmp_path / "model.bin").touch()
+    (tmp_path / "shared_vocabulary.json").write_text("[]")
+    monkeypatch.setattr(extras, "ctranslate2", Engine)
+    for device, index in (("cuda:1", 1), ("cuda", 0), ("cpu", 0)):
+        EngineRunner(tmp_path, 1, 4, device)
+        assert (given["device"], given["device_index"]) == (device.partition(":")[0], index)
+    (tmp_path / "shared_vocabulary.json").unlink()
+    with pytest.raises(UserError, match="has neither source_vocabulary"):
+        EngineRunner(tmp_path, 1, 4, "cpu")
+
+
+def test_the_profile_of_an_adaptive_softmax(tiny_data, run_fairseq, tmp_path):
+    flags = "--heads-to-keep 5 --max-update 1 --adaptive-softmax-cutoff 10 --criterion adaptive_loss".split()
+    args = support.tiny_train_args(tiny_data, tmp_path, *flags, "--ddp-backend", "legacy_ddp", arch="transformer_dsp")
+    smoothing = args.index("--label-smoothing")
+    run_fairseq("train", *args[:smoothing], *args[smoothing + 2 :])
+    command = ["bench", str(tmp_path / "checkpoint_last.pt"), *QUICK, "--batch-sizes", "1", "--no-memory", "--profile"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    parts = json.loads((tmp_path / "out/bench.json").read_text())["results"][0]["parts"]
+    assert parts["vocabulary"] == 0 < parts["the rest"]
+
+
 @pytest.mark.slow
 def test_peak_memory_is_of_the_model_alone(models):
     ballast = torch.ones(250_000_000)  # 1 GB in this process
@@ -113,6 +188,7 @@ def test_peak_memory_is_of_the_model_alone(models):
         (["{folder}/none.pt"], "does not exist"),
         (["{folder}"], "is not a CTranslate2 model"),
         (["{folder}/other.pt"], "cannot be built"),
+        (["{model}", "--length", "1024"], "takes 1023 subwords at most: give --length 1023 or less"),
         (["{model}", "--output", "{folder}"], "exists already"),
         (["{model}", "--output", "{folder}/nowhere/out"], "there is no folder"),
     ],

@@ -35,6 +35,10 @@ def test_a_compact_classifier_does_fewer_operations(tmp_path: Path, capsys: pyte
     assert isinstance(runner, ClassifierRunner)
     weights = {name: weight for name, weight in state["model"].items() if is_weight(name) and "lm_head" not in name}
     assert runner.parameters == sum(weight.numel() for weight in weights.values())
+    # longer pairs than it has positions for
+    assert cli.main(["bench", str(models[0]), "--length", "64", "--no-memory"]) == 1
+    assert "takes 40 subwords at most: give --length 40 or less" in capsys.readouterr().err
+    assert load(str(models[0]), 1, 40, "cpu", "float32")
     # a RoBERTa without a classification head
     state["model"] = {name: weight for name, weight in state["model"].items() if "classification" not in name}
     torch.save(state, tmp_path / "model.pt")
