@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..model import PruningConfig
+from ..model.pruning_options import flag
 from ..model.units import count_parameters
 from .prepared import PreparedData
 
@@ -19,23 +21,57 @@ def describe(
     The last two are None where its members disagree, or choose no heads, as fairseq's own models.
 
     :param checkpoints: of its members.
-    :raises UserError: if such heads cannot be kept, or a model is not one of plain translation, or classification.
+    :raises UserError: if such heads cannot be kept, or a model is not one of plain translation, or classification; or
+        if they would be different ones and fairseq, which gives all members the same options, cannot have them.
     """
     first, *others = (_describe(checkpoint, heads_to_keep, kept_heads, data) for checkpoint in checkpoints)
     agreed = {name: first[name] if all(o[name] == first[name] for o in others) else None for name in ("heads", "kept")}
+    if others and agreed["kept"] is None:
+        _check_apart(checkpoints, [model["cost"] for model in (first, *others)], heads_to_keep, kept_heads)
     return {"parameters": sum(model["parameters"] for model in (first, *others)), **agreed}
 
 
+def _check_apart(
+    checkpoints: Sequence[str], costs: Sequence[str | None], heads_to_keep: int | None, kept_heads: str | None
+) -> None:
+    """Check that the members of an ensemble can keep units of their own.
+
+    :param costs: of each the option of the cost that its training had a budget of.
+    """
+    together = "make each compact with fairseq-dsp compact, and give an ensemble of these"
+    if kept_heads is not None:
+        raise UserError(
+            f"--kept-heads {kept_heads} leaves different units to the members of {':'.join(checkpoints)}: {together}"
+        )
+    cost = next(filter(None, costs), None)
+    if heads_to_keep is not None and cost is not None:
+        raise UserError(
+            f"with {heads_to_keep} heads the members of {':'.join(checkpoints)} keep different units, and one of them "
+            f"was trained with {flag(cost)}, which says how many: {together}"
+        )
+
+
+def _check_classifies(state: dict[str, Any], checkpoint: str, data: PreparedData) -> None:
+    """Raise a `UserError` if a model's task is one without labels, and cannot be set up with such data."""
+    task = (state.get("cfg") or {}).get("task")
+    if task is not None and getattr(task, "num_classes", None) is None:
+        raise UserError(
+            f"{checkpoint} does not predict labels, but {data.folder} is a corpus for classification: give a model "
+            "trained on it"
+        )
+
+
 def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None, data: PreparedData) -> dict[str, Any]:
-    """Return what `describe` does of one model."""
+    """Return what `describe` does of one model, and the option of the ``cost`` that it has a budget of."""
     from ..removal.checkpoint import TrainedModel
     from ..removal.data_bin import check_task
 
-    heads: dict[str, Any] = {"heads": None, "kept": None}
+    heads: dict[str, Any] = {"heads": None, "kept": None, "cost": None}
     try:
         model = TrainedModel.read(checkpoint, heads_to_keep=heads_to_keep, kept_heads=kept_heads)
         state = model.state
-        heads = {"heads": model.heads.total, "kept": json.loads(model.heads.to_json())}
+        cost = PruningConfig.from_namespace(model.options).cost
+        heads = {"heads": model.heads.total, "kept": json.loads(model.heads.to_json()), "cost": cost and cost[0]}
     except UserError:
         if heads_to_keep is not None or kept_heads is not None:
             raise
@@ -43,7 +79,9 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
 
         state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)
     weights = state["model"]
-    if data.classifies:  # the head of the language model reads nothing
+    if data.classifies:
+        _check_classifies(state, checkpoint, data)
+        # the head of the language model reads nothing
         weights = {name: weight for name, weight in weights.items() if ".lm_head." not in name}
     else:
         check_task(state, checkpoint)

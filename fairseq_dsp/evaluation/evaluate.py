@@ -164,8 +164,10 @@ def _output(
     :param kept: the set of these heads; None where the members of an ensemble have sets of their own.
     """
     search = {name: getattr(args, name) for name in ("beam", "lenpen", "max_len_a", "max_len_b")}
-    # the set and not its number, which budgets and floors of the training may not allow
-    own = args.kept_heads if heads_to_keep is None or kept is None else json.dumps(kept)
+    # the set and not its number, which budgets and floors of the training may not allow; and the whole of it, where
+    # that of --kept-heads leaves units of other kinds to the model
+    asked = heads_to_keep is not None or args.kept_heads is not None
+    own = json.dumps(kept) if asked and kept is not None else args.kept_heads
     heads: dict[str, Any] = {"heads_to_keep": heads_to_keep, "kept_heads": own}
     batches = {"max_tokens": args.max_tokens or _batch_size(args.cpu), "cpu": args.cpu}
     lines: list[str] = []
@@ -202,9 +204,9 @@ def _together(measured: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def interval(data: PreparedData, split: str, output: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Return the 95% bootstrap ``interval`` of a model's first metric, over the sentences."""
+    """Return the 95% bootstrap ``interval`` of a model's first metric, over the sentences, within 0 and 100."""
     found = bootstrap(metrics(data)[metric_names(data)[0]], data.references(split), {"": output}).mean({0: [""]})
-    return {"interval": (round(found.low, 4), round(found.high, 4))}
+    return {"interval": (max(0.0, round(found.low, 4)), min(100.0, round(found.high, 4)))}
 
 
 def _overrides(heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:

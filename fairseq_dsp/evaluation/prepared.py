@@ -16,6 +16,19 @@ CLASSIFICATION = "sentence_prediction"
 """fairseq's task of a corpus with labels."""
 
 
+def folder_of(path: str | Path) -> Path:
+    """Return the folder of the preparation that *path* is, or is a ``data-bin`` of; *path* if it is neither."""
+    folder, parent = Path(path), Path(path).absolute().parent
+    if (folder / SUMMARY).is_file() or not (parent / SUMMARY).is_file():
+        return folder
+    try:
+        summary = json.loads((parent / SUMMARY).read_text(encoding="utf-8"))
+        names = [summary["data_bin"], *summary.get("data_bins", ())]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return parent  # whoever reads it says what is wrong
+    return parent if any(folder.resolve() == (parent / str(name)).resolve() for name in names) else folder
+
+
 @dataclass(frozen=True)
 class PreparedData:
     """A folder that the data preparation made.
@@ -33,9 +46,7 @@ class PreparedData:
 
         :raises UserError: if no finished preparation is there.
         """
-        folder = Path(path)
-        if not (folder / SUMMARY).is_file() and (folder.absolute().parent / SUMMARY).is_file():
-            folder = folder.absolute().parent
+        folder = folder_of(path)
         file = folder / SUMMARY
         try:
             summary = json.loads(file.read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .prepared import CLASSIFICATION, SUMMARY, PreparedData
+from .prepared import CLASSIFICATION, SUMMARY, PreparedData, folder_of
 
 BPE = ("sentencepiece", "subword-nmt", "none")
 TOKENIZERS = ("none", "moses")
@@ -71,7 +71,7 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
         raise UserError(f"the references given are of one text, but the split {split} names several: name one text")
     references = Path(str(references)).absolute()
     folder = Path(path)
-    if (folder / SUMMARY).is_file() or (folder.absolute().parent / SUMMARY).is_file():
+    if (folder_of(folder) / SUMMARY).is_file():
         data = _with_references(PreparedData.read(path), split, references, given)
     else:
         data = _binarised(folder, split, references, given)
@@ -81,7 +81,7 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
 
 def _labelled(folder: Path) -> PreparedData | None:
     """A folder in which fairseq's recipe binarised sentences and labels, unless a preparation made it."""
-    prepared = any((place / SUMMARY).is_file() for place in (folder, folder.absolute().parent))
+    prepared = (folder_of(folder) / SUMMARY).is_file()
     if not prepared and (folder / "label" / "valid.label").is_file():  # as fairseq's recipe has them for a regression
         raise UserError(
             f"{folder / 'label'} holds numbers to predict, but labels are expected: give a corpus with labels"
@@ -106,6 +106,8 @@ def flags(data: PreparedData) -> list[str]:
 
 
 def _with_references(data: PreparedData, split: str, references: Path, given: Mapping[str, Any]) -> PreparedData:
+    if data.classifies:
+        raise UserError(f"references are given, but {data.folder} is a corpus with labels: leave them out")
     others = sorted(set(given) - {"references"})
     if others:
         raise UserError(f"{data.folder / SUMMARY} says how its text was prepared: leave out {', '.join(others)}")

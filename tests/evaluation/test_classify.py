@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import inprocess
 import pairs
 import pytest
 import support
 import torch
 
 from fairseq_dsp import cli
+from fairseq_dsp.evaluation.evaluate import interval
+from fairseq_dsp.evaluation.prepared import CLASSIFICATION, PreparedData
 from fairseq_dsp.importance.michel import gate_gradients
 
 
@@ -76,6 +80,35 @@ def test_a_label_that_is_in_no_dictionary_is_named(
     assert "the label of sentence 2 of test is none of" in refusal(
         capsys, "evaluate", trained, "--data", other, "--cpu"
     )
+
+
+def test_a_model_of_translation(
+    tiny_data: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inprocess.train(tiny_data, tmp_path, "--cpu", "--max-update", 1)
+    model = tmp_path / "checkpoint_last.pt"
+    assert "does not predict labels" in refusal(capsys, "evaluate", model, "--data", pair_data, "--cpu")
+
+
+@pytest.mark.parametrize(
+    ("right", "sentences", "low", "high"), [(99, 100, 97.05, 100), (1, 100, 0, 2.95), (1, 1, 0, 100)]
+)
+def test_an_interval_is_within_0_and_100(
+    right: int, sentences: int, low: float, high: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PreparedData, "references", lambda *_: ["yes"] * sentences)
+    output = ["yes"] * right + ["no"] * (sentences - right)
+    found = interval(PreparedData(tmp_path, {"task": CLASSIFICATION}), "test", output)["interval"]
+    assert found == pytest.approx((low, high), abs=0.2)
+    assert 0 <= found[0] <= found[1] <= 100
+
+
+def test_labels_take_no_references(pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data-bin").symlink_to(pair_data)
+    (tmp_path / "prepare.json").write_text(json.dumps({"task": CLASSIFICATION, "data_bin": "data-bin"}))
+    references = pair_data.parent / "test.label"
+    said = refusal(capsys, "evaluate", "a.pt", "--data", tmp_path, "--references", references)
+    assert f"references are given, but {tmp_path} is a corpus with labels: leave them out" in said
 
 
 def test_numbers_are_scored_but_are_no_labels(

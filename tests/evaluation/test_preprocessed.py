@@ -96,6 +96,19 @@ def test_what_does_not_fit(tiny_data: Path, tmp_path: Path, arguments: dict[str,
         read_data(data, given.pop("split", "test"), given)
 
 
+def test_only_its_own_folders_are_a_preparation(prepared: Path, references: Path, tmp_path: Path) -> None:
+    data = tmp_path / "prepared"
+    shutil.copytree(prepared, data)
+    shutil.copytree(data / "data-bin", data / "other")
+    for given in (None, {"references": str(references)}):
+        assert read_data(data / "data-bin", "test", given).folder == data
+    with pytest.raises(UserError, match=r"there is no folder .*typo"):
+        read_data(data / "typo", "test")
+    with pytest.raises(UserError, match="other holds no prepared corpus"):
+        read_data(data / "other", "test")
+    assert read_data(data / "other", "test", {"references": str(references)}).folder == data / "other"
+
+
 def test_references_of_other_systems(tiny_data: Path, references: Path, tmp_path: Path) -> None:
     """A byte-order mark and Windows line ends are no text, and nothing else ends a line."""
     lines = references.read_text().splitlines()
