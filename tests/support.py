@@ -64,6 +64,14 @@ def tiny_train_args(
     return list(map(str, args))
 
 
+def train_adaptive(data: Path, save_dir: Path, *flags: object, arch: str = "transformer") -> None:
+    """Train the tiny model for an update with an adaptive softmax, whose loss has no label smoothing."""
+    words = ("--criterion", "adaptive_loss", "--ddp-backend", "legacy_ddp", "--adaptive-softmax-cutoff", 10)
+    args = tiny_train_args(data, save_dir, *words, "--max-update", 1, *flags, arch=arch)
+    at = args.index("--label-smoothing")
+    run_fairseq("train", *args[:at], *args[at + 2 :])
+
+
 def start_fairseq(
     tool: str,
     args: Sequence[object],

@@ -58,20 +58,29 @@ def write(folder: Path, text: dict[str, Any], positions: tuple[int, int]) -> Non
 
 def read(folder: Path, device: str, threads: int | None) -> EngineTranslator:
     """Read a folder that ``fairseq-dsp export-ctranslate2`` wrote; see `fairseq_dsp.from_pretrained`."""
-    ctranslate2 = extras.ctranslate2()
+    extras.ctranslate2()  # that it is missing is told first
     config = _config(folder)
     text = Text(config, folder)
+    positions = config["positions"]["source"], config["positions"]["target"]
+    return EngineTranslator(load(folder, device, threads or 0), text, positions)
+
+
+def load(folder: Path, device: str, threads: int) -> Any:
+    """Return CTranslate2's translator of a folder.
+
+    :param device: cpu, cuda, or cuda with a number, such as cuda:1.
+    :param threads: 0 for as many as the engine uses by itself.
+    :raises UserError: if it is damaged, of another version, or the device is missing.
+    """
+    ctranslate2 = extras.ctranslate2()
     kind, _, index = device.partition(":")
     try:
-        engine = ctranslate2.Translator(
-            str(folder), device=kind, device_index=int(index or 0), intra_threads=threads or 0
-        )
+        return ctranslate2.Translator(str(folder), device=kind, device_index=int(index or 0), intra_threads=threads)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"CTranslate2 {ctranslate2.__version__} cannot load {folder} on the device {device} "
             f"({str(error).splitlines()[0]}): give another device, or {AGAIN}"
         ) from error
-    return EngineTranslator(engine, text, (config["positions"]["source"], config["positions"]["target"]))
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from fairseq.tasks.sentence_prediction import SentencePredictionConfig, Sentence
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
-from .. import extras
-from ..deployment.engine import AGAIN
+from ..deployment import engine
 from ..errors import UserError
 from ..model import modules_of
 
@@ -116,17 +115,7 @@ class EngineRunner:
     """
 
     def __init__(self, folder: Path, beam: int, length: int, device: str) -> None:
-        ctranslate2 = extras.ctranslate2()
-        kind, _, index = device.partition(":")
-        try:
-            self._engine = ctranslate2.Translator(
-                str(folder), device=kind, device_index=int(index or 0), intra_threads=torch.get_num_threads()
-            )
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"CTranslate2 {ctranslate2.__version__} cannot load {folder} on the device {device} "
-                f"({str(error).splitlines()[0]}): give another device, or {AGAIN}"
-            ) from error
+        self._engine = engine.load(folder, device, torch.get_num_threads())
         self.type: str | None = self._engine.compute_type
         # as many steps as fairseq takes: it counts the end as one more
         self._options = {"beam_size": beam, "min_decoding_length": length + 1, "max_decoding_length": length + 1}
@@ -135,11 +124,11 @@ class EngineRunner:
         files = [folder / "source_vocabulary.json", folder / "shared_vocabulary.json"]
         vocabulary = next((file for file in files if file.is_file()), None)
         if vocabulary is None:
-            raise UserError(f"{folder} has neither {files[0].name} nor {files[1].name}: {AGAIN}")
+            raise UserError(f"{folder} has neither {files[0].name} nor {files[1].name}: {engine.AGAIN}")
         try:
             self._words = json.loads(vocabulary.read_text(encoding="utf-8"))[4:]
         except ValueError as error:
-            raise UserError(f"the vocabulary {vocabulary} is not JSON: {AGAIN}") from error
+            raise UserError(f"the vocabulary {vocabulary} is not JSON: {engine.AGAIN}") from error
 
     def batch(self, size: int, length: int) -> list[list[str]]:
         """Return random sentences."""
@@ -176,9 +165,9 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
                 f"the folder {path} is not a CTranslate2 model: give a checkpoint, or a folder of fairseq-dsp "
                 "export-ctranslate2"
             )
-        engine = EngineRunner(Path(path), beam, length, device)
-        _try(engine, path, length)
-        return engine
+        runner = EngineRunner(Path(path), beam, length, device)
+        _try(runner, path, length)
+        return runner
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: give a checkpoint, or a folder of fairseq-dsp export-ctranslate2")
     state = checkpoint_utils.load_checkpoint_to_cpu(path)
@@ -220,19 +209,19 @@ def _too_long(path: str, length: int, longest: int) -> UserError:
     )
 
 
-def _try(engine: EngineRunner, path: str, length: int) -> None:
+def _try(runner: EngineRunner, path: str, length: int) -> None:
     """Translate one sentence, since only that tells how many positions an engine has.
 
     :raises UserError: if it cannot.
     """
     try:
-        engine(engine.batch(1, length))
+        runner(runner.batch(1, length))
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         positions = re.search(r"positions >= (\d+)", reason)
         if positions is None:
             raise UserError(
-                f"the engine in {path} cannot translate sentences of {length} subwords ({reason}): {AGAIN}"
+                f"the engine in {path} cannot translate sentences of {length} subwords ({reason}): {engine.AGAIN}"
             ) from error
         raise _too_long(path, length, int(positions[1]) - 1) from error
 

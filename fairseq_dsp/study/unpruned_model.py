@@ -12,7 +12,7 @@ from ..evaluation.prepared import PreparedData
 from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
 from ..model.units import ROBERTA, TRANSFORMER, modules_in, shape_of
 from ..removal.compact import sizes
-from ..removal.data_bin import check_task
+from ..removal.data_bin import check_task, first_folder
 from .options import Options, without_chatter
 
 MODEL, STOCK = TRANSFORMER.model, TRANSFORMER.stock
@@ -164,7 +164,7 @@ class UnprunedModel:
                 f"{self.path} translates from {' to '.join(map(str, languages))}, but the corpus {data.folder} is from "
                 f"{' to '.join(data.languages)}: give the corpus of its languages"
             )
-        folders = [Path(str(self._option("task", "data", ".")).partition(":")[0]), self.path.parent]
+        folders = [first_folder(self._option("task", "data", ".")), self.path.parent]
         for stack, language in zip(("encoder", "decoder"), data.languages, strict=True):
             name = f"dict.{language}.txt"
             try:

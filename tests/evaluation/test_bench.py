@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import support
@@ -142,16 +143,13 @@ def test_memory_of_a_gpu_is_of_the_model_alone(models, monkeypatch):
 def test_an_engine_gets_the_gpu_and_a_vocabulary(monkeypatch, tmp_path):
     given = {}
 
-    class Engine:
-        __version__ = compute_type = "1"
-
-        def Translator(self, folder, **options):  # noqa: N802
-            given.update(options)
-            return self
+    def translator(_, **options):
+        given.update(options)
+        return SimpleNamespace(compute_type="float32")
 
     (tmp_path / "model.bin").touch()
     (tmp_path / "shared_vocabulary.json").write_text("[]")
-    monkeypatch.setattr(extras, "ctranslate2", Engine)
+    monkeypatch.setattr(extras, "ctranslate2", lambda: SimpleNamespace(Translator=translator))
     for device, index in (("cuda:1", 1), ("cuda", 0), ("cpu", 0)):
         EngineRunner(tmp_path, 1, 4, device)
         assert (given["device"], given["device_index"]) == (device.partition(":")[0], index)
@@ -160,11 +158,8 @@ def test_an_engine_gets_the_gpu_and_a_vocabulary(monkeypatch, tmp_path):
         EngineRunner(tmp_path, 1, 4, "cpu")
 
 
-def test_the_profile_of_an_adaptive_softmax(tiny_data, run_fairseq, tmp_path):
-    flags = "--heads-to-keep 5 --max-update 1 --adaptive-softmax-cutoff 10 --criterion adaptive_loss".split()
-    args = support.tiny_train_args(tiny_data, tmp_path, *flags, "--ddp-backend", "legacy_ddp", arch="transformer_dsp")
-    smoothing = args.index("--label-smoothing")
-    run_fairseq("train", *args[:smoothing], *args[smoothing + 2 :])
+def test_the_profile_of_an_adaptive_softmax(tiny_data, tmp_path):
+    support.train_adaptive(tiny_data, tmp_path, "--heads-to-keep", 5, arch="transformer_dsp")
     command = ["bench", str(tmp_path / "checkpoint_last.pt"), *QUICK, "--batch-sizes", "1", "--no-memory", "--profile"]
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
     parts = json.loads((tmp_path / "out/bench.json").read_text())["results"][0]["parts"]

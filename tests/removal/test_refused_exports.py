@@ -50,16 +50,8 @@ def altered(path, out, change):
 @pytest.mark.parametrize("kind", [[], ["--bpe", "none"]])
 def test_a_subword_model_without_its_kind(compact, tiny_data, tmp_path, capsys, name, kind):
     (tmp_path / "codes").write_text("#version: 0.2\n")
-    words = [
-        name,
-        str(compact),
-        str(tmp_path / "out"),
-        "--data",
-        str(tiny_data),
-        "--bpe-model",
-        str(tmp_path / "codes"),
-    ]
-    assert main([*words, *kind]) == 1
+    words = ["--data", str(tiny_data), "--bpe-model", str(tmp_path / "codes"), *kind]
+    assert main([name, str(compact), str(tmp_path / "out"), *words]) == 1
     assert "is given, but not what kind of subwords it has: give --bpe too, one of " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -64,19 +64,7 @@ def test_what_cannot_be_pruned(
     message = "--distill takes the criterion label_smoothed_cross_entropy_dsp, but --criterion is cross_entropy"
     assert message in refused(stock_checkpoint, prepared, out, "--criterion", "cross_entropy", heads=[3], distill=True)
     adaptive = tmp_path / "adaptive"
-    words = [
-        "--criterion",
-        "adaptive_loss",
-        "--ddp-backend",
-        "legacy_ddp",
-        "--adaptive-softmax-cutoff",
-        "9",
-        "--max-update",
-        1,
-    ]
-    arguments = support.tiny_train_args(prepared / "data-bin", adaptive, *words, arch="transformer")
-    at = arguments.index("--label-smoothing") if "--label-smoothing" in arguments else len(arguments)
-    support.run_fairseq("train", *arguments[:at], *arguments[at + 2 :])
+    support.train_adaptive(prepared / "data-bin", adaptive)
     message = (
         "it has an adaptive softmax, which this command does not train: use fairseq-train --criterion adaptive_loss"
     )
