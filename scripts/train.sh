@@ -29,6 +29,20 @@ examples:
 HELP
 }
 
+# last OPTION DEFAULT ARGUMENT…: what the arguments give for an option, the last time they do
+last() {
+    local option=$1 value=$2
+    shift 2
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            "$option") value=${2:-} ;;
+            "$option"=*) value=${1#*=} ;;
+        esac
+        shift
+    done
+    echo "$value"
+}
+
 recipe=(
     "--arch transformer_dsp --task translation_dsp"
     "--criterion label_smoothed_cross_entropy_dsp --label-smoothing 0.1"
@@ -46,6 +60,20 @@ fi
 data=$1 save_dir=$2
 shift 2
 
+# not all optimisers, criteria and schedulers take the options of the recipe's
+case "$(last --optimizer adam "$@")" in
+    adam | cpu_adam) ;;
+    *) recipe=("${recipe[@]/ --adam-betas (0.9,0.98)/}") ;;
+esac
+case "$(last --criterion label_smoothed "$@")" in
+    *label_smoothed*) ;;
+    *) recipe=("${recipe[@]/ --label-smoothing 0.1/}") ;;
+esac
+case "$(last --lr-scheduler inverse_sqrt "$@")" in
+    cosine | fixed | inverse_sqrt | polynomial_decay | reduce_lr_on_plateau | step) ;;
+    *) recipe=("${recipe[@]/ --warmup-updates 4000/}") ;;
+esac
+
 source "$(dirname "$0")/common.sh"
 find_python
 if [ ! -f "$data/prepare.json" ] && [ -f "$data/../prepare.json" ]; then
@@ -62,7 +90,17 @@ fi
 summary=$("$PYTHON" - "$data/prepare.json" <<'PY'
 import json, os, sys
 folder = os.path.dirname(sys.argv[1])
-summary = json.load(open(sys.argv[1], encoding="utf-8"))
+try:
+    with open(sys.argv[1], encoding="utf-8") as file:
+        summary = json.load(file)
+    if summary.get("task") == "sentence_prediction":
+        sys.exit(
+            f"error: {folder} holds texts with labels, but this script trains translation models: "
+            "docs/guide/classifiers.md shows how to train a classifier"
+        )
+    summary["source_lang"], summary["target_lang"], summary["data_bin"]
+except (OSError, ValueError, LookupError, AttributeError) as error:
+    sys.exit(f"error: {sys.argv[1]} cannot be read ({error}): run scripts/preprocess.sh again")
 data = [os.path.join(folder, name) for name in summary.get("data_bins", [summary["data_bin"]])]
 missing = [path for path in data if not os.path.isdir(path)]
 if missing:

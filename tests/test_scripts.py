@@ -74,6 +74,42 @@ def test_scripts_that_train_or_translate_use_all_cores_and_those_that_start_a_pr
     assert asked == "3"
 
 
+@pytest.mark.parametrize(
+    ("choice", "gone"),
+    [
+        (["--optimizer", "sgd"], "--adam-betas"),
+        (["--criterion=cross_entropy"], "--label-smoothing"),
+        (["--lr-scheduler", "tri_stage"], "--warmup-updates"),
+        (["--optimizer", "sgd", "--optimizer", "adam", "--lr-scheduler", "cosine"], None),
+        (["--criterion", "label_smoothed_cross_entropy"], None),
+    ],
+)
+def test_the_recipe_of_train_fits_other_choices(choice: list[str], gone: str | None, tmp_path: Path) -> None:
+    python = fake_python(tmp_path / "bin/python", "[[ $1 != - ]] || { echo de en data-bin; exit; }", 'echo "$*"')
+    (tmp_path / "prepare.json").write_text("{}")
+    said = bash('scripts/train.sh "$@"', tmp_path, tmp_path / "out", *choice, PYTHON=str(python))
+    options = {"--adam-betas (0.9,0.98)", "--label-smoothing 0.1", "--warmup-updates 4000", "--dropout 0.3"}
+    assert {option for option in options if option not in said} == {o for o in options if o.split()[0] == gone}
+
+
+@pytest.mark.parametrize(
+    ("summary", "message"),
+    [
+        ('{"task": "sentence_prediction", "data_bin": "data-bin"}', "holds texts with labels, but this script trains"),
+        ('{"data_bin"', "prepare.json cannot be read"),
+        ("[]", "prepare.json cannot be read"),
+    ],
+)
+def test_a_folder_without_translations_is_refused_by_train(summary: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "data-bin").mkdir()
+    (tmp_path / "prepare.json").write_text(summary)
+    command = [REPOSITORY / "scripts/train.sh", tmp_path, tmp_path / "out"]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
 @pytest.mark.parametrize(("theirs", "found"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
 def test_threads_that_wait_do_not_take_the_cores_of_others(theirs: dict[str, str], found: str) -> None:
     assert bash('source scripts/common.sh; bash -c "echo \\$GOMP_SPINCOUNT"', **theirs) == found

@@ -39,6 +39,9 @@ _LOWEST_IS_BEST = {"loss", "nll_loss", "ppl"}
 _HIGHEST_IS_BEST = {"bleu": "eval-bleu", "accuracy": "report-accuracy"}
 """Metrics of a validation → the option without which there is none."""
 
+_ENDING = {"max_epoch": 0, "stop_time_hours": 0, "stop_min_lr": -1, "patience": -1}
+"""What may end a training before ``max-update`` → the value with which it does not."""
+
 _KNOWN_TASKS = {"translation", "translation_dsp", "sentence_prediction", "sentence_prediction_dsp"}
 _KNOWN_CRITERIA = {
     "cross_entropy", "label_smoothed_cross_entropy", "label_smoothed_cross_entropy_dsp", "sentence_prediction",
@@ -109,9 +112,15 @@ def _check_training(args: Namespace, where: str, checkpoint: str, starts: bool, 
     pruning = PruningConfig.from_namespace(args)
     if pruning.kept_heads is None:  # or they are another step's
         try:
-            plans_of(pruning, args)
+            plans = plans_of(pruning, args)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+        early = [name for name, never in _ENDING.items() if getattr(args, name) != never]
+        if early and any(plan.learns for plan in plans):
+            raise ValueError(
+                f"{where}: {early[0].replace('_', '-')} may end the training before the {args.max_update} updates that "
+                "its schedule counts on, without its final heads: leave it out"
+            )
     texts.check_trained_on(args, where)
 
 

@@ -78,7 +78,10 @@ def check_structure(method: Method, methods: Sequence[Method], *, compact: bool)
     others = [m.name for m in methods if m.heads and m.method not in ("unpruned", "structure")]
     if method.of not in others:
         given = "lacks the key of" if method.of is None else f"takes the heads of {method.of}"
-        raise ValueError(f"{method.name} {given}, but the name of a method that chooses heads is expected: {others}")
+        raise ValueError(
+            f"{method.name} {given}, but the name of a method that chooses heads is expected: "
+            f"{' or '.join(others) or 'joint, for example'}"
+        )
     if not compact:
         raise ValueError(f"{method.name} reads its heads from compact models: leave compact: false out")
     there = {(k, seed) for m in methods if m.name == method.of for k in m.heads for seed in m.seeds}

@@ -69,9 +69,11 @@ def read_options(value: Any, where: str, by: str = "a sweep") -> Options:
     options: Options = {}
     for key, content in mapping(value, where).items():
         name = str(key).replace("_", "-")
+        if not re.fullmatch(r"[a-zA-Z][\w-]*", name) or name == "help":
+            raise ValueError(f"{where} has the option {key!r}, but the name of an option of fairseq-train is expected")
         if name in _OWN:
             raise ValueError(f"{where} has the option {name}, but {by} sets it itself: leave it out")
-        if isinstance(content, (dict, list)) or content is None:
+        if not isinstance(content, (bool, int, float, str)):  # a date is none of these either
             raise ValueError(f"{where}: {name} is {content!r}, but a number, a text, true or false is expected")
         if str(content).lower() == "nan":
             raise ValueError(f"{where}: {name} is not a number (NaN): give it a value")
@@ -128,8 +130,8 @@ def parse_training(words: Sequence[str], where: str) -> Namespace:
 
     try:
         return _quietly(parse)
-    except ValueError as error:
-        reason = str(error)
+    except Exception as error:  # fairseq evaluates some values as they are
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         if match := re.match(r"(.*invalid choice: '(.*?)') \((.{200,})\)$", reason):  # there are many architectures
             reason = match[1] + closest(match[2], re.findall("'(.*?)'", match[3]))
         if "argument --head-selection" in reason:
@@ -140,6 +142,20 @@ def parse_training(words: Sequence[str], where: str) -> Namespace:
 def parse_options(data: PreparedData, options: Options, where: str) -> Namespace:
     """Return what fairseq-train makes of options beside a study's defaults; see `parse_training`."""
     return parse_training([str(data.data_bin), *command_line({**defaults(data), **options})], where)
+
+
+def refuse_false(data: PreparedData, recipe: Options, options: Options, where: str) -> None:
+    """Raise a ``ValueError`` where false is given for an option with a value and takes back nothing of the recipe."""
+    for name in (name for name, value in {**recipe, **options}.items() if value is False):
+        if name in recipe and name in options:
+            continue
+        try:
+            parse_options(data, {**recipe, **options, name: True}, where)
+        except ValueError as error:
+            if re.search(rf"argument (\S+/)?--{name}(/\S+)?: expected", str(error)):
+                raise ValueError(
+                    f"{name} of {'recipe' if name in recipe else where} is false, but a value is expected, such as 0"
+                ) from None
 
 
 def parse_words(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
@@ -178,6 +194,12 @@ def heads_by_type(data: PreparedData, options: Options) -> dict[str, list[int]]:
     :raises ValueError: if the architecture is none with heads to prune.
     """
     args = parse_options(data, options, "recipe")
+    for side in ("encoder", "decoder"):
+        heads, width = (getattr(args, f"{side}_{name}", 1) for name in ("attention_heads", "embed_dim"))
+        if heads < 1 or width % heads:
+            raise ValueError(
+                f"{side}-attention-heads is {heads}, but a number that divides {side}-embed-dim, {width}, is expected"
+            )
     ours = ROBERTA if data.classifies else TRANSFORMER
     if ARCH_MODEL_NAME_REGISTRY.get(args.arch, args.arch) != ours.model:
         raise ValueError(

@@ -103,6 +103,7 @@ def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[
         have schedules of their own.
     :raises ValueError: as `training`, or if fairseq does not take the options.
     """
+    options = {name: value for name, value in options.items() if value is not False}
     if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
         return {}
     updates, total = _number(options, "max-update", 0), sum(map(sum, shape.values()))
@@ -172,5 +173,4 @@ def _options_of(choice: str, name: str) -> set[str]:
         return set()
     parser = ArgumentParser(add_help=False)
     made.add_args(parser)
-    names = vars(parser.parse_args([])).keys() - _OF_OTHERS
-    return {name.replace("_", "-") for name in names}
+    return {action.dest.replace("_", "-") for action in parser._actions if action.dest not in _OF_OTHERS}

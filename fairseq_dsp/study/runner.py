@@ -228,7 +228,6 @@ def _result(run: Run) -> dict[str, Any]:
         result["scores"] = scores
         if share := [f"{run_options[name]:g} of the {what}" for name, what in SHARES.items() if name in run_options]:
             result["share"] = share[0]
-    result["updates"] = sum(step.updates for step in run.steps)
     result["training_seconds"] = training_seconds(run.folder / LOG)
     if found := _PROCESSES.findall(_text(run.folder / LOG)):
         result["processes"] = max(map(int, found))  # which is what the batches are multiplied by

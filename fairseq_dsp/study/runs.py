@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,15 +65,18 @@ def expand(study: Study, results: Path) -> list[Run]:
     """The runs of a study, those that others need first.
 
     :param results: the folder of all results.
+    :raises ValueError: if two of them would have one name.
     """
     maker = _Maker(study, results.absolute())
     runs: dict[str, Run] = {}
-    for method in study.methods:
-        for run in maker.of(method):
-            runs.setdefault(run.name, run)
-    for seed in study.seeds:  # the unpruned model, which everything is compared with
-        run = maker.base(seed)
-        runs.setdefault(run.name, run)
+    bases = map(maker.base, study.seeds)  # the unpruned model, which everything is compared with
+    for run in itertools.chain(*map(maker.of, study.methods), bases):
+        there = runs.setdefault(run.name, run)
+        if there.identity != run.identity:
+            raise ValueError(
+                f"a run of {there.label} and one of {run.label} would both be called {run.name}: give one of these "
+                "methods another name with the key name"
+            )
     needed = {name for run in runs.values() for name in run.needs}
 
     def depth(run: Run) -> int:

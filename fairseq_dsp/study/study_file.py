@@ -15,7 +15,7 @@ from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
 from .method_checks import check_given_base, check_range, check_structure, check_units, read_shares, shares_of
-from .options import SHARES, Options, heads_by_type, parse_options, read_options, total_heads
+from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false, total_heads
 from .start_model import check_metric, read_pretrained, trained_base
 from .titles import METHODS, read_title, with_titles
 from .values import boolean, check_keys, closest, mapping, numbers
@@ -141,10 +141,12 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value if node else ():  # before any << is replaced by what it stands for
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode):  # which YAML itself refuses
+                continue
+            if key.value in seen:
                 mark = key.start_mark
                 raise UserError(f"the study {mark.name} has the key {key.value} twice, again in line {mark.line + 1}")
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            seen.add(key.value)
         return node
 
 
@@ -190,19 +192,17 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         raise ValueError(f"name is {name!r}, but letters, digits, - and _ are expected")
     pretrained, sizes = read_pretrained(content.get("pretrained"))
     recipe = sizes | read_options(content["recipe"], "recipe")
-    base = read_options(content.get("base") or {}, "base")
+    base = read_options(_part(content, "base"), "base")
     model = trained_base(base)
     if model:
         recipe, base = model.sizes | recipe, {"max-update": model.updates}
-    split = mapping(content.get("evaluate") or {}, "evaluate").get("split", "test")
+    evaluate = _evaluate(content)
+    split = evaluate.get("split", "test")
     prepared = read_data(data or content["data"], split, text)
     prepared.check_trainable()
     shape = heads_by_type(prepared, {**recipe, **base})
     total = sum(map(sum, shape.values()))
-    evaluate = mapping(content.get("evaluate") or {}, "evaluate")
-    evaluate = {str(key).replace("_", "-"): value for key, value in evaluate.items()}
-    check_keys(evaluate, {"split", "beam", "lenpen", "max-len-a", "max-len-b"}, "evaluate")
-    prepared.check_split(evaluate.get("split", "test"))
+    prepared.check_split(split)
     checkpoint = content.get("checkpoint", "best")
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint is {checkpoint!r}, but best or last is expected")
@@ -252,7 +252,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         shape=shape,
         checkpoint=checkpoint,
         compact=compact,
-        split=evaluate.get("split", "test"),
+        split=split,
         beam=numbers([evaluate.get("beam", 5)], "beam", int, 1, 1000)[0],
         lenpen=numbers([evaluate.get("lenpen", 1.0)], "lenpen", float, -100, 100)[0],
         max_len_a=numbers([evaluate.get("max-len-a", MAX_LEN_A)], "max-len-a", float, 0, 1000)[0],
@@ -261,8 +261,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         metric=check_metric(content.get("metric"), prepared),
         trained=model.path if model else None,
         pretrained=pretrained,
-        local=dict(mapping(content.get("local") or {}, "local")),
-        slurm=dict(mapping(content.get("slurm") or {}, "slurm")),
+        local=dict(_part(content, "local")),
+        slurm=dict(_part(content, "slurm")),
     )
     trainings = [(base, "base"), *((m.options, m.name) for m in methods if m.method != "michel")]
     trainings += [(m.recovery, f"the recovery of {m.name}") for m in methods if m.recovery is not None]
@@ -270,9 +270,27 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         if "max-update" not in {**recipe, **options}:
             raise ValueError(f"neither recipe nor {where} has max-update: give the number of updates")
         updates = parse_options(prepared, {**recipe, **options}, where).max_update
+        refuse_false(prepared, recipe, options, where)
         if updates < 1:
             raise ValueError(f"max-update of {where} is {updates}, but a number from 1 is expected")
     return study
+
+
+def _part(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a part of a study file, empty where the file has none or nothing in it."""
+    value = content.get(key)
+    return mapping({} if value is None else value, key)
+
+
+def _evaluate(content: Mapping[str, Any]) -> dict[str, Any]:
+    given = _part(content, "evaluate")
+    evaluate = {str(key).replace("_", "-"): value for key, value in given.items()}
+    if len(evaluate) != len(given):
+        raise ValueError("evaluate has a key twice, with - and with _: leave one out")
+    check_keys(evaluate, {"split", "beam", "lenpen", "max-len-a", "max-len-b"}, "evaluate")
+    if not isinstance(split := evaluate.get("split", "test"), str):
+        raise ValueError(f"split of evaluate is {split!r}, but a name is expected, such as test")
+    return evaluate
 
 
 def _method(
@@ -282,7 +300,8 @@ def _method(
     check_keys(content, _METHOD_KEYS, "a method", required=("method",))
     kind = content["method"]
     if not isinstance(kind, str) or kind not in METHODS:
-        raise ValueError(f"there is no method {kind!r}{closest(str(kind), METHODS)}: give one of {', '.join(METHODS)}")
+        advice = closest(kind, METHODS) if isinstance(kind, str) else ""
+        raise ValueError(f"there is no method {kind!r}{advice}: give one of {', '.join(METHODS)}")
     name = content.get("name", kind)
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"the name of a method is {name!r}, but letters, digits, - and _ are expected")
@@ -315,13 +334,20 @@ def _method(
     if low > high:
         raise ValueError(f"low of {name} is {low}, above its high of {high}: swap them")
     start = content.get("start", "base" if kind in FROM_BASE or kind == "random" else "scratch")
-    if kind == "structure" and start != "scratch":
-        raise ValueError(f"start of {name} is {start!r}, but a structure is trained from scratch: leave it out")
+    if kind in ("structure", "unpruned") and start != "scratch":
+        raise ValueError(
+            f"start of {name} is {start!r}, but {kind} is trained from scratch: leave it out (a model that is trained "
+            "on without pruning is joint with start: base and heads: [N])"
+        )
+    if kind == "unpruned" and recovery is not None:
+        raise ValueError(f"{name} has the key recovery, but it prunes nothing: leave it out")
+    if kind == "michel" and content.get("distill") and recovery is None:
+        raise ValueError(f"{name} has the key distill, but it trains nothing: give it a recovery, or leave distill out")
     if start not in ("base", "scratch") or (start == "scratch" and kind in FROM_BASE):
         raise ValueError(
             f"start of {name} is {start!r}, but base or, for joint, ste, random and range, scratch is expected"
         )
-    options = read_options(content.get("options") or {}, f"options of {name}")
+    options = read_options({} if content.get("options") is None else content["options"], f"options of {name}")
     if "head-selection" in options and kind not in ("joint", "pipelined", "range"):
         raise ValueError(f"{name} has the option head-selection, but {kind} has its own: give it to joint or pipelined")
     return Method(

@@ -69,6 +69,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -91,6 +92,8 @@ from .slurm import DEFAULTS
 from .study_file import Study, read_study
 
 _LOCAL_KEYS = ("jobs", "cores", "gpus")
+_GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
+"""What ``CUDA_VISIBLE_DEVICES`` may call a GPU."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     """
     study = read_study(args.study, data=args.data, text=preprocessed.given_by(args))
     results: Path = args.results or Path("results") / study.name
-    local = _local(args, study)
+    local = local_of(args, study)
     check_options(study.slurm)
     _check_study(results, study)
     runs = checked_runs(study, results)
@@ -205,7 +208,11 @@ def _at(runs: Sequence[Run], done: Container[str]) -> str:
     return f" ({run.name}: {steps[0].name})" if run and steps else ""
 
 
-def _local(args: argparse.Namespace, study: Study) -> Local:
+def local_of(args: argparse.Namespace, study: Study) -> Local:
+    """Return what the study and the command line, which wins, give of this machine.
+
+    :raises UserError: for a key that there is not, or a value of another type.
+    """
     for key in study.local:
         if key not in _LOCAL_KEYS:
             raise UserError(f"local has an unknown key {key}: give some of {', '.join(_LOCAL_KEYS)}")
@@ -215,8 +222,12 @@ def _local(args: argparse.Namespace, study: Study) -> Local:
         if options.get(key) is not None and type(options[key]) is not int:  # true is an int, too
             raise UserError(f"local: {key} is {options[key]!r}, but a number is expected")
     gpus = options.get("gpus")
+    if isinstance(gpus, str):
+        gpus = [name for name in gpus.replace(" ", "").strip("[]").split(",") if name]
     if gpus is not None:
-        gpus = [name for name in str(gpus).strip("[]").replace(" ", "").split(",") if name]
+        if not isinstance(gpus, list) or not all(_GPU.fullmatch(str(name)) for name in gpus):
+            raise UserError(f"local: gpus is {gpus!r}, but a list of GPUs is expected, such as [0, 1], or [] for none")
+        gpus = [str(name) for name in gpus]
     return Local.of(options.get("jobs"), options.get("cores"), gpus)
 
 

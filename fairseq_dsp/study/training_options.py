@@ -78,7 +78,7 @@ def with_fixed(options: Options, heads: str) -> Options:
 
 def _annealed(options: Options) -> Options:
     """Add the length of the cooldown where it is not given."""
-    if "cooldown-updates" in options:
+    if options.get("cooldown-updates", False) is not False:  # which leaves it out
         return options
     selection = options.get("head-selection", PruningConfig.head_selection)
     # simple fixes the heads then, and the weights have the rest of the run to get used to them

@@ -28,6 +28,8 @@ from fairseq import optim, utils
 from fairseq.optim import FairseqOptimizer, FP16Optimizer
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 EPSILON = 1e-12
 """Adam's ε for the importance variables. Their gradient is per target token and, for a head that the sample leaves out,
 small: the usual 1e-8 would shorten the steps of just those heads."""
@@ -42,6 +44,7 @@ def install() -> None:
     FP16Optimizer.build_fp32_params = classmethod(_with_mark(FP16Optimizer.build_fp32_params.__func__))
     FairseqOptimizer.load_state_dict = _with_importance_of_0_1(FairseqOptimizer.load_state_dict)
     FairseqOptimizer.load_state_dict = _keeping_own_settings(FairseqOptimizer.load_state_dict)
+    FairseqOptimizer.load_state_dict = _fitting_groups(FairseqOptimizer.load_state_dict)
     FairseqOptimizer.step = _with_importance_lr(FairseqOptimizer.step)
     FairseqOptimizer.clip_grad_norm = _clip_grad_norm
 
@@ -150,6 +153,26 @@ def _with_importance_of_0_1(load: Callable[..., None]) -> Callable[..., None]:
             if order is not None:
                 state_dict = _in_one(state_dict, order)
         load(self, state_dict, *args, **kwargs)
+
+    return load_state_dict
+
+
+def _fitting_groups(load: Callable[..., None]) -> Callable[..., None]:
+    """Say in a sentence what torch says of its parameter groups, if the options of pruning have changed."""
+
+    @wraps(load)
+    def load_state_dict(self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        try:
+            load(self, state_dict, *args, **kwargs)
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise UserError(
+                "the optimiser's state in the checkpoint is of other parameters than this training has, as after "
+                "pruning options were added, changed or left out (--heads-to-keep, --ffn-units-to-keep, "
+                "--freeze-weights): give the options of the first training, or another --save-dir and "
+                "--finetune-from-model"
+            ) from error
 
     return load_state_dict
 

@@ -34,6 +34,14 @@ def checked(write_study: Callable[..., Path], tiny_recipe: dict[str, Any]) -> Ca
     return checked
 
 
+@pytest.mark.parametrize("option", [{"max-epoch": 1}, {"stop-time-hours": 1}, {"stop-min-lr": 1e-9}, {"patience": 2}])
+def test_what_may_end_a_choice_early_is_refused(checked: Callable[..., list[Run]], option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(UserError, match=f"{name} may end the training before the 4 updates"):
+        checked({"max-update": 4, **option}, methods=["joint"])
+    checked({"max-update": 4, **option}, methods=["random"])  # its heads are fixed from the first update on
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "options", "reason"),
     [

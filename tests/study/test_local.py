@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import support
 import torch
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.study.local import Local
+from fairseq_dsp.study.study_file import read_study
+from fairseq_dsp.study.sweep import local_of
 
 SEEN = "import torch; print(torch.cuda.device_count(), *(torch.cuda.get_device_properties(i).uuid for i in range(1)))"
 
@@ -47,6 +53,21 @@ def test_gpus_that_are_named_are_taken_as_they_are(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert given(Local.of(None, 1, ["3"])) == ["3"] * 4
     assert given(Local.of(2, 1, [])) == [""] * 4, "--gpus '' means none, whatever this process has"
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [("0,1", ["0", "1"]), ("", []), ([0, 2], ["0", "2"]), ([], []), ("GPU-8f6d", ["GPU-8f6d"])]
+    + [(wrong, None) for wrong in (True, 2, -1, 1.5, {"a": 1}, "0;1", [True], ["-1"])],
+)
+def test_gpus_of_a_study_are_names(value: Any, names: list[str] | None, write_study: Callable[..., Path]):
+    study = read_study(write_study(local={"gpus": value}))
+    args = argparse.Namespace(jobs=1, cores=1, gpus=None)
+    if names is None:
+        with pytest.raises(UserError, match="but a list of GPUs is expected"):
+            local_of(args, study)
+    else:
+        assert local_of(args, study).gpus == tuple(names)
 
 
 @pytest.mark.parametrize(("theirs", "found"), [(None, "10000"), ("7", "7")])

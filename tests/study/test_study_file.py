@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,23 @@ def value(command: list[str], option: str) -> str:
         ({"methods": [{"method": ["joint"]}]}, "no method ['joint']"),
         ({"methods": [["joint"]]}, "a method is ['joint'], but keys"),
         ({"seeds": []}, "seeds is an empty list"),
+        ({"evaluate": {"split": None}}, "split of evaluate is None, but a name is expected"),
+        ({"evaluate": {"split": ["test"]}}, "split of evaluate is ['test'], but a name is expected"),
+        ({"evaluate": {"max_len_a": 1, "max-len-a": 2}}, "evaluate has a key twice, with - and with _"),
+        ({"evaluate": False}, "evaluate is False, but keys with values"),
+        ({"base": 0}, "base is 0, but keys with values"),
+        ({"methods": [{"method": "joint", "options": False}]}, "options of joint is False, but keys with values"),
+        ({"base": {"": 3}}, "base has the option '', but the name of an option"),
+        ({"base": {"help": True}}, "base has the option 'help', but the name of an option"),
+        ({"base": {"lr": date(2020, 1, 1)}}, "lr is datetime.date(2020, 1, 1), but a number, a text"),
+        ({"base": {"lr": "2 of 3"}}, "does not take the options of"),
+        ({"base": {"encoder-attention-heads": 0}}, "encoder-attention-heads is 0, but a number that divides"),
+        ({"base": {"encoder-attention-heads": 3}}, "encoder-attention-heads is 3, but a number that divides"),
+        ({"base": {"weight-decay": False}}, "weight-decay of base is false, but a value is expected"),
+        ({"methods": [{"method": "joint", "options": {"clip-norm": False}}]}, "clip-norm of joint is false, but a v"),
+        ({"methods": [{"method": "unpruned", "start": "base"}]}, "unpruned is trained from scratch: leave it out"),
+        ({"methods": [{"method": "unpruned", "recovery": {"max-update": 4}}]}, "unpruned has the key recovery"),
+        ({"methods": [{"method": "michel", "distill": True}]}, "michel has the key distill, but it trains nothing"),
     ],
 )
 def test_bad_studies(write_study: WriteStudy, changes: dict[str, Any], message: str) -> None:
@@ -111,9 +129,32 @@ def test_unreadable_studies(tmp_path: Path) -> None:
     (tmp_path / "twice.yaml").write_text("recipe:\n  lr: 1\n  arch: a\n  lr: 2\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"twice.yaml has the key lr twice, again in line 4"):
         read_study(tmp_path / "twice.yaml")
+    (tmp_path / "key.yaml").write_text("? [a, b]\n: 3\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"key.yaml is not YAML: .*unhashable key"):
+        read_study(tmp_path / "key.yaml")
     (tmp_path / "list.yaml").write_text("- joint", encoding="utf-8")
     with pytest.raises(UserError, match=r"the file is \['joint'\], but keys with values are expected"):
         read_study(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("joint", {"method": "unpruned", "name": "joint-k6", "options": {"encoder-layers": 1}}),
+        ("range", {"method": "unpruned", "name": "range-training", "options": {"encoder-layers": 1}}),
+    ],
+)
+def test_two_runs_of_one_name_are_refused(write_study: WriteStudy, one: str, other: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"a run of {one} and one of .* would both be called {other['name']}-s1"):
+        runs_of(write_study(heads=[6], methods=[one, other]))
+
+
+def test_false_takes_back_an_option_of_the_recipe(write_study: WriteStudy, tiny_recipe: dict[str, Any]) -> None:
+    recipe = {**tiny_recipe, "max-update": 100, "cooldown-updates": 7, "dropout": 0.2}
+    joint = {"method": "joint", "options": {"cooldown-updates": False, "dropout": False}}
+    command = words(runs_of(write_study(recipe=recipe, heads=[6], methods=[joint]))["joint-k6-s1"], "train")
+    assert value(command, "--cooldown-updates") == "30", "the default instead of the recipe's"
+    assert "--dropout" not in command
 
 
 def test_a_study_extends_another(write_study: WriteStudy, tmp_path: Path) -> None:

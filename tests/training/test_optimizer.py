@@ -12,6 +12,7 @@ from fairseq.optim import FairseqOptimizer, FP16Optimizer
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.training.optimizer import EPSILON
 
 RATE = 0.2
@@ -113,6 +114,18 @@ def test_the_rate_survives_scheduler_and_resume(tiny_data: Path, tmp_path: Path)
     assert len(groups) == 6
     assert all(importance == (RATE, 0.0) for _, importance in groups)
     assert all(rate < 0.01 and decay == 0.1 for (rate, decay), _ in groups)
+
+
+@pytest.mark.parametrize(
+    "changed", [["--heads-to-keep", 12], ["--heads-to-keep", 6, "--freeze-weights"],
+                ["--heads-to-keep", 6, "--ffn-units-to-keep", 20]]
+)  # fmt: skip
+def test_other_options_of_pruning_on_resume_are_refused_in_a_sentence(
+    changed: list[Any], tiny_data: Path, tmp_path: Path
+):
+    inprocess.train(tiny_data, tmp_path, "--cpu", "--heads-to-keep", 6, "--max-update", 2)
+    with pytest.raises(UserError, match="is of other parameters than this training has"):
+        inprocess.train(tiny_data, tmp_path, "--cpu", *changed, "--max-update", 4)
 
 
 @pytest.mark.parametrize("flags", ["", "--memory-efficient-fp16"])
