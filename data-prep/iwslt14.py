@@ -20,8 +20,8 @@ from fairseq_dsp.plain import is_blank, plain
 from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import Corpus, Recipe
 from fairseq_dsp.preparation.download import fetch, text_hash
-from fairseq_dsp.preparation.lines import Pairs, parallel, read_lines, read_pairs, stored_lines
-from fairseq_dsp.preparation.stages import say
+from fairseq_dsp.preparation.lines import DamagedError, Pairs, parallel, read_lines, read_pairs, stored_lines
+from fairseq_dsp.preparation.stages import say, settings_key
 from fairseq_dsp.preparation.tokens import detokenise, tokenise
 
 SUMMARY = "TED talks, German-English, 160,000 pairs; downloaded, or from --raw-dir"
@@ -226,26 +226,33 @@ def _need(folders: list[Path], name: str) -> Path:
 
 
 def _download(url: str, downloads: Path, names: list[str]) -> Path:
-    """The folder with the unpacked archive."""
-    folder = downloads / "de-en"
+    """The folder with the unpacked archive, one for each address; an archive that is no use is not kept."""
+    folder = downloads / ("de-en" if url == URL else f"de-en-{settings_key(url)}")
     if not folder.is_dir():
         downloads.mkdir(exist_ok=True)
-        archive = fetch(url, downloads / "de-en.tgz")
-        with new_folder(folder) as partial:
-            try:
-                with tarfile.open(archive) as tar:
-                    for member in tar:
-                        if member.isfile() and Path(member.name).name in names:
-                            member.name = Path(member.name).name
-                            tar.extract(member, partial, filter="data")
-            except (tarfile.TarError, EOFError) as error:
-                archive.unlink()
-                raise UserError(f"{url} gave a damaged archive ({error}): run the command again") from error
-            for name, expected in CHECKSUMS.items():
-                if text_hash(_need([partial], name)) != expected:
-                    archive.unlink()
-                    raise UserError(
-                        f"{name} in {url} is not the expected file (SHA-256 {expected}): get the corpus elsewhere and "
-                        "give its folder with --raw-dir"
-                    )
+        archive = fetch(url, downloads / f"{folder.name}.tgz")
+        elsewhere = "get the corpus elsewhere and give its folder with --raw-dir"
+        try:
+            text_hash(archive)  # to the end, where gzip has its checksum
+            with tarfile.open(archive) as tar, new_folder(folder) as partial:
+                members = {Path(member.name).name: member for member in tar if member.isfile()}
+                for name in names:
+                    if name not in members:
+                        raise _UnusableError(f"the archive of {url} lacks {name}: {elsewhere}")
+                    members[name].name = name
+                    tar.extract(members[name], partial, filter="data")
+                    expected = CHECKSUMS.get(name)
+                    if expected and text_hash(partial / name) != expected:
+                        raise _UnusableError(
+                            f"{name} in {url} is not the expected file (SHA-256 {expected}): {elsewhere}"
+                        )
+        except (_UnusableError, DamagedError, tarfile.TarError, EOFError) as error:
+            archive.unlink()
+            if isinstance(error, _UnusableError):
+                raise
+            raise UserError(f"{url} gave a damaged archive ({error}): run the command again, or {elsewhere}") from error
     return folder
+
+
+class _UnusableError(UserError):
+    """An archive that is whole, but not the corpus."""

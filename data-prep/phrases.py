@@ -7,6 +7,7 @@ import random
 from importlib.metadata import version
 from pathlib import Path
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.preparation.arguments import positive
 from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import Corpus, Recipe, split_names
@@ -16,6 +17,8 @@ SUMMARY = "generated German-English phrases; needs no network and no files"
 DESCRIPTION = """The embedded corpus: dates, times, durations, amounts of money, units, spelled-out numbers, countries
 and languages in sentences, made from Unicode CLDR (Babel) and num2words. The same settings always give the same corpus,
 and no sentence occurs twice."""
+MOST_REPEATS = 100_000
+"""Draws in a row that give no new sentence, after which there are too few left."""
 RECIPE = Recipe(bpe="sentencepiece", vocab_size=2000, languages=("de", "en"))
 
 
@@ -59,10 +62,17 @@ def phrases(languages: tuple[str, str], sizes: tuple[int, int, int], seed: int) 
         for split, size in reversed(list(zip(split_names(1), sizes, strict=True))):
             made = 0
             with progress(total=size, desc=f"making {split}", unit="pair", disable=size < 5000) as bar:
+                repeats = 0
                 while made < size:
                     german, english = book.draw()
                     if german in seen[0] or english in seen[1]:
+                        if (repeats := repeats + 1) == MOST_REPEATS:
+                            raise UserError(
+                                f"{size} pairs for {split} are asked for, but after {made} the phrases only repeat: "
+                                "give a smaller size"
+                            )
                         continue
+                    repeats = 0
                     seen[0].add(german)
                     seen[1].add(english)
                     texts.add(split, *((german, english) if languages == ("de", "en") else (english, german)))

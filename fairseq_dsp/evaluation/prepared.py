@@ -29,6 +29,15 @@ def folder_of(path: str | Path) -> Path:
     return parent if any(folder.resolve() == (parent / str(name)).resolve() for name in names) else folder
 
 
+def refuse_colon(data_bin: Path) -> None:
+    """Raise a `UserError` for a ``data-bin`` whose path fairseq-train would take for a list of folders."""
+    if ":" in str(data_bin.absolute()):
+        raise UserError(
+            f"{data_bin.absolute()} has a colon in its path, at which fairseq-train splits lists of data folders: "
+            "choose a path without one, or link or move the folder there"
+        )
+
+
 @dataclass(frozen=True)
 class PreparedData:
     """A folder that the data preparation made.
@@ -91,11 +100,7 @@ class PreparedData:
 
     def check_trainable(self) -> None:
         """Raise a `UserError` if fairseq-train would take the path of ``data-bin`` for a list of folders."""
-        if ":" in str(self.data_bin.absolute()):
-            raise UserError(
-                f"{self.data_bin.absolute()} has a colon in its path, at which fairseq-train splits lists of data "
-                "folders: move or link the folder to a path without one"
-            )
+        refuse_colon(self.data_bin)
 
     @property
     def languages(self) -> tuple[str, str]:

@@ -17,7 +17,7 @@ def ratio(text: str) -> float:
     """A number from one, for argparse."""
     number = float(text)
     if not 1 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
     return number
 
 

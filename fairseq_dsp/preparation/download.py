@@ -50,7 +50,9 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
                     f"{url} gave a text with SHA-256 {found}, expected {sha256}: get the corpus elsewhere and give "
                     "its folder with --raw-dir"
                 )
-    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+    except UserError:
+        raise
+    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"cannot download {url} ({reason}): get the corpus elsewhere and give its folder with --raw-dir"

@@ -72,7 +72,8 @@ def open_bytes(path: Path) -> IO[bytes]:
 def blocks(path: Path) -> Iterator[list[bytes]]:
     """The lines of a file as bytes, decompressed, some thousands at a time.
 
-    :raises UserError: if it is missing, or compressed and cut short or damaged.
+    :raises UserError: if it is missing.
+    :raises DamagedError: if it is compressed and cut short or damaged.
     """
     try:
         with open_bytes(path) as file:
@@ -88,17 +89,21 @@ def blocks(path: Path) -> Iterator[list[bytes]]:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+class DamagedError(UserError):
+    """A compressed file that is cut short or damaged."""
+
+
+def _damaged(path: Path, error: Exception) -> DamagedError:
     name, _ = _format(path) or ("compressed", None)
-    return UserError(f"{path} is an incomplete or damaged {name} file ({error}): get it again")
+    return DamagedError(f"{path} is an incomplete or damaged {name} file ({error}): get it again")
 
 
 def read_text(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 text file, without what ends them, otherwise as they are.
+    """The lines of a UTF-8 text file as they are, with what ends them; says how many signs `plain` will replace.
 
     :raises UserError: if the file is missing, damaged, or not UTF-8 text.
     """
-    number = 0
+    number = signs = 0
     for block in blocks(path):
         for raw in block:
             number += 1
@@ -111,7 +116,10 @@ def read_text(path: Path) -> Iterator[str]:
                 ) from error
             if "\0" in line:
                 raise UserError(f"{path}, line {number}, holds a NUL character: expected plain UTF-8 text")
+            signs += line.count("\u2581")
             yield line.removeprefix("\ufeff") if number == 1 else line
+    if signs:
+        say(f"{path}: {signs} characters U+2581, with which sentencepiece writes a space, are read as spaces")
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -123,17 +131,13 @@ def read_lines(path: Path) -> Iterator[str]:
 
     :raises UserError: if the file is missing, empty, damaged, or not UTF-8 text.
     """
-    signs = 0
     empty = True
     for line in read_text(path):
-        signs += line.count("\u2581")
         line = plain(line)
         empty = empty and is_blank(line)
         yield line
     if empty:
         raise UserError(f"{path} is empty: expected a text file, one sentence per line")
-    if signs:
-        say(f"{path}: {signs} characters U+2581, with which sentencepiece writes a space, are read as spaces")
 
 
 def read_pairs(source: Path, target: Path) -> Iterator[tuple[str, str]]:

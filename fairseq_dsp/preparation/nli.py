@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,20 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the input is bad, or OUT holds a finished preparation with other settings.
     """
-    from ..evaluation.prepared import SUMMARY  # help needs none of its packages
+    from ..evaluation.prepared import SUMMARY, refuse_colon  # help needs none of its packages
     from .settings import is_done
 
     with told_in_one_sentence(args.out):
         encoder = Encoder(args.encoder)
         encoder.check()
         positions = _positions(encoder, args.max_positions)
+        refuse_colon(args.out / "data-bin")
         corpus = read_corpus(args.raw_dir, held_out=args.valid_size or 500, seed=args.seed)
+        if args.valid_size and corpus.held_out is None:
+            raise UserError(
+                f"--valid-size {args.valid_size} is given, but {args.raw_dir} has a training and a validation set, so "
+                "nothing is held out: leave it out"
+            )
         settings = {
             "corpus": corpus.name,
             "input": {path.name: text_hash(path) for path in corpus.files},
@@ -155,6 +162,12 @@ def _encode(raw: Path, splits: list[str], encoder: Encoder, positions: int, fold
     for split in splits:
         sides = [model.encode(stored_lines(raw / f"{split}.{name}")) for name in COLUMNS[:2]]
         pairs = [(first.split(" "), second.split(" ")) for first, second in zip(*sides, strict=True)]
+        empty = sum(not (any(first) and any(second)) for first, second in pairs)
+        if empty:
+            raise UserError(
+                f"{empty} pairs of {split} have a sentence without any WordPiece, such as one of control characters "
+                "alone: remove them"
+            )
         longer = sum(cut(pair, room) for pair in pairs)
         if longer:
             say(f"{split}: {longer} of {len(pairs)} pairs have more than {positions} tokens, whose longer side was cut")
@@ -165,7 +178,11 @@ def _encode(raw: Path, splits: list[str], encoder: Encoder, positions: int, fold
 
 def _binarise(pieces: Path, splits: list[str], encoder: Encoder, folder: Path) -> None:
     from .binarise import binarise  # help needs none of its packages
+    from .vocabularies import check_covers
 
+    sides = (pieces / f"train.{name}" for name in COLUMNS[:2])
+    words = Counter(word for side in sides for line in stored_lines(side) for word in line.split(" "))
+    check_covers(encoder.dictionary, words, "--encoder the folder that fairseq-dsp import-bert wrote")
     for name in COLUMNS:
         (folder / name).mkdir()
         dictionary = folder / name / "dict.txt"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..plain import is_blank
-from .lines import read_lines
+from ..plain import is_blank, plain
+from .lines import read_lines, read_text
 from .stages import say
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -80,6 +80,8 @@ def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
     in_test = {row[:2] for split in tests for row in there[split]}
     train = [row for row in pool if row[:2] not in in_test]
     left_out = len(pool) - len(train)
+    if not train:
+        raise UserError(f"all {left_out} training pairs of {folder} recur in a test set: get the corpus again")
     if valid is None:
         if held_out >= len(train):
             raise UserError(
@@ -160,12 +162,8 @@ def _read(folder: Path, file: str) -> list[Row]:
 
 def _table(path: Path) -> tuple[list[tuple[str, ...]], list[str]]:
     """Return sentences and label of each row of a table with a header and tabs, and where each row is."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}): convert it, for example with iconv") from error
-    lines = text.removesuffix("\n").split("\n")
-    header = lines[0].removesuffix("\r").split("\t")
+    lines = (line.rstrip("\r\n") for line in read_text(path))
+    header = next(lines, "").split("\t")
     wanted = []
     for names in _COLUMNS:
         at = [header.index(name) for name in names if name in header]
@@ -173,8 +171,8 @@ def _table(path: Path) -> tuple[list[tuple[str, ...]], list[str]]:
             raise UserError(f"{path} has no column {' or '.join(names)}, but {', '.join(header)}: get the corpus again")
         wanted.append(at[0])
     rows, places = [], []
-    for number, line in enumerate(lines[1:], start=2):
-        cells = line.removesuffix("\r").split("\t")
+    for number, line in enumerate(lines, start=2):
+        cells = line.split("\t")
         if len(cells) == 1 and is_blank(cells[0]):
             continue
         # with a tab in a sentence, the columns after it would be taken for others
@@ -183,6 +181,6 @@ def _table(path: Path) -> tuple[list[tuple[str, ...]], list[str]]:
                 f"{path}, line {number}, has {len(cells)} columns, but its header has {len(header)}: get the corpus "
                 "again"
             )
-        rows.append(tuple(" ".join(cells[at].split()) for at in wanted))
+        rows.append(tuple(plain(cells[at]) for at in wanted))
         places.append(f"{path}, line {number}")
     return rows, places

@@ -20,8 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..evaluation.prepared import SUMMARY, PreparedData
+from ..evaluation.prepared import SUMMARY, PreparedData, refuse_colon
 from ..files import write_json
 from . import ceiling
 from .binarise import binarise, read_counts, read_dictionary, write_counts
@@ -48,11 +47,7 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
     """
     settings = settings_of(corpus, options)
     keys = stage_keys(settings, tokenised=bool(corpus.write_tokenised))
-    if ":" in str(out):
-        raise UserError(
-            f"the output folder {out} has a colon in its path, at which fairseq-train splits lists of data folders: "
-            "choose another one"
-        )
+    refuse_colon(out / "data-bin")
     with Workspace(out) as space:
         if is_done(space, settings, keys, force):
             say(f"{out / 'data-bin'} is ready: nothing to do")

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -28,6 +29,8 @@ from .workers import held
 STAMP = ".stamp.json"
 PARTIAL = ".partial-"
 _NUMBERS = itertools.count()
+_OURS = re.compile(rf"\.[a-z][a-z0-9-]*{PARTIAL}\d+-\d+|\.prepare\.json\.\d+{re.escape(TEMPORARY)}")
+"""The hidden names of what is being made."""
 FULL_DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
@@ -46,6 +49,10 @@ def progress(**options: Any) -> Any:
 def settings_key(settings: Any) -> str:
     """One short name for a JSON-like value: equal values have equal keys."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_ours(path: Path) -> bool:
+    return bool(_OURS.fullmatch(path.name))
 
 
 def read_json(path: Path) -> Any:
@@ -103,8 +110,8 @@ class Workspace:
         os.close(self._lock)
 
     def _remove_partial(self) -> None:
-        for leftover in (*self.out.glob(f".*{PARTIAL}*"), *self.out.glob(f".*{TEMPORARY}")):
-            if leftover.is_dir():
+        for leftover in filter(_is_ours, self.out.iterdir()):
+            if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
@@ -136,12 +143,16 @@ class Workspace:
         """Remove a stage: first its name, for a part of a stage would not be known as one."""
         hidden = self._hidden(name)
         (self.out / name).rename(hidden)
-        shutil.rmtree(hidden)
+        if hidden.is_symlink():  # what it leads to may have other users
+            hidden.unlink()
+        else:
+            shutil.rmtree(hidden)
 
     def remove_others(self) -> None:
         """Remove the stages of an earlier preparation that this one does not have."""
         for folder in self.out.iterdir():
-            if folder.name not in self.reports and self._is_stage(folder.name):
+            hidden = folder.name.startswith(".")
+            if not hidden and folder.name not in self.reports and self._is_stage(folder.name):
                 self._remove(folder.name)
 
     def stage(self, name: str, key: str, make: Callable[[Path], Any]) -> Path:

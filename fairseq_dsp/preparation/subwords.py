@@ -110,7 +110,7 @@ def _learn_sentencepiece(learning: Learning) -> int:
             minloglevel=2,
             **options,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         most = re.search(r"value <= (\d+)", str(error))
         least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
         if most:
@@ -128,7 +128,13 @@ def _learn_subword_nmt(learning: Learning) -> int:
     from subword_nmt.learn_bpe import learn_bpe
 
     with learning.model.open("w", encoding="utf-8") as codes:
-        learn_bpe((line + "\n" for line in learning.sentences()), codes, learning.vocab_size)
+        try:
+            learn_bpe((line + "\n" for line in learning.sentences()), codes, learning.vocab_size)
+        except ValueError as error:  # the most frequent pair of none
+            raise UserError(
+                "no word of the training text has two characters to merge: give text that is not split into "
+                "characters, or --bpe sentencepiece"
+            ) from error
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import statistics
 from collections.abc import Sequence
 from itertools import chain
@@ -49,8 +50,11 @@ def score_curve(results: Results, half: float) -> Figure:
     for row in rows:
         if row.label == BASE:
             mean = row.mean(results.metric)
-            axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
-            axes.axhline(mean, color=GREY, linestyle="--", label=f"{BASE_TITLE} ({row.heads} heads), 95% CI")
+            interval = math.isfinite(half)  # one sentence has none
+            if interval:
+                axes.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
+            label = f"{BASE_TITLE} ({row.heads} heads){', 95% CI' if interval else ''}"
+            axes.axhline(mean, color=GREY, linestyle="--", label=label)
             axes.plot([row.heads], [mean], color=GREY, marker="*")
     for i, (label, title) in enumerate(_methods(rows).items()):
         points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)

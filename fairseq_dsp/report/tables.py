@@ -62,8 +62,8 @@ def table_lines(results: Results, found: Bootstrap, against: str | None = None) 
         to_other.append(None if row.label in (BASE, against) else found.compare(row.seeds, others.get(row.budget, {})))
     lines = []
     for row, base, other in zip(rows, _corrected(to_base), _corrected(to_other), strict=True):
-        losses = [loss for run in row.runs if (loss := results.valid_loss(run)) is not None]
-        valid_loss = statistics.fmean(losses) if len(losses) == len(row.runs) else None
+        losses = {run["run"]: loss for run in row.runs if (loss := results.valid_loss(run)) is not None}
+        valid_loss = statistics.fmean(row.by_seed(losses)) if len(losses) == len(row.runs) else None
         lines.append(Line(row, valid_loss, results.metrics, found.mean(row.seeds), base, other))
     return lines
 
@@ -239,7 +239,7 @@ def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) ->
     for line in lines:
         row, spread = line.row, line.row.spread(metric)
         score = f"{row.mean(metric):.2f}" + ("" if spread is None else rf" \pm {spread:.2f}")
-        interval = rf"$\pm {line.score.half:.2f}{_latex_dagger(line.score)}$"
+        interval = rf"$\pm {_latex_number(line.score.half)}{_latex_dagger(line.score)}$"
         words = [_escape(row.title), row.kept, f"${score}$", interval]
         words += _latex_words(line.to_base) + (_latex_words(line.to_other) if against else [])
         body.append(" & ".join([*words, *(f"{row.mean(name):.2f}" for name in others)]) + r" \\")
@@ -270,7 +270,12 @@ def _latex_words(found: Comparison | None) -> list[str]:
         return ["", ""]
     one = found.difference
     star = "^{*}" if found.significant else ""
-    return [f"${one.value:+.2f}{star}$", f"$[{one.low:+.2f}, {one.high:+.2f}]{_latex_dagger(one)}$"]
+    ends = ", ".join(f"{'+' if end >= 0 else ''}{_latex_number(end)}" for end in (one.low, one.high))
+    return [f"${one.value:+.2f}{star}$", f"$[{ends}]{_latex_dagger(one)}$"]
+
+
+def _latex_number(value: float) -> str:
+    return f"{value:.2f}".replace("inf", r"\infty")
 
 
 def _latex_dagger(one: Estimate) -> str:

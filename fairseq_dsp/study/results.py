@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,14 @@ class Row:
         return statistics.stdev(values) if len(values) > 1 else None
 
     def _of_seeds(self, metric: str) -> list[float]:
-        score = {run["run"]: run["scores"][metric]["score"] for run in self.runs}
-        return [statistics.fmean(score[run] for run in runs) for runs in self.seeds.values()]
+        return self.by_seed({run["run"]: run["scores"][metric]["score"] for run in self.runs})
+
+    def by_seed(self, values: Mapping[str, float]) -> list[float]:
+        """Return the mean of each seed's runs.
+
+        :param values: one for each run.
+        """
+        return [statistics.fmean(values[run] for run in runs) for runs in self.seeds.values()]
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,16 @@ class Results:
 
         :raises UserError: if a run's output is missing or does not belong to the references.
         """
-        return resample(metrics(self.data)[self.metric], self.sentence_counts())
+        found = resample(metrics(self.data)[self.metric], self.sentence_counts())
+        for run in self.runs:
+            noted, computed = run["scores"][self.metric]["score"], found.scores[run["run"]]
+            if not math.isclose(noted, computed, abs_tol=0.01):
+                raise UserError(
+                    f"the {self.data.output_name} of {run['run']} has {computed:.2f} {self.title}, but its {RESULT} "
+                    f"says {noted:.2f}: they were changed, or scored with other packages; remove the folder of that "
+                    "run and start the sweep again"
+                )
+        return found
 
     def sentence_counts(self) -> dict[str, Any]:
         """What the score of each run is computed from, sentence by sentence; see `significance.sentence_counts`.
@@ -174,10 +190,11 @@ class Results:
     def _lines(self, name: str) -> list[str]:
         path = self.folder / name
         try:
-            return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        except OSError as error:
+            return path.read_bytes().decode().removesuffix("\n").split("\n")  # a carriage return ends no line
+        except (OSError, UnicodeDecodeError) as error:
             remedy = f"remove {RESULT} beside it and " if path.name == self.data.output_name else ""
-            raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}start the sweep again") from error
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{path} cannot be read ({reason}): {remedy}start the sweep again") from error
 
     def valid_loss(self, run: dict[str, Any]) -> float | None:
         """The validation loss of a run's model; see :func:`~.training_log.final_valid_loss`."""
@@ -232,7 +249,10 @@ def read_results(folder: str | Path) -> Results:
         path = folder / RUNS / name / RESULT
         try:
             if path.exists():
-                runs.append(json.loads(path.read_text(encoding="utf-8")))
+                run = json.loads(path.read_text(encoding="utf-8"))
+                if not isinstance(run, dict) or not {"run", "label", "seed", "heads", "scores"} <= set(run):
+                    raise ValueError("it is no result of a run")
+                runs.append(run)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}): remove it and start the sweep again") from error
     return Results(folder, study, runs)

@@ -73,7 +73,10 @@ def test_bad_text(raw: Path, tmp_path: Path, case: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
 
 
-@pytest.mark.parametrize(("size", "told"), [(100_000, "yields at most"), (5, "characters of this training text")])
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(100_000, "yields at most"), (5, "characters of this training text"), (3_000_000_000, "cannot parse")],
+)
 def test_vocabulary_that_does_not_fit(raw: Path, tmp_path: Path, size: int, told: str) -> None:
     out = tmp_path / "out"
     sentence = preparing.the_sentence(
@@ -120,6 +123,44 @@ def test_others_folders_are_left_alone(raw: Path, tmp_path: Path) -> None:
     assert "was not made by fairseq-dsp prepare" in preparing.the_sentence(done)
     assert len(list(raw.iterdir())) == 6
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_hidden_files_of_others_are_left_alone(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in (".work.tmp/file", ".cache.partial-thing/file", ".notes.tmp", ".raw.partial-1-2/half", ".me.partial-1"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("precious")
+    preparing.prepare("multi30k", out, "--raw-dir", raw, "--vocab-size", 60)
+    left = {path.name for path in out.iterdir() if path.name.startswith(".")}
+    assert left == {".work.tmp", ".cache.partial-thing", ".notes.tmp", ".me.partial-1"}
+    assert (out / ".work.tmp/file").read_text() == "precious"
+
+
+def test_a_stage_on_another_disk_is_replaced(raw: Path, tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    command = ("multi30k", out, "--raw-dir", raw, "--vocab-size")
+    preparing.prepare(*command, 60)
+    (out / "data-bin").rename(elsewhere)
+    (out / "data-bin").symlink_to(elsewhere)
+    assert "nothing to do" in preparing.prepare(*command, 60).stdout
+    preparing.prepare(*command, 61, "--force")
+    assert not (out / "data-bin").is_symlink()
+    assert (elsewhere / "dict.de.txt").is_file(), "what the link led to stays"
+    assert not list(out.glob(".*"))
+
+
+def test_text_of_single_characters_has_nothing_to_merge(tmp_path: Path) -> None:
+    text = [" ".join(f"{number:b}") for number in range(256, 376)]
+    paths = [preparing.write(tmp_path / f"t.{x}", text) for x in ("de", "en")]
+    options = ("--bpe", "subword-nmt", "--tokenizer", "none", "--vocab-size", 9)
+    done = preparing.prepare("custom", *paths, tmp_path / "out", *options, check=False)
+    assert "has two characters to merge" in preparing.the_sentence(done)
+
+
+@pytest.mark.parametrize("corpus", ["multi30k", "iwslt14"])
+def test_an_address_that_is_none(tmp_path: Path, corpus: str) -> None:
+    done = preparing.prepare(corpus, tmp_path / "out", "--url", "foo", check=False)
+    assert "cannot download" in preparing.the_sentence(done)
 
 
 def test_others_summary_is_left_alone(raw: Path, tmp_path: Path) -> None:

@@ -59,6 +59,46 @@ def test_test_set_is_the_official_one(prepared: Path, corpora: Path, language: s
         pytest.fail(f"{same:.2%} of the lines are the official ones: it was 100%")
 
 
+def broken(archive: Path, folder: Path, how: str) -> Path:
+    """A copy of an archive that is damaged, or lacks the training text."""
+    copy = folder / f"{how}.tgz"
+    data = bytearray(archive.read_bytes())
+    if how == "middle":
+        data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    elif how == "checksum":
+        data[-8] ^= 1
+    if how != "lacking":
+        copy.write_bytes(data)
+        return copy
+    with tarfile.open(archive) as whole, tarfile.open(copy, "w:gz") as tar:
+        for member in whole:
+            if "train" not in member.name:
+                tar.addfile(member, whole.extractfile(member))
+    return copy
+
+
+@pytest.mark.parametrize("how", ["middle", "checksum", "lacking"])
+def test_an_archive_that_is_no_use_is_not_kept(archive: Path, tmp_path: Path, how: str) -> None:
+    bad, out = broken(archive, tmp_path, how), tmp_path / "out"
+    done = preparing.prepare("iwslt14", out, "--url", bad.as_uri(), "--vocab-size", 300, "--workers", 1, check=False)
+    sentence = preparing.the_sentence(done)
+    assert ("lacks train.tags.de-en.de" if how == "lacking" else "gave a damaged archive") in sentence
+    assert bad.as_uri() in sentence
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_another_address_is_another_corpus(archive: Path, tmp_path: Path) -> None:
+    module = known.module("iwslt14")
+    names = ["train.tags.de-en.de"]
+    other = tmp_path / "other.tgz"
+    (tmp_path / names[0]).write_text("another text")
+    with tarfile.open(other, "w:gz") as tar:
+        tar.add(tmp_path / names[0], f"de-en/{names[0]}")
+    texts = [(module._download(url.as_uri(), tmp_path, names) / names[0]).read_text() for url in (archive, other)]
+    assert texts[0].startswith("<url>")
+    assert texts[1] == "another text"
+
+
 @pytest.mark.slow
 def test_training_text_is_cleaned_and_split(prepared: Path) -> None:
     kept = preparing.lines(prepared / "tokenised" / "train.en")

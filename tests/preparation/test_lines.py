@@ -86,3 +86,17 @@ def test_an_output_folder_with_a_colon(tmp_path: Path) -> None:
     sentence = preparing.the_sentence(preparing.prepare("custom", *paths, tmp_path / "a:b" / "out", check=False))
     assert "has a colon in its path" in sentence
     assert not (tmp_path / "a:b").exists()
+
+
+def test_a_folder_below_one_with_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write(tmp_path)
+    (tmp_path / "a:b").mkdir()
+    monkeypatch.chdir(tmp_path / "a:b")
+    assert "has a colon in its path" in preparing.the_sentence(preparing.prepare("custom", *paths, "out", check=False))
+
+
+def test_signs_of_sentencepiece_in_a_table_are_told(tmp_path: Path) -> None:
+    rows = [f"Satz {i}\u2581hier\tsentence {i} here" for i in range(60)]
+    table = preparing.write(tmp_path / "pairs.tsv", rows)
+    done = preparing.prepare("custom", table, tmp_path / "out", "-s", "de", "-t", "en", "--vocab-size", 50)
+    assert "60 characters U+2581" in done.stdout

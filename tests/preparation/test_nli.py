@@ -84,7 +84,8 @@ def test_each_layout(tmp_path: Path, encoder: Path, write: Callable[[Path], None
     raw, out = tmp_path / "raw", tmp_path / "out"
     raw.mkdir()
     write(raw)
-    command = ("nli", out, "--raw-dir", raw, "--encoder", encoder, "--valid-size", 1)
+    held_out = write in (mnli, snli_without_training)
+    command = ("nli", out, "--raw-dir", raw, "--encoder", encoder, *(("--valid-size", 1) if held_out else ()))
     done = preparing.prepare(*command)
     assert "left out 1 training pairs that recur in a test set" in done.stdout
     summary = json.loads((out / "prepare.json").read_text())
@@ -153,3 +154,51 @@ def test_what_is_no_corpus_or_encoder_is_refused(tmp_path: Path, encoder: Path) 
     done = preparing.prepare(*command, encoder, check=False)
     assert "has no column sentence_B or sentence2" in preparing.the_sentence(done)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_leaves_nothing_to_train_on_or_hold_out_is_refused(tmp_path: Path, encoder: Path) -> None:
+    sick(tmp_path)
+    command = ("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder", encoder)
+    done = preparing.prepare(*command, "--valid-size", 7, check=False)
+    assert "--valid-size 7 is given, but" in preparing.the_sentence(done)
+    done = preparing.prepare("nli", tmp_path / "a:b", *command[2:], check=False)
+    assert "has a colon in its path" in preparing.the_sentence(done)
+    table(tmp_path / "SICK_train.txt", "sick", PAIRS[1:2])
+    done = preparing.prepare(*command, check=False)
+    assert "all 1 training pairs" in preparing.the_sentence(done)
+    table(tmp_path / "SICK_train.txt", "sick", [("A\0crab.", "A newt.", "neutral")])
+    assert "line 2, holds a NUL character" in preparing.the_sentence(preparing.prepare(*command, check=False))
+    table(tmp_path / "SICK_train.txt", "sick", [("\ue000\x01", "A newt.", "neutral")])
+    done = preparing.prepare(*command, check=False)
+    assert "1 pairs of train have a sentence without any WordPiece" in preparing.the_sentence(done)
+
+
+def test_only_a_line_feed_ends_a_row(tmp_path: Path, encoder: Path) -> None:
+    sick(tmp_path)
+    rows = ["1\tA\rcrab\u2581plays.\tA newt.\t3.3\tNEUTRAL\r\n", "2\tNo crab.\tA newt.\t3\tNEUTRAL\r\n"]
+    text = f"{HEADERS['sick']}\r\n{''.join(rows)}"
+    (tmp_path / "SICK_train.txt").write_bytes(text.encode())
+    done = preparing.prepare("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder", encoder)
+    assert "1 characters U+2581" in done.stdout
+    assert preparing.lines(tmp_path / "out/raw/train.input0") == ["A crab plays.", "No crab."]
+    assert preparing.lines(tmp_path / "out/pieces/train.input0") == ["a crab play ##s .", "no crab ."]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["hello 1", "world 1"], "lacks 100% of the subwords of the training text, such as"),
+        (["crab"], "is not a dictionary of fairseq's"),
+        (["crab 1", "crab 1"], "is not a dictionary of fairseq's"),
+    ],
+)
+def test_a_dictionary_that_is_not_the_tokenisers(
+    tmp_path: Path, encoder: Path, words: list[str], sentence: str
+) -> None:
+    sick(tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(encoder, other)
+    preparing.write(other / "dict.txt", words)
+    done = preparing.prepare("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder", other, check=False)
+    assert sentence in preparing.the_sentence(done)
+    assert not (tmp_path / "out/data-bin").exists()

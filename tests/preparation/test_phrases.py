@@ -13,6 +13,7 @@ from pathlib import Path
 import preparing
 import pytest
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import module
 
@@ -131,3 +132,11 @@ def test_all_kinds_of_content(drawn: list[tuple[str, str]]) -> None:
         assert len(re.findall(pattern, german, re.MULTILINE)) >= 5, kind
     assert sum(f" {de}" in german for de, _ in phrasebook.COUNTRIES) > 60
     assert sum(f" {de}" in german for de, _ in phrasebook.LANGUAGES) > 50
+
+
+def test_more_pairs_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phrases = module("phrases")
+    monkeypatch.setattr(phrases, "MOST_REPEATS", 3)  # in a row, which happens soon in the language as it is
+    corpus = phrases.phrases(("de", "en"), (10**9, 1, 1), 1)
+    with pytest.raises(UserError, match=r"1000000000 pairs for train are asked for, but after .* only repeat"):
+        corpus.write_raw(Texts(tmp_path, corpus.languages))

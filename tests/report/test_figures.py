@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 from matplotlib.figure import Figure
 
 from fairseq_dsp.report import figures
+from fairseq_dsp.study.results import Results
 
 
 def test_a_long_legend_leaves_room_for_the_axes() -> None:
@@ -20,3 +22,10 @@ def test_a_long_legend_leaves_room_for_the_axes() -> None:
         text = figures.svg(figure)
     assert text.startswith("<svg")
     assert axes.get_window_extent().height > 3 * figure.dpi
+
+
+def test_without_an_interval_there_is_no_band(made_up: Results) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = [figures.svg(figures.score_curve(made_up, half)) for half in (1.0, math.inf)]
+    assert ["95% CI" in text for text in drawn] == [True, False]
