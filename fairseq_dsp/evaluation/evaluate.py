@@ -230,7 +230,7 @@ def translate(
     max_tokens: int = 4096,
     cpu: bool = False,
 ) -> tuple[list[str], dict[str, float]]:
-    """Translate a text with fairseq-generate; its progress bar goes to standard error.
+    """Translate a text that has references with fairseq-generate; its progress bar goes to standard error.
 
     A sentence that is longer than the model's positions is cut there, and a blank one stays blank.
 
@@ -239,12 +239,55 @@ def translate(
         ``sentences_per_second`` and ``tokens_per_second``, of the search alone.
     :raises UserError: if the model cannot be used, or the data do not belong together.
     """
+    found, speed = beam_search(
+        checkpoint,
+        data,
+        split,
+        overrides=_overrides(heads_to_keep, kept_heads),
+        post_process=POST_PROCESS.get(data.summary["bpe"]),
+        beam=beam,
+        lenpen=lenpen,
+        max_len_a=max_len_a,
+        max_len_b=max_len_b,
+        max_tokens=max_tokens,
+        cpu=cpu,
+    )
+    expected = len(data.references(split))
+    if sorted(found) != list(range(expected)):
+        raise UserError(
+            f"fairseq-generate translated {len(found)} sentences of {split}, but there are {expected} references: the "
+            f"files in {data.folder} do not match, so run scripts/preprocess.sh again"
+        )
+    for number in Sizes.of(data, split).blank(data, split):
+        found[number] = ""
+    return [found[i] for i in range(expected)], speed
+
+
+def beam_search(
+    checkpoint: str,
+    data: PreparedData,
+    split: str,
+    *,
+    overrides: dict[str, Any] | None = None,
+    post_process: str | None = None,
+    beam: int = 5,
+    lenpen: float = 1.0,
+    max_len_a: float = MAX_LEN_A,
+    max_len_b: int = MAX_LEN_B,
+    max_tokens: int = 4096,
+    cpu: bool = False,
+) -> tuple[dict[int, str], dict[str, float]]:
+    """Translate a text of ``data-bin``, by beam search; see `translate`.
+
+    :param overrides: of the model's options.
+    :param post_process: how subwords are joined, or None to leave them.
+    :return: the best translation of each sentence by its number, and what `translate` says of the search.
+    """
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq_cli import generate
 
     source, target = data.languages
-    overrides = _overrides(heads_to_keep, kept_heads)
     paths = checkpoint_paths(checkpoint)
     limits, sizes = positions(paths), Sizes.of(data, split)
     size_flags, cut = flags_for(sizes, limits, max_tokens)
@@ -263,8 +306,8 @@ def translate(
             *("--max-len-a", str(max_len_a), "--max-len-b", str(max_len_b)),
             # fairseq leaves out the sentences that do not fill the last batch up to such a multiple
             *("--required-batch-size-multiple", "1"),
-            *(["--post-process", POST_PROCESS[data.summary["bpe"]]] if data.summary["bpe"] in POST_PROCESS else []),
-            *("--model-overrides", repr(overrides)),
+            *(["--post-process", post_process] if post_process else []),
+            *("--model-overrides", repr(overrides or {})),
             *("--results-path", folder),
             *(["--cpu"] if cpu else []),
         ]
@@ -277,18 +320,10 @@ def translate(
         if line.startswith("H-"):
             name, _, text = line.split("\t")
             found[int(name.removeprefix("H-"))] = text
-    expected = len(data.references(split))
-    if sorted(found) != list(range(expected)):
-        raise UserError(
-            f"fairseq-generate translated {len(found)} sentences of {split}, but there are {expected} references: the "
-            f"files in {data.folder} do not match, so run scripts/preprocess.sh again"
-        )
-    for number in sizes.blank(data, split):
-        found[number] = ""
-    speed = {"sentences": float(expected), "cut": float(cut), "stopped_at_limit": float(sum(stopped))}
+    speed = {"sentences": float(len(found)), "cut": float(cut), "stopped_at_limit": float(sum(stopped))}
     for match in filter(None, map(_SPEED.search, said)):
         speed |= {"sentences_per_second": float(match[3]), "tokens_per_second": float(match[4])}
-    return [found[i] for i in range(expected)], speed
+    return found, speed
 
 
 @contextlib.contextmanager

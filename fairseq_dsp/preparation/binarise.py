@@ -79,10 +79,23 @@ def binarise(text: Path, dictionary: Path, out: Path, *, start: int = 0, end: in
     with _Joined(out) as joined:
         for piece, counts in zip(pieces, in_order(work, pieces, workers), strict=True):
             joined.add(piece.out)
+            _remove(piece.out)
             sentences, tokens, unknown = sentences + counts[0], tokens + counts[1], unknown + counts[2]
     language = text.suffix.removeprefix(".")
     share = 100 * unknown / tokens if tokens else 0.0
     say(f"[{language}] {text.name}: {sentences} sents, {tokens} tokens, {share:.3}% replaced (by <unk>)")
+
+
+def join(one: Path, other: Path, out: Path) -> None:
+    """Write ``OUT.bin`` and ``OUT.idx`` for two binarised texts, one after the other."""
+    with _Joined(out) as joined:
+        joined.add(one)
+        joined.add(other)
+
+
+def _remove(binarised: Path) -> None:
+    for ending in ("bin", "idx"):
+        Path(f"{binarised}.{ending}").unlink()
 
 
 def _pieces(text: Path, start: int, end: int, out: Path) -> Iterator[Piece]:
@@ -152,7 +165,7 @@ class _Joined:
         return self
 
     def add(self, piece: Path) -> None:
-        """Add the next piece, and remove its files."""
+        """Add the next piece."""
         numbers, index = Path(f"{piece}.bin"), Path(f"{piece}.idx")
         with index.open("rb") as file:
             self._header = file.read(_HEADER)
@@ -163,8 +176,6 @@ class _Joined:
             shutil.copyfileobj(source, self._files["bin"])
         self._count += count
         self._bytes += numbers.stat().st_size
-        numbers.unlink()
-        index.unlink()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for file in self._files.values():

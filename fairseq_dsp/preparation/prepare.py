@@ -16,7 +16,7 @@ import argparse
 import os
 from pathlib import Path
 
-from . import corpora, nli
+from . import corpora, distilled, nli
 from .arguments import positive, ratio, share
 from .corpora import Recipe
 from .subwords import SAMPLE
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_common(command, module.RECIPE)
         command.set_defaults(parser=command, recipe=module.RECIPE, prepare=_prepare)
     nli.add_command(commands)
+    distilled.add_command(commands)
 
 
 def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:

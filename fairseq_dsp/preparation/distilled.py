@@ -1,0 +1,159 @@
+"""Sequence-level distillation (Kim and Rush 2016): a corpus whose training text is there twice, once with the
+references and once with what a trained model makes of it.
+
+The stages, each a folder of the output folder::
+
+    raw/ …        those of the corpus but the binarised ones, as they are
+    translations/ the best translation of each training sentence, in subwords, a file for each data-bin
+    data-bin/     that of the corpus, with the training text twice: with its references, then with these translations;
+                  further data-bins likewise
+    prepare.json  as that of the corpus: written last
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..files import sha256, write_json
+from .arguments import positive
+from .lines import write_lines
+from .stages import STAMP, Workspace, read_json, say, settings_key, told_in_one_sentence
+
+if TYPE_CHECKING:
+    from ..evaluation.prepared import PreparedData
+
+NAME = "distilled"
+HELP = "a prepared corpus, with a trained model's translations of its training text beside the references"
+DESCRIPTION = """Sequence-level distillation: a copy of a prepared corpus in which each training sentence is there
+twice, with its reference and with the translation that CKPT gives it. A model with few heads learns more from the two
+than from references alone. The other texts stay as they are, so scores are comparable."""
+BEAM = 5
+_MOST = 2.0, 20
+"""A and B: a translation of A · (length of the source) + B subwords has got stuck, and the reference is taken."""
+
+
+def add_command(commands: Any) -> None:
+    """Add the sub-command to those of ``fairseq-dsp prepare``."""
+    parser = commands.add_parser(NAME, help=HELP, description=DESCRIPTION)
+    parser.epilog = "example: %(prog)s base.pt data/multi30k data/multi30k-distilled"
+    add = parser.add_argument
+    add("checkpoint", metavar="CKPT", help="checkpoint of the trained model; several, joined by ':', are an ensemble")
+    add("data", metavar="DATA", type=Path, help="the prepared corpus that it was trained on")
+    add("out", metavar="OUT", type=Path, help="folder for the new one")
+    add("--max-tokens", type=positive, default=4096, metavar="N", help="tokens in a batch (default: %(default)s)")
+    add("--cpu", action="store_true", help="do not use a GPU")
+    add("--force", action="store_true", help="replace a finished preparation in OUT that has other settings")
+    parser.set_defaults(prepare=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prepare the corpus that the command line asks for.
+
+    :raises UserError: if the model or the corpus cannot be used, or OUT holds a finished preparation with other
+        settings.
+    """
+    from ..evaluation.inputs import checkpoint_paths  # help needs none of their packages
+    from ..evaluation.prepared import SUMMARY, PreparedData, refuse_colon
+    from .settings import is_done
+
+    with told_in_one_sentence(args.out):
+        data = PreparedData.read(args.data)
+        if data.classifies:
+            raise UserError(f"{data.folder} is a corpus with labels, but distillation needs one to translate")
+        if args.out.absolute().resolve() == data.folder.absolute().resolve():
+            raise UserError(f"{args.out} is the corpus itself: give another folder for the new one")
+        if "models" in data.summary.get("settings", {}):
+            raise UserError(f"{data.folder} has translations already: give the corpus that it was made of")
+        refuse_colon(args.out / "data-bin")
+        models = checkpoint_paths(args.checkpoint)
+        settings = {
+            "corpus": data.summary["corpus"],
+            "input": data.summary["key"],
+            "models": [sha256(Path(path)) for path in models],
+            "beam": BEAM,
+        }
+        data_bins = [path.name for path in data.data_bins]
+        others = [path.name for path in sorted(data.folder.iterdir()) if read_json(path / STAMP)]
+        others = [name for name in others if name not in data_bins and name != "translations"]
+        key = settings_key(settings)
+        keys = dict.fromkeys((*others, "translations", "data-bin"), key)
+        with Workspace(args.out) as space:
+            if is_done(space, settings, keys, args.force):
+                say(f"{args.out / 'data-bin'} is ready: nothing to do")
+                return
+            for name in others:
+                space.stage(name, key, partial(_copy, data.folder / name))
+            batches = {"max_tokens": args.max_tokens, "cpu": args.cpu}
+            texts = space.stage("translations", key, partial(_translate, args.checkpoint, data, batches))
+            for i, name in enumerate(data_bins):
+                own = key + name if i else key
+                space.stage(name, own, partial(_add, _part(data, name), texts / f"{name}.{data.languages[1]}"))
+            space.remove_others()
+            write_json(args.out / SUMMARY, {**data.summary, "settings": settings, "key": key})
+    say(f"{args.out / 'data-bin'} is ready for fairseq-train, with the training text twice")
+
+
+def _part(data: PreparedData, name: str) -> PreparedData:
+    """The corpus with one of its data-bins alone."""
+    return replace(data, summary={**data.summary, "data_bin": name})
+
+
+def _copy(folder: Path, to: Path, *but: str) -> None:
+    """Fill the folder *to* with the files of another but its stamp, and some, linked where that is possible."""
+    ignored = shutil.ignore_patterns(STAMP, *but)
+    shutil.copytree(folder, to, copy_function=_link, ignore=ignored, dirs_exist_ok=True)
+
+
+def _link(one: str, other: str) -> None:
+    try:
+        os.link(one, other)
+    except OSError:  # on another disk
+        shutil.copy2(one, other)
+
+
+def _translate(checkpoint: str, data: PreparedData, batches: dict[str, Any], folder: Path) -> None:
+    """Write the translations of the training text of each data-bin; where one is of no use, the reference."""
+    from ..evaluation.evaluate import beam_search
+    from .binarise import read_dictionary
+
+    source, target = data.languages
+    a, b = _MOST
+    for name in (path.name for path in data.data_bins):
+        part = _part(data, name)
+        dictionary = read_dictionary(part.data_bin / f"dict.{target}.txt")
+        sources, references = (part.binarised(f"train.{source}-{target}.{side}") for side in (source, target))
+        if sources is None or references is None:
+            raise UserError(f"{part.data_bin} holds no training text: run scripts/preprocess.sh again")
+        say(f"translating the {len(sources)} training sentences of {part.data_bin}")
+        found, _ = beam_search(checkpoint, part, "train", beam=BEAM, max_len_a=a, max_len_b=b, **batches)
+        lines, taken = [], 0
+        for i in range(len(sources)):
+            line = found.get(i, "")
+            if not line.strip() or len(line.split()) >= a * len(sources[i]) + b:
+                line = dictionary.string(references[i])
+                taken += 1
+            lines.append(line)
+        if taken:
+            say(f"{taken} of them have no translation that ends, and keep their reference")
+        write_lines(folder / f"{name}.{target}", lines)
+
+
+def _add(data: PreparedData, translations: Path, folder: Path) -> None:
+    """Write a data-bin with the training text twice, the second time with the translations."""
+    from .binarise import binarise, join
+
+    source, target = data.languages
+    _copy(data.data_bin, folder, "train.*.bin", "train.*.idx")
+    train, new = f"train.{source}-{target}", folder / "translations"
+    binarise(translations, folder / f"dict.{target}.txt", new, workers=1)
+    for language, second in ((source, data.data_bin / f"{train}.{source}"), (target, new)):
+        join(data.data_bin / f"{train}.{language}", second, folder / f"{train}.{language}")
+    for ending in ("bin", "idx"):
+        new.with_suffix(f".{ending}").unlink()

@@ -1,0 +1,152 @@
+"""A corpus with a model's translations of its training text beside the references."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import preparing
+import pytest
+import support
+
+from fairseq_dsp.evaluation.prepared import PreparedData
+from fairseq_dsp.preparation import distilled
+from fairseq_dsp.preparation.binarise import read_dictionary
+
+WORDS = {"de": ("ja", "nein", "gut", "neu"), "en": ("yes", "no", "good", "new")}
+SENTENCES = [numbers for length in (1, 2, 3, 4) for numbers in itertools.product(range(4), repeat=length)]
+SIZES = ("--valid-size", 20, "--test-size", 20, "--shard-size", 200, "--vocab-size")
+
+
+def prepare(folder: Path, size: int) -> Path:
+    """Prepare a language in which each word has one translation, as a corpus of two data-bins."""
+    pairs = [
+        preparing.write(folder / f"text.{language}", [" ".join(words[i] for i in numbers) for numbers in SENTENCES])
+        for language, words in WORDS.items()
+    ]
+    preparing.prepare("custom", *pairs, folder / "out", *SIZES, size, "--workers", 1)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared corpus."""
+    return prepare(tmp_path_factory.mktemp("corpus"), 30)
+
+
+@pytest.fixture(scope="module")
+def model(corpus: Path, tmp_path_factory: pytest.TempPathFactory, run_fairseq: Callable[..., Any]) -> Path:
+    """A model of stock fairseq that has learnt a little, so that some of its translations do not end."""
+    folder = tmp_path_factory.mktemp("model")
+    flags = ("--max-update", 60, "--max-tokens", 2000, "--lr", 0.01, "--warmup-updates", 10)
+    run_fairseq("train", *support.tiny_train_args(PreparedData.read(corpus).training_data, folder, *flags))
+    return folder / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="module")
+def made(corpus: Path, model: Path) -> Path:
+    """The corpus with its translations."""
+    out = corpus.with_name("distilled")
+    preparing.prepare("distilled", model, corpus, out, "--cpu")
+    return out
+
+
+def texts(folder: Path, data_bin: str, split: str, language: str) -> list[str]:
+    """A binarised text, in subwords."""
+    data = PreparedData(folder, {**PreparedData.read(folder).summary, "data_bin": data_bin})
+    words = read_dictionary(folder / data_bin / f"dict.{language}.txt")
+    return [words.string(line) for line in data.binarised(f"{split}.de-en.{language}", words)]
+
+
+@pytest.mark.parametrize("data_bin", ["data-bin", "data-bin1"])
+def test_the_second_part_is_what_the_model_translates(
+    corpus: Path, model: Path, made: Path, run_fairseq: Callable[..., Any], data_bin: str
+) -> None:
+    search = ("--beam", 5, "--max-len-a", 2, "--max-len-b", 20, "--max-tokens", 4096, "--cpu")
+    printed = run_fairseq(
+        "generate", corpus / data_bin, "--path", model, "--gen-subset", "train", *search, "--user-dir", support.PLUGIN
+    ).stdout
+    lines = [line.split("\t") for line in printed.splitlines() if line.startswith("H-")]
+    found = {int(name.removeprefix("H-")): text for name, _, text in lines}
+    sources, references = (texts(corpus, data_bin, "train", language) for language in ("de", "en"))
+    assert texts(made, data_bin, "train", "de") == sources * 2
+    both = texts(made, data_bin, "train", "en")
+    assert both[: len(references)] == references
+    translations = both[len(references) :]
+    ends = [len(found[i].split()) < 2 * (len(sources[i].split()) + 1) + 20 for i in range(len(sources))]
+    assert translations == [found[i] if ends[i] and found[i] else references[i] for i in range(len(sources))]
+    assert sum(a != b for a, b in zip(translations, references, strict=True)) > len(references) / 10
+
+
+def test_where_a_translation_does_not_end_the_reference_is_taken(
+    corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distilled, "_MOST", (0.0, 2))  # one subword and the end, which is too few for most
+    done = preparing.prepare("distilled", model, corpus, tmp_path / "out", "--cpu")
+    both = texts(tmp_path / "out", "data-bin", "train", "en")
+    half = len(both) // 2
+    same = sum(a == b for a, b in zip(both[:half], both[half:], strict=True))
+    assert same > half / 2
+    assert "of them have no translation that ends, and keep their reference" in done.stdout
+
+
+def test_all_else_is_that_of_the_corpus(corpus: Path, made: Path) -> None:
+    one, other = preparing.contents(corpus), preparing.contents(made)
+    new = {name for name in other if name.startswith("translations/")}
+    assert new == {"translations/data-bin.en", "translations/data-bin1.en"}
+    changed = {name for name in one if other[name] != one[name]} - {"prepare.json"}
+    assert changed == {
+        f"{d}/train.de-en.{x}.{e}" for d in ("data-bin", "data-bin1") for x in ("de", "en") for e in ("bin", "idx")
+    }
+    summaries = [json.loads(contents.pop("prepare.json")) for contents in (one, other)]
+    assert other.keys() - new == one.keys()
+    assert {name for name in summaries[0] if summaries[0][name] != summaries[1][name]} == {"settings", "key"}
+
+
+def test_fairseq_trains_on_both(made: Path, tmp_path: Path, run_fairseq: Callable[..., Any]) -> None:
+    flags = ("--task", "translation_dsp", "--heads-to-keep", 6, "--max-epoch", 1, "--max-update", 0)
+    data = PreparedData.read(made).training_data
+    printed = run_fairseq("train", *support.tiny_train_args(data, tmp_path, *flags, arch="transformer_dsp")).stdout
+    assert f"{made / 'data-bin'} train de-en 400 examples" in printed
+
+
+def test_it_is_made_once(corpus: Path, model: Path, made: Path) -> None:
+    before = preparing.times(made)
+    assert "nothing to do" in preparing.prepare("distilled", model, corpus, made, "--cpu").stdout
+    assert preparing.times(made) == before
+
+
+def test_what_cannot_be_distilled_is_refused(corpus: Path, model: Path, made: Path, tmp_path: Path) -> None:
+    def sentence(*words: object) -> str:
+        return preparing.the_sentence(preparing.prepare("distilled", *words, "--cpu", check=False))
+
+    out = tmp_path / "out"
+    assert "is the corpus itself: give another folder" in sentence(model, corpus, corpus)
+    assert "has translations already" in sentence(model, made, out)
+    assert "the checkpoint nowhere.pt is missing" in sentence("nowhere.pt", corpus, out)
+    assert "there is no folder" in sentence(model, tmp_path / "none", out)
+    labelled = tmp_path / "labelled"
+    labelled.mkdir()
+    (labelled / "prepare.json").write_text('{"task": "sentence_prediction", "data_bin": "."}')
+    assert "is a corpus with labels" in sentence(model, labelled, out)
+    (tmp_path / "other").mkdir()
+    assert "data-bin" in sentence(model, prepare(tmp_path / "other", 25), out)
+    assert not (out / "data-bin").exists()
+    copies = [path.name for path in out.iterdir()]
+    assert "prepare.json" not in copies
+
+
+def test_files_on_another_disk_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    (tmp_path / "one").write_text("text")
+    distilled._link(str(tmp_path / "one"), str(tmp_path / "link"))
+    monkeypatch.setattr(distilled.os, "link", fail)
+    distilled._link(str(tmp_path / "one"), str(tmp_path / "copy"))
+    assert (tmp_path / "link").samefile(tmp_path / "one")
+    assert not (tmp_path / "copy").samefile(tmp_path / "one")
+    assert (tmp_path / "copy").read_text() == "text"
