@@ -17,6 +17,7 @@ from ..errors import UserError
 from .results import Results
 from .runs import RUNS
 from .training_log import Curve
+from .values import is_name
 
 FORMAT = 2
 """1 had the counts of each run by themselves, in four bytes."""
@@ -75,6 +76,9 @@ def unpack(path: Path) -> PackedResults:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] not in (1, FORMAT):
             raise ValueError(f"it is of format {content['format']}, but this version reads 1 to {FORMAT}")
+        names = [method["name"] for method in content["study"]["methods"]]
+        if wrong := [name for name in names if not is_name(name)]:  # the report names files by them
+            raise ValueError(f"it has a method called {wrong[0]!r}")
         curves = {
             name: {what: [(int(update), float(value)) for update, value in curve] for what, curve in of_run.items()}
             for name, of_run in content["curves"].items()

@@ -18,7 +18,7 @@ from .method_checks import check_given_base, check_range, check_structure, check
 from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false, total_heads
 from .start_model import check_metric, read_pretrained, trained_base
 from .titles import METHODS, read_title, with_titles
-from .values import boolean, check_keys, closest, mapping, numbers
+from .values import boolean, check_keys, closest, is_name, mapping, numbers
 
 FROM_BASE = {"pipelined", "voita", "michel"}
 """Methods that always start from the trained, unpruned model; ``random`` does unless it says ``start: scratch``,
@@ -188,7 +188,7 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any] | None) -> Study:
     check_keys(content, _STUDY_KEYS, "the study", required=("name", "data", "recipe", "methods"))
     name = content["name"]
-    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+    if not is_name(name):
         raise ValueError(f"name is {name!r}, but letters, digits, - and _ are expected")
     pretrained, sizes = read_pretrained(content.get("pretrained"))
     recipe = sizes | read_options(content["recipe"], "recipe")
@@ -303,7 +303,7 @@ def _method(
         advice = closest(kind, METHODS) if isinstance(kind, str) else ""
         raise ValueError(f"there is no method {kind!r}{advice}: give one of {', '.join(METHODS)}")
     name = content.get("name", kind)
-    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+    if not is_name(name):
         raise ValueError(f"the name of a method is {name!r}, but letters, digits, - and _ are expected")
     own = [key for key, whose in _KEYS_OF.items() if key in content and kind != whose]
     if own:

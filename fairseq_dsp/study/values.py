@@ -53,6 +53,11 @@ def numbers(value: Any, where: str, kind: type, low: float, high: float) -> tupl
     return tuple(kind(number) for number in value)
 
 
+def is_name(value: Any) -> bool:
+    """Whether *value* can name a study or a method, and so a file: letters, digits, - and _."""
+    return isinstance(value, str) and value.replace("-", "").replace("_", "").isalnum()
+
+
 def boolean(value: Any, where: str) -> bool:
     """Return *value*, true or false.
 

@@ -92,6 +92,7 @@ def test_files_of_the_first_format_are_read(made_up: Results, tmp_path: Path) ->
         (lambda content: content.pop("counts"), "'counts'"),
         (lambda content: content.update(format=3), "it is of format 3, but this version reads 1 to 2"),
         (lambda content: content["counts"].update(zlib="AAAA"), "while decompressing"),
+        (lambda content: content["study"]["methods"][0].update(name="../joint"), "has a method called '../joint'"),
     ],
 )
 def test_another_file(change: Callable[[Any], Any], reason: str, made_up: Results, tmp_path: Path) -> None:
