@@ -223,35 +223,20 @@ def translate(
     *,
     heads_to_keep: int | None = None,
     kept_heads: str | None = None,
-    beam: int = 5,
-    lenpen: float = 1.0,
-    max_len_a: float = MAX_LEN_A,
-    max_len_b: int = MAX_LEN_B,
-    max_tokens: int = 4096,
-    cpu: bool = False,
+    **search: Any,
 ) -> tuple[list[str], dict[str, float]]:
     """Translate a text that has references with fairseq-generate; its progress bar goes to standard error.
 
     A sentence that is longer than the model's positions is cut there, and a blank one stays blank.
 
+    :param search: of `beam_search`.
     :return: the translations in the order of the text, BPE undone, tokens left; and the number of ``sentences``, how
         many were ``cut``, how many of their translations are ``stopped_at_limit`` of the length, and how many
         ``sentences_per_second`` and ``tokens_per_second``, of the search alone.
     :raises UserError: if the model cannot be used, or the data do not belong together.
     """
-    found, speed = beam_search(
-        checkpoint,
-        data,
-        split,
-        overrides=_overrides(heads_to_keep, kept_heads),
-        post_process=POST_PROCESS.get(data.summary["bpe"]),
-        beam=beam,
-        lenpen=lenpen,
-        max_len_a=max_len_a,
-        max_len_b=max_len_b,
-        max_tokens=max_tokens,
-        cpu=cpu,
-    )
+    overrides, post_process = _overrides(heads_to_keep, kept_heads), POST_PROCESS.get(data.summary["bpe"])
+    found, speed = beam_search(checkpoint, data, split, overrides=overrides, post_process=post_process, **search)
     expected = len(data.references(split))
     if sorted(found) != list(range(expected)):
         raise UserError(
