@@ -18,27 +18,22 @@ examples:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
-import logging
 import math
-import re
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import PACKAGE, write_json, write_text
+from ..files import write_json, write_text
 from ..model import with_heads
-from ..model.dictionaries import fitting
 from ..removal.data_bin import POST_PROCESS
 from . import preprocessed, score_text
+from .beam_search import MAX_LEN_A, MAX_LEN_B, beam_search
 from .classify import classify
 from .description import describe
-from .inputs import Sizes, checkpoint_paths, flags_for, positions, without_colons, without_references
+from .inputs import Sizes, checkpoint_paths
 from .prepared import PreparedData
 from .scoring import detokenised, metric_names, metrics, score
 from .significance import bootstrap
@@ -47,10 +42,6 @@ _OTHER_BUDGETS = (
     "encoder_heads_to_keep", "decoder_heads_to_keep", "cross_heads_to_keep", "heads_to_keep_start",
     "heads_to_keep_updates",
 )  # fmt: skip
-MAX_LEN_A, MAX_LEN_B = 0.0, 200  # fairseq's defaults
-_SPEED = re.compile(
-    r"Translated ([\d,]+) sentences \(([\d,]+) tokens\) in [\d.]+s \(([\d.]+) sentences/s, ([\d.]+) tok"
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -246,109 +237,3 @@ def translate(
     for number in Sizes.of(data, split).blank(data, split):
         found[number] = ""
     return [found[i] for i in range(expected)], speed
-
-
-def beam_search(
-    checkpoint: str,
-    data: PreparedData,
-    split: str,
-    *,
-    overrides: dict[str, Any] | None = None,
-    post_process: str | None = None,
-    beam: int = 5,
-    lenpen: float = 1.0,
-    max_len_a: float = MAX_LEN_A,
-    max_len_b: int = MAX_LEN_B,
-    max_tokens: int = 4096,
-    cpu: bool = False,
-) -> tuple[dict[int, str], dict[str, float]]:
-    """Translate a text of ``data-bin``, by beam search; see `translate`.
-
-    :param overrides: of the model's options.
-    :param post_process: how subwords are joined, or None to leave them.
-    :return: the best translation of each sentence by its number, and what `translate` says of the search.
-    """
-    from fairseq import options
-    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-    from fairseq_cli import generate
-
-    source, target = data.languages
-    paths = checkpoint_paths(checkpoint)
-    limits, sizes = positions(paths), Sizes.of(data, split)
-    size_flags, cut = flags_for(sizes, limits, max_tokens)
-    if cut:
-        note = f"{cut} of {len(sizes.source)} sentences are longer than the model's {limits[0]} positions and are cut"
-        print(f"{split}: {note}", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as folder:
-        here = Path(folder)
-        models = ":".join(without_colons(Path(path), here, f"model{i}.pt") for i, path in enumerate(paths))
-        beyond = (sizes.target > limits[1]).any()
-        data_bin = without_references(data, split, here) if beyond else data.data_bin
-        arguments = [
-            *(without_colons(data_bin, here, "data-bin"), "--user-dir", str(PACKAGE), "--path", models, *size_flags),
-            *("--source-lang", source, "--target-lang", target, "--gen-subset", split),
-            *("--beam", str(beam), "--lenpen", str(lenpen), "--num-workers", "0"),
-            *("--max-len-a", str(max_len_a), "--max-len-b", str(max_len_b)),
-            # fairseq leaves out the sentences that do not fill the last batch up to such a multiple
-            *("--required-batch-size-multiple", "1"),
-            *(["--post-process", post_process] if post_process else []),
-            *("--model-overrides", repr(overrides or {})),
-            *("--results-path", folder),
-            *(["--cpu"] if cpu else []),
-        ]
-        args = options.parse_args_and_arch(options.get_generation_parser(), arguments)
-        with _listening() as said, _counting_stopped() as stopped, fitting(checkpoint, data.data_bin):
-            generate.main(convert_namespace_to_omegaconf(args))
-        output = (Path(folder) / f"generate-{split}.txt").read_text(encoding="utf-8")
-    found: dict[int, str] = {}
-    for line in output.split("\n"):
-        if line.startswith("H-"):
-            name, _, text = line.split("\t")
-            found[int(name.removeprefix("H-"))] = text
-    speed = {"sentences": float(len(found)), "cut": float(cut), "stopped_at_limit": float(sum(stopped))}
-    for match in filter(None, map(_SPEED.search, said)):
-        speed |= {"sentences_per_second": float(match[3]), "tokens_per_second": float(match[4])}
-    return found, speed
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[list[str]]:
-    """Collect what fairseq-generate logs, and keep all but warnings of fairseq from the screen."""
-    said: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
-
-    collect = Collect()
-    chatter, logger = logging.getLogger("fairseq"), logging.getLogger("fairseq_cli.generate")
-    chatter.setLevel(logging.WARNING)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(collect)
-    try:
-        yield said
-    finally:
-        logger.removeHandler(collect)
-
-
-@contextlib.contextmanager
-def _counting_stopped() -> Iterator[list[int]]:
-    """Collect, batch by batch, how many of the best translations are as long as they may be."""
-    from fairseq.sequence_generator import SequenceGenerator
-
-    stopped: list[int] = []
-    stock = SequenceGenerator.generate
-
-    def generate(self: Any, models: Any, sample: dict[str, Any], **kwargs: Any) -> Any:
-        found = stock(self, models, sample, **kwargs)
-        longest = int(self.max_len_a * sample["net_input"]["src_tokens"].shape[1] + self.max_len_b)
-        longest = min(longest, self.max_len - 1)  # the positions of the model
-        stopped.append(sum(len(best["tokens"]) > longest for best, *_ in found))  # with the end of the sentence
-        return found
-
-    SequenceGenerator.generate = generate
-    try:
-        yield stopped
-    finally:
-        SequenceGenerator.generate = stock

@@ -120,7 +120,7 @@ def _link(one: str, other: str) -> None:
 
 def _translate(checkpoint: str, data: PreparedData, batches: dict[str, Any], folder: Path) -> None:
     """Write the translations of the training text of each data-bin; where one is of no use, the reference."""
-    from ..evaluation.evaluate import beam_search
+    from ..evaluation.beam_search import beam_search
     from .binarise import read_dictionary
 
     source, target = data.languages

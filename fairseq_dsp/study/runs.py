@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
+from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..files import sha256
 from .method_checks import chooses_units
 from .options import SHARES, Options, command_line

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
+from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.preprocessed import flags
 from ..files import PACKAGE
 from .options import Options, command_line

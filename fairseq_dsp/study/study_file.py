@@ -8,10 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import UserError
-from ..evaluation.evaluate import MAX_LEN_A, MAX_LEN_B
+from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
 from .method_checks import check_given_base, check_range, check_structure, check_units, read_shares, shares_of
@@ -19,6 +17,7 @@ from .options import SHARES, Options, heads_by_type, parse_options, read_options
 from .start_model import check_metric, read_pretrained, trained_base
 from .titles import METHODS, read_title, with_titles
 from .values import boolean, check_keys, closest, is_name, mapping, numbers
+from .yaml_file import read_yaml
 
 FROM_BASE = {"pipelined", "voita", "michel"}
 """Methods that always start from the trained, unpruned model; ``random`` does unless it says ``start: scratch``,
@@ -127,62 +126,11 @@ def read_study(path: str | Path, *, data: str | None = None, text: Mapping[str, 
     :param text: what is given of the text of a folder that fairseq-preprocess made; see `read_data`.
     :raises UserError: if the file cannot be read, or anything in it does not make sense.
     """
-    content = _read(Path(path))
+    content = read_yaml(Path(path))
     try:
         return _study(content, data, text)
     except ValueError as error:
         raise UserError(f"the study {path}: {error}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would take the last."""
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode | None:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value if node else ():  # before any << is replaced by what it stands for
-            if not isinstance(key, yaml.ScalarNode):  # which YAML itself refuses
-                continue
-            if key.value in seen:
-                mark = key.start_mark
-                raise UserError(f"the study {mark.name} has the key {key.value} twice, again in line {mark.line + 1}")
-            seen.add(key.value)
-        return node
-
-
-def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a study file and what it extends: mappings are merged, of anything else the file's own value counts."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, _Loader)
-    except OSError as error:
-        raise UserError(
-            f"the study {path} cannot be read ({error.strerror}): give a YAML file such as "
-            "scripts/studies/quickstart.yaml"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the study {path} is not YAML: {' '.join(str(error).split())}") from error
-    try:
-        content = dict(mapping(content, "the file"))
-        for key in {"recipe", "base"} & {key for key, value in content.items() if value}:
-            content[key] = read_options(content[key], key)
-    except ValueError as error:
-        raise UserError(f"the study {path}: {error}") from error
-    other = content.pop("extends", None)
-    if other is None:
-        return content
-    if not isinstance(other, str):
-        raise UserError(f"the study {path}: extends is {other!r}, but the path of a study is expected")
-    if "name" not in content:
-        raise UserError(f"the study {path} lacks the key name: give it a name of its own beside extends")
-    chain = (*extended_by, path.resolve())
-    if (path.parent / other).resolve() in chain:
-        raise UserError(f"the study {path} extends {other}, which extends it in turn: remove one of the keys extends")
-    merged = _read(path.parent / other, chain)
-    for key, value in content.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = {**merged[key], **value} if both else value
-    return merged
 
 
 def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any] | None) -> Study:
