@@ -283,10 +283,8 @@ def _method(
         raise ValueError(f"low of {name} is {low}, above its high of {high}: swap them")
     start = content.get("start", "base" if kind in FROM_BASE or kind == "random" else "scratch")
     if kind in ("structure", "unpruned") and start != "scratch":
-        raise ValueError(
-            f"start of {name} is {start!r}, but {kind} is trained from scratch: leave it out (a model that is trained "
-            "on without pruning is joint with start: base and heads: [N])"
-        )
+        instead = "" if kind == "structure" else " (joint with all heads and start: base is the model trained on)"
+        raise ValueError(f"start of {name} is {start!r}, but {kind} is trained from scratch: leave it out{instead}")
     if kind == "unpruned" and recovery is not None:
         raise ValueError(f"{name} has the key recovery, but it prunes nothing: leave it out")
     if kind == "michel" and content.get("distill") and recovery is None:

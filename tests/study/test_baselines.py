@@ -50,7 +50,7 @@ def test_the_ends() -> None:
         ({"of": "structure"}, "structure takes the heads of structure"),
         ({"of": "joint", "heads": [4]}, "joint at K = 4 with seed 1, but no such run is in the study"),
         ({"of": "joint", "seeds": [2]}, "joint at K = 6 with seed 2, but no such run is in the study"),
-        ({"of": "joint", "start": "base"}, "a structure is trained from scratch"),
+        ({"of": "joint", "start": "base"}, "structure is trained from scratch"),
     ],
 )
 def test_a_structure_that_nothing_finds(entry: dict[str, Any], message: str, write_study: Callable[..., Path]) -> None:
