@@ -246,10 +246,11 @@ def _download(url: str, downloads: Path, names: list[str]) -> Path:
                         raise _UnusableError(
                             f"{name} in {url} is not the expected file (SHA-256 {expected}): {elsewhere}"
                         )
-        except (_UnusableError, DamagedError, tarfile.TarError, EOFError) as error:
+        except _UnusableError:
             archive.unlink()
-            if isinstance(error, _UnusableError):
-                raise
+            raise
+        except (DamagedError, tarfile.TarError, EOFError) as error:
+            archive.unlink()
             raise UserError(f"{url} gave a damaged archive ({error}): run the command again, or {elsewhere}") from error
     return folder
 

@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
         refuse_colon(args.out / "data-bin")
         models = checkpoint_paths(args.checkpoint)
         settings = {
-            "corpus": data.summary["corpus"],
-            "input": data.summary["key"],
+            "corpus": data.summary.get("corpus"),
+            "input": data.summary.get("key", str(data.folder.absolute())),
             "models": [sha256(Path(path)) for path in models],
             "beam": BEAM,
         }

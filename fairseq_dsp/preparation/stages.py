@@ -51,10 +51,6 @@ def settings_key(settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _is_ours(path: Path) -> bool:
-    return bool(_OURS.fullmatch(path.name))
-
-
 def read_json(path: Path) -> Any:
     """The JSON in ``path``, or None where there is none that can be read."""
     try:
@@ -110,7 +106,7 @@ class Workspace:
         os.close(self._lock)
 
     def _remove_partial(self) -> None:
-        for leftover in filter(_is_ours, self.out.iterdir()):
+        for leftover in [path for path in self.out.iterdir() if _OURS.fullmatch(path.name)]:
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:

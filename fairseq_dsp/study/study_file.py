@@ -224,10 +224,13 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     return study
 
 
-def _part(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return a part of a study file, empty where the file has none or nothing in it."""
+def _part(content: Mapping[str, Any], key: str, where: str | None = None) -> Mapping[str, Any]:
+    """Return a part of a study file or of a method, empty where there is none or nothing in it.
+
+    :param where: what the message calls it, if not by its key.
+    """
     value = content.get(key)
-    return mapping({} if value is None else value, key)
+    return mapping({} if value is None else value, where or key)
 
 
 def _evaluate(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,7 +296,8 @@ def _method(
         raise ValueError(
             f"start of {name} is {start!r}, but base or, for joint, ste, random and range, scratch is expected"
         )
-    options = read_options({} if content.get("options") is None else content["options"], f"options of {name}")
+    where = f"options of {name}"
+    options = read_options(_part(content, "options", where), where)
     if "head-selection" in options and kind not in ("joint", "pipelined", "range"):
         raise ValueError(f"{name} has the option head-selection, but {kind} has its own: give it to joint or pipelined")
     return Method(
