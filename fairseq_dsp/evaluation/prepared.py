@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..model.labels import labels_of
 
 SUMMARY = "prepare.json"
 CLASSIFICATION = "sentence_prediction"
@@ -98,6 +97,16 @@ class PreparedData:
         """What fairseq-train is given: a folder, or several, joined by colons, one for each epoch in turn."""
         return ":".join(str(path.absolute()) for path in self.data_bins)
 
+    def derived(self, folder: Path) -> PreparedData:
+        """The corpus that is made of this one in *folder*: its data-bins have the same names, or are ``data-bin``
+        where this one is a data-bin itself."""
+        summary = dict(self.summary)
+        if "given" in summary:
+            summary["given"] = {"references": summary["given"]["references"]}
+        if summary["data_bin"] == ".":
+            summary["data_bin"] = "data-bin"
+        return replace(self, folder=folder, summary=summary)
+
     def check_trainable(self) -> None:
         """Raise a `UserError` if fairseq-train would take the path of ``data-bin`` for a list of folders."""
         refuse_colon(self.data_bin)
@@ -122,6 +131,8 @@ class PreparedData:
     @property
     def labels(self) -> list[str]:
         """The labels of a corpus that has some."""
+        from ..model.labels import labels_of  # help needs none of its packages
+
         return labels_of(self._label_dictionary())
 
     @property

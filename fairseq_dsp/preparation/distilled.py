@@ -18,16 +18,15 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UserError
+from ..evaluation import preprocessed
+from ..evaluation.prepared import SUMMARY, PreparedData, refuse_colon
 from ..files import sha256, write_json
 from .arguments import positive
 from .lines import write_lines
 from .stages import STAMP, Workspace, read_json, say, settings_key, told_in_one_sentence
-
-if TYPE_CHECKING:
-    from ..evaluation.prepared import PreparedData
 
 NAME = "distilled"
 HELP = "a prepared corpus, with a trained model's translations of its training text beside the references"
@@ -45,11 +44,13 @@ def add_command(commands: Any) -> None:
     parser.epilog = "example: %(prog)s base.pt data/multi30k data/multi30k-distilled"
     add = parser.add_argument
     add("checkpoint", metavar="CKPT", help="checkpoint of the trained model; several, joined by ':', are an ensemble")
-    add("data", metavar="DATA", type=Path, help="the prepared corpus that it was trained on")
+    add("data", metavar="DATA", type=Path, help="the corpus that it was trained on")
     add("out", metavar="OUT", type=Path, help="folder for the new one")
     add("--max-tokens", type=positive, default=4096, metavar="N", help="tokens in a batch (default: %(default)s)")
     add("--cpu", action="store_true", help="do not use a GPU")
     add("--force", action="store_true", help="replace a finished preparation in OUT that has other settings")
+    add("--split", default="test", help="the text that --references are of (default: %(default)s)")
+    preprocessed.add_arguments(parser)
     parser.set_defaults(prepare=run)
 
 
@@ -60,11 +61,10 @@ def run(args: argparse.Namespace) -> None:
         settings.
     """
     from ..evaluation.inputs import checkpoint_paths  # help needs none of their packages
-    from ..evaluation.prepared import SUMMARY, PreparedData, refuse_colon
     from .settings import is_done
 
     with told_in_one_sentence(args.out):
-        data = PreparedData.read(args.data)
+        data = preprocessed.read_data(args.data, args.split, preprocessed.given_by(args))
         if data.classifies:
             raise UserError(f"{data.folder} is a corpus with labels, but distillation needs one to translate")
         if args.out.absolute().resolve() == data.folder.absolute().resolve():
@@ -79,11 +79,12 @@ def run(args: argparse.Namespace) -> None:
             "models": [sha256(Path(path)) for path in models],
             "beam": BEAM,
         }
-        data_bins = [path.name for path in data.data_bins]
+        made = data.derived(args.out)
+        names = [path.name for path in made.data_bins]
         others = [path.name for path in sorted(data.folder.iterdir()) if read_json(path / STAMP)]
-        others = [name for name in others if name not in data_bins and name != "translations"]
+        others = [name for name in others if name not in (*names, "translations")]
         key = settings_key(settings)
-        keys = dict.fromkeys((*others, "translations", "data-bin"), key)
+        keys = dict.fromkeys((*others, "translations", names[0]), key)
         with Workspace(args.out) as space:
             if is_done(space, settings, keys, args.force):
                 say(f"{args.out / 'data-bin'} is ready: nothing to do")
@@ -91,18 +92,19 @@ def run(args: argparse.Namespace) -> None:
             for name in others:
                 space.stage(name, key, partial(_copy, data.folder / name))
             batches = {"max_tokens": args.max_tokens, "cpu": args.cpu}
-            texts = space.stage("translations", key, partial(_translate, args.checkpoint, data, batches))
-            for i, name in enumerate(data_bins):
+            parts = {name: _part(data, path) for name, path in zip(names, data.data_bins, strict=True)}
+            texts = space.stage("translations", key, partial(_translate, args.checkpoint, parts, batches))
+            for i, (name, part) in enumerate(parts.items()):
                 own = key + name if i else key
-                space.stage(name, own, partial(_add, _part(data, name), texts / f"{name}.{data.languages[1]}"))
+                space.stage(name, own, partial(_add, part, texts / f"{name}.{data.languages[1]}"))
             space.remove_others()
-            write_json(args.out / SUMMARY, {**data.summary, "settings": settings, "key": key})
+            write_json(args.out / SUMMARY, {**made.summary, "settings": settings, "key": key})
     say(f"{args.out / 'data-bin'} is ready for fairseq-train, with the training text twice")
 
 
-def _part(data: PreparedData, name: str) -> PreparedData:
+def _part(data: PreparedData, data_bin: Path) -> PreparedData:
     """The corpus with one of its data-bins alone."""
-    return replace(data, summary={**data.summary, "data_bin": name})
+    return replace(data, summary={**data.summary, "data_bin": str(data_bin.absolute())})
 
 
 def _copy(folder: Path, to: Path, *but: str) -> None:
@@ -118,15 +120,14 @@ def _link(one: str, other: str) -> None:
         shutil.copy2(one, other)
 
 
-def _translate(checkpoint: str, data: PreparedData, batches: dict[str, Any], folder: Path) -> None:
+def _translate(checkpoint: str, parts: dict[str, PreparedData], batches: dict[str, Any], folder: Path) -> None:
     """Write the translations of the training text of each data-bin; where one is of no use, the reference."""
     from ..evaluation.beam_search import beam_search
     from .binarise import read_dictionary
 
-    source, target = data.languages
     a, b = _MOST
-    for name in (path.name for path in data.data_bins):
-        part = _part(data, name)
+    for name, part in parts.items():
+        source, target = part.languages
         dictionary = read_dictionary(part.data_bin / f"dict.{target}.txt")
         sources, references = (part.binarised(f"train.{source}-{target}.{side}") for side in (source, target))
         if sources is None or references is None:

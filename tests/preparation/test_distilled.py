@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import support
 
 from fairseq_dsp.evaluation.prepared import PreparedData
+from fairseq_dsp.evaluation.preprocessed import read_data
 from fairseq_dsp.preparation import distilled
 from fairseq_dsp.preparation.binarise import read_dictionary
 
@@ -111,6 +113,26 @@ def test_fairseq_trains_on_both(made: Path, tmp_path: Path, run_fairseq: Callabl
     data = PreparedData.read(made).training_data
     printed = run_fairseq("train", *support.tiny_train_args(data, tmp_path, *flags, arch="transformer_dsp")).stdout
     assert f"{made / 'data-bin'} train de-en 400 examples" in printed
+
+
+def test_a_data_bin_of_fairseq_preprocess(corpus: Path, model: Path, made: Path, tmp_path: Path) -> None:
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    shutil.copytree(corpus / "data-bin", plain, ignore=shutil.ignore_patterns(".*"))
+    text = ("--references", corpus / "raw/test.en", "--bpe", "sentencepiece")
+    preparing.prepare("distilled", model, plain, out, *text, "--cpu")
+    names = {path.name for path in plain.iterdir()}
+    assert {path.name for path in (out / "data-bin").iterdir()} - {".stamp.json"} == names
+    for name in names:
+        assert (out / "data-bin" / name).read_bytes() == (made / "data-bin" / name).read_bytes()
+    data, there = PreparedData.read(out), read_data(plain, "test", {"references": text[1], "bpe": text[3]})
+    assert data.training_data == str(out / "data-bin")
+    assert data.references("test") == there.references("test") == PreparedData.read(corpus).references("test")
+    assert {**data.summary, "data_bin": "."} == there.summary | {
+        "given": {"references": str(text[1])}, "settings": data.summary["settings"], "key": data.summary["key"],
+    }  # fmt: skip
+    assert "nothing to do" in preparing.prepare("distilled", model, plain, out, *text, "--cpu").stdout
+    refused = preparing.prepare("distilled", model, plain, tmp_path / "other", "--cpu", check=False)
+    assert "or, for a folder of fairseq-preprocess, its references too" in preparing.the_sentence(refused)
 
 
 def test_it_is_made_once(corpus: Path, model: Path, made: Path) -> None:
