@@ -111,6 +111,13 @@ class PreparedData:
         """Raise a `UserError` if fairseq-train would take the path of ``data-bin`` for a list of folders."""
         refuse_colon(self.data_bin)
 
+    def check_distillable(self) -> None:
+        """Raise a `UserError` unless its training text can be given a model's translations beside the references."""
+        if self.classifies:
+            raise UserError(f"{self.folder} is a corpus with labels, but distillation needs one to translate")
+        if "models" in self.summary.get("settings", {}):
+            raise UserError(f"{self.folder} has translations already: give the corpus that it was made of")
+
     @property
     def languages(self) -> tuple[str, str]:
         """Source and target language."""

@@ -65,12 +65,9 @@ def run(args: argparse.Namespace) -> None:
 
     with told_in_one_sentence(args.out):
         data = preprocessed.read_data(args.data, args.split, preprocessed.given_by(args))
-        if data.classifies:
-            raise UserError(f"{data.folder} is a corpus with labels, but distillation needs one to translate")
+        data.check_distillable()
         if args.out.absolute().resolve() == data.folder.absolute().resolve():
             raise UserError(f"{args.out} is the corpus itself: give another folder for the new one")
-        if "models" in data.summary.get("settings", {}):
-            raise UserError(f"{data.folder} has translations already: give the corpus that it was made of")
         refuse_colon(args.out / "data-bin")
         models = checkpoint_paths(args.checkpoint)
         settings = {

@@ -22,7 +22,7 @@ from .study_file import Study
 from .values import closest
 
 _OF_THIS_RUN = {"--seed": "0"} | dict.fromkeys(
-    ("--save-dir", "--finetune-from-model", "--distill-from", "--kept-heads"), "PATH"
+    ("--save-dir", "--finetune-from-model", "--kept-heads"), "PATH"
 )
 """Options of a training with values that differ between runs of the same method → what stands for them."""
 
@@ -67,7 +67,7 @@ def check_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
             for step in run.steps:
                 where = f"{run.label}, {step.name}"
                 if step.checkpoints:
-                    words = _words(step)
+                    words = _words(step, study)
                     if words not in parsed:
                         parsed[words] = parse_training(words, where)
                     if step in missing and words not in checked:
@@ -89,9 +89,9 @@ def check_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
     return with_records(runs, resolved)
 
 
-def _words(step: Step) -> tuple[str, ...]:
+def _words(step: Step, study: Study) -> tuple[str, ...]:
     """A training's command line, as it is the same for all seeds and folders."""
-    words = list(step.command[3:])
+    words = [study.data.training_data, *step.command[4:]]  # or a corpus that is made of it
     for flag, value in _OF_THIS_RUN.items():
         if flag in words:
             words[words.index(flag) + 1] = value

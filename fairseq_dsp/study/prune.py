@@ -51,7 +51,7 @@ from ..removal.data_bin import translating
 from . import pruning_recipe
 from .local import Local
 from .method_checks import chooses_units, read_shares
-from .options import BUDGETS, DEFAULTS, SHARES, Options, parse_options, read_words
+from .options import BUDGETS, SHARES, Options, parse_options, read_words
 from .pruned_models import METHOD, measure_speeds, place, table
 from .results import BASE, read_results
 from .runner import LOCK, is_done
@@ -90,7 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="with --range: train U updates more for each K that is given, with its heads alone (default: none)",
     )
-    parser.add_argument("--distill", action="store_true", help="distillation: CKPT teaches, a forward pass an update")
+    meaning = "distillation: CKPT translates the training text first, and these translations are learnt from too"
+    parser.add_argument("--distill", action="store_true", help=meaning)
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the training (default: %(default)s)")
     parser.add_argument("--split", default="test", help="text to compare on (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are still to be run")
@@ -141,11 +142,8 @@ def run(args: argparse.Namespace) -> None:
             "--head-selection fixed is given, but this command chooses the heads: leave it out; to train heads that "
             "you have, give them to fairseq-dsp compensate, and then to fairseq-train"
         )
-    if args.distill and given.get("criterion") not in (None, DEFAULTS["criterion"]):
-        raise UserError(
-            f"--distill takes the criterion {DEFAULTS['criterion']}, but --criterion is {given['criterion']}: leave "
-            "one of them out"
-        )
+    if args.distill:
+        data.check_distillable()
     trainings: dict[str, Options] = {str(k): {"heads-to-keep": k} for k in heads}
     if args.range:
         ends: Options = {"heads-to-keep-low": min(heads), "heads-to-keep-high": max(heads)}

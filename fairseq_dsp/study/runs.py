@@ -12,7 +12,7 @@ from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..files import sha256
 from .method_checks import chooses_units
 from .options import SHARES, Options, command_line
-from .steps import COMPACT, FITTED, KEPT, Commands, Step
+from .steps import COMPACT, FITTED, KEPT, TRANSLATED, Commands, Step
 from .study_file import Method, Study
 from .training_options import continued, of_random, of_range, options_of, trained_on, with_fixed
 
@@ -113,6 +113,11 @@ class _Maker:
             return self._run(method, self.study.total, seed, None, suffix="", model=self.study.trained)
         return self._run(method, self.study.total, seed, options_of(self.study, self.study.base), suffix="")
 
+    def translations(self, seed: int) -> Run:
+        """The corpus with the unpruned model's translations of the training text, from which others learn."""
+        method = Method("translations", "translations", (), (seed,), {})
+        return self._run(method, None, seed, None, suffix="", start=self.base(seed), scored=False)
+
     def of(self, method: Method) -> Iterator[Run]:
         """The runs of a method, those first that others of them need."""
         options: Options | None
@@ -120,6 +125,8 @@ class _Maker:
             base = self.base(seed)
             if method.from_base or method.distill:
                 yield base
+            if method.distill:
+                yield self.translations(seed)
             if method.method == "michel":
                 for k in method.heads:
                     words = command_line(method.options)
@@ -202,7 +209,7 @@ class _Maker:
         name = f"{method.name}{suffix}-s{seed}"
         folder = self.folder / name
         recovery = method.recovery if scored else None
-        teacher = self.base(seed) if method.distill else None
+        teacher = self.translations(seed) if method.distill and (options or recovery) else None
         steps: list[Step] = []
         if start:
             model = self._model_of(start)
@@ -210,7 +217,7 @@ class _Maker:
             model = self.study.pretrained
         kept: list[str] = []  # how the heads are given to what comes after the pruning
         chosen = folder / KEPT
-        taught_by = self._model_of(teacher) if teacher else None
+        translated = teacher.folder / TRANSLATED if teacher else None
         given: tuple[Path, ...] = ()
         if heads_of is not None:
             steps.append(self.commands.heads("structure", heads_of.folder / COMPACT, chosen))
@@ -218,9 +225,11 @@ class _Maker:
             options = with_fixed(options or {}, str(chosen))
         if options is not None:
             trained = folder / "checkpoints"
-            steps.append(self.commands.training("train", options, seed, trained, model, taught_by, *given))
+            steps.append(self.commands.training("train", options, seed, trained, model, translated, *given))
             model = self.commands.checkpoint(trained)
         assert model is not None
+        if method.method == "translations":
+            steps.append(self.commands.translations(model, folder / TRANSLATED))
         if score_heads is not None:
             assert heads is not None
             steps.append(self.commands.score_heads(model, heads, chosen, score_heads))
@@ -236,7 +245,7 @@ class _Maker:
             recovered = folder / "recovered"
             again = trained_on if method.compensate else options_of  # the learning rate of `prune`, or the recipe's
             more = with_fixed(again(self.study, recovery), str(chosen))
-            steps.append(self.commands.training("recover", more, seed, recovered, model, taught_by, chosen))
+            steps.append(self.commands.training("recover", more, seed, recovered, model, translated, chosen))
             model, kept = self.commands.checkpoint(recovered), []
         if scored:
             pruned = method.method not in ("base", "unpruned")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
+from ..evaluation.prepared import SUMMARY
 from ..evaluation.preprocessed import flags
 from ..files import PACKAGE
 from .options import Options, command_line
@@ -17,6 +18,8 @@ KEPT = "kept.json"
 COMPACT = "compact.pt"
 FITTED = "fitted.pt"
 SCORES = "scores.json"
+TRANSLATED = "corpus"
+"""The folder of the corpus with the unpruned model's translations, in the run that makes it."""
 
 
 @dataclass(frozen=True)
@@ -65,26 +68,25 @@ class Commands:
         seed: int,
         checkpoints: Path,
         start: Path | None,
-        teacher: Path | None,
+        translated: Path | None,
         *inputs: Path,
     ) -> Step:
         """Return a training.
 
         :param checkpoints: the folder for its checkpoints.
         :param start: the checkpoint that it starts from, if any.
-        :param teacher: the checkpoint of a model that it learns from, if any.
+        :param translated: the folder of a corpus that it reads instead of the study's, if any.
         :param inputs: further files that it reads.
         """
-        data = self.study.data
+        data = self.study.data.derived(translated) if translated else self.study.data
         words = [sys.executable, "-m", "fairseq_cli.train", data.training_data, "--user-dir", str(PACKAGE)]
         words += [*data.language_flags, "--save-dir", str(checkpoints)]
         words += ["--seed", str(seed), "--log-format", "json", "--no-progress-bar", "--no-epoch-checkpoints"]
         if start:
             words += ["--finetune-from-model", str(start)]
             inputs += (start,)
-        if teacher:
-            words += ["--distill-from", str(teacher)]
-            inputs += (teacher,)
+        if translated:
+            inputs += (translated / SUMMARY,)
         return Step(
             name,
             (*words, *command_line(options)),
@@ -93,6 +95,14 @@ class Commands:
             checkpoints=checkpoints,
             updates=int(options["max-update"]),
         )
+
+    def translations(self, model: Path, out: Path) -> Step:
+        """Return what makes a corpus with a model's translations of the training text in the folder *out*."""
+        data = self.study.data
+        words = ["prepare", "distilled", str(model), str(data.folder.absolute()), str(out), "--force"]
+        if text := flags(data):
+            words += ["--split", self.study.split, *text]
+        return Step("translate", (*_command(), *words), products=(out / SUMMARY,), inputs=(model,))
 
     def heads(self, name: str, model: Path, chosen: Path, kept: Sequence[str] = ()) -> Step:
         """Return what writes the heads that a model keeps to the file *chosen*."""

@@ -51,7 +51,7 @@ class Method:
     :param low: the fewest heads of ``range``.
     :param high: the most heads of ``range``.
     :param from_base: whether its training starts from the trained, unpruned model of the same seed.
-    :param distill: whether its trainings, recovery included, learn from that model's distribution too.
+    :param distill: whether its trainings, recovery included, learn from that model's translations too.
     :param compensate: whether the output projections are fitted to the chosen heads; see `importance.compensation`.
     :param of: the method whose heads ``structure`` has.
     :param title: what tables and pictures call it; its name if empty.
@@ -186,6 +186,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         if method.method == "structure":
             check_structure(method, methods, compact=compact)
     check_units(recipe, base, methods)
+    if any(method.distill for method in methods):
+        prepared.check_distillable()
     compare = content.get("compare")
     if compare is not None and compare not in names:
         raise ValueError(f"compare is {compare!r}, but the name of a method is expected: one of {', '.join(names)}")

@@ -41,7 +41,7 @@ the keys of a study (* must be given):
                 and pipelined), seeds, options (of fairseq-train), recovery (options of a further training with the
                 heads held fixed), start (base: go on from the unpruned model; joint does so with the recipe of
                 `fairseq-dsp prune`, where its options say nothing), distill (true: learn from the unpruned model's
-                distribution too), and
+                translations of the training text too), and
                   joint       weights and importance train together (Li et al. 2021)
                   ste         the same with a straight-through gradient
                   pipelined   the importance alone trains, on the frozen base model

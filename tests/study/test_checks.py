@@ -93,11 +93,6 @@ def test_a_training_is_refused_exactly_if_it_leaves_no_checkpoint(
         ({"maximize-best-checkpoint-metric": True}, {}, "the lowest loss is the best"),
         ({"train-subset": "trian"}, {}, "train-subset of base, train is trian"),
         ({"reset-optimizer": True}, {"methods": ["pipelined"]}, "pipelined, train: reset-optimizer is given"),
-        (
-            {"criterion": "label_smoothed_cross_entropy"},
-            {"methods": [{"method": "joint", "distill": True}]},
-            "does not take the options of joint, train: unrecognized arguments: --distill-from PATH",
-        ),
         ({}, {"methods": [{"method": "joint", "options": {"arch": "transformer_tiny"}}]}, "joint, train: unrecognized"),
         ({"min-cross-heads": 4}, {"heads": [6, 3]}, "--min-cross-heads is 4, but only 3 heads are to be kept"),
         ({"final-temperature": -1.0}, {}, "base, train: "),

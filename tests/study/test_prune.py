@@ -20,6 +20,7 @@ from pruning import SHORT, call, files, refused, value, words_of
 from quick_python import quick_python
 
 from fairseq_dsp.cli import main
+from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.model import HeadSet
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
@@ -133,7 +134,7 @@ def test_it_prunes_feed_forward_units_and_as_many_heads_everywhere(
 def test_one_training_for_a_range(
     stock_checkpoint: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dsp: Callable[..., Any]
 ) -> None:
-    """Each model is the trained one cut to its K, and the original is the teacher."""
+    """Each model is the trained one cut to its K, and learns from the original's translations."""
     out = tmp_path / "out"
     call(stock_checkpoint, prepared, out, *SHORT, heads=[12, 6, 4], range=True, distill=True)
     printed = capsys.readouterr().out
@@ -143,12 +144,16 @@ def test_one_training_for_a_range(
     words = words_of(out, "pruned-training-s1")
     expected = {
         "heads-to-keep": 4, "heads-to-keep-low": 4, "heads-to-keep-high": 12, "cooldown-updates": 6,
-        "pruning-lr": 0.02, "distill-from": stock_checkpoint,
+        "pruning-lr": 0.02,
     }  # fmt: skip
+    corpus = out / "runs/translations-s1/corpus"
+    assert words[4] == str(corpus / "data-bin")
+    sentences = len(PreparedData.read(prepared).binarised("train.xx-yy.xx"))
+    assert len(PreparedData.read(corpus).binarised("train.xx-yy.xx")) == 2 * sentences
     assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
     assert not {"--heads-to-keep-start", "--heads-to-keep-updates"} & set(words)
     assert sorted(path.name for path in (out / "runs").iterdir()) == [
-        "base-s1", "pruned-k12-s1", "pruned-k4-s1", "pruned-k6-s1", "pruned-training-s1",
+        "base-s1", "pruned-k12-s1", "pruned-k4-s1", "pruned-k6-s1", "pruned-training-s1", "translations-s1",
     ]  # fmt: skip
     assert sorted(path.name for path in out.glob("*.pt")) == [
         "compact-k12.pt", "compact-k4.pt", "compact-k6.pt", "range.pt",

@@ -61,8 +61,13 @@ def test_what_cannot_be_pruned(
         (["--min-encoder-heads", "4"], "4"),
     ):
         assert message in refused(stock_checkpoint, prepared, out, *more, heads=[3])
-    message = "--distill takes the criterion label_smoothed_cross_entropy_dsp, but --criterion is cross_entropy"
-    assert message in refused(stock_checkpoint, prepared, out, "--criterion", "cross_entropy", heads=[3], distill=True)
+    translated = tmp_path / "translated"
+    translated.mkdir()
+    summary = json.loads((prepared / "prepare.json").read_text())
+    there = {"data_bin": str(prepared / "data-bin"), "settings": {"models": ["5e"]}}
+    (translated / "prepare.json").write_text(json.dumps(summary | there))
+    message = "has translations already: give the corpus that it was made of"
+    assert message in refused(stock_checkpoint, translated, out, heads=[3], distill=True)
     adaptive = tmp_path / "adaptive"
     support.train_adaptive(prepared / "data-bin", adaptive)
     message = (

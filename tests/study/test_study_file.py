@@ -252,7 +252,8 @@ def test_a_range_from_the_base_model(write_study: WriteStudy) -> None:
     runs = runs_of(write_study(methods=[{"method": "range", "start": "base", "distill": True}], heads=[6, 3]))
     shared = words(runs["range-training-s1"], "train")
     base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
-    assert value(shared, "--finetune-from-model") == value(shared, "--distill-from") == base
+    assert value(shared, "--finetune-from-model") == base
+    assert shared[3] == str(runs["translations-s1"].folder / "corpus/data-bin")
     assert (value(shared, "--max-update"), value(shared, "--cooldown-updates")) == ("1000", "300")
     assert (value(shared, "--lr-scheduler"), value(shared, "--pruning-lr")) == ("polynomial_decay", "0.02")
     assert "--heads-to-keep-updates" not in shared
@@ -277,12 +278,20 @@ def test_trainings_from_the_base_model_and_distilled_from_it(write_study: WriteS
     runs = runs_of(write_study(methods=methods, heads=[3]))
     base = str(runs["base-s1"].folder / "checkpoints/checkpoint_best.pt")
     distilled = words(runs["distilled-k3-s1"], "train")
-    assert (value(distilled, "--distill-from"), value(distilled, "--head-selection")) == (base, "simple")
+    assert value(distilled, "--head-selection") == "simple"
     assert "--finetune-from-model" not in distilled
-    from_base = words(runs["from-base-k3-s1"], "train")
-    assert value(from_base, "--finetune-from-model") == value(from_base, "--distill-from") == base
-    assert value(words(runs["from-base-k3-s1"], "recover"), "--distill-from") == base
-    assert runs["distilled-k3-s1"].needs == runs["from-base-k3-s1"].needs == ("base-s1",)
+    from_base, recover = (words(runs["from-base-k3-s1"], step) for step in ("train", "recover"))
+    assert value(from_base, "--finetune-from-model") == base
+    corpus = runs["translations-s1"].folder / "corpus"
+    for training in (distilled, from_base, recover):
+        assert training[3] == str(corpus / "data-bin")
+    given = str(runs["voita-k3-s1"].steps[0].command[3])
+    assert words(runs["translations-s1"], "translate")[3:] == [
+        "prepare", "distilled", base, str(Path(given).parent), str(corpus), "--force",
+    ]  # fmt: skip
+    assert runs["distilled-k3-s1"].needs == ("translations-s1",)
+    assert runs["from-base-k3-s1"].needs == ("base-s1", "translations-s1")
+    assert not runs["translations-s1"].scored
     adapted = words(runs["voita-k3-s1"], "train")
     assert (value(adapted, "--heads-to-keep"), value(adapted, "--head-selection")) == ("3", "hard_concrete")
     assert "--l0-penalty" not in adapted
