@@ -158,6 +158,7 @@ def test_one_training_for_a_range(
     assert sorted(path.name for path in out.glob("*.pt")) == [
         "compact-k12.pt", "compact-k4.pt", "compact-k6.pt", "range.pt",
     ]  # fmt: skip
+    assert main(["report", str(out)]) == 0
     dsp("compact", out / "range.pt", tmp_path / "k6.pt", "--heads-to-keep", 6)
     assert (tmp_path / "k6.heads.json").read_text() == (out / "compact-k6.heads.json").read_text()
     before = files(out)
