@@ -75,7 +75,7 @@ class _Heads(Kind):
         """See :class:`Kind`.
 
         The decoder learns from its own words before it looks at the source, so an early choice of few heads may leave
-        none in cross-attention; and the worth of the encoder's heads shows last. Where many heads of a trained model
+        none in cross-attention; and the worth of the encoder's heads shows last. Of the heads of a trained model that
         stay, a quarter is the encoder's: the loss on references, by which heads are chosen, hardly feels what the
         encoder loses, for the decoder is given the right words so far; translations do.
         """

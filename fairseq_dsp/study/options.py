@@ -51,7 +51,7 @@ SHARES = {name.replace("_", "-"): what for name, (what, _) in COSTS.items()}
 _OWN = {
     "save-dir", "user-dir", "source-lang", "target-lang", "seed", "restore-file", "finetune-from-model", "log-format",
     "heads-to-keep", "kept-heads", "freeze-weights", "l0-penalty", "heads-to-keep-low", "heads-to-keep-high", "compact",
-    "distill-from", *SHARES,
+    *SHARES,
 }  # fmt: skip
 """Options that follow from the rest of a study."""
 

@@ -8,7 +8,7 @@ little later the heads are fixed, and the weights train on with just these to th
 0. Few heads take longer to choose. The choice is slow: the importance has a tenth of the usual learning rate.
 Feed-forward units, where some are pruned, have the same schedule.
 
-Where many heads stay, more of them than otherwise are the encoder's; see `default_floor` of the kind.
+A quarter of the heads, at least, is the encoder's; see `default_floor` of the kind.
 
 Shares become update numbers here, once: a training that is extended keeps its schedule.
 """
@@ -120,7 +120,7 @@ def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[
         found |= {"heads-to-keep-updates": shrinking} if shares else {
             "heads-to-keep-start": total, "heads-to-keep-updates": shrinking
         }  # fmt: skip
-    if _OF_A_RANGE in options or total <= 3 * kept < 3 * total:
+    if _OF_A_RANGE in options or kept < total:
         found |= _encoder_floor(options, kept, shape)
     return {name: value for name, value in found.items() if name not in options}
 
@@ -135,7 +135,8 @@ def _encoder_floor(options: Options, kept: int, shape: Mapping[str, Sequence[int
     if encoder == sum(heads for _, heads in sides):
         return {}
     name, floor = next((name, o) for name, o in HEADS.floors.items() if HEADS.places[name][0] == "encoder")
-    return {floor.replace("_", "-"): min(HEADS.default_floor(name, kept, trained=True), encoder)}
+    # of a single head, cross-attention has the floor
+    return {floor.replace("_", "-"): min(HEADS.default_floor(name, kept, trained=True), encoder, max(0, kept - 1))}
 
 
 def _keeps_many(data: PreparedData, options: Options, kept: int, total: int) -> bool:

@@ -33,8 +33,8 @@ def test_the_options_of_a_model(
     assert scored == {12: None, 11: "fixed", 6: "fixed", 5: None}  # half of the heads and more
     assert not {"cooldown-updates", "pruning-lr", "heads-to-keep-start"} & options_of(model, data, 6, {}).keys()
     chosen = {"head-selection": "simple"}
-    floors = {k: options_of(model, data, k, chosen).get("min-encoder-heads") for k in (11, 5, 4, 3)}
-    assert floors == {11: 3, 5: 2, 4: 1, 3: None}  # of the encoder's 4 of 12; below a third the choice is free
+    floors = {k: options_of(model, data, k, chosen).get("min-encoder-heads") for k in (12, 11, 5, 4, 2, 1)}
+    assert floors == {12: None, 11: 3, 5: 2, 4: 1, 2: 1, 1: 0}  # of the encoder's 4 of 12; one in cross-attention stays
     for own in ("min-encoder-heads", "min-cross-heads", "encoder-heads-to-keep", "min-heads-per-module"):
         found = pruning_recipe.schedule(data, {"max-update": 100, "heads-to-keep": 6, own: 1}, model.shape)
         assert "min-encoder-heads" not in found, f"{own} shares the heads out"
