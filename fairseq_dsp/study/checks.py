@@ -21,9 +21,7 @@ from .steps import Step
 from .study_file import Study
 from .values import closest
 
-_OF_THIS_RUN = {"--seed": "0"} | dict.fromkeys(
-    ("--save-dir", "--finetune-from-model", "--kept-heads"), "PATH"
-)
+_OF_THIS_RUN = {"--seed": "0"} | dict.fromkeys(("--save-dir", "--finetune-from-model", "--kept-heads"), "PATH")
 """Options of a training with values that differ between runs of the same method → what stands for them."""
 
 _OF_THE_MACHINE = ("distributed_world_size", "distributed_num_procs", "nprocs_per_node")
