@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..corpus import SUMMARY
 from ..errors import UserError
 
-SUMMARY = "prepare.json"
 CLASSIFICATION = "sentence_prediction"
 """fairseq's task of a corpus with labels."""
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..corpus import SUMMARY
 from ..errors import UserError
-from .prepared import CLASSIFICATION, SUMMARY, PreparedData, folder_of
+from .prepared import CLASSIFICATION, PreparedData, folder_of
 
 BPE = ("sentencepiece", "subword-nmt", "none")
 TOKENIZERS = ("none", "moses")

@@ -13,6 +13,7 @@ from fairseq import checkpoint_utils, utils
 from fairseq.data import data_utils
 from tqdm import tqdm
 
+from ..corpus import data_bin_of
 from ..errors import UserError
 from ..model.dictionaries import fitting
 from ..model.labels import check_labels
@@ -20,7 +21,7 @@ from ..model.labels import check_labels
 
 def add_arguments(parser: argparse.ArgumentParser, *, split: str, sentences: int | None) -> None:
     """Add the arguments that say which sentences, with these defaults."""
-    parser.add_argument("--data", required=True, metavar="DATA-BIN", help="the folder of the binarised corpus")
+    parser.add_argument("--data", required=True, metavar="DATA", type=data_bin_of, help="the corpus, or its data-bin")
     parser.add_argument("--split", default=split, help=f"train or valid (default: {split}), never a test set")
     parser.add_argument(
         "--sentences", type=int, default=sentences, metavar="M",

@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..corpus import SUMMARY
 from ..errors import UserError
 from ..evaluation import preprocessed
-from ..evaluation.prepared import SUMMARY, PreparedData, refuse_colon
+from ..evaluation.prepared import PreparedData, refuse_colon
 from ..files import sha256, write_json
 from .arguments import positive
 from .lines import write_lines

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..corpus import SUMMARY
 from ..errors import UserError
 from ..files import sha256, write_json
 from ..wordpiece import WordPiece, cut
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the input is bad, or OUT holds a finished preparation with other settings.
     """
-    from ..evaluation.prepared import SUMMARY, refuse_colon  # help needs none of its packages
+    from ..evaluation.prepared import refuse_colon  # help needs none of its packages
     from .settings import is_done
 
     with told_in_one_sentence(args.out):

@@ -20,7 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.prepared import SUMMARY, PreparedData, refuse_colon
+from ..corpus import SUMMARY
+from ..evaluation.prepared import PreparedData, refuse_colon
 from ..files import write_json
 from . import ceiling
 from .binarise import binarise, read_counts, read_dictionary, write_counts

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..corpus import SUMMARY
 from ..errors import UserError
-from ..evaluation.prepared import SUMMARY
 from .cleaning import Cleaning
 from .corpora import Corpus
 from .download import text_hash

@@ -11,6 +11,7 @@ from typing import Any
 from fairseq import tasks
 from omegaconf import OmegaConf, open_dict
 
+from ..corpus import SUMMARY
 from ..errors import UserError
 from ..files import PACKAGE
 from ..model.dictionaries import check, fitting
@@ -124,7 +125,7 @@ def preparation(data: str | Path) -> dict[str, Any]:
     """
     first = first_folder(data)
     for folder in (first, first.absolute().parent):
-        file = folder / "prepare.json"
+        file = folder / SUMMARY
         if file.is_file():
             try:
                 content = json.loads(file.read_text(encoding="utf-8"))

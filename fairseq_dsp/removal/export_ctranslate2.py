@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from .. import extras
+from ..corpus import data_bin_of
 from ..deployment import engine
 from ..errors import UserError
 from ..files import check_target, new_folder
@@ -48,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a pruned model, compact or not")
     parser.add_argument("folder", metavar="FOLDER", help="folder to write; must not exist")
-    parser.add_argument("--data", metavar="DIR", help="data-bin folder with the dictionaries (default: training's)")
+    about = "the model's corpus, for its dictionaries (default: training's)"
+    parser.add_argument("--data", metavar="DATA", type=data_bin_of, help=about)
     parser.add_argument("--quantization", choices=QUANTIZATIONS, help="type of the weights (default: as they are)")
     text_options.add_arguments(parser)
     add_budgets(parser)

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..corpus import data_bin_of
 from ..deployment.folder import CONFIG, FORMAT, NO_FILES, TASK, WEIGHTS, config_checksum, from_pretrained
 from ..deployment.text import GPT2, GPT2_IDS, is_plain
 from ..errors import UserError
@@ -96,7 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a pruned model, compact or not")
     parser.add_argument("folder", metavar="FOLDER", help="folder to write; must not exist")
-    parser.add_argument("--data", metavar="DIR", help="data-bin folder with the dictionaries (default: training's)")
+    about = "the model's corpus, for its dictionaries (default: training's)"
+    parser.add_argument("--data", metavar="DATA", type=data_bin_of, help=about)
     text_options.add_arguments(parser, FOR_CLASSIFIERS)
     add_budgets(parser)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..corpus import SUMMARY
 from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
-from ..evaluation.prepared import SUMMARY
 from ..evaluation.preprocessed import flags
 from ..files import PACKAGE
 from .options import Options, command_line
