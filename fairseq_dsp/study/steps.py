@@ -99,6 +99,7 @@ class Commands:
     def translations(self, model: Path, out: Path) -> Step:
         """Return what makes a corpus with a model's translations of the training text in the folder *out*."""
         data = self.study.data
+        data.derived(out).check_trainable()  # before a base is trained for it
         words = ["prepare", "distilled", str(model), str(data.folder.absolute()), str(out), "--force"]
         if text := flags(data):
             words += ["--split", self.study.split, *text]

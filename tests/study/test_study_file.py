@@ -292,6 +292,8 @@ def test_trainings_from_the_base_model_and_distilled_from_it(write_study: WriteS
     assert runs["distilled-k3-s1"].needs == ("translations-s1",)
     assert runs["from-base-k3-s1"].needs == ("base-s1", "translations-s1")
     assert not runs["translations-s1"].scored
+    with pytest.raises(UserError, match="has a colon in its path"):
+        expand(read_study(write_study(methods=methods, heads=[3])), Path("/re:sults"))
     adapted = words(runs["voita-k3-s1"], "train")
     assert (value(adapted, "--heads-to-keep"), value(adapted, "--head-selection")) == ("3", "hard_concrete")
     assert "--l0-penalty" not in adapted
