@@ -76,7 +76,7 @@ class Kind(ABC):
     def default_floor(self, kind: str, total: int, *, trained: bool = False) -> int:
         """The least number of units of a type in a budget of *total*, for a selection that chooses early.
 
-        :param trained: whether a trained model is pruned and many of its units stay.
+        :param trained: whether a trained model is pruned.
         """
         return 0
 

@@ -23,7 +23,7 @@ from typing import Any
 from ..corpus import SUMMARY
 from ..errors import UserError
 from ..evaluation import preprocessed
-from ..evaluation.prepared import PreparedData, refuse_colon
+from ..evaluation.prepared import PreparedData
 from ..files import sha256, write_json
 from .arguments import positive
 from .lines import write_lines
@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> None:
         data.check_distillable()
         if args.out.absolute().resolve() == data.folder.absolute().resolve():
             raise UserError(f"{args.out} is the corpus itself: give another folder for the new one")
-        refuse_colon(args.out / "data-bin")
+        made = data.derived(args.out)
+        made.check_trainable()
         models = checkpoint_paths(args.checkpoint)
         settings = {
             "corpus": data.summary.get("corpus"),
@@ -77,7 +78,6 @@ def run(args: argparse.Namespace) -> None:
             "models": [sha256(Path(path)) for path in models],
             "beam": BEAM,
         }
-        made = data.derived(args.out)
         names = [path.name for path in made.data_bins]
         others = [path.name for path in sorted(data.folder.iterdir()) if read_json(path / STAMP)]
         others = [name for name in others if name not in (*names, "translations")]
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         keys = dict.fromkeys((*others, "translations", names[0]), key)
         with Workspace(args.out) as space:
             if is_done(space, settings, keys, args.force):
-                say(f"{args.out / 'data-bin'} is ready: nothing to do")
+                say(f"{made.data_bin} is ready: nothing to do")
                 return
             for name in others:
                 space.stage(name, key, partial(_copy, data.folder / name))
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
                 space.stage(name, own, partial(_add, part, texts / f"{name}.{data.languages[1]}"))
             space.remove_others()
             write_json(args.out / SUMMARY, {**made.summary, "settings": settings, "key": key})
-    say(f"{args.out / 'data-bin'} is ready for fairseq-train, with the training text twice")
+    say(f"{made.data_bin} is ready for fairseq-train, with the training text twice")
 
 
 def _part(data: PreparedData, data_bin: Path) -> PreparedData:

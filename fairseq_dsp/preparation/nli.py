@@ -19,6 +19,7 @@ from typing import Any
 
 from ..corpus import SUMMARY
 from ..errors import UserError
+from ..evaluation.prepared import refuse_colon
 from ..files import sha256, write_json
 from ..wordpiece import WordPiece, cut
 from .arguments import positive
@@ -85,7 +86,6 @@ def run(args: argparse.Namespace) -> None:
 
     :raises UserError: if the input is bad, or OUT holds a finished preparation with other settings.
     """
-    from ..evaluation.prepared import refuse_colon  # help needs none of its packages
     from .settings import is_done
 
     with told_in_one_sentence(args.out):

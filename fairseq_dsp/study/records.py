@@ -41,7 +41,7 @@ _NO_EFFECT = {
     # which other checkpoints are kept
     "keep_interval_updates", "keep_interval_updates_pattern", "keep_last_epochs", "keep_best_checkpoints", "no_save",
     "no_epoch_checkpoints", "no_last_checkpoints", "no_save_optimizer_state", "write_checkpoints_asynchronously",
-    # where files are; which models are started from and learnt from is recorded by the runs that made them
+    # where files are; which models are started from is recorded by the runs that made them
     "data", "user_dir", "save_dir", "restore_file", "finetune_from_model", "kept_heads",
 }  # fmt: skip
 """Options of fairseq-train without effect on the checkpoint that a training leaves."""
