@@ -33,7 +33,7 @@ def refuse_colon(data_bin: Path) -> None:
     if ":" in str(data_bin.absolute()):
         raise UserError(
             f"{data_bin.absolute()} has a colon in its path, at which fairseq-train splits lists of data folders: "
-            "choose a path without one, or link or move the folder there"
+            "choose another folder, without one; what is there already may be moved or linked"
         )
 
 
@@ -117,6 +117,12 @@ class PreparedData:
             raise UserError(f"{self.folder} is a corpus with labels, but distillation needs one to translate")
         if "models" in self.summary.get("settings", {}):
             raise UserError(f"{self.folder} has translations already: give the corpus that it was made of")
+        for data_bin in self.data_bins:
+            if any(data_bin.glob("train1.*")):
+                raise UserError(
+                    f"{data_bin} has further training texts beside train, as train1, but distillation needs one: "
+                    "binarise them as one"
+                )
 
     @property
     def languages(self) -> tuple[str, str]:

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     with told_in_one_sentence(args.out):
         data = preprocessed.read_data(args.data, args.split, preprocessed.given_by(args))
         data.check_distillable()
-        if args.out.absolute().resolve() == data.folder.absolute().resolve():
+        if args.out.resolve() in [folder.resolve() for folder in (data.folder, *data.data_bins)]:
             raise UserError(f"{args.out} is the corpus itself: give another folder for the new one")
         made = data.derived(args.out)
         made.check_trainable()
@@ -96,7 +96,11 @@ def run(args: argparse.Namespace) -> None:
                 own = key + name if i else key
                 space.stage(name, own, partial(_add, part, texts / f"{name}.{data.languages[1]}"))
             space.remove_others()
-            write_json(args.out / SUMMARY, {**made.summary, "settings": settings, "key": key})
+            # what these count is another text now
+            left = {name: value for name, value in made.summary.items() if name not in ("pairs", "longest")}
+            write_json(args.out / SUMMARY, {**left, "settings": settings, "key": key})
+    if len(names) > 1:
+        say(f"the training text is in {len(names)} parts, for fairseq-train {made.training_data}")
     say(f"{made.data_bin} is ready for fairseq-train, with the training text twice")
 
 
@@ -105,13 +109,17 @@ def _part(data: PreparedData, data_bin: Path) -> PreparedData:
     return replace(data, summary={**data.summary, "data_bin": str(data_bin.absolute())})
 
 
-def _copy(folder: Path, to: Path, *but: str) -> None:
-    """Fill the folder *to* with the files of another but its stamp, and some, linked where that is possible."""
-    ignored = shutil.ignore_patterns(STAMP, *but)
-    shutil.copytree(folder, to, copy_function=_link, ignore=ignored, dirs_exist_ok=True)
+def _copy(folder: Path, to: Path) -> None:
+    """Fill the folder *to* with all that is in another but its stamp."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            (to / path.name).mkdir()
+            _copy(path, to / path.name)
+        elif path.name != STAMP:
+            _link(path, to / path.name)
 
 
-def _link(one: str, other: str) -> None:
+def _link(one: Path, other: Path) -> None:
     try:
         os.link(one, other)
     except OSError:  # on another disk
@@ -149,8 +157,10 @@ def _add(data: PreparedData, translations: Path, folder: Path) -> None:
     from .binarise import binarise, join
 
     source, target = data.languages
-    _copy(data.data_bin, folder, "train.*.bin", "train.*.idx")
     train, new = f"train.{source}-{target}", folder / "translations"
+    for path in data.data_bin.iterdir():  # without folders: the new corpus may be in one
+        if path.is_file() and path.name != STAMP and path.stem not in (f"{train}.{source}", f"{train}.{target}"):
+            _link(path, folder / path.name)
     binarise(translations, folder / f"dict.{target}.txt", new, workers=1)
     for language, second in ((source, data.data_bin / f"{train}.{source}"), (target, new)):
         join(data.data_bin / f"{train}.{language}", second, folder / f"{train}.{language}")

@@ -209,12 +209,17 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
     training: list[str] = []
     scoring: list[str] = []
     if "resolved" in there and run.record:
+        needed, needs = there.get("needs", {}), run.record["needs"]
+        study = needed.keys() != needs.keys()
         training = _differing_steps(there, run.record)
-        training += [f"other {name}" for name in _differing(there.get("needs", {}), run.record["needs"])]
+        training += [f"{name} not needed, now needed" for name in sorted(needs.keys() - needed.keys())]
+        training += [f"{name} needed, now not" for name in sorted(needed.keys() - needs.keys())]
+        training += [f"other {name}" for name in _differing(needed, needs) if name in needed and name in needs]
         known = {"options", "recovery", "start", "teacher"}
         if "score-heads" in there["resolved"]:
             known |= {"score_heads", "compensate"}  # steps of their own
     else:  # of a version that recorded the study alone
+        study = any((there.get(key) is None) != (ours[key] is None) for key in ("start", "teacher"))
         for key in ("options", "recovery"):
             one, other = _underscored(there.get(key)), _underscored(ours[key])
             training += _differing_options(one, other, str(ours["checkpoint"]), {*one, *other})
@@ -226,7 +231,7 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
             (scoring if own else training).append(f"{key} {there.get(key)}, now {ours[key]}")
     if not training and not (scoring and run.scored):
         return None
-    study = any(there.get(key) != value for key, value in ours.items() if key not in ("start", "teacher"))
+    study |= any(there.get(key) != value for key, value in ours.items() if key not in ("start", "teacher"))
     return Change(tuple(training), tuple(scoring) if run.scored else (), study)
 
 

@@ -115,6 +115,7 @@ class _Maker:
 
     def translations(self, seed: int) -> Run:
         """The corpus with the unpruned model's translations of the training text, from which others learn."""
+        seed = self.study.seeds[0] if self.study.trained else seed  # a model that is given is the same for each
         method = Method("translations", "translations", (), (seed,), {})
         return self._run(method, None, seed, None, suffix="", start=self.base(seed), scored=False)
 

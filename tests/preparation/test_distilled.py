@@ -105,7 +105,8 @@ def test_all_else_is_that_of_the_corpus(corpus: Path, made: Path) -> None:
     }
     summaries = [json.loads(contents.pop("prepare.json")) for contents in (one, other)]
     assert other.keys() - new == one.keys()
-    assert {name for name in summaries[0] if summaries[0][name] != summaries[1][name]} == {"settings", "key"}
+    assert summaries[0].keys() - summaries[1].keys() == {"pairs", "longest"}  # of the text with references alone
+    assert {name for name in summaries[1] if summaries[0][name] != summaries[1][name]} == {"settings", "key"}
 
 
 def test_fairseq_trains_on_both(made: Path, tmp_path: Path, run_fairseq: Callable[..., Any]) -> None:
@@ -121,6 +122,8 @@ def test_a_data_bin_of_fairseq_preprocess(corpus: Path, model: Path, made: Path,
     text = ("--references", corpus / "raw/test.en", "--bpe", "sentencepiece")
     preparing.prepare("distilled", model, plain, out, *text, "--cpu")
     names = {path.name for path in plain.iterdir()}
+    preparing.prepare("distilled", model, plain, plain / "inside", *text, "--cpu")
+    assert preparing.contents(plain / "inside/data-bin").keys() == preparing.contents(out / "data-bin").keys()
     assert {path.name for path in (out / "data-bin").iterdir()} - {".stamp.json"} == names
     for name in names:
         assert (out / "data-bin" / name).read_bytes() == (made / "data-bin" / name).read_bytes()
@@ -146,7 +149,8 @@ def test_what_cannot_be_distilled_is_refused(corpus: Path, model: Path, made: Pa
         return preparing.the_sentence(preparing.prepare("distilled", *words, "--cpu", check=False))
 
     out = tmp_path / "out"
-    assert "is the corpus itself: give another folder" in sentence(model, corpus, corpus)
+    for itself in (corpus, corpus / "data-bin", corpus / "data-bin1"):
+        assert "is the corpus itself: give another folder" in sentence(model, corpus, itself)
     assert "has translations already" in sentence(model, made, out)
     assert "the checkpoint nowhere.pt is missing" in sentence("nowhere.pt", corpus, out)
     assert "there is no folder" in sentence(model, tmp_path / "none", out)
@@ -156,6 +160,11 @@ def test_what_cannot_be_distilled_is_refused(corpus: Path, model: Path, made: Pa
     assert "is a corpus with labels" in sentence(model, labelled, out)
     (tmp_path / "other").mkdir()
     assert "data-bin" in sentence(model, prepare(tmp_path / "other", 25), out)
+    more = tmp_path / "more"
+    shutil.copytree(corpus, more)
+    for path in (corpus / "data-bin1").glob("train.*"):
+        shutil.copy(path, more / "data-bin1" / path.name.replace("train.", "train1."))
+    assert "data-bin1 has further training texts beside train, as train1" in sentence(model, more, out)
     assert not (out / "data-bin").exists()
     copies = [path.name for path in out.iterdir()]
     assert "prepare.json" not in copies
@@ -166,9 +175,9 @@ def test_files_on_another_disk_are_copied(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(18, "Invalid cross-device link")
 
     (tmp_path / "one").write_text("text")
-    distilled._link(str(tmp_path / "one"), str(tmp_path / "link"))
+    distilled._link(tmp_path / "one", tmp_path / "link")
     monkeypatch.setattr(distilled.os, "link", fail)
-    distilled._link(str(tmp_path / "one"), str(tmp_path / "copy"))
+    distilled._link(tmp_path / "one", tmp_path / "copy")
     assert (tmp_path / "link").samefile(tmp_path / "one")
     assert not (tmp_path / "copy").samefile(tmp_path / "one")
     assert (tmp_path / "copy").read_text() == "text"

@@ -147,6 +147,23 @@ def test_other_defaults_are_not_mixed(results: Path, plan: Sweep, name: str, met
         assert "--pruning-lr 0.1" in printed
 
 
+def test_other_runs_that_are_needed_are_another_study(results: Path, plan: Sweep, methods: list[Any]) -> None:
+    path = records(results)["joint-k6-s1"]
+    needs = json.loads(path.read_text())["needs"]
+    change(path, needs={**needs, "translations-s1": "0123"})  # made with distill, which the study has no more
+    refused = r"joint-k6-s1 holds results of another study, .* \(translations-s1 needed, now not\)"
+    with pytest.raises(UserError, match=refused):
+        plan()
+    change(path, needs=needs)
+    assert all_done(plan())
+    with pytest.raises(UserError, match=r"another study, .*base-s1 not needed, now needed"):
+        plan(methods=[{"method": "joint", "start": "base"}, *methods[1:3]])
+    change(path, resolved=..., needs=..., version=...)  # as of a version that recorded the study alone
+    change(path, start=None, teacher={"name": "base-s1"})
+    with pytest.raises(UserError, match=r"joint-k6-s1 holds results of another study"):
+        plan()
+
+
 def test_another_version_is_told(results: Path, plan: Sweep) -> None:
     for path in results.glob("runs/*/result.json"):
         change(path, version="0.0.1" if "base" in str(path) else __version__)
