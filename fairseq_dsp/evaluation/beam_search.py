@@ -35,12 +35,15 @@ def beam_search(
     max_len_b: int = MAX_LEN_B,
     max_tokens: int = 4096,
     cpu: bool = False,
-) -> tuple[dict[int, str], dict[str, float]]:
+    best: int = 1,
+) -> tuple[dict[int, list[str]], dict[str, float]]:
     """Translate a text of ``data-bin`` by beam search; its progress bar goes to standard error.
 
     :param overrides: of the model's options.
     :param post_process: how subwords are joined, or None to leave them.
-    :return: the best translation of each sentence by its number, and what `evaluate.translate` says of the search.
+    :param best: how many translations of each sentence to return, *beam* at most.
+    :return: by the number of each sentence its translations, the best first, and what `evaluate.translate` says of the
+        search.
     """
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -61,7 +64,7 @@ def beam_search(
         arguments = [
             *(without_colons(data_bin, here, "data-bin"), "--user-dir", str(PACKAGE), "--path", models, *size_flags),
             *("--source-lang", source, "--target-lang", target, "--gen-subset", split),
-            *("--beam", str(beam), "--lenpen", str(lenpen), "--num-workers", "0"),
+            *("--beam", str(beam), "--nbest", str(best), "--lenpen", str(lenpen), "--num-workers", "0"),
             *("--max-len-a", str(max_len_a), "--max-len-b", str(max_len_b)),
             # fairseq leaves out the sentences that do not fill the last batch up to such a multiple
             *("--required-batch-size-multiple", "1"),
@@ -74,11 +77,11 @@ def beam_search(
         with _listening() as said, _counting_stopped() as stopped, fitting(checkpoint, data.data_bin):
             generate.main(convert_namespace_to_omegaconf(args))
         output = (Path(folder) / f"generate-{split}.txt").read_text(encoding="utf-8")
-    found: dict[int, str] = {}
+    found: dict[int, list[str]] = {}
     for line in output.split("\n"):
         if line.startswith("H-"):
             name, _, text = line.split("\t")
-            found[int(name.removeprefix("H-"))] = text
+            found.setdefault(int(name.removeprefix("H-")), []).append(text)
     speed = {"sentences": float(len(found)), "cut": float(cut), "stopped_at_limit": float(sum(stopped))}
     for match in filter(None, map(_SPEED.search, said)):
         speed |= {"sentences_per_second": float(match[3]), "tokens_per_second": float(match[4])}

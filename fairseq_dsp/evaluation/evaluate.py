@@ -235,5 +235,5 @@ def translate(
             f"files in {data.folder} do not match, so run scripts/preprocess.sh again"
         )
     for number in Sizes.of(data, split).blank(data, split):
-        found[number] = ""
-    return [found[i] for i in range(expected)], speed
+        found[number] = [""]
+    return [found[i][0] for i in range(expected)], speed

@@ -10,7 +10,7 @@ import os
 import shutil
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -86,11 +86,11 @@ def binarise(text: Path, dictionary: Path, out: Path, *, start: int = 0, end: in
     say(f"[{language}] {text.name}: {sentences} sents, {tokens} tokens, {share:.3}% replaced (by <unk>)")
 
 
-def join(one: Path, other: Path, out: Path) -> None:
-    """Write ``OUT.bin`` and ``OUT.idx`` for two binarised texts, one after the other."""
+def join(texts: Iterable[Path], out: Path) -> None:
+    """Write ``OUT.bin`` and ``OUT.idx`` for binarised texts, one after the other."""
     with _Joined(out) as joined:
-        joined.add(one)
-        joined.add(other)
+        for text in texts:
+            joined.add(text)
 
 
 def _remove(binarised: Path) -> None:

@@ -1,12 +1,13 @@
-"""Sequence-level distillation (Kim and Rush 2016): a corpus whose training text is there twice, once with the
-references and once with what a trained model makes of it.
+"""Sequence-level distillation (Kim and Rush 2016): a corpus whose training text is there several times, with the
+references and with what a trained model makes of it.
 
 The stages, each a folder of the output folder::
 
     raw/ …        those of the corpus but the binarised ones, as they are
-    translations/ the best translation of each training sentence, in subwords, a file for each data-bin
-    data-bin/     that of the corpus, with the training text twice: with its references, then with these translations;
-                  further data-bins likewise
+    translations/ the best translation of each training sentence, in subwords, then the second best of each, and so
+                  on, a file for each data-bin
+    data-bin/     that of the corpus, with the training text several times: with its references, then with these
+                  translations; further data-bins likewise
     prepare.json  as that of the corpus: written last
 """
 
@@ -32,9 +33,10 @@ from .stages import STAMP, Workspace, read_json, say, settings_key, told_in_one_
 NAME = "distilled"
 HELP = "a prepared corpus, with a trained model's translations of its training text beside the references"
 DESCRIPTION = """Sequence-level distillation: a copy of a prepared corpus in which each training sentence is there
-twice, with its reference and with the translation that CKPT gives it. A model with few heads learns more from the two
-than from references alone. The other texts stay as they are, so scores are comparable."""
+several times, with its reference and with the best translations that CKPT gives it. A model with few heads learns more
+from all of them than from references alone. The other texts stay as they are, so scores are comparable."""
 BEAM = 5
+TRANSLATIONS = 4
 _MOST = 2.0, 20
 """A and B: a translation of A · (length of the source) + B subwords has got stuck, and the reference is taken."""
 
@@ -47,6 +49,8 @@ def add_command(commands: Any) -> None:
     add("checkpoint", metavar="CKPT", help="checkpoint of the trained model; several, joined by ':', are an ensemble")
     add("data", metavar="DATA", type=Path, help="the corpus that it was trained on")
     add("out", metavar="OUT", type=Path, help="folder for the new one")
+    meaning = f"how many translations of each sentence, 1 to {BEAM}: the best of the beam (default: %(default)s)"
+    add("--translations", type=int, choices=range(1, BEAM + 1), default=TRANSLATIONS, metavar="N", help=meaning)
     add("--max-tokens", type=positive, default=4096, metavar="N", help="tokens in a batch (default: %(default)s)")
     add("--cpu", action="store_true", help="do not use a GPU")
     add("--force", action="store_true", help="replace a finished preparation in OUT that has other settings")
@@ -77,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
             "input": data.summary.get("key", str(data.folder.absolute())),
             "models": [sha256(Path(path)) for path in models],
             "beam": BEAM,
+            "translations": args.translations,
         }
         names = [path.name for path in made.data_bins]
         others = [path.name for path in sorted(data.folder.iterdir()) if read_json(path / STAMP)]
@@ -91,17 +96,18 @@ def run(args: argparse.Namespace) -> None:
                 space.stage(name, key, partial(_copy, data.folder / name))
             batches = {"max_tokens": args.max_tokens, "cpu": args.cpu}
             parts = {name: _part(data, path) for name, path in zip(names, data.data_bins, strict=True)}
-            texts = space.stage("translations", key, partial(_translate, args.checkpoint, parts, batches))
+            translate = partial(_translate, args.checkpoint, parts, args.translations, batches)
+            texts = space.stage("translations", key, translate)
             for i, (name, part) in enumerate(parts.items()):
                 own = key + name if i else key
-                space.stage(name, own, partial(_add, part, texts / f"{name}.{data.languages[1]}"))
+                space.stage(name, own, partial(_add, part, texts / f"{name}.{data.languages[1]}", args.translations))
             space.remove_others()
             # what these count is another text now
             left = {name: value for name, value in made.summary.items() if name not in ("pairs", "longest")}
             write_json(args.out / SUMMARY, {**left, "settings": settings, "key": key})
     if len(names) > 1:
         say(f"the training text is in {len(names)} parts, for fairseq-train {made.training_data}")
-    say(f"{made.data_bin} is ready for fairseq-train, with the training text twice")
+    say(f"{made.data_bin} is ready for fairseq-train; translations of each training sentence: {args.translations}")
 
 
 def _part(data: PreparedData, data_bin: Path) -> PreparedData:
@@ -126,8 +132,11 @@ def _link(one: Path, other: Path) -> None:
         shutil.copy2(one, other)
 
 
-def _translate(checkpoint: str, parts: dict[str, PreparedData], batches: dict[str, Any], folder: Path) -> None:
-    """Write the translations of the training text of each data-bin; where one is of no use, the reference."""
+def _translate(
+    checkpoint: str, parts: dict[str, PreparedData], number: int, batches: dict[str, Any], folder: Path
+) -> None:
+    """Write translations of the training text of each data-bin; in place of one that is of no use the best, or else
+    the reference."""
     from ..evaluation.beam_search import beam_search
     from .binarise import read_dictionary
 
@@ -139,21 +148,24 @@ def _translate(checkpoint: str, parts: dict[str, PreparedData], batches: dict[st
         if sources is None or references is None:
             raise UserError(f"{part.data_bin} holds no training text: run scripts/preprocess.sh again")
         say(f"translating the {len(sources)} training sentences of {part.data_bin}")
-        found, _ = beam_search(checkpoint, part, "train", beam=BEAM, max_len_a=a, max_len_b=b, **batches)
-        lines, taken = [], 0
+        found, _ = beam_search(checkpoint, part, "train", beam=BEAM, best=number, max_len_a=a, max_len_b=b, **batches)
+        texts, taken = [], 0
         for i in range(len(sources)):
-            line = found.get(i, "")
-            if not line.strip() or len(line.split()) >= a * len(sources[i]) + b:
-                line = dictionary.string(references[i])
-                taken += 1
-            lines.append(line)
+            most = a * len(sources[i]) + b
+            own = [line for line in found.get(i, []) if line.strip() and len(line.split()) < most]
+            taken += not own
+            own = own or [dictionary.string(references[i])]
+            texts.append((own + own[:1] * number)[:number])
         if taken:
             say(f"{taken} of them have no translation that ends, and keep their reference")
-        write_lines(folder / f"{name}.{target}", lines)
+        write_lines(folder / f"{name}.{target}", (text[rank] for rank in range(number) for text in texts))
 
 
-def _add(data: PreparedData, translations: Path, folder: Path) -> None:
-    """Write a data-bin with the training text twice, the second time with the translations."""
+def _add(data: PreparedData, translations: Path, number: int, folder: Path) -> None:
+    """Write a data-bin with the training text several times: with its references, then with translations.
+
+    Half as often with references as with translations: there would be too few of them among four.
+    """
     from .binarise import binarise, join
 
     source, target = data.languages
@@ -162,7 +174,9 @@ def _add(data: PreparedData, translations: Path, folder: Path) -> None:
         if path.is_file() and path.name != STAMP and path.stem not in (f"{train}.{source}", f"{train}.{target}"):
             _link(path, folder / path.name)
     binarise(translations, folder / f"dict.{target}.txt", new, workers=1)
-    for language, second in ((source, data.data_bin / f"{train}.{source}"), (target, new)):
-        join(data.data_bin / f"{train}.{language}", second, folder / f"{train}.{language}")
+    with_references = max(1, number // 2)
+    sources, references = (data.data_bin / f"{train}.{language}" for language in (source, target))
+    join([sources] * (with_references + number), folder / f"{train}.{source}")
+    join([references] * with_references + [new], folder / f"{train}.{target}")
     for ending in ("bin", "idx"):
         new.with_suffix(f".{ending}").unlink()

@@ -64,30 +64,48 @@ def texts(folder: Path, data_bin: str, split: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("data_bin", ["data-bin", "data-bin1"])
-def test_the_second_part_is_what_the_model_translates(
+def test_what_the_model_translates_stands_beside_the_references(
     corpus: Path, model: Path, made: Path, run_fairseq: Callable[..., Any], data_bin: str
 ) -> None:
-    search = ("--beam", 5, "--max-len-a", 2, "--max-len-b", 20, "--max-tokens", 4096, "--cpu")
+    search = ("--beam", 5, "--nbest", 4, "--max-len-a", 2, "--max-len-b", 20, "--max-tokens", 4096, "--cpu")
     printed = run_fairseq(
         "generate", corpus / data_bin, "--path", model, "--gen-subset", "train", *search, "--user-dir", support.PLUGIN
     ).stdout
     lines = [line.split("\t") for line in printed.splitlines() if line.startswith("H-")]
-    found = {int(name.removeprefix("H-")): text for name, _, text in lines}
     sources, references = (texts(corpus, data_bin, "train", language) for language in ("de", "en"))
-    assert texts(made, data_bin, "train", "de") == sources * 2
-    both = texts(made, data_bin, "train", "en")
-    assert both[: len(references)] == references
-    translations = both[len(references) :]
-    ends = [len(found[i].split()) < 2 * (len(sources[i].split()) + 1) + 20 for i in range(len(sources))]
-    assert translations == [found[i] if ends[i] and found[i] else references[i] for i in range(len(sources))]
-    assert sum(a != b for a, b in zip(translations, references, strict=True)) > len(references) / 10
+    assert texts(made, data_bin, "train", "de") == sources * 6
+    targets = texts(made, data_bin, "train", "en")
+    assert targets[: 2 * len(references)] == references * 2
+    columns = [targets[i :: len(references)][2:] for i in range(len(references))]
+    for i, translations in enumerate(columns):
+        most = 2 * (len(sources[i].split()) + 1) + 20
+        found = [text for name, _, text in lines if name == f"H-{i}" and text and len(text.split()) < most]
+        found = found or [references[i]]
+        assert translations == found + found[:1] * (4 - len(found))
+    assert sum(len(set(column)) == 4 for column in columns) > len(references) / 2
+    assert sum(column[0] != line for column, line in zip(columns, references, strict=True)) > len(references) / 10
+
+
+def test_as_many_translations_as_are_asked_for(corpus: Path, model: Path, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    preparing.prepare("distilled", model, corpus, out, "--cpu", "--translations", 1)
+    one, four = (texts(folder, "data-bin", "train", "en") for folder in (out, made))
+    number = len(texts(corpus, "data-bin", "train", "en"))
+    references, best = four[:number], four[2 * number : 3 * number]
+    assert one[:number] == references
+    assert all(line in pair for line, *pair in zip(one[number:], best, references, strict=True))  # where it is no use
+    assert sum(a == b for a, b in zip(one[number:], best, strict=True)) > number / 2
+    refused = preparing.prepare("distilled", model, corpus, out, "--cpu", check=False)
+    assert "was prepared with other settings (translations 1, now 4)" in preparing.the_sentence(refused)
+    done = preparing.prepare("distilled", model, corpus, out, "--cpu", "--translations", 6, check=False)
+    assert "invalid choice: 6" in done.stderr
 
 
 def test_where_a_translation_does_not_end_the_reference_is_taken(
     corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distilled, "_MOST", (0.0, 2))  # one subword and the end, which is too few for most
-    done = preparing.prepare("distilled", model, corpus, tmp_path / "out", "--cpu")
+    done = preparing.prepare("distilled", model, corpus, tmp_path / "out", "--cpu", "--translations", 1)
     both = texts(tmp_path / "out", "data-bin", "train", "en")
     half = len(both) // 2
     same = sum(a == b for a, b in zip(both[:half], both[half:], strict=True))
@@ -113,7 +131,7 @@ def test_fairseq_trains_on_both(made: Path, tmp_path: Path, run_fairseq: Callabl
     flags = ("--task", "translation_dsp", "--heads-to-keep", 6, "--max-epoch", 1, "--max-update", 0)
     data = PreparedData.read(made).training_data
     printed = run_fairseq("train", *support.tiny_train_args(data, tmp_path, *flags, arch="transformer_dsp")).stdout
-    assert f"{made / 'data-bin'} train de-en 400 examples" in printed
+    assert f"{made / 'data-bin'} train de-en 1200 examples" in printed
 
 
 def test_a_data_bin_of_fairseq_preprocess(corpus: Path, model: Path, made: Path, tmp_path: Path) -> None:
