@@ -36,7 +36,6 @@ DESCRIPTION = """Sequence-level distillation: a copy of a prepared corpus in whi
 several times, with its reference and with the best translations that CKPT gives it. A model with few heads learns more
 from all of them than from references alone. The other texts stay as they are, so scores are comparable."""
 BEAM = 5
-TRANSLATIONS = 4
 _MOST = 2.0, 20
 """A and B: a translation of A · (length of the source) + B subwords has got stuck, and the reference is taken."""
 
@@ -50,7 +49,7 @@ def add_command(commands: Any) -> None:
     add("data", metavar="DATA", type=Path, help="the corpus that it was trained on")
     add("out", metavar="OUT", type=Path, help="folder for the new one")
     meaning = f"how many translations of each sentence, 1 to {BEAM}: the best of the beam (default: %(default)s)"
-    add("--translations", type=int, choices=range(1, BEAM + 1), default=TRANSLATIONS, metavar="N", help=meaning)
+    add("--translations", type=int, choices=range(1, BEAM + 1), default=1, metavar="N", help=meaning)
     add("--max-tokens", type=positive, default=4096, metavar="N", help="tokens in a batch (default: %(default)s)")
     add("--cpu", action="store_true", help="do not use a GPU")
     add("--force", action="store_true", help="replace a finished preparation in OUT that has other settings")

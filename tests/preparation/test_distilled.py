@@ -20,6 +20,7 @@ from fairseq_dsp.preparation.binarise import read_dictionary
 
 WORDS = {"de": ("ja", "nein", "gut", "neu"), "en": ("yes", "no", "good", "new")}
 SENTENCES = [numbers for length in (1, 2, 3, 4) for numbers in itertools.product(range(4), repeat=length)]
+FOUR = ("--translations", 4)
 SIZES = ("--valid-size", 20, "--test-size", 20, "--shard-size", 200, "--vocab-size")
 
 
@@ -50,9 +51,9 @@ def model(corpus: Path, tmp_path_factory: pytest.TempPathFactory, run_fairseq: C
 
 @pytest.fixture(scope="module")
 def made(corpus: Path, model: Path) -> Path:
-    """The corpus with its translations."""
+    """The corpus with four translations of each training sentence."""
     out = corpus.with_name("distilled")
-    preparing.prepare("distilled", model, corpus, out, "--cpu")
+    preparing.prepare("distilled", model, corpus, out, "--cpu", *FOUR)
     return out
 
 
@@ -88,14 +89,14 @@ def test_what_the_model_translates_stands_beside_the_references(
 
 def test_as_many_translations_as_are_asked_for(corpus: Path, model: Path, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    preparing.prepare("distilled", model, corpus, out, "--cpu", "--translations", 1)
+    preparing.prepare("distilled", model, corpus, out, "--cpu")
     one, four = (texts(folder, "data-bin", "train", "en") for folder in (out, made))
     number = len(texts(corpus, "data-bin", "train", "en"))
     references, best = four[:number], four[2 * number : 3 * number]
     assert one[:number] == references
     assert all(line in pair for line, *pair in zip(one[number:], best, references, strict=True))  # where it is no use
     assert sum(a == b for a, b in zip(one[number:], best, strict=True)) > number / 2
-    refused = preparing.prepare("distilled", model, corpus, out, "--cpu", check=False)
+    refused = preparing.prepare("distilled", model, corpus, out, "--cpu", *FOUR, check=False)
     assert "was prepared with other settings (translations 1, now 4)" in preparing.the_sentence(refused)
     done = preparing.prepare("distilled", model, corpus, out, "--cpu", "--translations", 6, check=False)
     assert "invalid choice: 6" in done.stderr
@@ -105,7 +106,7 @@ def test_where_a_translation_does_not_end_the_reference_is_taken(
     corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distilled, "_MOST", (0.0, 2))  # one subword and the end, which is too few for most
-    done = preparing.prepare("distilled", model, corpus, tmp_path / "out", "--cpu", "--translations", 1)
+    done = preparing.prepare("distilled", model, corpus, tmp_path / "out", "--cpu")
     both = texts(tmp_path / "out", "data-bin", "train", "en")
     half = len(both) // 2
     same = sum(a == b for a, b in zip(both[:half], both[half:], strict=True))
@@ -138,7 +139,7 @@ def test_a_data_bin_of_fairseq_preprocess(corpus: Path, model: Path, made: Path,
     plain, out = tmp_path / "plain", tmp_path / "out"
     shutil.copytree(corpus / "data-bin", plain, ignore=shutil.ignore_patterns(".*"))
     text = ("--references", corpus / "raw/test.en", "--bpe", "sentencepiece")
-    preparing.prepare("distilled", model, plain, out, *text, "--cpu")
+    preparing.prepare("distilled", model, plain, out, *text, "--cpu", *FOUR)
     names = {path.name for path in plain.iterdir()}
     preparing.prepare("distilled", model, plain, plain / "inside", *text, "--cpu")
     assert preparing.contents(plain / "inside/data-bin").keys() == preparing.contents(out / "data-bin").keys()
@@ -151,14 +152,14 @@ def test_a_data_bin_of_fairseq_preprocess(corpus: Path, model: Path, made: Path,
     assert {**data.summary, "data_bin": "."} == there.summary | {
         "given": {"references": str(text[1])}, "settings": data.summary["settings"], "key": data.summary["key"],
     }  # fmt: skip
-    assert "nothing to do" in preparing.prepare("distilled", model, plain, out, *text, "--cpu").stdout
+    assert "nothing to do" in preparing.prepare("distilled", model, plain, out, *text, "--cpu", *FOUR).stdout
     refused = preparing.prepare("distilled", model, plain, tmp_path / "other", "--cpu", check=False)
     assert "or, for a folder of fairseq-preprocess, its references too" in preparing.the_sentence(refused)
 
 
 def test_it_is_made_once(corpus: Path, model: Path, made: Path) -> None:
     before = preparing.times(made)
-    assert "nothing to do" in preparing.prepare("distilled", model, corpus, made, "--cpu").stdout
+    assert "nothing to do" in preparing.prepare("distilled", model, corpus, made, "--cpu", *FOUR).stdout
     assert preparing.times(made) == before
 
 
