@@ -114,13 +114,13 @@ def _part(data: PreparedData, data_bin: Path) -> PreparedData:
     return replace(data, summary={**data.summary, "data_bin": str(data_bin.absolute())})
 
 
-def _copy(folder: Path, to: Path) -> None:
-    """Fill the folder *to* with all that is in another but its stamp."""
+def _copy(folder: Path, to: Path, *but: str) -> None:
+    """Fill the folder *to* with the files of another but its stamp, and those with some names before their endings.
+
+    Stages have no folders in them: one that is there is somebody's own, or that of the new corpus.
+    """
     for path in folder.iterdir():
-        if path.is_dir():
-            (to / path.name).mkdir()
-            _copy(path, to / path.name)
-        elif path.name != STAMP:
+        if path.is_file() and path.name != STAMP and path.stem not in but:
             _link(path, to / path.name)
 
 
@@ -169,9 +169,7 @@ def _add(data: PreparedData, translations: Path, number: int, folder: Path) -> N
 
     source, target = data.languages
     train, new = f"train.{source}-{target}", folder / "translations"
-    for path in data.data_bin.iterdir():  # without folders: the new corpus may be in one
-        if path.is_file() and path.name != STAMP and path.stem not in (f"{train}.{source}", f"{train}.{target}"):
-            _link(path, folder / path.name)
+    _copy(data.data_bin, folder, f"{train}.{source}", f"{train}.{target}")
     binarise(translations, folder / f"dict.{target}.txt", new, workers=1)
     with_references = max(1, number // 2)
     sources, references = (data.data_bin / f"{train}.{language}" for language in (source, target))

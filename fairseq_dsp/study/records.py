@@ -212,9 +212,11 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
         needed, needs = there.get("needs", {}), run.record["needs"]
         study = needed.keys() != needs.keys()
         training = _differing_steps(there, run.record)
-        training += [f"{name} not needed, now needed" for name in sorted(needs.keys() - needed.keys())]
-        training += [f"{name} needed, now not" for name in sorted(needed.keys() - needs.keys())]
-        training += [f"other {name}" for name in _differing(needed, needs) if name in needed and name in needs]
+        for name in _differing(needed, needs):
+            if name in needed and name in needs:
+                training.append(f"other {name}")
+            else:
+                training.append(f"{name} needed, now not" if name in needed else f"{name} not needed, now needed")
         known = {"options", "recovery", "start", "teacher"}
         if "score-heads" in there["resolved"]:
             known |= {"score_heads", "compensate"}  # steps of their own

@@ -99,13 +99,6 @@ def test_heads_of_a_stock_model_that_is_trained_on_are_scored_and_fitted(
 ) -> None:
     """Each step reads what the one before it left; what the fitting did is part of the run's record."""
     fitted = MICHEL | {"compensate": True, "recovery": {"max-update": 2}, "heads": [6]}
-    distilled = {"method": "joint", "start": "base", "distill": True, "heads": [4]}
-    study = read_study(
-        write_study(base={"checkpoint": str(stock)}, recipe=RECIPE, methods=[fitted, distilled], seeds=[3, 1])
-    )
-    named = {run.name: run for run in expand(study, tmp_path)}
-    assert [name for name in named if name.startswith("translations")] == ["translations-s3"]  # of the one model
-    assert named["joint-k4-s1"].needs == ("base-s1", "translations-s3")
     study = read_study(write_study(base={"checkpoint": str(stock)}, recipe=RECIPE, methods=[fitted]))
     runs = checked_runs(study, tmp_path / "results")
     run = next(run for run in runs if run.method == "michel")
@@ -126,6 +119,14 @@ def test_heads_of_a_stock_model_that_is_trained_on_are_scored_and_fitted(
     alone = fitted | {"recovery": None}
     with pytest.raises(UserError, match="michel removes heads of the model as it is"):
         read_study(write_study(base={"checkpoint": str(stock)}, recipe=RECIPE, methods=[alone]))
+
+
+def test_it_translates_once_for_all_seeds(stock: Path, write_study: Callable[..., Path], tmp_path: Path) -> None:
+    distilled = [{"method": "joint", "start": "base", "distill": True, "heads": [4]}]
+    study = read_study(write_study(base={"checkpoint": str(stock)}, recipe=RECIPE, methods=distilled, seeds=[3, 1]))
+    named = {run.name: run for run in expand(study, tmp_path)}
+    assert [name for name in named if name.startswith("translations")] == ["translations-s3"]
+    assert named["joint-k4-s1"].needs == ("base-s1", "translations-s3")
 
 
 def test_a_recipe_without_an_architecture(write_study: Callable[..., Path]) -> None:
