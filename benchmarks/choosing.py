@@ -64,16 +64,19 @@ class Kind:
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations on the device ``meta``."""
+    """Counts the operations on a device, where none has another thread for the backward pass."""
 
-    number = 0
+    def __init__(self, device: str = "meta") -> None:
+        super().__init__()
+        self.device = device
+        self.number = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         view = any(one.alias_info and not one.alias_info.is_write for one in func._schema.returns)
         made = result[0] if isinstance(result, tuple | list) else result
         computes = not view and not any(word in func.__name__ for word in ("empty", "_unsafe_view", "detach"))
-        self.number += computes and isinstance(made, torch.Tensor) and made.device.type == "meta"
+        self.number += computes and isinstance(made, torch.Tensor) and made.device.type == self.device
         return result
 
 

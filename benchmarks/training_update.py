@@ -4,10 +4,12 @@
     python benchmarks/training_update.py --fp16 --sentences 128 --together 12      (a GPU that trainings share)
 
 Each number of heads is measured while the heads are chosen, once they are fixed, and for a model built compact with the
-same heads. All models are in one process and take turns, update by update, so that a noisy machine harms all alike. The
-batch is random tokens of the given size; what is timed is fairseq's trainer: forward, backward, clipping, Adam. Peak
-memory is measured in a fresh process for each model (on a GPU: torch's own peak; on the CPU: the process's peak
-resident set). A whole training is worked out from its two parts: by default 30% of the updates choose.
+same heads. These are spread over as many modules as possible, which costs most. All models are in one process and take
+turns, update by update, so that a noisy machine harms all alike. The batch is random tokens of the given size; what is
+timed is fairseq's trainer: forward, backward, clipping, Adam. Peak memory is measured in a fresh process for each model
+(on a GPU: torch's own peak; on the CPU: the process's peak resident set). A whole training is worked out from its two
+parts: by default 30% of the updates choose. On the CPU, the operations are counted that forward and backward are made
+of, views aside: a GPU is given about as many, but those of the selection at once.
 
 With --together N, N processes train at the same time on one GPU, a third of them the stock model, a third while the
 heads are chosen, a third with fixed heads, and the updates that each makes in the same seconds are counted.
@@ -24,10 +26,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
+from choosing import Operations
 from fairseq import options, utils
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -74,7 +78,21 @@ def make_trainer(model: Model, args: argparse.Namespace, folder: Path) -> Traine
     cfg = convert_namespace_to_omegaconf(parsed)
     task = setup_task(cfg.task)
     utils.set_torch_seed(1)
-    return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+    built = task.build_model(cfg.model)
+    if getattr(built, "pruner", None) is not None:
+        spread(built.pruner, model[0])
+    return Trainer(cfg, task, built, task.build_criterion(cfg.criterion))
+
+
+def spread(pruner: Any, kept: int) -> None:
+    """Make heads of as many modules as possible the most important ones."""
+    firsts = list(accumulate([module.units for module in pruner.modules], initial=0))
+    modules = len(pruner.modules)
+    at_once = min(kept, modules)
+    with torch.no_grad():
+        for i in range(kept):
+            turn, place = divmod(i, at_once)
+            pruner.importance[firsts[place * modules // at_once] + turn] = 1.0
 
 
 def make_batch(args: argparse.Namespace) -> dict[str, Any]:
@@ -108,6 +126,17 @@ def update(trainer: Trainer, batch: dict[str, Any]) -> float:
     if trainer.cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def operations(trainer: Trainer, batch: dict[str, Any]) -> int:
+    """Return the number of operations of the forward and the backward pass of an update on the CPU."""
+    trainer.zero_grad()
+    trainer.model.train()
+    with Operations("cpu") as counted:
+        trainer.task.train_step(
+            batch, trainer.model, trainer.criterion, trainer.optimizer, trainer.get_num_updates(), ignore_grad=False
+        )
+    return counted.number
 
 
 def name_of(model: Model) -> str:
@@ -254,18 +283,19 @@ def main() -> None:
         rows.append({
             "model": name_of(kept), "seconds": statistics.median(times[kept]), "ratio": middle,
             "ratio_quartiles": [low, high], "peak_mib": memory[kept], "memory_ratio": memory[kept] / memory[None],
+            "operations": operations(trainers[kept], batch) if args.device == "cpu" else None,
         })  # fmt: skip
     ratios = {row["model"]: row["ratio"] for row in rows}
     whole = {
         kept: CHOOSING * ratios[name_of((kept, "choosing"))] + (1 - CHOOSING) * ratios[name_of((kept, "fixed"))]
         for kept in args.heads
     }
-    print(f"{'model':>16} {'seconds':>9} {'ratio (quartiles)':>22} {'peak MiB':>9} {'ratio':>6}")
+    print(f"{'model':>16} {'seconds':>9} {'ratio (quartiles)':>22} {'peak MiB':>9} {'ratio':>6} operations")
     for row in rows:
         low, high = row["ratio_quartiles"]
         print(
             f"{row['model']:>16} {row['seconds']:9.4f} {row['ratio']:8.3f} ({low:.3f}–{high:.3f}) "
-            f"{row['peak_mib']:9.0f} {row['memory_ratio']:6.3f}"
+            f"{row['peak_mib']:9.0f} {row['memory_ratio']:6.3f} {row['operations'] or '':>10}"
         )
     for kept, ratio in whole.items():
         print(f"K = {kept}: a whole training, {CHOOSING:.0%} of it choosing, takes {ratio:.3f} times stock's time")

@@ -11,6 +11,7 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
 from .cached_keys import SAVED, additive_mask, append_step
+from .entering import with_gradients
 from .gates import scale_columns
 from .kinds import UnitModule
 
@@ -23,7 +24,7 @@ class PrunableAttention(MultiheadAttention):
     - As built, it is the stock attention.
     - With :attr:`gate` it is the stock attention with the columns of ``out_proj`` that read head h scaled by g_h: the
       same as scaling the head's output.
-    - With :attr:`kept` it computes those heads only, from their rows and columns of the full parameters.
+    - With :attr:`kept` it computes those heads only, from what it is :attr:`given` of the full parameters.
     - After `remove` it has parameters for those heads only; without heads, only the output bias.
 
     In the last two cases keys and values of the encoder are kept once a sentence, not once a beam: the queries' batch
@@ -33,12 +34,14 @@ class PrunableAttention(MultiheadAttention):
     gate: Tensor | None = None
     """What multiplies each column of ``out_proj``: the gate of the head that it reads; None for 1. *Shape:* (H · d)"""
 
+    given: tuple[Tensor, ...] = ()
+    """In place of parameters, see :class:`~.kinds.GatedModule`: ``out_proj.weight`` scaled, or parts of all of them."""
+
     removed = False
     """Whether there are parameters for the kept heads only."""
 
     gives_weights = True
     _kept: tuple[int, ...] | None = None
-    _index: Tensor | None = None  # the kept heads, on the parameters' device
     _joined_parts: str | None = None
 
     @staticmethod
@@ -57,9 +60,25 @@ class PrunableAttention(MultiheadAttention):
         kept = None if kept is None or len(kept) == self.num_heads else tuple(kept)
         if kept != self._kept:
             self._kept = kept
-            self._index = None if kept is None else torch.tensor(kept, device=self.out_proj.bias.device)
             for layer in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
                 layer.weight.at_rest = kept == ()  # the optimiser leaves it as it is
+
+    @property
+    def owner(self) -> PrunableAttention:
+        """Itself: what has the parameters."""
+        return self
+
+    @property
+    def together(self) -> tuple[tuple[str, ...], ...]:
+        """The names of its parameters, those of projections of one input together."""
+        return *(
+            tuple(f"{part}_proj.{name}" for part in parts) for parts in self._inputs for name in ("weight", "bias")
+        ), ("out_proj.weight",)
+
+    @property
+    def _inputs(self) -> tuple[str, ...]:
+        """The projections of each of its inputs."""
+        return ("qkv",) if self.self_attention else ("q", "kv")
 
     @property
     def can_skip_units(self) -> bool:
@@ -106,10 +125,11 @@ class PrunableAttention(MultiheadAttention):
             return x, weights.mean(0) if weights is not None and not need_head_weights else weights
         stock = super().forward
         arguments = (query, key, value, key_padding_mask, incremental_state, need_weights, static_kv, attn_mask)
-        if self.gate is None:
+        if self.gate is None and not self.given:
             return stock(*arguments, before_softmax, need_head_weights)
         # the scaled matrix stands before the parameter, which nn.Module looks up in a dictionary of its own
-        self.out_proj.__dict__["weight"] = scale_columns(self.out_proj.weight, self.gate)
+        scaled = self.given[0] if self.gate is None else scale_columns(self.out_proj.weight, self.gate)
+        self.out_proj.__dict__["weight"] = scaled
         try:
             return stock(*arguments, before_softmax, need_head_weights)
         finally:
@@ -124,7 +144,7 @@ class PrunableAttention(MultiheadAttention):
             raise ValueError(
                 "attention with xformers, bias_kv or zero_attn needs all its heads: no head can be removed from it"
             )
-        self.gate, self.kept = None, None
+        self.gate, self.kept, self.given = None, None, ()
         left = description.remove(self.state_dict(), kept)
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             trained = getattr(self, name).bias.requires_grad
@@ -166,15 +186,15 @@ class PrunableAttention(MultiheadAttention):
                 return x, None
             # all that the stock attention reads still has a gradient, of 0, as other processes expect
             read = [query] if key is None or key is query else [query, key]
-            return _WithGradients.apply(x, *read, *self.parameters()), None
+            return with_gradients(x, *read, *self.parameters()), None
         if self.encoder_decoder_attention:
             q = self._project(query, "q")
             k, v, mask = self._encoder_keys(key, padding, q.shape[1], heads, incremental_state if static_kv else None)
         else:
-            if key is None or key is query:
+            if self.self_attention:
                 q, kv = self._project(query, "qkv").split((heads * self.head_dim, 2 * heads * self.head_dim), -1)
             else:
-                q, kv = self._project(query, "q"), self._project(key, "kv")
+                q, kv = self._project(query, "q"), self._project(query if key is None else key, "kv")
             k, v, mask = self._own_keys(kv, padding, heads, incremental_state)
         if attn_mask is not None:
             mask = attn_mask.to(q) if mask is None else mask + attn_mask.to(q)
@@ -193,25 +213,20 @@ class PrunableAttention(MultiheadAttention):
         else:
             x = F.scaled_dot_product_attention(q, k, v, mask, dropout)
         x = x.unflatten(2, (-1, steps)).permute(3, 0, 2, 1, 4).reshape(steps, rows, -1)
-        if self._index is None:
-            return self.out_proj(x), weights
-        columns = self.out_proj.weight.unflatten(1, (-1, self.head_dim)).index_select(1, self._index).flatten(1)
-        return F.linear(x, columns, self.out_proj.bias), weights
+        return self.out_proj(x) if self.removed else F.linear(x, self.given[-1], self.out_proj.bias), weights
 
     def _project(self, x: Tensor, parts: str) -> Tensor:
         """Return the projections *parts* of the heads to compute, side by side. *Shape:* (…, C) → (…, parts · H · d)"""
         x = x.contiguous()  # the first layer's input is transposed, which a product with a bias is slow for
+        if not self.removed:
+            first = 2 * self._inputs.index(parts)
+            return F.linear(x, self.given[first], self.given[first + 1])
         if self._joined_parts == parts:
             return F.linear(x, self._joined_weight, self._joined_bias)
         layers = [getattr(self, f"{part}_proj") for part in parts]
-        if self._index is None:
+        if len(layers) == 1 or self.is_noisy:
             return torch.cat([layer(x) for layer in layers], -1) if len(layers) > 1 else layers[0](x)
-        weight, bias = (
-            torch.cat([
-                getattr(layer, name).unflatten(0, (-1, self.head_dim)).index_select(0, self._index) for layer in layers
-            ]).flatten(0, 1)
-            for name in ("weight", "bias")
-        )  # fmt: skip
+        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
         return F.linear(x, weight, bias)
 
     def _encoder_keys(
@@ -286,36 +301,6 @@ class PrunableAttention(MultiheadAttention):
         self.gives_weights = need_attn
         if self.removed and self.num_heads:
             self._join_projections()
-
-    def _apply(self, *args: Any, **kwargs: Any) -> PrunableAttention:
-        super()._apply(*args, **kwargs)
-        if self._index is not None:
-            self._index = self._index.to(self.out_proj.bias.device)
-        return self
-
-
-class _WithGradients(torch.autograd.Function):
-    """The identity of its first argument, which gives the others gradients of 0.
-
-    Parameters at rest have none where no other process expects one: the zeros of a matrix cost time to write, to scale
-    and to clip.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *others: Tensor) -> Tensor:
-        ctx.others = others
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-        zeros = (
-            None
-            if not other.requires_grad or (alone and getattr(other, "at_rest", False))
-            else torch.zeros((), dtype=other.dtype, device=other.device).expand_as(other)
-            for other in ctx.others
-        )
-        return grad, *zeros
 
 
 def lay_out_for_decoding(model: nn.Module) -> None:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -107,6 +106,7 @@ class FeedForward:
     """
 
     can_skip_units = True
+    together = ("fc1.weight",), ("fc1.bias",), ("fc2.weight",)
 
     def __init__(self, layer: Any, width: int) -> None:
         self.layer = layer
@@ -114,6 +114,22 @@ class FeedForward:
         for name, own in (("fc1", _First), ("fc2", _Last)):
             if type(linear := getattr(layer, name)) is nn.Linear:
                 linear.__class__ = own
+
+    @property
+    def owner(self) -> nn.Module:
+        """The layer, which has the parameters."""
+        owner: nn.Module = self.layer
+        return owner
+
+    @property
+    def given(self) -> tuple[Tensor, ...]:
+        """What it computes with in place of its own parameters; see :class:`~.kinds.GatedModule`."""
+        given: tuple[Tensor, ...] = (*self.layer.fc1.given, *self.layer.fc2.given)
+        return given
+
+    @given.setter
+    def given(self, given: tuple[Tensor, ...]) -> None:
+        self.layer.fc1.given, self.layer.fc2.given = given[:-1], given[-1:]
 
     @property
     def is_noisy(self) -> bool:
@@ -147,16 +163,14 @@ class FeedForward:
         kept = None if kept is None or len(kept) * self.width == first.out_features else tuple(kept)
         if kept == first.kept:
             return
-        first.kept = kept
-        index = None if kept is None else torch.tensor(kept, dtype=torch.long, device=last.bias.device)
         for linear in (first, last):
-            linear.index, linear.width = index, self.width
+            linear.kept = kept
             linear.weight.at_rest = kept == ()  # the optimiser leaves it as it is
 
     def remove(self, description: UnitModule, kept: Sequence[int]) -> None:
         """Remove the parameters of all units that are not *kept*, for good; without units, only the last bias stays."""
         layers = {name: getattr(self.layer, name) for name in ("fc1", "fc2")}
-        self.gate, self.kept = None, None
+        self.gate, self.kept, self.given = None, None, ()
         trained = layers["fc2"].bias.requires_grad
         both = {f"{name}.{part}": w for name, layer in layers.items() for part, w in layer.state_dict().items()}
         left = {n: nn.Parameter(w, requires_grad=trained) for n, w in description.remove(both, kept).items()}
@@ -171,27 +185,18 @@ class FeedForward:
 class _Skipping(nn.Linear):
     """A linear layer that can leave out units, of which it computes or reads the neurons."""
 
-    index: Tensor | None = None
-    """The only units to compute. *Shape:* (kept units)"""
-
-    width = 1
-    """Number of neurons of a unit."""
-
-    def chosen(self, parameter: Tensor, dim: int) -> Tensor:
-        """Return a parameter without what belongs to the units that are left out."""
-        if self.index is None:
-            return parameter
-        self.index = self.index.to(parameter.device)
-        return parameter.unflatten(dim, (-1, self.width)).index_select(dim, self.index).flatten(dim, dim + 1)
+    kept: tuple[int, ...] | None = None
+    given: tuple[Tensor, ...] = ()
 
 
 class _First(_Skipping):
     """The layer whose rows are the hidden neurons."""
 
-    kept: tuple[int, ...] | None = None
-
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.chosen(self.weight, 0), self.chosen(self.bias, 0))
+        if self.kept is None:
+            return super().forward(x)
+        # without units with gradients of 0, as other processes expect
+        return F.linear(x, *(self.given if self.kept else (self.weight[:0], self.bias[:0])))
 
 
 class _Last(_Skipping):
@@ -200,8 +205,11 @@ class _Last(_Skipping):
     gate: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.chosen(self.weight, 1) if self.gate is None else scale_columns(self.weight, self.gate)
-        return F.linear(x, weight, self.bias)
+        if self.gate is not None:
+            return F.linear(x, scale_columns(self.weight, self.gate), self.bias)
+        if self.kept == ():
+            return F.linear(x, self.weight[:, :0], self.bias)
+        return F.linear(x, self.given[0], self.bias) if self.given else super().forward(x)
 
 
 class _NoNeurons(nn.Module):

@@ -1,14 +1,12 @@
-"""The gates of a kind of units: importance, the way from it into the modules, and back."""
+"""The gates of a kind of units: importance, and what scales the columns that read a unit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .kinds import UnitModule
 
@@ -60,46 +58,6 @@ def to_columns(gates: Tensor, modules: Sequence[UnitModule]) -> Tensor:
     return columns[0] if len(columns) == 1 else torch.cat(columns)
 
 
-def enter_gates(x: Tensor, gates: Tensor, sizes: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Cut gates into one leaf for each module, whose gradients reach *gates* once in each backward pass.
-
-    Modules use their leaves anywhere in the forward pass after this call, activation checkpointing included, which goes
-    backward through each layer by itself. autograd works through its nodes from the last made to the first: so the
-    gradient of *x*, where the forward pass begins, is computed when all modules have left theirs in the leaves.
-
-    :param x: what the forward pass begins with; returned unchanged.
-    :param gates: float32; of units or of columns. *Shape:* (N)
-    :param sizes: number of them for each module.
-    """
-    leaves = tuple(part.requires_grad_(gates.requires_grad) for part in gates.detach().split(list(sizes)))
-    if gates.requires_grad and torch.is_grad_enabled():
-        x = _Enter.apply(x, gates, leaves)
-    return x, leaves
-
-
-def enter_again(x: Tensor, gates: Tensor, leaves: tuple[Tensor, ...]) -> Tensor:
-    """Return *x*, from which on the gradients of the same leaves reach *gates* too: another place to begin from."""
-    entered: Tensor = _Enter.apply(x, gates, leaves)
-    return entered
-
-
-class _Enter(torch.autograd.Function):
-    """The identity of its first argument; backward, the gradient of the second is the one left in the leaves."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gates: Tensor, leaves: tuple[Tensor, ...]) -> Tensor:
-        ctx.leaves = leaves
-        return x.view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        parts = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in ctx.leaves]
-        for leaf in ctx.leaves:
-            leaf.grad = None
-        return grad if ctx.needs_input_grad[0] else None, torch.cat(parts), None
-
-
 def open_modules(gates: Tensor, sizes: Sequence[int]) -> Tensor:
     """Return how many modules some gates leave open, differentiable; a scalar.
 
@@ -120,7 +78,7 @@ def scale_columns(weight: Tensor, factors: Tensor) -> Tensor:
 
     In half precision the gradient of a factor is summed in float32: the sum over a column may overflow.
 
-    :param weight: *Shape:* (C, columns).
-    :param factors: float32. *Shape:* (columns)
+    :param weight: *Shape:* (…, C, columns).
+    :param factors: float32. *Shape:* (columns), or (…, 1, columns)
     """
     return (weight * factors).to(weight.dtype)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LENGTH, BEAM = 25, 5
 """Of a sentence whose floating-point operations are counted: subwords of it and of its translation; the beam size."""
@@ -171,6 +171,12 @@ class UnitModule:
         """``encoder`` or ``decoder``: where it is."""
         return self.name.partition(".")[0]
 
+    def parameter(self, name: str) -> Tensor:
+        """Return a parameter of the module in a model."""
+        owner, _, attribute = name.rpartition(".")
+        found: Tensor = getattr(getattr(self.module.owner, owner), attribute)
+        return found
+
     def rows(self, kept: Sequence[int]) -> Tensor:
         """Return the rows or columns of the *kept* units. *Shape:* (len(kept) · width)"""
         return torch.tensor([unit * self.width + i for unit in kept for i in range(self.width)], dtype=torch.long)
@@ -221,6 +227,18 @@ class GatedModule(Protocol):
 
     kept: tuple[int, ...] | None
     """The only units to compute; None for all that there are parameters for."""
+
+    given: tuple[Tensor, ...]
+    """What it computes with in place of its own parameters. Where all units are computed, the last matrix, its columns
+    scaled by gates, if anything; where some but not all of them are, their parts of each of `together`."""
+
+    @property
+    def owner(self) -> nn.Module:
+        """What has the parameters."""
+
+    @property
+    def together(self) -> tuple[tuple[str, ...], ...]:
+        """The names of its units' parameters, those together which it reads as one tensor, side by side."""
 
     @property
     def can_skip_units(self) -> bool:

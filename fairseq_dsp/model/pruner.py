@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from itertools import compress
 from typing import Any
 
 import torch
@@ -11,7 +13,8 @@ from ..errors import UserError
 from ..subset.device import beside
 from .attention import PrunableAttention
 from .cost_budget import KindOfBudget
-from .gates import ALL, CHOOSING, FIXED, UnitChoice, enter_again, enter_gates, open_modules, to_columns
+from .entering import Entering, Gates, KeptParts, NoGradient, ScaledColumns, enter
+from .gates import ALL, CHOOSING, FIXED, UnitChoice, open_modules, to_columns
 from .kinds import GatedModule, Kind, UnitModule
 from .monitor import GradientMonitor, UnitCounter
 from .plan import PruningPlan
@@ -65,7 +68,7 @@ class UnitPruner:
         """What draws the units: the plan, or its part of a budget that it shares with those of other kinds."""
         self.sampled: Tensor | None = None
         """The gates of the last training forward pass. *Shape:* (N)"""
-        self._entered: tuple[Tensor, tuple[Tensor, ...]] | None = None  # the gates and leaves of `enter_gates`
+        self._entered: list[Entering] = []  # what the modules compute with in the current update
         self._gates: Tensor | None = None  # the same with their graph, for a penalty in the loss
         self.monitor = GradientMonitor()
         self.update = 0
@@ -73,6 +76,7 @@ class UnitPruner:
         # the units that a checkpoint said, until training goes on, or that no update can change any more
         self._fixed: UnitSet | None = None
         self._nested: dict[int, tuple[UnitSet, Tensor]] = {}  # those of each number, and 0/1, once their order is fixed
+        self._parts: dict[Hashable, KeptParts] = {}  # of these units
         self._left: UnitSet | None = None  # the trained units of a model of which layers are left out
         self._loaded = False
         self._penalty_taken = False
@@ -128,8 +132,7 @@ class UnitPruner:
         if not training:
             if self._fixed is None:
                 return self._set_gates(x, self.chosen_by.keep(self.importance))
-            self._set_fixed(self._fixed)
-            return x
+            return self._set_fixed(x, self._fixed)
         phase = self.plan.phase(self.update)
         if phase != FIXED:
             self._fixed = None
@@ -147,17 +150,13 @@ class UnitPruner:
         self._gates = None
         if phase == ALL:
             self.sampled = torch.ones_like(self.importance)
-            self._set(None, None)
+            self._leave()
         else:
             units, self.sampled = self._of_update()
             if self.plan.config.freeze_weights:  # nothing is trained any more, but the loss must go backward somewhere
                 return self._set_gates(x, self.sampled + 0 * self.importance)
-            self._set_fixed(units)
-        if self.importance.requires_grad:  # a gradient, as other processes expect, but of 0
-            gates = 0 * self.importance
-            x, parts = enter_gates(x, gates, [self.plan.units])
-            self._entered = (gates, parts)
-        return x
+            x = self._set_fixed(x, units)
+        return self._enter(x, NoGradient(self.importance))
 
     def end_update(self, updates: int) -> None:
         """End a training update: *updates* have been made in all.
@@ -170,24 +169,28 @@ class UnitPruner:
                 f"{given} is a part of the loss, but this criterion does not add it: use --criterion "
                 "label_smoothed_cross_entropy_dsp, or sentence_prediction_dsp for classification"
             )
-        self._penalty_taken, self._gates, self._entered, self.update = False, None, None, updates
+        self._penalty_taken, self._gates, self.update = False, None, updates
+        self._entered.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         # they carry a graph, which can be neither copied nor pickled
-        return {**self.__dict__, "_gates": None, "_entered": None}
+        return {**self.__dict__, "_gates": None, "_entered": [], "_parts": {}}
 
     def _enter_decoder(self, _: nn.Module, __: Any, x: Tensor) -> Tensor:
-        if self._entered is None or not torch.is_grad_enabled():
-            return x
-        return enter_again(x, *self._entered)
+        for entering in self._entered:
+            x = enter(x, entering)
+        return x
+
+    def _enter(self, x: Tensor, entering: Entering) -> Tensor:
+        self._entered.append(entering)
+        return enter(x, entering)
 
     def _set_gates(self, x: Tensor, gates: Tensor) -> Tensor:
+        self._leave()
         columns = to_columns(gates, self.modules)
-        x, parts = enter_gates(x, columns, [module.units * module.width for module in self.modules])
-        self._entered = (columns, parts) if gates.requires_grad else None
-        for module, part in zip(self.gated, parts, strict=True):
-            module.gate, module.kept = part, None
-        return x
+        # noise changes the matrix that is scaled, at each call
+        noisy = any(module.is_noisy and module.training for module in self.gated)
+        return self._enter(x, (Gates if noisy else ScaledColumns)(self.modules, columns))
 
     def _of_update(self) -> tuple[UnitSet, Tensor]:
         """Return the units of an update in which none can come back, the best where their number is drawn; as 0/1."""
@@ -200,20 +203,28 @@ class UnitPruner:
             self._nested[total] = self._set_of(gates), gates
         return self._nested[total]
 
-    def _set_fixed(self, units: UnitSet) -> None:
+    def _set_fixed(self, x: Tensor, units: UnitSet) -> Tensor:
         """Have each module compute these units only or, where an option needs them all, gate the others with 0."""
-        layers = (layer for layers in units.layers for layer in layers)
-        for module, described, kept in zip(self.gated, self.modules, layers, strict=True):
-            if module.can_skip_units and not (module.is_noisy and module.training):
-                module.gate, module.kept = None, kept
-            else:
+        self._entered.clear()
+        device = self.importance.device
+        layers = [layer for layers in units.layers for layer in layers]
+        skipping = [module.can_skip_units and not (module.is_noisy and module.training) for module in self.gated]
+        for module, described, kept, skips in zip(self.gated, self.modules, layers, skipping, strict=True):
+            module.gate, module.kept, module.given = None, kept if skips else None, ()
+            if not skips:
                 gate = torch.zeros(described.units * described.width)
                 gate[described.rows(kept)] = 1.0
-                module.gate, module.kept = beside(gate, self.importance.device), None
+                module.gate = beside(gate, device)
+        key = units.layers, tuple(skipping), device
+        if key not in self._parts:
+            self._parts[key] = KeptParts(list(compress(self.modules, skipping)), list(compress(layers, skipping)))
+        return self._enter(x, self._parts[key].cut())
 
-    def _set(self, gate: Tensor | None, kept: tuple[int, ...] | None) -> None:
+    def _leave(self) -> None:
+        """Have each module compute all its units with its own parameters."""
+        self._entered.clear()
         for module in self.gated:
-            module.gate, module.kept = gate, kept
+            module.gate, module.kept, module.given = None, None, ()
 
     def expected_open(self) -> Tensor:
         """Return the expected number of open gates of a penalised selection, differentiable; a scalar."""

@@ -173,9 +173,10 @@ def test_layerdrop_does_not_shift_the_gates(build, batch) -> None:
     for update in range(8):
         model.train().set_num_updates(update)
         logits(model, batch)
-        gates = [module.module.gate.view(module.units, -1) for module in model.pruner.modules]
-        for of_column in torch.cat(gates).detach().unbind(1):
-            assert torch.equal(of_column, model.pruner.sampled)
+        gates = model.pruner.sampled.split([module.units for module in model.pruner.modules])
+        for module, own in zip(model.pruner.modules, gates, strict=True):
+            scaled = scale_columns(module.parameter(module.last), own.repeat_interleave(module.width))
+            assert torch.equal(module.module.given[0], scaled)
 
 
 def test_activation_checkpointing_gives_the_same_gradients(build, batch) -> None:
