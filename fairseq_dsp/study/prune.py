@@ -2,8 +2,8 @@
 the cost of all, train it on, remove the others for good, and compare the result with the original on the test set.
 
 CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp. Model sizes, batches, loss and
-learning rate are read from it. By default, training continues for a third of the updates that the model has had, with a
-learning rate that falls linearly to 0. Where half of the heads or more stay, they are scored once (fairseq-dsp
+learning rate are read from it. By default, training continues for a third of the updates that the model has had, or for
+as many as it has had where less than a third of the heads stays; the learning rate falls linearly to 0. Where half of the heads or more stay, they are scored once (fairseq-dsp
 score-heads), the output projections are fitted to them (fairseq-dsp compensate), and every update trains the model that
 is left. With fewer heads, other units, or an option that says how to choose, the training chooses them, from a budget
 that shrinks from all units to what is to be kept: give --head-selection simple if the model is far from converged.
@@ -231,7 +231,8 @@ def _options(
     found: dict[str, Options] = {}
     try:
         for name, own in trainings.items():
-            options = pruning_recipe.training(base, given | own, model.updates)
+            few = not pruning_recipe.keeps_many(data, base | given | own, model.shape)
+            options = pruning_recipe.training(base, given | own, model.updates, few=few)
             updates = int(options["max-update"])
             if updates < 1:
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")

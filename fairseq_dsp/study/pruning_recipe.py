@@ -41,23 +41,25 @@ _OF_A_RANGE = "heads-to-keep-high"
 _BUDGETS = {"heads-to-keep-start", "heads-to-keep-updates", "heads-to-keep-low", _OF_A_RANGE}
 
 
-def updates_after(updates: int, *, a_range: bool = False) -> int:
+def updates_after(updates: int, *, a_range: bool = False, few: bool = False) -> int:
     """How many updates a model that had so many is trained on for: a third of them, :data:`LEAST_UPDATES` at least.
 
     :param a_range: whether for a range of numbers, which takes twice as long as one.
+    :param few: whether less than a third of the heads stays, which takes as long as the model's own training.
     """
-    return max(LEAST_UPDATES, round(updates / 3)) * (2 if a_range else 1)
+    return max(LEAST_UPDATES, updates if few and not a_range else round(updates / 3)) * (2 if a_range else 1)
 
 
-def training(base: Options, given: Options, updates: int) -> Options:
+def training(base: Options, given: Options, updates: int, *, few: bool = False) -> Options:
     """Options of a training that goes on from a trained model, with a learning rate that falls linearly to 0.
 
     :param base: options of the model's own training; the learning rate is its.
     :param given: further options, which win; those of the budget among them.
     :param updates: how many updates the model had.
+    :param few: whether less than a third of the heads stays.
     :raises ValueError: if a number of updates is given that is none.
     """
-    updates = _number(given, "max-update", updates_after(updates, a_range=_OF_A_RANGE in given))
+    updates = _number(given, "max-update", updates_after(updates, a_range=_OF_A_RANGE in given, few=few))
     own = _options_of("lr_scheduler", str(base.get("lr-scheduler", "fixed")))
     options = base | {"max-update": updates}
     if "lr-scheduler" not in given and not given.keys() & (own - _options_of("lr_scheduler", _LINEAR)):
@@ -107,12 +109,8 @@ def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[
     if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
         return {}
     updates, total = _number(options, "max-update", 0), sum(map(sum, shape.values()))
-    shares = [float(options[name]) for name in SHARES if name in options]
-    if shares:  # it keeps about that of the heads
-        kept = round(shares[0] * total)
-    else:  # of a range the largest number, which a smaller one has its share of
-        kept = int(options[_OF_A_RANGE if _OF_A_RANGE in options else "heads-to-keep"])
-    parts = _MANY if _keeps_many(data, options, kept, total) else _FEW
+    shares, kept = any(name in options for name in SHARES), _heads_kept(options, total)
+    parts = _MANY if keeps_many(data, options, shape) else _FEW
     shrinking, cooldown = (_share(part, updates) for part in parts)
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
     if not _BUDGETS & options.keys():
@@ -139,9 +137,23 @@ def _encoder_floor(options: Options, kept: int, shape: Mapping[str, Sequence[int
     return {floor.replace("_", "-"): min(HEADS.default_floor(name, kept, trained=True), encoder, max(0, kept - 1))}
 
 
-def _keeps_many(data: PreparedData, options: Options, kept: int, total: int) -> bool:
-    """Whether a third of the heads, and of the units of each kind that is pruned, stays."""
-    if 3 * kept < total:
+def _heads_kept(options: Options, total: int) -> int:
+    """Of a share about that of the heads; of a range the largest number, which a smaller one has its share of."""
+    for name in SHARES:
+        if name in options:
+            return round(float(options[name]) * total)
+    return int(options[_OF_A_RANGE if _OF_A_RANGE in options else "heads-to-keep"])
+
+
+def keeps_many(data: PreparedData, options: Options, shape: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a third of the heads, and of the units of each kind that is pruned, stays.
+
+    :param data: the corpus.
+    :param options: as for `schedule`.
+    :param shape: likewise.
+    """
+    total = sum(map(sum, shape.values()))
+    if 3 * _heads_kept(options, total) < total:
         return False
     others = {name: kind for name, kind in BUDGETS.items() if name in options}
     args = parse_options(data, options, "the training") if others else None

@@ -22,7 +22,8 @@ def options_of(model: UnprunedModel, data: PreparedData, k: int, given: dict[str
 def test_the_options_of_a_model(
     stock_checkpoint: Path, prepared: Path, train_tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A third of the updates it had; what is given wins, and its own scheduler stays where an option of it is given."""
+    """A third of the updates it had, or, for few heads, as many; what is given wins, and its own scheduler stays where an
+    option of it is given."""
     model = UnprunedModel.read(stock_checkpoint)
     data = PreparedData.read(prepared)
     assert (model.heads, model.updates, model.sizes["arch"]) == (12, 20, "transformer_dsp")
@@ -50,7 +51,12 @@ def test_the_options_of_a_model(
     own = options_of(model, data, 6, {"criterion": "label_smoothed_cross_entropy"})
     assert own["label-smoothing"] == options["label-smoothing"]
     model.state["optimizer_history"][-1]["num_updates"] = 6000
-    assert options_of(model, data, 6, {})["max-update"] == 2000
+    lengths = {k: options_of(model, data, k, {})["max-update"] for k in (12, 6, 4, 3)}
+    assert lengths == {12: 2000, 6: 2000, 4: 2000, 3: 6000}  # for less than a third as long as it was trained
+    units = {"ffn-units-to-keep": 64, "ffn-unit-width": 1}  # of 128
+    assert options_of(model, data, 6, units)["max-update"] == 2000
+    options = options_of(model, data, 6, units | {"ffn-units-to-keep": 42})
+    assert (options["max-update"], options["total-num-update"], options["cooldown-updates"]) == (6000, 6000, 2700)
     ends = {"heads-to-keep": 3, "heads-to-keep-low": 3, "heads-to-keep-high": 12}
     options = prune._options(model, data, {"3 to 12": ends}, {})["3 to 12"]
     assert (options["max-update"], options["cooldown-updates"], options["min-encoder-heads"]) == (4000, 1200, 3)
