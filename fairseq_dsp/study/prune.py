@@ -3,10 +3,11 @@ the cost of all, train it on, remove the others for good, and compare the result
 
 CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp. Model sizes, batches, loss and
 learning rate are read from it. By default, training continues for a third of the updates that the model has had, or for
-as many as it has had where less than a third of the heads stays; the learning rate falls linearly to 0. Where half of the heads or more stay, they are scored once (fairseq-dsp
-score-heads), the output projections are fitted to them (fairseq-dsp compensate), and every update trains the model that
-is left. With fewer heads, other units, or an option that says how to choose, the training chooses them, from a budget
-that shrinks from all units to what is to be kept: give --head-selection simple if the model is far from converged.
+as many as it has had where less than a third of the heads stays; the learning rate falls linearly to 0. Where half of
+the heads or more stay, they are scored once (fairseq-dsp score-heads), the output projections are fitted to them
+(fairseq-dsp compensate), and every update trains the model that is left. With fewer heads, other units, or an option
+that says how to choose, the training chooses them, from a budget that shrinks from all units to what is to be kept:
+give --head-selection simple if the model is far from converged.
 
 With several K, each has a training of its own; with --range, one training serves every K from the least to the most.
 

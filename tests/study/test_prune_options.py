@@ -22,8 +22,7 @@ def options_of(model: UnprunedModel, data: PreparedData, k: int, given: dict[str
 def test_the_options_of_a_model(
     stock_checkpoint: Path, prepared: Path, train_tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A third of the updates it had, or, for few heads, as many; what is given wins, and its own scheduler stays where an
-    option of it is given."""
+    """What is given wins, and its own scheduler stays where an option of it is given."""
     model = UnprunedModel.read(stock_checkpoint)
     data = PreparedData.read(prepared)
     assert (model.heads, model.updates, model.sizes["arch"]) == (12, 20, "transformer_dsp")
