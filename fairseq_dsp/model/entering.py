@@ -143,14 +143,14 @@ class ScaledColumns:
     def gradients(self) -> Sequence[Tensor | None]:
         """Return those of the columns, *Shape:* (sum of columns), and of the matrices."""
         columns, *weights = self.sources
-        taken = _take(self._leaves)
-        of_columns = [torch.zeros_like(f) if own is None else f for f, own in zip(self._factors, taken, strict=True)]
+        of_leaves = {i: own for i, own in enumerate(_take(self._leaves)) if own is not None}
+        of_columns = [f if i in of_leaves else torch.zeros_like(f) for i, f in enumerate(self._factors)]
         of_weights: list[Tensor | None] = [None] * len(weights)
         for group in self._groups:
-            read = [i for i in group if taken[i] is not None]
+            read = [i for i in group if i in of_leaves]
             if not read:
                 continue
-            gradients = torch.stack([taken[i] for i in read])  # type: ignore[misc]
+            gradients = torch.stack([of_leaves[i] for i in read])
             own, factors = self._stacked(read)
             if columns.requires_grad:
                 exact = gradients.to(torch.promote_types(gradients.dtype, factors.dtype))
@@ -191,7 +191,7 @@ class _Slab:
 
 
 class KeptParts:
-    """Rows and columns of the kept units, as each module reads them; no module changes which, so they are cut anew.
+    """Which rows and columns belong to the kept units, as each module reads them; cut anew in each forward pass.
 
     :param modules: the modules; one without kept units, or with all of them kept, gets nothing.
     :param kept: the units to compute, for each module.
