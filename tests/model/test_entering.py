@@ -109,4 +109,8 @@ def test_units_in_half_precision(build: Any, batch: dict[str, Any]) -> None:
             for module in pruner.modules:
                 for name in module.parameters:
                     gradient = module.parameter(name).grad
-                    assert gradient is None or gradient.dtype == torch.bfloat16
+                    if gradient is None:
+                        assert update == 10, "only once the units are fixed, in a module without any"
+                        assert module.module.kept == ()
+                    else:
+                        assert gradient.dtype == torch.bfloat16
