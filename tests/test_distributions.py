@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import importlib.metadata
 import importlib.util
 import shutil
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 import support
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import fairseq_dsp
 
@@ -91,3 +94,31 @@ def test_the_citation_file_cites_the_paper() -> None:
     (paper,) = citation["references"]
     assert [author["family-names"] for author in paper["authors"]] == ["Li", "Cotterell", "Sachan"]
     assert paper["doi"] == "10.1162/tacl_a_00436"
+
+
+def test_every_package_that_an_installation_brings_is_pinned() -> None:
+    lines = (support.REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if line and not line.startswith("#")}
+    extras = importlib.metadata.metadata("fairseq_dsp").get_all("Provides-Extra") or []
+    found: set[str] = set()
+    waiting = [("fairseq_dsp", extra) for extra in ["", *extras]]
+    while waiting:
+        name, extra = waiting.pop()
+        for line in importlib.metadata.requires(name) or []:
+            wanted = Requirement(line)
+            needed = wanted.marker is None or wanted.marker.evaluate({"extra": extra})
+            # what is not installed here belongs to an extra, or to another build of torch
+            if needed and wanted.name not in found and installed(wanted.name):
+                found.add(wanted.name)
+                waiting += [(wanted.name, further) for further in ["", *wanted.extras]]
+    assert {"sacrebleu", "hydra-core"} <= found
+    assert {canonicalize_name(name) for name in found} - pinned <= {"setuptools"}
+
+
+def installed(name: str) -> bool:
+    """Whether a package is installed here, by the name that it is published by."""
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
