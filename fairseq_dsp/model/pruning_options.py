@@ -40,6 +40,9 @@ class PruningConfig(FairseqDataclass):
         default=None,
         metadata={"help": "minimum number of encoder self-attention heads (default: K/9 with simple, 0 otherwise)"},
     )
+    min_decoder_heads: Optional[int] = field(
+        default=None, metadata={"help": "minimum number of decoder self-attention heads (default: 0)"}
+    )
     uniform_heads: bool = field(
         default=False,
         metadata={"help": "the same number of heads in all modules of a stack: CTranslate2 needs no padding then"},
@@ -189,13 +192,14 @@ class PruningConfig(FairseqDataclass):
             raise ValueError(f"--heads-to-keep-updates is {self.heads_to_keep_updates}, but it must be 1 or more")
         if self.min_heads_per_module < 0:
             raise ValueError(f"--min-heads-per-module is {self.min_heads_per_module}, but it must be 0 or more")
-        for kind, least in (("encoder", self.min_encoder_heads), ("cross", self.min_cross_heads)):
+        for name, floor in HEADS.floors.items():
+            least = getattr(self, floor)
             if least is not None and least < 0:
-                raise ValueError(f"--min-{kind}-heads is {least}, but it must be 0 or more")
+                raise ValueError(f"{flag(floor)} is {least}, but it must be 0 or more")
             if least and any(k is not None for k in per_type):
                 raise ValueError(
-                    f"--min-{kind}-heads {least} is for one budget for all attention types, but a budget for a type is "
-                    f"given: give --{kind}-heads-to-keep instead"
+                    f"{flag(floor)} {least} is for one budget for all attention types, but a budget for a type is "
+                    f"given: give {flag(HEADS.budgets[name])} instead"
                 )
         if self.pruning_warmup_updates < 0:
             raise ValueError(f"--pruning-warmup-updates is {self.pruning_warmup_updates}, but it must be 0 or more")
@@ -285,8 +289,7 @@ _ABOUT_GATES = (
     "decoder_heads_to_keep",
     "min_heads_per_module",
     "uniform_heads",
-    "min_encoder_heads",
-    "min_cross_heads",
+    *HEADS.floors.values(),
     "heads_to_keep_start",
     "heads_to_keep_low",
     "ffn_units_to_keep",

@@ -77,10 +77,11 @@ class _Heads(Kind):
         The decoder learns from its own words before it looks at the source, so an early choice of few heads may leave
         none in cross-attention; and the worth of the encoder's heads shows last. Of the heads of a trained model that
         stay, a quarter is the encoder's: the loss on references, by which heads are chosen, hardly feels what the
-        encoder loses, for the decoder is given the right words so far; translations do.
+        encoder loses, for the decoder is given the right words so far; translations do. And of three or more, one is in
+        the decoder's self-attention, whose last head counts for little until the others have learnt to use it.
         """
         encoder = math.ceil(total / 4) if trained else round(total / 9)
-        return {"cross": 1, "encoder_self": encoder}.get(kind, 0)
+        return {"cross": 1, "encoder_self": encoder, "decoder_self": int(trained and total >= 3)}[kind]
 
     def unit_width(self, options: Any) -> None:
         """No option says how wide a head is: the number of heads does."""
@@ -141,7 +142,11 @@ HEADS = register(
             "decoder_self": "decoder_heads_to_keep",
             "cross": "cross_heads_to_keep",
         },
-        floors={"cross": "min_cross_heads", "encoder_self": "min_encoder_heads"},
+        floors={
+            "cross": "min_cross_heads",
+            "encoder_self": "min_encoder_heads",
+            "decoder_self": "min_decoder_heads",
+        },
         in_proportion="encoder_self",
     )
 )

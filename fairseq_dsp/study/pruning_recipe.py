@@ -8,7 +8,7 @@ little later the heads are fixed, and the weights train on with just these to th
 0. Few heads take longer to choose. The choice is slow: the importance has a tenth of the usual learning rate.
 Feed-forward units, where some are pruned, have the same schedule.
 
-A quarter of the heads, at least, is the encoder's; see `default_floor` of the kind.
+A quarter of the heads, at least, is the encoder's, and one the decoder's; see `default_floor` of the kind.
 
 Shares become update numbers here, once: a training that is extended keeps its schedule.
 """
@@ -119,22 +119,30 @@ def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[
             "heads-to-keep-start": total, "heads-to-keep-updates": shrinking
         }  # fmt: skip
     if _OF_A_RANGE in options or kept < total:
-        found |= _encoder_floor(options, kept, shape)
+        found |= _floors(options, kept, shape)
     return {name: value for name, value in found.items() if name not in options}
 
 
-def _encoder_floor(options: Options, kept: int, shape: Mapping[str, Sequence[int]]) -> Options:
-    """Return the least number of heads of the encoder; nothing where options share the heads out between the types."""
+def _floors(options: Options, kept: int, shape: Mapping[str, Sequence[int]]) -> Options:
+    """Return the least numbers of heads of the types that have others in a trained model than in one from scratch.
+
+    Nothing where options share the heads out between the types.
+    """
     sharing = {"uniform_heads", "min_heads_per_module", *HEADS.budgets.values(), *HEADS.floors.values()}
     if any(name.replace("_", "-") in options for name in sharing):
         return {}
-    sides = [(HEADS.places[name][0], sum(layers)) for name, layers in shape.items()]
-    encoder = sum(heads for side, heads in sides if side == "encoder")
-    if encoder == sum(heads for _, heads in sides):
-        return {}
-    name, floor = next((name, o) for name, o in HEADS.floors.items() if HEADS.places[name][0] == "encoder")
-    # of a single head, cross-attention has the floor
-    return {floor.replace("_", "-"): min(HEADS.default_floor(name, kept, trained=True), encoder, max(0, kept - 1))}
+    own = {name: sum(layers) for name, layers in shape.items() if sum(layers)}
+    counted = 0 if any(name in options for name in SHARES) else int(options.get("heads-to-keep-low", kept))
+    found: Options = {}
+    for name, floor in HEADS.floors.items() if len(own) > 1 else ():
+        # the floor of a type that has no share of a range holds for its least number too; a share of the cost may be
+        # that of fewer heads
+        total = kept if name == HEADS.in_proportion else counted
+        least = HEADS.default_floor(name, total, trained=True)
+        if least != HEADS.default_floor(name, total):
+            # of a single head, cross-attention has the floor
+            found[floor.replace("_", "-")] = min(least, own.get(name, 0), max(0, kept - 1))
+    return found
 
 
 def _heads_kept(options: Options, total: int) -> int:

@@ -35,6 +35,8 @@ def test_the_options_of_a_model(
     chosen = {"head-selection": "simple"}
     floors = {k: options_of(model, data, k, chosen).get("min-encoder-heads") for k in (12, 11, 5, 4, 2, 1)}
     assert floors == {12: None, 11: 3, 5: 2, 4: 1, 2: 1, 1: 0}  # of the encoder's 4 of 12; one in cross-attention stays
+    floors = {k: options_of(model, data, k, chosen).get("min-decoder-heads") for k in (12, 11, 3, 2, 1)}
+    assert floors == {12: None, 11: 1, 3: 1, 2: None, 1: None}
     for own in ("min-encoder-heads", "min-cross-heads", "encoder-heads-to-keep", "min-heads-per-module"):
         found = pruning_recipe.schedule(data, {"max-update": 100, "heads-to-keep": 6, own: 1}, model.shape)
         assert "min-encoder-heads" not in found, f"{own} shares the heads out"
@@ -59,6 +61,12 @@ def test_the_options_of_a_model(
     ends = {"heads-to-keep": 3, "heads-to-keep-low": 3, "heads-to-keep-high": 12}
     options = prune._options(model, data, {"3 to 12": ends}, {})["3 to 12"]
     assert (options["max-update"], options["cooldown-updates"], options["min-encoder-heads"]) == (4000, 1200, 3)
+    assert options["min-decoder-heads"] == 1
+    fewer = ends | {"heads-to-keep": 2, "heads-to-keep-low": 2}
+    assert "min-decoder-heads" not in prune._options(model, data, {"2 to 12": fewer}, {})["2 to 12"]
+    share = pruning_recipe.schedule(data, {"max-update": 100, "parameters-to-keep": 0.5}, model.shape)
+    assert share["min-encoder-heads"] == 2
+    assert "min-decoder-heads" not in share
     assert not ends.keys() & options.keys()
     found = pruning_recipe.touch_up({"lr": "0.4", "max-update": 100, "lr-shrink": "0.5"}, 20)
     assert found == {"lr": 0.2, "max-update": 20, "lr-shrink": "0.5"}, "fairseq's own scheduler, which has no length"
