@@ -79,7 +79,8 @@ def test_shares_are_written_out_as_updates(pruned_out: tuple[Path, str], stock_c
     }  # fmt: skip
     few = {
         "heads-to-keep": 3, "heads-to-keep-start": 12, "heads-to-keep-updates": 8, "cooldown-updates": 9,
-        "pruning-lr": 0.02, "min-encoder-heads": 1, "finetune-from-model": stock_checkpoint,
+        "pruning-lr": 0.02, "min-encoder-heads": 1, "min-decoder-heads": 1,
+        "finetune-from-model": stock_checkpoint,
     }  # fmt: skip
     half = {"head-selection": "fixed", "finetune-from-model": out / "runs/pruned-k6-s1/fitted.pt"}
     for k, own in ((3, few), (6, half)):
@@ -89,7 +90,7 @@ def test_shares_are_written_out_as_updates(pruned_out: tuple[Path, str], stock_c
         for name in ("heads-to-keep", "finetune-from-model"):
             expected.pop(name, None)
         assert {name: str(recorded[name]) for name in expected} == {n: str(v) for n, v in expected.items()}
-    assert "--heads-to-keep-updates 8 --min-encoder-heads 1 --heads-to-keep 3\n" in printed
+    assert "--heads-to-keep-updates 8 --min-encoder-heads 1 --min-decoder-heads 1 --heads-to-keep 3\n" in printed
     assert f"--head-selection fixed --kept-heads {out / 'runs/pruned-k6-s1/kept.json'}\n" in printed
 
 
