@@ -64,7 +64,7 @@ def _check_classifies(state: dict[str, Any], checkpoint: str, data: PreparedData
 def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None, data: PreparedData) -> dict[str, Any]:
     """Return what `describe` does of one model, and the option of the ``cost`` that it has a budget of."""
     from ..removal.checkpoint import TrainedModel
-    from ..removal.data_bin import check_task
+    from ..removal.data_bin import check_fine_tuned, check_task
 
     heads: dict[str, Any] = {"heads": None, "kept": None, "cost": None}
     try:
@@ -81,6 +81,7 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
     weights = state["model"]
     if data.classifies:
         _check_classifies(state, checkpoint, data)
+        check_fine_tuned(state, checkpoint)
         # the head of the language model reads nothing
         weights = {name: weight for name, weight in weights.items() if ".lm_head." not in name}
     else:

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import write_text
 from ..model import HeadSet
+from ..removal.data_bin import check_fine_tuned
 from . import sentences
 from .michel import HeadScores, choose, score
 
@@ -64,12 +65,7 @@ def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     scored = sentences.Sentences(args.checkpoint, args)
     if not hasattr(scored.model, "decoder"):
-        trained = checkpoint_utils.load_checkpoint_to_cpu(args.checkpoint)["model"]
-        if not any(name.startswith("classification_heads.") for name in trained):
-            raise UserError(
-                f"{args.checkpoint} has no classification head, so there is no loss to score its attention heads by: "
-                "fine-tune it first"
-            )
+        check_fine_tuned(checkpoint_utils.load_checkpoint_to_cpu(args.checkpoint), args.checkpoint)
 
     def scoring(gates: Tensor) -> HeadScores:
         return score(scored.model, scored.batches("scoring"), gates=gates if gates.dim() else None)

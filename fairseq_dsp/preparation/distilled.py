@@ -64,7 +64,10 @@ def run(args: argparse.Namespace) -> None:
     :raises UserError: if the model or the corpus cannot be used, or OUT holds a finished preparation with other
         settings.
     """
+    from fairseq import checkpoint_utils
+
     from ..evaluation.inputs import checkpoint_paths  # help needs none of their packages
+    from ..removal.data_bin import check_task
     from .settings import is_done
 
     with told_in_one_sentence(args.out):
@@ -75,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
         made = data.derived(args.out)
         made.check_trainable()
         models = checkpoint_paths(args.checkpoint)
+        for path in models:
+            check_task(checkpoint_utils.load_checkpoint_to_cpu(path), path)
         settings = {
             "corpus": data.summary.get("corpus"),
             "input": data.summary.get("key", str(data.folder.absolute())),

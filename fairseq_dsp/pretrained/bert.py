@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,15 +110,18 @@ def read_bert(folder: Path) -> Bert:
     for name, expected in (("position_embedding_type", "absolute"), ("is_decoder", False)):
         if config.get(name, expected) != expected:
             raise UserError(
-                f"{name} in {path} is {config[name]}, but {expected} is expected: such a model computes what fairseq's "
-                "RoBERTa cannot"
+                f"{name} in {path} is {config[name]!r}, but {expected!r} is expected, for such a model computes what "
+                "fairseq's RoBERTa cannot: give another encoder"
             )
     activation: Any = config.get("hidden_act")
     epsilon: Any = config.get("layer_norm_eps")
     if activation not in list(ACTIVATIONS):
-        raise UserError(f"hidden_act in {path} is {activation}, but one of {', '.join(ACTIVATIONS)} is expected")
+        raise UserError(
+            f"hidden_act in {path} is {activation!r}, but one of {', '.join(ACTIVATIONS)} is expected: give another "
+            "encoder"
+        )
     if type(epsilon) not in (int, float) or not 0 < epsilon < math.inf:
-        raise UserError(f"layer_norm_eps in {path} is {epsilon}, but a positive number is expected, such as 1e-12")
+        raise UserError(f"layer_norm_eps in {path} is {epsilon!r}, but a positive number is expected, such as 1e-12")
     vocabulary, weights = _read_vocabulary(folder / "vocab.txt"), _read_weights(folder)
     rows = len(weights.get("embeddings.word_embeddings.weight", ()))
     if not rows == len(vocabulary) == config.get("vocab_size"):
@@ -139,7 +143,10 @@ def read_bert(folder: Path) -> Bert:
         weights=weights,
     )
     if bert.width % bert.heads:
-        raise UserError(f"num_attention_heads in {path} is {bert.heads}, but it must divide hidden_size, {bert.width}")
+        raise UserError(
+            f"num_attention_heads in {path} is {bert.heads}, but it must divide hidden_size, {bert.width}: download "
+            "the model again"
+        )
     _check_weights(bert, folder)
     return bert
 
@@ -189,6 +196,13 @@ def _shapes(bert: Bert) -> dict[str, tuple[int, ...]]:
 
 
 def _check_weights(bert: Bert, folder: Path) -> None:
+    last = re.compile(r"encoder\.layer\.\d+\.output\.LayerNorm\.weight")
+    layers = sum(last.fullmatch(name) is not None for name in bert.weights)
+    if layers != bert.layers:
+        raise UserError(
+            f"the weights in {folder} have {layers} layers, but num_hidden_layers in config.json is {bert.layers}: the "
+            "files do not belong together"
+        )
     for name, shape in _shapes(bert).items():
         if name not in bert.weights or bert.weights[name].shape != shape:
             there = f"the shape {tuple(bert.weights[name].shape)}" if name in bert.weights else "no such weight"
@@ -196,11 +210,6 @@ def _check_weights(bert: Bert, folder: Path) -> None:
                 f"config.json in {folder} asks for {name} of the shape {shape}, but the weights have {there}: the "
                 "files do not belong together"
             )
-    if f"encoder.layer.{bert.layers}.output.LayerNorm.weight" in bert.weights:
-        raise UserError(
-            f"the weights in {folder} have more layers than the {bert.layers} of config.json: the files do not belong "
-            "together"
-        )
     for name, value in bert.weights.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{name} in {folder} holds a NaN or an infinity: download the model again")

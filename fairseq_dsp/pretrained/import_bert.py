@@ -173,6 +173,7 @@ def compare(bert: Bert, model: Any, pieces: WordPiece) -> float:
         parts = [f"{line} </s>".split() for line in pieces.encode(pair)]
         words = ["<s>", *(word for part in parts for word in part)]
         types = [0] * (1 + len(parts[0])) + [1] * (len(words) - 1 - len(parts[0]))
+        words, types = words[: bert.positions], types[: bert.positions]
         ours, _ = model(torch.tensor([[symbols.index(word) for word in words]]), features_only=True)
         theirs = bert.hidden_states(torch.tensor([[at[back.get(word, word)] for word in words]]), torch.tensor([types]))
         largest = max(largest, (ours - theirs).abs().max().item())

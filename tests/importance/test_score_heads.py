@@ -102,17 +102,25 @@ def test_a_sentence_longer_than_a_batch_has_one_of_its_own(stock: Path, tiny_dat
     torch.testing.assert_close(scores[0]["cross"], scores[1]["cross"])
 
 
-def test_a_classifier_without_a_classification_head(tmp_path: Path, capsys: pytest.CaptureFixture):
-    """fairseq would make one at random."""
+def test_a_classifier_whose_classification_head_is_chance(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """One that import-bert made, and one that fairseq would make."""
     data = pairs.make(tmp_path)
     pairs.train(data, tmp_path, "--arch", "roberta_dsp_tiny", "--max-update", 2)
     path = tmp_path / "checkpoint_last.pt"
     assert main(["score-heads", str(path), "--data", str(data), "--cpu", "--split", "train"]) == 0
     state = torch.load(path, weights_only=True)
+    state["optimizer_history"][-1]["num_updates"] = 0
+    torch.save(state, path)
+    for command, split in (("score-heads", "train"), ("evaluate", "valid")):
+        assert main([command, str(path), "--data", str(data), "--cpu", "--split", split]) == 1
+        assert "has a classification head that was never trained, so the labels" in capsys.readouterr().err
     state["model"] = {k: v for k, v in state["model"].items() if not k.startswith("classification_heads.")}
     torch.save(state, path)
     assert main(["score-heads", str(path), "--data", str(data), "--cpu", "--split", "train"]) == 1
-    assert "has no classification head, so there is no loss to score its attention heads by" in capsys.readouterr().err
+    assert (
+        "has no classification head, so the labels that it gives mean nothing: fine-tune it first"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_missing_checkpoint(tiny_data: Path, capsys: pytest.CaptureFixture):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pairs
 import preparing
 import pytest
 import support
@@ -173,6 +174,13 @@ def test_what_cannot_be_distilled_is_refused(corpus: Path, model: Path, made: Pa
     assert "has translations already" in sentence(model, made, out)
     assert "the checkpoint nowhere.pt is missing" in sentence("nowhere.pt", corpus, out)
     assert "there is no folder" in sentence(model, tmp_path / "none", out)
+    (tmp_path / "pairs").mkdir()
+    pairs.train(
+        pairs.make(tmp_path / "pairs"), tmp_path / "classifier", "--arch", "roberta_dsp_tiny", "--max-update", 1
+    )
+    classifier = tmp_path / "classifier/checkpoint_last.pt"
+    assert "classifies sentences, but a translation model is expected" in sentence(classifier, corpus, out)
+    assert not out.exists()
     labelled = tmp_path / "labelled"
     labelled.mkdir()
     (labelled / "prepare.json").write_text('{"task": "sentence_prediction", "data_bin": "."}')

@@ -147,6 +147,11 @@ def test_the_hidden_states_are_the_originals(tmp_path: Path, capsys) -> None:
     assert "6 of 6 heads are kept" in capsys.readouterr().out
 
 
+def test_fewer_positions_than_the_sentences_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairseq_dsp.pretrained.import_bert.SENTENCES", [("guitar " * 600, "a man")])
+    assert cli.main(["import-bert", str(publish(tmp_path / "bert")), str(tmp_path / "out")]) == 0
+
+
 def test_one_token_type_needs_no_segment_embedding(tmp_path: Path) -> None:
     published, out = publish(tmp_path / "bert", type_vocab_size=1), tmp_path / "out"
     assert cli.main(["import-bert", str(published), str(out)]) == 0
@@ -204,7 +209,8 @@ def test_a_training_starts_from_it(tmp_path: Path) -> None:
         (lambda f: _pickled(f, {1: torch.ones(1)}), "the weights have 0"),
         (lambda f: _pickled(f, {"a": _Code()}), "nothing in it was run"),
         (lambda f: _pickled(f, {"a": _Code()}, zipped=False), "nothing in it was run"),
-        (lambda f: _edit(f, num_hidden_layers=1), "have more layers than the 1"),
+        (lambda f: _edit(f, num_hidden_layers=1), "have 2 layers, but num_hidden_layers in config.json is 1:"),
+        (lambda f: _edit(f, num_hidden_layers=3_000_000), "have 2 layers, but num_hidden_layers"),
         (lambda f: _edit(f, intermediate_size=24), "do not belong together"),
         (lambda f: (f / "vocab.txt").write_text(PIECES.replace(" ", "\n").replace("[SEP]", "x")), r"has no \[SEP\]"),
         (lambda f: (f / "vocab.txt").unlink(), "vocab.txt cannot be read"),

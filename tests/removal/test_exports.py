@@ -187,6 +187,7 @@ def test_folder_is_all_that_is_needed(compact, tiny_data, tmp_path, monkeypatch)
     subwords = ("--bpe", "sentencepiece", "--bpe-model", str(tmp_path / "pieces.model"))
     out = tmp_path / "made"
     assert main(["export-folder", str(compact), str(out), "--data", str(tiny_data), *subwords]) == 0
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "whom the folder is for can read all of it"
     expected = fairseq_dsp.from_pretrained(out).translate(sentences(tiny_data)[:3])
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
