@@ -89,6 +89,10 @@ class Classifier:
         """Return an input as the model is given it in training. *Shape:* (T)"""
         cfg, dictionary = self.task.cfg, self.task.source_dictionary
         words = [self._words(sentence).split() for sentence in sentences]
+        if not all(words):
+            raise UserError(
+                f"input {number} has a sentence without any subword, of which nothing can be said: leave it out"
+            )
         separator = [] if cfg.separator_token is None or len(words) == 1 else [cfg.separator_token]
         start = [] if cfg.init_token is None else [cfg.init_token]
         if cut(words, cfg.max_positions - len(start) - len(separator) - len(words)):

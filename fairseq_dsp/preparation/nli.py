@@ -161,13 +161,15 @@ def _encode(raw: Path, splits: list[str], encoder: Encoder, positions: int, fold
     model = WordPiece.read(encoder.tokeniser)
     room = positions - 3  # the symbol at the beginning, and one at the end of each sentence
     for split in splits:
-        sides = [model.encode(stored_lines(raw / f"{split}.{name}")) for name in COLUMNS[:2]]
+        texts = [list(stored_lines(raw / f"{split}.{name}")) for name in COLUMNS[:2]]
+        sides = [model.encode(text) for text in texts]
         pairs = [(first.split(" "), second.split(" ")) for first, second in zip(*sides, strict=True)]
-        empty = sum(not (any(first) and any(second)) for first, second in pairs)
+        empty = [pair for pair, words in enumerate(pairs) if not all(map(any, words))]
         if empty:
+            first = tuple(text[empty[0]] for text in texts)
             raise UserError(
-                f"{empty} pairs of {split} have a sentence without any WordPiece, such as one of control characters "
-                "alone: remove them"
+                f"{len(empty)} pairs of {split} have a sentence without any WordPiece, such as one of control "
+                f"characters alone, the first of them {first!a}: remove them"
             )
         longer = sum(cut(pair, room) for pair in pairs)
         if longer:

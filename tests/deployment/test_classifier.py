@@ -117,6 +117,8 @@ def test_words_are_cut_into_pieces_and_long_inputs_told(
     assert first.probabilities == pytest.approx(second.probabilities, abs=1e-6)
     with pytest.warns(UserWarning, match="input 1 has more tokens than the 40 that the model takes"):
         (long,) = model.predict([("ba " * 50, "no ba")])
+    with pytest.raises(UserError, match="input 2 has a sentence without any subword"):
+        model.predict([("ba", "no ba"), ("\u0301", "ba")])
     (cut,) = model.predict([("ba " * 34, "no ba")])
     assert long.probabilities == pytest.approx(cut.probabilities, abs=1e-6)
 

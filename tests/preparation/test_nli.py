@@ -170,7 +170,9 @@ def test_what_leaves_nothing_to_train_on_or_hold_out_is_refused(tmp_path: Path, 
     assert "line 2, holds a NUL character" in preparing.the_sentence(preparing.prepare(*command, check=False))
     table(tmp_path / "SICK_train.txt", "sick", [("\ue000\x01", "A newt.", "neutral")])
     done = preparing.prepare(*command, check=False)
-    assert "1 pairs of train have a sentence without any WordPiece" in preparing.the_sentence(done)
+    said = preparing.the_sentence(done)
+    assert "1 pairs of train have a sentence without any WordPiece" in said
+    assert r"the first of them ('\ue000\x01', 'A newt.'): remove them" in said
 
 
 def test_only_a_line_feed_ends_a_row(tmp_path: Path, encoder: Path) -> None:
