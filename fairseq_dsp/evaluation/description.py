@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..model import PruningConfig
+from ..model.labels import check_fine_tuned
 from ..model.pruning_options import flag
 from ..model.units import count_parameters
 from .prepared import PreparedData
@@ -64,7 +65,7 @@ def _check_classifies(state: dict[str, Any], checkpoint: str, data: PreparedData
 def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None, data: PreparedData) -> dict[str, Any]:
     """Return what `describe` does of one model, and the option of the ``cost`` that it has a budget of."""
     from ..removal.checkpoint import TrainedModel
-    from ..removal.data_bin import check_fine_tuned, check_task
+    from ..removal.data_bin import check_task
 
     heads: dict[str, Any] = {"heads": None, "kept": None, "cost": None}
     try:

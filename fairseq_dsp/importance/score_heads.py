@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import write_text
 from ..model import HeadSet
-from ..removal.data_bin import check_fine_tuned
+from ..model.labels import check_fine_tuned
 from . import sentences
 from .michel import HeadScores, choose, score
 

@@ -71,3 +71,16 @@ def check_labels(task: Any, trained: Sequence[str] | None = None) -> None:
             f"the data have the labels {', '.join(labels)}, but the model was trained with {', '.join(trained)}, so "
             "labels would be confused: give data that were binarised with the label/dict.txt of its training"
         )
+
+
+def check_fine_tuned(state: dict[str, Any], path: str) -> None:
+    """Check that a classifier is not as import-bert left it: its labels would be chance.
+
+    :param state: what fairseq loaded from the checkpoint *path*.
+    :raises UserError: if it is.
+    """
+    history = state.get("optimizer_history") or [{}]
+    heads = [name for name in state["model"] if name.startswith("classification_heads.")]
+    if not heads or history[-1].get("num_updates") == 0:
+        what = "a classification head that was never trained" if heads else "no classification head"
+        raise UserError(f"{path} has {what}, so the labels that it gives mean nothing: fine-tune it first")

@@ -81,19 +81,6 @@ def classification_task_of(model: TrainedModel, data: str | None) -> Any:
     return task
 
 
-def check_fine_tuned(state: dict[str, Any], path: str) -> None:
-    """Check that a classifier is not as import-bert left it: its labels would be chance.
-
-    :param state: what fairseq loaded from the checkpoint *path*.
-    :raises UserError: if it is.
-    """
-    history = state.get("optimizer_history") or [{}]
-    heads = [name for name in state["model"] if name.startswith("classification_heads.")]
-    if not heads or history[-1].get("num_updates") == 0:
-        what = "a classification head that was never trained" if heads else "no classification head"
-        raise UserError(f"{path} has {what}, so the labels that it gives mean nothing: fine-tune it first")
-
-
 def check_task(state: dict[str, Any], path: str, *, any_plugin: bool = True) -> None:
     """Check that a model translates from one language into another, without language tokens in its input.
 

@@ -23,6 +23,7 @@ GROUPS: list[dict[str, Any]] = [
         "min_heads_per_module": 1,
         "min_encoder_heads": 1,
         "min_cross_heads": 2,
+        "min_decoder_heads": 3,
         "heads_to_keep_start": 9,
         "heads_to_keep_updates": 4,
         "head_selection": "ste",
