@@ -106,10 +106,12 @@ def test_scoring_leaves_the_model_as_it_was(setting: Batches):
 
 def test_an_adaptive_softmax_has_the_loss_of_its_own_distribution(tiny_data: Path, tmp_path: Path):
     """Its decoder's output are no logits."""
-    flags = ("--adaptive-softmax-cutoff", "9", "--decoder-output-dim", "16")
+    # a smooth function, for differences of losses that are partly in float32 need large steps
+    flags = ("--adaptive-softmax-cutoff", "9", "--decoder-output-dim", "16", "--activation-fn", "gelu")
     config = inprocess.argparse_config(tiny_data, tmp_path, *flags, arch="transformer")
     task = tasks.setup_task(config.task)
     task.load_dataset("valid")
+    torch.manual_seed(1)
     model = task.build_model(config.model).eval()
     dataset = task.dataset("valid")
     batch = dataset.collater([dataset[i] for i in range(8)])
@@ -120,9 +122,9 @@ def test_an_adaptive_softmax_has_the_loss_of_its_own_distribution(tiny_data: Pat
     expected = -whole.gather(2, batch["target"][..., None])[batch["target"] != 1].sum()
     torch.testing.assert_close(_loss(model, batch), expected)
     gradients = gate_gradients(model, batch, torch.ones(12))
-    for head in (0, 5, 11):  # by central differences in double precision
+    for head in (0, 5, 11):  # by central differences
         losses = []
-        for step in (1e-4, -1e-4):
+        for step in (1e-3, -1e-3):
             gates = torch.ones(12, dtype=torch.float64)
             gates[head] += step
             with torch.no_grad():
@@ -133,7 +135,7 @@ def test_an_adaptive_softmax_has_the_loss_of_its_own_distribution(tiny_data: Pat
                     weight.mul_(gate.repeat_interleave(weight.shape[1] // module.units))
                 whole = twin.get_normalized_probs(twin(**batch["net_input"]), log_probs=True)
             losses.append(-whole.gather(2, batch["target"][..., None])[batch["target"] != 1].sum())
-        slope = (losses[0] - losses[1]) / 2e-4
+        slope = (losses[0] - losses[1]) / 2e-3
         torch.testing.assert_close(gradients[:, head].sum(), slope, rtol=1e-3, atol=1e-4)
 
 
