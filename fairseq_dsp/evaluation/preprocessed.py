@@ -90,8 +90,9 @@ def _labelled(folder: Path) -> PreparedData | None:
     if prepared or not (folder / "label" / "dict.txt").is_file():
         return None
     content = hashlib.sha256()
-    for part in ("input0", "label"):
-        content.update(_read(folder / part / "dict.txt"))
+    labels = sorted(folder.glob("label/*.bin"))  # other ones have the same size
+    for path in (folder / "input0" / "dict.txt", folder / "label" / "dict.txt", *labels):
+        content.update(_read(path))
     binarised = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in folder.glob("*/*.bin"))
     name = folder.absolute().name
     summary = {"task": CLASSIFICATION, "corpus": name, "data_bin": ".", "key": _key([content.hexdigest(), binarised])}

@@ -186,7 +186,7 @@ class PruningPlan:
     def _counts_at(self, elapsed: int) -> list[int] | None:
         """Return how many of :attr:`_all` are kept in a training in which that shrinks, None in any other."""
         updates, start = self._option("updates"), self._option("start")
-        if updates is None or self.budget.keeps_all:
+        if updates is None or self.budget.keeps_all or self.range:
             return None
         first = self._all if start is None or self._option("uniform") else [start]
         return [shrink(elapsed, one, last, updates) for one, last in zip(first, self._last, strict=True)]

@@ -182,7 +182,8 @@ class PruningConfig(FairseqDataclass):
                 raise ValueError(
                     f"{flag(one)} changes the budget for all attention types: give it with --heads-to-keep"
                 )
-        if self.heads_to_keep_updates is not None and self.heads_to_keep_low is not None:
+        others = any(self.has_budget_of(kind) for kind in KINDS.values() if kind is not HEADS)  # which it shrinks
+        if self.heads_to_keep_updates is not None and self.heads_to_keep_low is not None and not others:
             raise ValueError("--heads-to-keep-updates shrinks the budget and --heads-to-keep-low draws it: give one")
         if self.ffn_unit_width is not None and self.ffn_unit_width < 1:
             raise ValueError(f"--ffn-unit-width is {self.ffn_unit_width}, but it must be 1 or more")

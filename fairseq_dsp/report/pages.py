@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..evaluation.significance import Comparison
 from ..files import write_text
 from ..markdown import markdown_table
+from ..study.options import SHARES
 from ..study.results import BASE, BASE_TITLE, Results, stopped
 from ..study.training_log import Curve
 from . import figures, tables
@@ -33,6 +34,10 @@ td:first-child { white-space: normal; min-width: 8rem; }
 .note { color: #555; font-size: 0.9rem; } .missing { border-left: 4px solid #d55e00; padding-left: 0.8rem; }
 @media (max-width: 40rem) { table { font-size: 0.85rem; } th, td { padding: 0.15rem 0.4rem; } }
 """
+
+_BUDGETS = {"k": "{} heads", "l": "λ = {}", None: "training"}
+_BUDGETS |= {option[0]: f"{{}} of the {what}" for option, what in SHARES.items()}
+"""What a training was asked to keep, by the letter of it in a run's name."""
 
 
 def write_report(results: Results, out: Path, against: str | None = None) -> None:
@@ -73,7 +78,10 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
             f"{_setting(results)}. The validation loss is fairseq's, {loss}, of the checkpoint that is evaluated, if "
             "it was trained at that number of heads: choose by it, not by the test set. "
             f"{score}, the mean over the seeds. "
-            + note("the unpruned model", [line.to_base for line in lines])
+            + note(
+                "the unpruned model" + (", one for all seeds" if results.study.get("given_base") else ""),
+                [line.to_base for line in lines],
+            )
             + f" {stopped(results.rows())}".rstrip()
             + f" Sentences are resampled by bootstrap. Signature: {signature}",
             tables.header(results.metrics),
@@ -126,14 +134,13 @@ def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
 
 
 def _curves_of(learning: dict[str, dict[str, Curve]], label: str, seed: int) -> dict[str, dict[str, Curve]]:
-    """The learning curves of a method, by what distinguishes its trainings: the number of heads, or the penalty."""
+    """The learning curves of a method, by what distinguishes its trainings: the number of heads, a share, a penalty."""
     found = {}
     for run, curves in learning.items():
         # the name of another method may begin with this one's
-        if match := re.fullmatch(rf"{label}(?:-k(\d+)|-l([\d.e-]+)|-training)?-s{seed}", run):
-            heads, penalty = match.groups()
-            name = f"{heads} heads" if heads else f"λ = {penalty}" if penalty else "training"
-            found[float(heads or penalty or 0)] = name, curves
+        if match := re.fullmatch(rf"{label}(?:-([klpf])([\d.e-]+)|-training)?-s{seed}", run):
+            kind, number = match.groups()
+            found[float(number or 0)] = _BUDGETS[kind].format(number), curves
     return {name: curves for _, (name, curves) in sorted(found.items(), reverse=True)}
 
 

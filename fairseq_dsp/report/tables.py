@@ -54,11 +54,10 @@ def table_lines(results: Results, found: Bootstrap, against: str | None = None) 
     if against is not None and against not in names:
         raise UserError(f"the study has no method {against} to compare with: give one of {', '.join(names)}")
     rows = results.rows()
-    bases = next((row.seeds for row in rows if row.label == BASE), {})
     others = {row.budget: row.seeds for row in rows if row.label == against}
     to_base, to_other = [], []
     for row in rows:
-        to_base.append(None if row.label == BASE else found.compare(row.seeds, bases))
+        to_base.append(None if row.label == BASE else found.compare(row.seeds, results.bases_of(row)))
         to_other.append(None if row.label in (BASE, against) else found.compare(row.seeds, others.get(row.budget, {})))
     lines = []
     for row, base, other in zip(rows, _corrected(to_base), _corrected(to_other), strict=True):
@@ -151,11 +150,17 @@ def cost_cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
                 f"{4e-6 * parameters:.2f}",
                 "" if speed is None else f"{speed:.1f}",
                 "" if speed is None or base is None else f"{speed / base:.2f}",
-                f"{statistics.fmean(run['training_seconds'] for run in row.runs) / 60:.1f}",
+                _minutes(row),
                 f"{row.mean(metric):.2f}",
             ]
         )
     return out
+
+
+def _minutes(row: Row) -> str:
+    """How long a training takes, the mean; empty if that of one is not known."""
+    seconds = [run["training_seconds"] for run in row.runs]
+    return "" if None in seconds else f"{statistics.fmean(seconds) / 60:.1f}"
 
 
 def to_html(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:

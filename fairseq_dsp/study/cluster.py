@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -20,44 +21,10 @@ from ..files import write_json
 from ..subset import OWN
 from .lock import LockedError
 from .nodes import FIRST_NODE, Nodes
-from .runner import RunError, execute, is_done
+from .runner import RunError, execute, is_done, is_done_alike
 from .runs import LOG, Run
 from .slurm import SlurmError, queued, submit
-
-
-@dataclass(frozen=True)
-class Key:
-    """A key of a study's ``slurm``.
-
-    :param kind: type of its value.
-    :param name: what submitit calls it, or None for what it does not read.
-    :param least: the smallest number.
-    """
-
-    kind: type
-    name: str | None
-    least: float | None = None
-
-
-KEYS = {
-    "partition": Key(str, "slurm_partition"),
-    "account": Key(str, "slurm_account"),
-    "qos": Key(str, "slurm_qos"),
-    "constraint": Key(str, "slurm_constraint"),
-    "minutes": Key(int, "timeout_min", 1),
-    "cpus": Key(int, "cpus_per_task", 1),
-    "gpus": Key(int, "gpus_per_node", 0),
-    "nodes": Key(int, "nodes", 1),
-    "memory_gb": Key(float, "mem_gb", 0.001),
-    "at_a_time": Key(int, "slurm_array_parallelism", 1),
-    "array_size": Key(int, None, 1),
-    "requeues": Key(int, "max_num_timeout", 0),
-    "setup": Key(list, "slurm_setup"),
-    "additional": Key(dict, "slurm_additional_parameters"),
-}
-"""The keys of a study's ``slurm``."""
-
-_EXPECTED = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "keys with values"}
+from .slurm_options import KEYS, check_options
 
 _JOB = "slurm.json"
 POLL = 5.0  # seconds between two looks for results
@@ -126,33 +93,6 @@ def _noted(number: signal.Signals, told: list[int]) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raise a `UserError` unless a study's ``slurm`` can be used."""
-    for name, value in options.items():
-        if name not in KEYS:
-            raise UserError(f"slurm has an unknown key {name}: give some of {', '.join(KEYS)}")
-        key = KEYS[name]
-        kinds: Any = (int, float) if key.kind is float else key.kind
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise UserError(f"slurm: {name} is {value!r}, but {_EXPECTED[key.kind]} is expected")
-        if key.least is not None and not key.least <= value < math.inf:
-            raise UserError(f"slurm: {name} is {value}, but a number from {key.least} is expected")
-        if key.kind is str and not (value.strip() and value.isprintable()):
-            raise UserError(f"slurm: {name} is {value!r}, but a name is expected: give one, or leave the key out")
-        if key.kind is list and not all(isinstance(line, str) for line in value):
-            raise UserError(f"slurm: {name} is {value!r}, but a list of lines for the shell is expected")
-        if key.kind is dict:
-            _check_additional(value)
-
-
-def _check_additional(options: Mapping[Any, Any]) -> None:
-    for name, value in options.items():
-        if not isinstance(name, str) or not isinstance(value, (str, int, float)):
-            raise UserError(f"slurm: additional has {name!r}: {value!r}, but options of sbatch are expected")
-        if name.replace("_", "-") in ("array", "wrap"):
-            raise UserError(f"slurm: additional has {name}, but a sweep sets it itself: leave it out")
-
-
 def run_on_slurm(
     runs: Sequence[Run],
     options: Mapping[str, Any],
@@ -179,7 +119,7 @@ def run_on_slurm(
     slurm = _Slurm(options, folder, say)
     waiting, broken = list(runs), set[str]()
     there = slurm.first_answer()
-    going = {job: run for run in waiting if (job := _job_of(run)) and job in there}
+    going = {job: run for run in waiting if (job := _job_of(run, there))}
     waiting = [run for run in waiting if run not in going.values()]
     gone: dict[str, float] = {}  # since when SLURM does not know a job any more
     ready: list[Run] = []
@@ -199,7 +139,12 @@ def run_on_slurm(
             with contextlib.suppress(OSError):
                 os.listdir(run.folder)  # makes a network file system look again
             if is_done(run):
-                done.add(run.name)
+                try:
+                    is_done_alike(run)
+                    done.add(run.name)
+                except UserError as error:
+                    broken.add(run.name)
+                    failed(run, str(error))
             elif answer is None:
                 continue
             elif job in answer:
@@ -288,7 +233,7 @@ class _Slurm:
             self.refusals = 0
             del ready[: len(portion)]
             for job, run in zip(jobs, portion, strict=True):
-                write_json(run.folder / _JOB, {"job": job})
+                write_json(run.folder / _JOB, {"job": job, "commands": _commands(run)})
                 taken[job] = run
         return taken
 
@@ -313,10 +258,30 @@ class _Slurm:
         return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **own}
 
 
-def _job_of(run: Run) -> str | None:
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return str(json.loads((run.folder / _JOB).read_text(encoding="utf-8"))["job"])
-    return None
+def _job_of(run: Run, there: set[str]) -> str | None:
+    """Return the job of an earlier sweep that does a run.
+
+    :param there: the jobs in the queue.
+    :raises UserError: if it has the commands of another run than this one is now.
+    """
+    try:
+        noted = json.loads((run.folder / _JOB).read_text(encoding="utf-8"))
+        job = str(noted["job"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if job not in there:
+        return None
+    if noted.get("commands", _commands(run)) != _commands(run):
+        raise UserError(
+            f"SLURM's job {job} does {run.name} as it was before the study was changed: end it with scancel {job} and "
+            "start the sweep again, or change the study back"
+        )
+    return job
+
+
+def _commands(run: Run) -> str:
+    """What tells a run's commands from others."""
+    return hashlib.sha256(repr([step.command for step in run.steps]).encode()).hexdigest()[:16]
 
 
 def _reason(job: str, run: Run, folder: Path, *, late: float) -> str | None:

@@ -20,6 +20,8 @@ _CHOOSING = ("joint", "ste", "pipelined", "voita", "range")
 _SHARED = ("joint", "ste", "pipelined")
 """Those whose heads and units may have a budget of cost together."""
 
+_SIZES = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
+
 
 def read_shares(content: Mapping[str, Any], where: str) -> tuple[tuple[str, float], ...]:
     """Return the shares of the cost that a study or a method gives, each with its option."""
@@ -91,6 +93,23 @@ def check_structure(method: Method, methods: Sequence[Method], *, compact: bool)
                 f"{method.name} takes the heads of {method.of} at K = {k} with seed {seed}, but no such run is in the "
                 f"study: give {method.of} this number of heads and seed, or leave them out here"
             )
+
+
+def check_sizes(data: PreparedData, sizes: Options, trainings: Mapping[str, Options]) -> None:
+    """Raise a ``ValueError`` if a training gives its model another size than the pretrained one has.
+
+    :param sizes: the architecture and the sizes of the pretrained model.
+    :param trainings: all options of each, by what names it.
+    """
+    theirs = vars(parse_options(data, sizes, "pretrained"))
+    for where, options in trainings.items():
+        ours = vars(parse_options(data, options, where))
+        for name in (f"{stack}_{size}" for stack in ("encoder", "decoder") for size in _SIZES):
+            if name in theirs and ours.get(name) != theirs[name]:
+                raise ValueError(
+                    f"{name.replace('_', '-')} of {where} is {ours.get(name)}, but the pretrained model, from which "
+                    f"the trainings start, has {theirs[name]}: leave it out"
+                )
 
 
 def check_given_base(model: UnprunedModel, data: PreparedData, recipe: Options, methods: Sequence[Method]) -> None:

@@ -113,6 +113,8 @@ def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[
     parts = _MANY if keeps_many(data, options, shape) else _FEW
     shrinking, cooldown = (_share(part, updates) for part in parts)
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
+    if _OF_A_RANGE in options and BUDGETS.keys() & options.keys():  # that of heads is drawn
+        found |= {"heads-to-keep-updates": shrinking}
     if not _BUDGETS & options.keys():
         shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
         found |= {"heads-to-keep-updates": shrinking} if shares else {

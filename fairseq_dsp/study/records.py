@@ -21,14 +21,14 @@ from typing import Any
 from ..errors import UserError
 from ..files import write_json
 from ..version import __version__
-from .runs import RESULT, Run
+from .runs import RESULT, SCORING, Run
 
 RECORD = "run.json"
 UNKNOWN = "unknown"
 """The version of a record that does not say it."""
 
-_SCORING = {"split", "beam", "lenpen", "checkpoint", "compact"}
-"""What in a run's identity has no effect on its own trainings."""
+_OWN = {"version", "needs", "resolved"}
+"""What a record has beside a run's identity."""
 
 _NO_EFFECT = {
     # what is shown, and where
@@ -211,7 +211,7 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
     if "resolved" in there and run.record:
         needed, needs = there.get("needs", {}), run.record["needs"]
         study = needed.keys() != needs.keys()
-        training = _differing_steps(there, run.record)
+        training = _differing_steps(there, run.record) + _other_heads(there, ours)
         for name in _differing(needed, needs):
             if name in needed and name in needs:
                 training.append(f"other {name}")
@@ -227,14 +227,22 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
             training += _differing_options(one, other, str(ours["checkpoint"]), {*one, *other})
         training += [f"other {key}" for key in ("start", "teacher") if _needed(there.get(key)) != _needed(ours[key])]
         known = {"options", "recovery", "start", "teacher"}
-    for key in _differing({k: v for k, v in there.items() if k in ours}, ours):
+    differing = _differing({key: value for key, value in there.items() if key not in _OWN}, ours)
+    for key in differing:
         if key not in known:
-            own = key in _SCORING and not (key == "checkpoint" and ours["recovery"])
-            (scoring if own else training).append(f"{key} {there.get(key)}, now {ours[key]}")
+            own = key in SCORING and not (key == "checkpoint" and ours["recovery"])
+            one, other = (part.get(key, "as usual") for part in (there, ours))
+            (scoring if own else training).append(f"{key} {one}, now {other}")
     if not training and not (scoring and run.scored):
         return None
-    study |= any(there.get(key) != value for key, value in ours.items() if key not in ("start", "teacher"))
+    study |= any(key not in ("start", "teacher") for key in differing)
     return Change(tuple(training), tuple(scoring) if run.scored else (), study)
+
+
+def _other_heads(there: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Say which other heads the study itself gives to a training: by a file, or, drawn by the seed, as they are."""
+    one, other = (_underscored(part.get("options")).get("kept_heads") for part in (there, ours))
+    return [f"kept-heads {one}, now {other}"] if one and other and one != other else []
 
 
 def _differing_steps(there: dict[str, Any], ours: dict[str, Any]) -> list[str]:
@@ -288,7 +296,7 @@ def _needed(identity: dict[str, Any] | None) -> dict[str, Any] | None:
     """The part of the identity of a run that those that need it depend on."""
     if identity is None:
         return None
-    own = {key: value for key, value in identity.items() if key not in _SCORING or key == "checkpoint"}
+    own = {key: value for key, value in identity.items() if key not in SCORING or key == "checkpoint"}
     for key in ("options", "recovery"):
         own[key] = _effective(_underscored(own.get(key)), str(own.get("checkpoint")))
     return own | {key: _needed(own.get(key)) for key in ("start", "teacher")}

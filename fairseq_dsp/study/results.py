@@ -154,6 +154,13 @@ class Results:
         """What people call that metric."""
         return TITLES[self.metric]
 
+    def bases_of(self, row: Row) -> dict[int, list[str]]:
+        """The runs of the unpruned model that a row is compared with, by seed; one that was given is that of each."""
+        bases = {run["seed"]: [run["run"]] for run in self.runs if run["label"] == BASE}
+        if bases and self.study.get("given_base"):
+            return dict.fromkeys(row.seeds, bases[min(bases)])
+        return bases
+
     def bootstrap(self) -> Bootstrap:
         """The score of all runs on the same resamples of the test sentences.
 

@@ -22,9 +22,10 @@ from ..errors import UserError
 from ..files import remove, replacing, write_json, write_text
 from .lock import locked
 from .options import SHARES
-from .records import begin, version_of
+from .records import begin, check_records, version_of
 from .runs import LOG, RESULT, Run
 from .steps import SCORES, Step
+from .training_log import read_log, training_seconds
 
 LOCK = ".lock"
 _PROCESSES = re.compile(r"training on (\d+) devices")
@@ -41,6 +42,17 @@ class RunError(Exception):
 def is_done(run: Run) -> bool:
     """Whether a run has its result and the files that others want of it."""
     return (run.folder / RESULT).is_file() and not (run.wanted and missing_steps(run))
+
+
+def is_done_alike(run: Run) -> bool:
+    """Whether another process has done a run, as it is now: it may have begun before the study was changed.
+
+    :raises UserError: if it is done in another way.
+    """
+    done = is_done(run)
+    if done:
+        check_records([run], finished=False)
+    return done
 
 
 def missing_steps(run: Run, stale: Container[str] = ()) -> list[Step]:
@@ -85,10 +97,10 @@ def execute(run: Run, environment: Mapping[str, str] | None = None, launch: Laun
     :raises RunError: if a command ends badly, or well without leaving what it is for.
     :raises UserError: if a file cannot be written, or the run's folder holds something else.
     """
-    if is_done(run):
+    if is_done_alike(run):
         return
     with locked(run.folder / LOCK) as lock:
-        if is_done(run):  # by then
+        if is_done_alike(run):  # by then
             return
         try:
             begin(run)
@@ -228,20 +240,11 @@ def _result(run: Run) -> dict[str, Any]:
         result["scores"] = scores
         if share := [f"{run_options[name]:g} of the {what}" for name, what in SHARES.items() if name in run_options]:
             result["share"] = share[0]
-    result["training_seconds"] = training_seconds(run.folder / LOG)
-    if found := _PROCESSES.findall(_text(run.folder / LOG)):
+    trainings = [step.checkpoints for step in run.steps if step.checkpoints]
+    result["training_seconds"] = training_seconds(run.folder / LOG, trainings)
+    if found := _PROCESSES.findall(read_log(run.folder / LOG)):
         result["processes"] = max(map(int, found))  # which is what the batches are multiplied by
     return result
-
-
-def training_seconds(log: Path) -> float:
-    """How long the trainings in a run's log took, by fairseq's own account; of an interrupted one, the last part."""
-    lines = _text(log).splitlines()
-    return round(sum(float(line.split()[-2]) for line in lines if "done training in" in line), 1)
-
-
-def _text(log: Path) -> str:
-    return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
 
 
 def _tail(path: Path, size: int) -> str:

@@ -20,6 +20,9 @@ RUNS = "runs"
 RESULT = "result.json"
 LOG = "log.txt"
 
+SCORING = ("split", "beam", "lenpen", "max_len_a", "max_len_b", "checkpoint", "compact")
+"""What of a study has an effect on the scores of a run, not on its own trainings."""
+
 EVALUATION_WORK = 0.05
 """The work of compacting and translating, as a share of the updates of a training; for the progress bar."""
 
@@ -90,24 +93,19 @@ class _Maker:
         self.study = study
         self.commands = Commands(study)
         self.folder = results / RUNS
-        self.common = {
-            "data": study.data.summary.get("key", str(study.data.folder)),
-            "split": study.split,
-            "beam": study.beam,
-            "lenpen": study.lenpen,
-            "checkpoint": study.checkpoint,
-            "compact": study.compact,
-        }
-        # results of before there were these options stay usable
-        lengths = {"max_len_a": (study.max_len_a, MAX_LEN_A), "max_len_b": (study.max_len_b, MAX_LEN_B)}
-        self.common |= {name: value for name, (value, usual) in lengths.items() if value != usual}
+        self.common = {"data": study.data.summary.get("key", str(study.data.folder))}
+        self.common |= {name: getattr(study, name) for name in SCORING}
+        for name, usual in {"max_len_a": MAX_LEN_A, "max_len_b": MAX_LEN_B}.items():
+            if self.common[name] == usual:  # results of before there were these options stay usable
+                del self.common[name]
         if study.pretrained:
             self.common["pretrained"] = sha256(study.pretrained)
         if study.trained and study.base:  # prune keeps an account of its own
             self.common["base"] = sha256(study.trained)
 
     def base(self, seed: int) -> Run:
-        """The unpruned model: a training of its own, or the one that is given."""
+        """The unpruned model: a training of its own, or the one that is given, which is the same for all seeds."""
+        seed = self.study.seeds[0] if self.study.trained else seed
         method = Method("base", "base", (self.study.total,), (seed,), self.study.base)
         if self.study.trained:
             return self._run(method, self.study.total, seed, None, suffix="", model=self.study.trained)
@@ -214,7 +212,7 @@ class _Maker:
         steps: list[Step] = []
         if start:
             model = self._model_of(start)
-        elif model is None:
+        elif model is None and heads_of is None:  # which have new weights
             model = self.study.pretrained
         kept: list[str] = []  # how the heads are given to what comes after the pruning
         chosen = folder / KEPT
@@ -261,6 +259,7 @@ class _Maker:
             identity["compensate"] = True
         if heads_of is not None:
             identity |= {"heads_of": heads_of.identity, "options": {**(options or {}), "kept-heads": KEPT}}
+            identity.pop("pretrained", None)
         needs = tuple(dict.fromkeys(run.name for run in (start, teacher, heads_of) if run))
         return Run(name, method.name, method.method, heads, seed, folder, needs, tuple(steps), identity, scored)
 

@@ -12,7 +12,15 @@ from ..errors import UserError
 from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
-from .method_checks import check_given_base, check_range, check_structure, check_units, read_shares, shares_of
+from .method_checks import (
+    check_given_base,
+    check_range,
+    check_sizes,
+    check_structure,
+    check_units,
+    read_shares,
+    shares_of,
+)  # fmt: skip
 from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false, total_heads
 from .start_model import check_metric, read_pretrained, trained_base
 from .titles import METHODS, read_title, with_titles
@@ -167,6 +175,9 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     )
     if model:
         check_given_base(model, prepared, recipe, methods)
+    if pretrained:
+        own = {m.name: m.options for m in methods if m.method not in ("michel", "structure")}
+        check_sizes(prepared, sizes, {name: {**recipe, **one} for name, one in ({"base": base} | own).items()})
     methods = with_titles(methods, recipe)
     names = [method.name for method in methods]
     if "base" in names:
@@ -214,7 +225,14 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         local=dict(_part(content, "local")),
         slurm=dict(_part(content, "slurm")),
     )
-    trainings = [(base, "base"), *((m.options, m.name) for m in methods if m.method != "michel")]
+    of_base = {name: base[name] for name in ("max-update",) if name in base}  # how long others go on follows from it
+    goes_on = {"joint", "random", "range"}
+    trainings = [(base, "base")]
+    trainings += [
+        ((of_base if m.from_base and m.method in goes_on else {}) | m.options, m.name)
+        for m in methods
+        if m.method != "michel"
+    ]
     trainings += [(m.recovery, f"the recovery of {m.name}") for m in methods if m.recovery is not None]
     for options, where in trainings:
         if "max-update" not in {**recipe, **options}:

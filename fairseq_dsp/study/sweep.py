@@ -266,6 +266,7 @@ def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
         ],
         "compare": study.compare,
         "metric": study.metric,
+        "given_base": study.trained is not None,
         "runs": [run.name for run in runs if run.scored],
     }
     path, references = results / STUDY, results / REFERENCES

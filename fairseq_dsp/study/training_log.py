@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 _TRAINING = re.compile(r"fairseq_cli\.train .* --save-dir .*?([^/]*?)'? --seed ")
 _OTHER_CHOICE = re.compile(r" --(best-checkpoint-metric|maximize-best|save-interval|validate-interval)")
 _SAVED = re.compile(r"Saved checkpoint (.*)/checkpoint_?([^/]*)\.pt \(epoch \d+ @ (\d+) updates")
+_SECONDS = re.compile(r"done training in ([\d.]+) seconds")
 _LINE = re.compile(r"\| (train_inner|valid) \| (\{.*\})$")
 
 NAMES = {
@@ -30,7 +32,7 @@ def learning_curves(log: Path) -> dict[str, Curve]:
     :param log: the run's log.
     :return: for each of :data:`NAMES` that the log has, its curve.
     """
-    return next(iter(_trainings(_text(log)).values()), {})
+    return next(iter(_trainings(read_log(log)).values()), {})
 
 
 def final_valid_loss(log: Path, checkpoint: str) -> float | None:
@@ -41,7 +43,7 @@ def final_valid_loss(log: Path, checkpoint: str) -> float | None:
     :return: None if the run trained nothing, the loss is not finite, or the run's options make the checkpoint another
         than that of the least or last loss in the log.
     """
-    text = _text(log)
+    text = read_log(log)
     curves = list(_trainings(text).values())
     losses = dict(curves[-1].get("valid_loss", [])) if curves else {}
     saved = _SAVED.findall(text)
@@ -60,7 +62,38 @@ def final_valid_loss(log: Path, checkpoint: str) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-def _text(log: Path) -> str:
+def training_seconds(log: Path, trainings: Sequence[Path]) -> float | None:
+    """How long a run's trainings took, by fairseq's own account.
+
+    :param log: the run's log.
+    :param trainings: the folders of their checkpoints.
+    :return: None if one was interrupted, and its last checkpoint, which says how long it took in all, is gone.
+    """
+    calls = read_log(log).split("\n$ ")
+    total = 0.0
+    for folder in trainings:
+        own = [call for call in calls if f" --save-dir {folder} --seed " in call.partition("\n")[0]]
+        took = _SECONDS.findall(own[0]) if len(own) == 1 else ()
+        seconds = float(took[-1]) if took else _seconds_in(folder / "checkpoint_last.pt")
+        if seconds is None:
+            return None
+        total += seconds
+    return round(total, 1)
+
+
+def _seconds_in(checkpoint: Path) -> float | None:
+    from fairseq import checkpoint_utils
+
+    if not checkpoint.is_file():
+        return None
+    seconds: float | None = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["extra_state"].get(
+        "previous_training_time"
+    )
+    return seconds
+
+
+def read_log(log: Path) -> str:
+    """Return the text of a run's log, "" if it has none yet."""
     return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
 
 

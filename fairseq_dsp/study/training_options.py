@@ -27,15 +27,16 @@ def options_of(study: Study, *more: Options, anneal: bool = False) -> Options:
     return _annealed(options)
 
 
-def trained_on(study: Study, given: Options) -> Options:
+def trained_on(study: Study, given: Options, *, few: bool = False) -> Options:
     """The options of a training that starts from the unpruned model; see `pruning_recipe`."""
     updates = int((study.recipe | study.base).get("max-update", 0))
-    return pruning_recipe.training(defaults(study.data) | study.recipe, given, updates)
+    return pruning_recipe.training(defaults(study.data) | study.recipe, given, updates, few=few)
 
 
 def continued(study: Study, given: Options, own: Options) -> Options:
     """The same of one that chooses its heads; its own options say how many."""
-    options = trained_on(study, given | own)
+    whole = defaults(study.data) | study.recipe | given | own
+    options = trained_on(study, given | own, few=not pruning_recipe.keeps_many(study.data, whole, study.shape))
     return _annealed(options | pruning_recipe.schedule(study.data, options, study.shape))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,18 @@ def test_the_report_compares(made_up: Results, tmp_path: Path, dsp: Callable[...
     assert "corrected for the 2 comparisons of this table" in page
     done = dsp("report", made_up.folder, "--against", "nothing", check=False)
     assert (done.returncode, "Traceback" in done.stdout) == (1, False)
+
+
+def test_a_given_model_is_no_sample_of_seeds(made_up: Results) -> None:
+    """All seeds are compared with the one model, whose own interval covers the sentences alone."""
+    runs = [run for run in made_up.runs if run["run"] != "base-s2"]
+    given = replace(made_up, runs=runs, study=made_up.study | {"given_base": True})
+    lines = {(line.row.label, line.row.heads): line for line in table_lines(given, given.bootstrap())}
+    assert not lines["base", 12].score.covers_seeds
+    found = lines["joint", 6].to_base
+    assert found
+    assert found.pairs == 2
+    assert found.difference.covers_seeds
+    scores = {run["run"]: run["scores"]["bleu"]["score"] for run in runs}
+    mean = (scores["joint-k6-s1"] + scores["joint-k6-s2"]) / 2
+    assert found.difference.value == pytest.approx(mean - scores["base-s1"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_dsp.report.figures import look
-from fairseq_dsp.report.pages import write_report
+from fairseq_dsp.report.pages import _curves_of, write_report
 from fairseq_dsp.study.results import Results
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -72,3 +72,10 @@ def test_the_page_fits_and_shows_its_pictures(made_up: Results, tmp_path: Path) 
 
 def test_methods_look_different() -> None:
     assert len({look(i) for i in range(49)}) == 49
+
+
+def test_learning_curves_are_of_one_method(made_up: Results) -> None:
+    """Their names say what each training was asked for."""
+    names = ["joint-k6-s1", "joint-l0.01-s1", "joint-p0.5-s1", "joint-f0.25-s1", "joint-k6-s2", "joint-more-k6-s1"]
+    found = _curves_of(dict.fromkeys(names, {}), "joint", 1)
+    assert list(found) == ["6 heads", "0.5 of the parameters", "0.25 of the FLOPs", "λ = 0.01"]

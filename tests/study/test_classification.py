@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.study.results import read_results
+from fairseq_dsp.study.runs import expand
 from fairseq_dsp.study.study_file import read_study
 
 RECIPE = {
@@ -133,3 +135,24 @@ def test_a_study_takes_its_sizes_from_a_pretrained_model(
     assert "--heads-to-keep-start 4" in said
     assert "--pruning-lr 0.02" in said
     assert "--mha-reg-scale-factor" not in said  # its default is the parser's
+
+    structure = {"method": "structure", "of": "joint"}
+    study = write(tmp_path, data, recipe=RECIPE, pretrained=str(pretrained), methods=["joint", structure], compare=None)
+    found = next(run for run in expand(read_study(study), tmp_path) if run.method == "structure")
+    assert "--finetune-from-model" not in found.steps[1].command  # its weights are new
+    other = {"method": "unpruned", "options": {"encoder-layers": 2}}
+    study = write(tmp_path, data, recipe=RECIPE, pretrained=str(pretrained), methods=["joint", other], compare=None)
+    with pytest.raises(UserError, match=r"encoder-layers of unpruned is 2, but the pretrained model, .*, has 1"):
+        read_study(study)
+
+
+def test_other_labels_are_another_corpus(data: Path, tmp_path: Path) -> None:
+    """Files of labels have the same size whatever they say."""
+    copy = shutil.copytree(data, tmp_path / data.name)
+    key = read_study(write(tmp_path, copy)).data.summary["key"]
+    assert key == read_study(write(tmp_path, data)).data.summary["key"]
+    labels = bytearray((copy / "label/test.bin").read_bytes())
+    labels[0], labels[-2] = labels[-2], labels[0]
+    labels[0] ^= 1
+    (copy / "label/test.bin").write_bytes(labels)
+    assert key != read_study(write(tmp_path, copy)).data.summary["key"]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.files import write_json
 from fairseq_dsp.study import cluster, slurm
 from fairseq_dsp.study.cluster import check_options, run_on_slurm
 from fairseq_dsp.study.runs import Run
@@ -175,6 +176,17 @@ def test_without_any_answer_nothing_is_submitted(commands: Commands, sweep: Call
         sweep(some_runs(tmp_path, 1), lambda jobs: None)
     assert commands.calls == cluster.TRIES
     assert commands.lines("number") == []
+
+
+def test_a_queued_job_of_another_study_is_told(commands: Commands, sweep: Callable[..., Any], tmp_path: Path) -> None:
+    """Without an end, it would leave results of before the change."""
+    (run,) = some_runs(tmp_path, 1)
+    (tmp_path / "bin/queue").write_text("7\n")
+    write_json(run.folder / "slurm.json", {"job": "7", "commands": "of before"})
+    with pytest.raises(UserError, match=r"job 7 does run0 as it was before .*: end it with scancel 7 and start"):
+        sweep([run], lambda jobs: None)
+    write_json(run.folder / "slurm.json", {"job": "7"})  # by an earlier version
+    assert sweep([run], lambda jobs: commands.end("7", run)) == ([], {"run0"})
 
 
 @pytest.mark.slow

@@ -126,7 +126,19 @@ def test_it_translates_once_for_all_seeds(stock: Path, write_study: Callable[...
     study = read_study(write_study(base={"checkpoint": str(stock)}, recipe=RECIPE, methods=distilled, seeds=[3, 1]))
     named = {run.name: run for run in expand(study, tmp_path)}
     assert [name for name in named if name.startswith("translations")] == ["translations-s3"]
-    assert named["joint-k4-s1"].needs == ("base-s1", "translations-s3")
+    assert named["joint-k4-s1"].needs == ("base-s3", "translations-s3")
+    assert [name for name in named if name.startswith("base")] == ["base-s3"]  # one model is no sample of seeds
+
+
+def test_how_long_others_go_on_follows_from_it(stock: Path, write_study: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = {name: value for name, value in RECIPE.items() if name != "max-update"}
+    methods = [{"method": "joint", "start": "base"}]
+    study = read_study(write_study(base={"checkpoint": str(stock)}, recipe=recipe, methods=methods))
+    joint = next(run for run in expand(study, tmp_path) if run.method == "joint")
+    assert "--max-update 500" in " ".join(joint.steps[0].command)  # the least, for a model of 8 updates
+    scratch = [*methods, {"method": "joint", "name": "scratch"}]
+    with pytest.raises(UserError, match="neither recipe nor scratch has max-update"):
+        read_study(write_study(base={"checkpoint": str(stock)}, recipe=recipe, methods=scratch))
 
 
 def test_a_recipe_without_an_architecture(write_study: Callable[..., Path]) -> None:

@@ -15,6 +15,7 @@ import yaml
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.files import write_json
 from fairseq_dsp.report import pages
+from fairseq_dsp.study.checks import check_runs
 from fairseq_dsp.study.records import begin, check_records
 from fairseq_dsp.study.results import read_results, summary_table
 from fairseq_dsp.study.runner import is_done
@@ -242,3 +243,44 @@ def test_versions_of_a_training_that_was_interrupted(tmp_path: Path, write_study
     assert check_records([run], finished=False) == []
     assert not is_done(run)
     assert yaml.safe_load((run.folder / "run.json").read_text())["name"] == "base-s1"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        ({"max_len_b": 10}, r"scores of this study before .*\(max_len_b 10, now as usual\).*remove result.json"),
+        ({"pretrained": "abc"}, r"results of another study.*\(pretrained abc, now as usual\)"),
+    ],
+)
+def test_what_is_no_longer_given_is_a_change(results: Path, plan: Sweep, recorded: dict[str, Any], told: str) -> None:
+    change(records(results)["joint-k6-s1"], **recorded)
+    with pytest.raises(UserError, match=told):
+        plan()
+
+
+def test_other_lengths_of_translations_are_no_other_training(tmp_path: Path, write_study: Callable[..., Path]) -> None:
+    results = tmp_path / "results"
+    run = expand(read_study(write_study()), results)[0]
+    begin(run)
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints/checkpoint_best.pt").touch()
+    longer = expand(read_study(write_study(evaluate={"max-len-b": 300})), results)[0]
+    assert check_records([longer], finished=False) == []  # nothing is scored yet
+    begin(longer)
+    (run.folder / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"scores of .*\(.*max_len_b 300, now as usual\).*remove result.json"):
+        check_records([run], finished=False)
+
+
+def test_other_random_heads_are_another_training(tmp_path: Path, write_study: Callable[..., Path]) -> None:
+    def random_run(units: int) -> Run:
+        study = write_study(methods=[{"method": "random", "options": {"ffn-units-to-keep": units}}])
+        runs = check_runs(read_study(study), expand(read_study(study), tmp_path / "results"))
+        return next(run for run in runs if run.method == "random")
+
+    run = random_run(40)
+    begin(run)
+    (run.folder / "result.json").write_text("{}")
+    check_records([random_run(40)], finished=False)
+    with pytest.raises(UserError, match=r"results of another study.*kept-heads .*40.*, now .*20"):
+        check_records([random_run(20)], finished=False)

@@ -17,6 +17,7 @@ import studies
 import torch
 import yaml
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.files import write_json
 from fairseq_dsp.study import local, runner
 from fairseq_dsp.study.cluster import Job
@@ -290,3 +291,14 @@ def test_a_broken_result_is_the_fault_of_one_file(tmp_path: Path) -> None:
     write_json(run.folder / "scores.json", [])
     with pytest.raises(RunError, match=r"scores\.json .* remove it"):
         execute(run)
+
+
+def test_what_another_process_did_in_another_way_is_refused(tmp_path: Path) -> None:
+    """As a job does that was queued before the study was changed."""
+    before = chain(tmp_path, "one")
+    before = replace(before, identity=before.identity | {"seed": 1})
+    execute(before)
+    execute(before)
+    changed = replace(before, identity=before.identity | {"seed": 2})
+    with pytest.raises(UserError, match=r"one holds results of another study.*seed 1, now 2"):
+        execute(changed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from fairseq_dsp.study.training_log import final_valid_loss
+from fairseq_dsp.study.training_log import final_valid_loss, training_seconds
 
 
 def log(path: Path, losses: list[str], *flags: str) -> Path:
@@ -46,3 +48,22 @@ def test_it_is_of_the_checkpoint_that_was_saved(tmp_path: Path) -> None:
     with path.open("a") as file:  # this name does not say what else was saved
         file.write("x | Saved checkpoint /run/checkpoints/checkpoint_1_5.pt (epoch 1 @ 5 updates, score 1)\n")
     assert final_valid_loss(path, "best") is None
+
+
+def test_an_interrupted_training_took_as_long_as_its_checkpoint_says(tmp_path: Path) -> None:
+    """fairseq itself counts the last part alone."""
+    folders = [tmp_path / name for name in ("checkpoints", "recovered")]
+    calls = [f"$ python -m fairseq_cli.train data --save-dir {folder} --seed 1" for folder in folders]
+    path, end = tmp_path / "log.txt", "| INFO | done training in 60.5 seconds"
+    path.write_text("\n".join(["", calls[0], end, "", calls[1], "x", "", calls[1], end, ""]))
+    assert training_seconds(path, folders[:1]) == 60.5
+    assert training_seconds(path, folders) is None
+    folders[1].mkdir()
+    state: dict[str, Any] = dict.fromkeys(("cfg", "args", "model", "criterion", "last_optimizer_state"))
+    state["optimizer_history"] = [{"num_updates": 3, "best_loss": 1.0}]
+    state["extra_state"] = {"previous_training_time": 100.0, "train_iterator": {"epoch": 1}}
+    torch.save(state, folders[1] / "checkpoint_last.pt")
+    assert training_seconds(path, folders) == 160.5
+    path.write_text("\n".join(["", calls[1], "x", ""]))  # killed between its end and the word of it
+    assert training_seconds(path, folders[1:]) == 100
+    assert training_seconds(path, []) == 0
