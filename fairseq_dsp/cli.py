@@ -44,11 +44,19 @@ one that sets a default for ``more`` is given there what is no argument of its o
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     _open_closed_streams()
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
         print(f"\n{STOPPED}", file=sys.stderr)
         return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, _: object) -> None:
+    """End, so that what is half-written is cleared away."""
+    sys.exit(128 + number)
 
 
 def _run(argv: list[str]) -> int:

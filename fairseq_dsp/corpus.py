@@ -15,3 +15,16 @@ def data_bin_of(data: str) -> str:
         return str(Path(data) / json.loads((Path(data) / SUMMARY).read_text(encoding="utf-8"))["data_bin"])
     except (OSError, ValueError, LookupError, TypeError):
         return data  # whoever reads it says what is wrong
+
+
+def folder_of(path: str | Path) -> Path:
+    """Return the folder of the preparation that *path* is, or is a ``data-bin`` of; *path* if it is neither."""
+    folder, parent = Path(path), Path(path).absolute().parent
+    if (folder / SUMMARY).is_file() or not (parent / SUMMARY).is_file():
+        return folder
+    try:
+        summary = json.loads((parent / SUMMARY).read_text(encoding="utf-8"))
+        names = [summary["data_bin"], *summary.get("data_bins", ())]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return parent  # whoever reads it says what is wrong
+    return parent if any(folder.resolve() == (parent / str(name)).resolve() for name in names) else folder

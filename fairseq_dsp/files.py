@@ -68,29 +68,17 @@ def write_files(contents: Mapping[Path, Any]) -> None:
     if not contents:
         return
     (path, content), *others = contents.items()
-    try:
-        with replacing(path) as temporary:
-            if isinstance(content, str):
-                temporary.write_text(content, encoding="utf-8")
-            elif isinstance(content, bytes):
-                temporary.write_bytes(content)
-            else:
-                import torch  # not needed to prepare a corpus
+    with _all_or_nothing(str(path)), replacing(path) as temporary:
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        elif isinstance(content, bytes):
+            temporary.write_bytes(content)
+        else:
+            import torch  # not needed to prepare a corpus
 
-                with temporary.open("wb") as file:
-                    torch.save(content, file)
-            write_files(dict(others))
-    except UserError:
-        raise
-    except Exception as error:
-        failure = find_in_chain(error, OSError)  # torch wraps it in an error about its own file format
-        if failure is None:
-            raise
-        raise UserError(
-            f"{path} could not be written ({failure.strerror or failure}), and nothing was left behind: fix that, or "
-            "give a name "
-            "on another disk"
-        ) from error
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+        write_files(dict(others))
 
 
 @contextlib.contextmanager
@@ -101,16 +89,28 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     temporary = _beside(target)
     try:
-        yield temporary
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(
-            f"the folder {target} could not be written ({error.strerror or error}), and nothing was left behind: fix "
-            "that, or give "
-            "a name on another disk"
-        ) from error
+        with _all_or_nothing(f"the folder {target}"):
+            yield temporary
+            os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _all_or_nothing(what: str) -> Iterator[None]:
+    """Say in a sentence that something cannot be written: what is half-written is removed."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        failure = find_in_chain(error, OSError)  # torch wraps it in an error about its own file format
+        if failure is None:
+            raise
+        raise UserError(
+            f"{what} could not be written ({failure.strerror or failure}), and nothing was left behind: fix that, or "
+            "give a name on another disk"
+        ) from error
 
 
 def remove(path: Path) -> None:

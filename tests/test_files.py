@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from quick_python import quick_python
 
 from fairseq_dsp.files import remove, replacing
 
@@ -40,3 +44,51 @@ def test_removing_takes_what_killed_writers_left_too(tmp_path: Path) -> None:
     remove(path)
     remove(tmp_path / "none")
     assert sorted(file.name for file in tmp_path.iterdir()) == [".a1.pt.1.tmp", "a1.pt"]
+
+
+def test_a_folder_that_a_full_disk_ends_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """``torch.save`` raises an error of its own, with that of the disk behind it."""
+    script = f"""
+import resource, signal, sys, torch
+from pathlib import Path
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.files import new_folder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with new_folder(Path({str(tmp_path / "model")!r})) as folder:
+        folder.mkdir()
+        with (folder / "model.pt").open("wb") as file:
+            torch.save(torch.ones(1_000_000), file)
+except UserError as error:
+    sys.exit(str(error))
+"""
+    done = subprocess.run([quick_python(), "-c", script], capture_output=True, text=True)
+    assert done.stderr.startswith(f"the folder {tmp_path / 'model'} could not be written (File too large), and nothing")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
+    script = f"""
+import sys, types
+from fairseq_dsp import cli
+from fairseq_dsp.files import new_folder
+from pathlib import Path
+def run(args):
+    with new_folder(Path({str(tmp_path / "model")!r})) as folder:
+        folder.mkdir()
+        print("half", flush=True)
+        sys.stdin.read()
+sys.modules["slow"] = types.SimpleNamespace(add_arguments=lambda parser: None, run=run, __doc__="")
+cli.COMMANDS["slow"] = "slow", "wait"
+sys.exit(cli.main(["slow"]))
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "half\n"
+        assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lenpen", type=float, default=LENPEN, help="length penalty (default: %(default)s)")
     add(
         "--max-len-a", type=float, default=MAX_LEN_A, metavar="A",
-        help="a translation ends at A · (length of the source) + B subwords (default: %(default)s)",
+        help="a translation ends at A · (length of the longest source at once) + B subwords (default: %(default)s)",
     )  # fmt: skip
     add("--max-len-b", type=int, default=MAX_LEN_B, metavar="B", help="see A (default: %(default)s)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: %(default)s)")

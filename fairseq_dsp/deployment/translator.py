@@ -59,7 +59,8 @@ class Translator(ABC):
         :param beam: size of the beam.
         :param batch_size: number of sentences translated at once.
         :param lenpen: above 1 favours longer translations.
-        :param max_len_a: a translation has at most max_len_a · (length of the source) + max_len_b subwords.
+        :param max_len_a: a translation has at most max_len_a · (length of the longest source in its batch) + max_len_b
+            subwords.
         :param max_len_b: see *max_len_a*.
         :raises UserError: if anything but a list of strings is given, or an option has no sense.
         """

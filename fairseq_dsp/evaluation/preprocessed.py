@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..corpus import SUMMARY
+from ..corpus import SUMMARY, folder_of
 from ..errors import UserError
-from .prepared import CLASSIFICATION, PreparedData, folder_of
+from .prepared import CLASSIFICATION, PreparedData
 
 BPE = ("sentencepiece", "subword-nmt", "none")
 TOKENIZERS = ("none", "moses")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from typing import Any
 
+from ..deployment.text import joined
 from ..evaluation.prepared import PreparedData
 from ..evaluation.scoring import metrics, score
 from .binarise import read_dictionary
@@ -37,14 +38,8 @@ def decode(bpe: str, tokens: Iterable[str], known: Container[str]) -> str:
     :param tokens: the subwords.
     :param known: the dictionary; fairseq sees no difference between the subwords that are not in it.
     """
-    return joined(bpe, " ".join(token if token in known else UNKNOWN for token in tokens if token not in _NEVER_SHOWN))
-
-
-def joined(bpe: str, text: str) -> str:
-    """A sentence of subwords with the BPE undone, as fairseq undoes it."""
-    if bpe == "sentencepiece":
-        return text.replace(" ", "").replace("\u2581", " ").strip()
-    return (text + " ").replace("@@ ", "").rstrip()
+    shown = (token if token in known else UNKNOWN for token in tokens if token not in _NEVER_SHOWN)
+    return joined(bpe.replace("-", "_"), " ".join(shown))
 
 
 def regained(data: PreparedData, split: str, references: list[str], raw: list[str]) -> bool:

@@ -109,7 +109,7 @@ def whole_text(
     """
     names = ("source", "target") if len(paths) == 2 else ("pairs",)
     origin: dict[str, Any] = {name: text_hash(path) for name, path in zip(names, paths, strict=True)}
-    origin["held-out"] = [valid_size, test_size, seed]
+    origin["held-out"] = [valid_size, test_size, seed, "in any case"]
 
     def write_raw(texts: Texts) -> None:
         held = _held_out(lambda: _read(paths), texts, valid_size, test_size, seed)
@@ -137,8 +137,8 @@ def _held_out(
     with Hashes(texts.folder / ".source") as sources, Hashes(texts.folder / ".target") as targets:
         for source, target in read():
             if not (is_blank(source) or is_blank(target)):
-                sources.add(texts.cleaning.rewrite(source))
-                targets.add(texts.cleaning.rewrite(target))
+                sources.add(texts.cleaning.rewrite(source).lower())  # as a recipe may, later
+                targets.add(texts.cleaning.rewrite(target).lower())
         repeated = sources.repeated()
         repeated |= targets.repeated()
     return choose(~repeated, valid_size, test_size, seed)

@@ -122,18 +122,16 @@ def _part(data: PreparedData, data_bin: Path) -> PreparedData:
 def _copy(folder: Path, to: Path, *but: str) -> None:
     """Fill the folder *to* with the files of another but its stamp, and those with some names before their endings.
 
-    Stages have no folders in them: one that is there is somebody's own, or that of the new corpus.
+    Stages have no folders in them: one that is there is somebody's own, or that of the new corpus. Their files never
+    change, so they need no copy; those of fairseq-preprocess are written in place.
     """
+    stage = (folder / STAMP).is_file()
     for path in folder.iterdir():
         if path.is_file() and path.name != STAMP and path.stem not in but:
-            _link(path, to / path.name)
-
-
-def _link(one: Path, other: Path) -> None:
-    try:
-        os.link(one, other)
-    except OSError:  # on another disk
-        shutil.copy2(one, other)
+            try:
+                (os.link if stage else shutil.copy2)(path, to / path.name)
+            except OSError:  # on another disk
+                shutil.copy2(path, to / path.name)
 
 
 def _translate(
@@ -142,9 +140,11 @@ def _translate(
     """Write translations of the training text of each data-bin; in place of one that is of no use the best, or else
     the reference."""
     from ..evaluation.beam_search import beam_search
+    from ..evaluation.inputs import checkpoint_paths, positions
     from .binarise import read_dictionary
 
     a, b = _MOST
+    longest_source, longest = positions(checkpoint_paths(checkpoint))
     for name, part in parts.items():
         source, target = part.languages
         dictionary = read_dictionary(part.data_bin / f"dict.{target}.txt")
@@ -155,13 +155,14 @@ def _translate(
         found, _ = beam_search(checkpoint, part, "train", beam=BEAM, best=number, max_len_a=a, max_len_b=b, **batches)
         texts, taken = [], 0
         for i in range(len(sources)):
-            most = a * len(sources[i]) + b
+            most = min(a * len(sources[i]) + b, longest - 1)
             own = [line for line in found.get(i, []) if line.strip() and len(line.split()) < most]
+            own = [] if len(sources[i]) > longest_source else own  # of a part of it
             taken += not own
             own = own or [dictionary.string(references[i])]
             texts.append((own + own[:1] * number)[:number])
         if taken:
-            say(f"{taken} of them have no translation that ends, and keep their reference")
+            say(f"{taken} of them have no translation that is whole, and keep their reference")
         write_lines(folder / f"{name}.{target}", (text[rank] for rank in range(number) for text in texts))
 
 

@@ -77,8 +77,8 @@ def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
     tests = [split for split in there if split not in ("train", "valid")]
     pool = there.get("train") or there["valid"]
     valid = there["valid"] if "train" in there and "valid" in there else None
-    in_test = {row[:2] for split in tests for row in there[split]}
-    train = [row for row in pool if row[:2] not in in_test]
+    in_test = {_pair(row) for split in tests for row in there[split]}
+    train = [row for row in pool if _pair(row) not in in_test]
     left_out = len(pool) - len(train)
     if not train:
         raise UserError(f"all {left_out} training pairs of {folder} recur in a test set: get the corpus again")
@@ -101,6 +101,11 @@ def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
     texts |= {"test" + (str(i) if i else ""): there[split] for i, split in enumerate(tests)}
     names = tuple(f"{name}-{split}" if name == "mnli" else name for split in tests)
     return NliCorpus(name, texts, names, files, left_out, choice)
+
+
+def _pair(row: Row) -> tuple[str, str]:
+    """Both sides, as an encoder reads them that knows no capitals."""
+    return row[0].lower(), row[1].lower()
 
 
 def _find(folder: Path) -> tuple[str, dict[str, str]]:

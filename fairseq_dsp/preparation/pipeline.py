@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..corpus import SUMMARY
+from ..deployment.text import joined
 from ..evaluation.prepared import PreparedData, refuse_colon
 from ..files import write_json
 from . import ceiling
@@ -139,6 +140,7 @@ class _Work:
             )  # fmt: skip
         encoder(options.bpe, model)  # loaded before the processes are started, so that they share it
         longest: dict[str, dict[str, int]] = {}
+        empty = {}
         for split in corpus.splits():
             work = partial(encode_pairs, kind=options.bpe, model=model, limit=POSITIONS - 1, training=split == "train")
             found = encode_text(self.plain, folder, split, corpus.languages, work, options.workers)
@@ -155,7 +157,8 @@ class _Work:
                     write_counts(words, folder / f"vocab.{language}")
                 if found.empty:
                     say(f"train: left out {found.empty} pairs with a side that is empty after the BPE")
-        return {"longest": longest}
+                    empty = {"train": {"without subwords": found.empty}}
+        return {"longest": longest, "left_out": empty}
 
     def make_data(self) -> list[str]:
         """The folders for fairseq; returns their names."""
@@ -211,7 +214,8 @@ class _Work:
         """What the subwords of the references give back, the dictionary left aside."""
         language = self.corpus.languages[1]
         for split in self.corpus.splits()[1:]:
-            lines = (ceiling.joined(self.options.bpe, line) for line in stored_lines(self.bpe / f"{split}.{language}"))
+            kind = self.options.bpe.replace("-", "_")
+            lines = (joined(kind, line) for line in stored_lines(self.bpe / f"{split}.{language}"))
             plain = detokenise(lines, language) if self.options.tokenizer == "moses" else lines
             write_lines(folder / f"{split}.{language}", plain)
 
@@ -223,6 +227,7 @@ class _Work:
         scored = ["valid", *tests] if (self.raw / f"valid.{target}").is_file() else tests  # IWSLT'14 has none
         packages = {"sentencepiece": "sentencepiece", "subword-nmt": "subword-nmt"}[options.bpe]
         of_text = self.space.reports["tokenised" if corpus.write_tokenised else "raw"]
+        of_bpe = self.space.reports["bpe"]
         return {
             "corpus": corpus.name,
             "source_lang": source,
@@ -239,8 +244,11 @@ class _Work:
             "test_sets": dict(zip(tests, corpus.test_sets, strict=True)),
             "references": {split: f"raw/{split}.{target}" for split in scored},
             "references_are_detokenised": corpus.detokenised,
-            "pairs": {split: of_text["pairs"][split] for split in corpus.splits()},
-            "left_out": _together("left_out", self.space.reports["raw"], of_text),
+            "pairs": {
+                split: of_text["pairs"][split] - sum(of_bpe.get("left_out", {}).get(split, {}).values())
+                for split in corpus.splits()
+            },
+            "left_out": _together("left_out", self.space.reports["raw"], of_text, of_bpe),
             "rewritten": _together("rewritten", self.space.reports["raw"], of_text),
             "longest": self.space.reports["bpe"]["longest"],
             "dictionary_sizes": {
@@ -256,7 +264,7 @@ def _together(what: str, *reports: dict[str, Any]) -> dict[str, dict[str, int]]:
     """What was ``left_out`` or ``rewritten``, by text and reason."""
     found: dict[str, dict[str, int]] = {}
     for report in reports:
-        for split, reasons in report[what].items():
+        for split, reasons in report.get(what, {}).items():  # of an earlier version, subwords have none
             found[split] = found.get(split, {}) | reasons
     return found
 

@@ -15,8 +15,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -188,11 +186,6 @@ class Workspace:
 @contextmanager
 def told_in_one_sentence(out: Path) -> Iterator[None]:
     """Turn whatever else the user can correct, and an interruption, into a `UserError`."""
-
-    def stop(number: int, _: object) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)  # so that a terminated run clears away what is half-written
     try:
         yield
     except KeyboardInterrupt as error:
@@ -207,5 +200,3 @@ def told_in_one_sentence(out: Path) -> Iterator[None]:
         raise UserError(
             f"{where} cannot be used ({error.strerror or error}): fix that, then run the same command again"
         ) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -171,16 +171,9 @@ Encode = Callable[[list[str]], list[str]]
 @cache
 def encoder(kind: str, model: Path) -> Encode:
     """The function that writes each of some lines as its subwords, joined by spaces; loaded once a process."""
-    if kind == "sentencepiece":
-        import sentencepiece
-
-        pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
-        return lambda lines: [" ".join(found) for found in pieces.encode(lines, out_type=str)]
-    from subword_nmt.apply_bpe import BPE
-
-    with model.open(encoding="utf-8") as codes:
-        merges = BPE(codes)
-    return lambda lines: [merges.process_line(line) for line in lines]
+    subwords = read_bpe(kind.replace("-", "_"), model)
+    assert subwords
+    return subwords.encode_all
 
 
 @dataclass

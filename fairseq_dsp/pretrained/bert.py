@@ -139,7 +139,7 @@ def read_bert(folder: Path) -> Bert:
         positions=_size(config, "max_position_embeddings", path),
         segments=_size(config, "type_vocab_size", path),
         vocabulary=vocabulary,
-        tokenisation=_tokenisation(folder / "tokenizer_config.json", vocabulary),
+        tokenisation=_tokenisation(folder / "tokenizer_config.json", vocabulary, config),
         weights=weights,
     )
     if bert.width % bert.heads:
@@ -151,6 +151,15 @@ def read_bert(folder: Path) -> Bert:
     return bert
 
 
+_BERTS: dict[str, tuple[Any, ...]] = {
+    "tokenizer_class": ("BertTokenizer", "BertTokenizerFast"),
+    "do_basic_tokenize": (True,),
+    "word_tokenizer_type": ("basic",),
+    "subword_tokenizer_type": ("wordpiece",),
+}
+"""What the settings of a tokenizer that is BERT's own may say."""
+
+
 def _size(config: dict[str, Any], name: str, path: Path) -> int:
     value = config.get(name)
     if type(value) is not int or value < 1:
@@ -158,8 +167,16 @@ def _size(config: dict[str, Any], name: str, path: Path) -> int:
     return value
 
 
-def _tokenisation(path: Path, vocabulary: list[str]) -> dict[str, Any]:
+def _tokenisation(path: Path, vocabulary: list[str], config: dict[str, Any]) -> dict[str, Any]:
     settings = _read_json(path) if path.exists() else {}
+    own = {"tokenizer_class": config.get("tokenizer_class")} | settings
+    for name, known in _BERTS.items():
+        if own.get(name) not in (None, *known):
+            raise UserError(
+                f"{name} in {path if name in settings else path.with_name('config.json')} is {own[name]!r}, but "
+                f"{' or '.join(map(repr, known))} is expected: text that BERT's own tokenizer does not cut cannot be "
+                "prepared for this model"
+            )
     cased = any(piece != piece.lower() for piece in vocabulary if not piece.startswith("["))
     found = {}
     for ours, theirs, usual in (

@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> None:
                 f"at most {TOLERANCE:g} is expected, so nothing was written: this command does not know the layout of "
                 "that folder"
             )
-        torch.save(checkpoint(model, config), folder / "model.pt")
+        with (folder / "model.pt").open("wb") as file:
+            torch.save(checkpoint(model, config), file)
     pooler = "" if "pooler.dense.weight" in bert.weights else "; it has no pooler: the classification head is all new"
     print(
         f"{out}: {bert.layers} layers of {bert.heads} heads, {bert.layers * bert.heads} in all; hidden states differ "

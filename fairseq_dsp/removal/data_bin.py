@@ -11,11 +11,11 @@ from typing import Any
 from fairseq import tasks
 from omegaconf import OmegaConf, open_dict
 
-from ..corpus import SUMMARY
+from ..corpus import SUMMARY, folder_of
 from ..errors import UserError
 from ..files import PACKAGE
 from ..model.dictionaries import check, fitting
-from ..model.labels import check_labels, trained_labels
+from ..model.labels import check_fine_tuned, check_labels, trained_labels
 from .checkpoint import TrainedModel
 
 POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}
@@ -56,7 +56,8 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
 def classification_task_of(model: TrainedModel, data: str | None) -> Any:
     """Return the task ``sentence_prediction`` that a model was trained on; see `task_of`.
 
-    :raises UserError: if the folder has no dictionaries, or those of another model, or the model predicts no labels.
+    :raises UserError: if the folder has no dictionaries, or those of another model, or the model predicts no labels, or
+        was never fine-tuned.
     """
     config = model.state["cfg"]["task"]
     config = OmegaConf.create() if isinstance(config, Namespace) else OmegaConf.create(config)
@@ -65,6 +66,7 @@ def classification_task_of(model: TrainedModel, data: str | None) -> Any:
             f"{model.path} predicts no labels of sentences, but a model of --task sentence_prediction is expected: "
             "fine-tune it on such a corpus first"
         )
+    check_fine_tuned(model.state, model.path)
     folder = data or config.data
     with open_dict(config):
         config.data, config._name = folder, CLASSIFICATION
@@ -123,16 +125,15 @@ def preparation(data: str | Path) -> dict[str, Any]:
     :param data: the folder, or several as fairseq takes them, with a colon between them.
     :raises UserError: if the file is not one that a preparation wrote.
     """
-    first = first_folder(data)
-    for folder in (first, first.absolute().parent):
-        file = folder / SUMMARY
-        if file.is_file():
-            try:
-                content = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise UserError(f"{file} is not JSON ({error}): prepare the corpus again") from error
-            if not isinstance(content, dict):
-                raise UserError(f"{file} is not what a preparation writes: prepare the corpus again")
-            model = folder / str(content.get("bpe_model"))
-            return {**content, "bpe_model": str(model) if model.is_file() else None}
-    return {}
+    folder = folder_of(first_folder(data))
+    file = folder / SUMMARY
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}): prepare the corpus again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not what a preparation writes: prepare the corpus again")
+    model = folder / str(content.get("bpe_model"))
+    return {**content, "bpe_model": str(model) if model.is_file() else None}

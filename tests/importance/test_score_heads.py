@@ -114,6 +114,9 @@ def test_a_classifier_whose_classification_head_is_chance(tmp_path: Path, capsys
     for command, split in (("score-heads", "train"), ("evaluate", "valid")):
         assert main([command, str(path), "--data", str(data), "--cpu", "--split", split]) == 1
         assert "has a classification head that was never trained, so the labels" in capsys.readouterr().err
+    assert main(["export-folder", str(path), str(tmp_path / "folder"), "--data", str(data), "--bpe", "none"]) == 1
+    assert "has a classification head that was never trained, so the labels" in capsys.readouterr().err
+    assert not (tmp_path / "folder").exists()
     state["model"] = {k: v for k, v in state["model"].items() if not k.startswith("classification_heads.")}
     torch.save(state, path)
     assert main(["score-heads", str(path), "--data", str(data), "--cpu", "--split", "train"]) == 1

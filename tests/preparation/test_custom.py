@@ -46,6 +46,20 @@ def test_nothing_held_out_is_known_from_training(
         assert not {*valid} & {*test}
 
 
+def test_capitals_make_no_other_sentence(tmp_path: Path) -> None:
+    """A recipe may lower the case of all texts later."""
+    lines = [f"the sentence {i}" for i in range(30)]
+    paths = [
+        preparing.write(tmp_path / f"t.{x}", [*lines, *(line.upper() for line in lines), f"alone {x}", f"single {x}"])
+        for x in ("de", "en")
+    ]
+    texts = Texts(tmp_path, ("de", "en"))
+    whole_text(("de", "en"), paths, 1, 1, 1).write_raw(texts)
+    texts.finish([])
+    held = [preparing.lines(tmp_path / f"{name}.de")[0] for name in ("valid", "test")]
+    assert sorted(held) == ["alone de", "single de"]
+
+
 def test_the_choice_is_that_of_earlier_versions() -> None:
     """A sample of the places of all pairs that may be held out, whatever blocks these are looked for in."""
     import numpy as np

@@ -14,10 +14,12 @@ import preparing
 import pytest
 import support
 
+from fairseq_dsp.evaluation import inputs
 from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.evaluation.preprocessed import read_data
 from fairseq_dsp.preparation import distilled
 from fairseq_dsp.preparation.binarise import read_dictionary
+from fairseq_dsp.preparation.stages import STAMP
 
 WORDS = {"de": ("ja", "nein", "gut", "neu"), "en": ("yes", "no", "good", "new")}
 SENTENCES = [numbers for length in (1, 2, 3, 4) for numbers in itertools.product(range(4), repeat=length)]
@@ -112,7 +114,20 @@ def test_where_a_translation_does_not_end_the_reference_is_taken(
     half = len(both) // 2
     same = sum(a == b for a, b in zip(both[:half], both[half:], strict=True))
     assert same > half / 2
-    assert "of them have no translation that ends, and keep their reference" in done.stdout
+    assert "of them have no translation that is whole, and keep their reference" in done.stdout
+
+
+def test_a_source_that_the_model_sees_a_part_of_keeps_its_reference(
+    corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [len(line.split()) + 1 for line in texts(corpus, "data-bin", "train", "de")]
+    limit = sorted(lengths)[len(lengths) // 2]
+    monkeypatch.setattr(inputs, "positions", lambda paths: (limit, 1024))
+    preparing.prepare("distilled", model, corpus, tmp_path / "out", "--cpu")
+    both = texts(tmp_path / "out", "data-bin", "train", "en")
+    references, translations = both[: len(lengths)], both[len(lengths) :]
+    other = {n for n, *pair in zip(lengths, references, translations, strict=True) if len(set(pair)) == 2}
+    assert max(other) == limit < max(lengths)
 
 
 def test_all_else_is_that_of_the_corpus(corpus: Path, made: Path) -> None:
@@ -197,14 +212,21 @@ def test_what_cannot_be_distilled_is_refused(corpus: Path, model: Path, made: Pa
     assert "prepare.json" not in copies
 
 
-def test_files_on_another_disk_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_on_another_disk_or_of_somebody_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    (tmp_path / "one").write_text("text")
-    distilled._link(tmp_path / "one", tmp_path / "link")
+    folders = stage, theirs, linked, copied, own = [tmp_path / name for name in ("a", "b", "linked", "copied", "own")]
+    for folder in folders:
+        folder.mkdir()
+    (stage / STAMP).write_text("{}")
+    for folder in (stage, theirs):
+        (folder / "one").write_text("text")
+    distilled._copy(stage, linked)
+    distilled._copy(theirs, own)  # of fairseq-preprocess, which writes in place
     monkeypatch.setattr(distilled.os, "link", fail)
-    distilled._link(tmp_path / "one", tmp_path / "copy")
-    assert (tmp_path / "link").samefile(tmp_path / "one")
-    assert not (tmp_path / "copy").samefile(tmp_path / "one")
-    assert (tmp_path / "copy").read_text() == "text"
+    distilled._copy(stage, copied)
+    assert (linked / "one").samefile(stage / "one")
+    assert not (own / "one").samefile(theirs / "one")
+    assert not (copied / "one").samefile(stage / "one")
+    assert [(folder / "one").read_text() for folder in (linked, copied, own)] == ["text"] * 3

@@ -101,6 +101,14 @@ def test_each_layout(tmp_path: Path, encoder: Path, write: Callable[[Path], None
     assert "nothing to do" in preparing.prepare(*command).stdout
 
 
+def test_a_training_pair_recurs_in_other_capitals_too(tmp_path: Path, encoder: Path) -> None:
+    """An encoder without capitals sees no difference."""
+    sick(tmp_path)
+    table(tmp_path / "SICK_train.txt", "sick", [(PAIRS[1][0].upper(), *PAIRS[1][1:]), *PAIRS])
+    done = preparing.prepare("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder", encoder)
+    assert "left out 2 training pairs" in done.stdout
+
+
 def test_a_pair_that_is_too_long_is_cut_and_told(tmp_path: Path, encoder: Path) -> None:
     sick(tmp_path)
     command = ("nli", tmp_path / "out", "--raw-dir", tmp_path, "--encoder", encoder, "--max-positions", 11)

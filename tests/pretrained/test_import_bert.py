@@ -202,6 +202,15 @@ def test_a_training_starts_from_it(tmp_path: Path) -> None:
         (lambda f: _weights(f, "pooler.dense.bias"), "have no such weight"),
         (lambda f: (f / "tokenizer_config.json").write_text('{"do_lower_case": "false"}'), "do_lower_case in"),
         (
+            lambda f: (f / "tokenizer_config.json").write_text('{"tokenizer_class": "BertJapaneseTokenizer"}'),
+            "tokenizer_class in .*tokenizer_config.json is 'BertJapaneseTokenizer', but 'BertTokenizer' or",
+        ),
+        (lambda f: _edit(f, tokenizer_class="DebertaTokenizer"), "tokenizer_class in .*config.json is 'DebertaTokeni"),
+        (
+            lambda f: (f / "tokenizer_config.json").write_text('{"word_tokenizer_type": "mecab"}'),
+            "word_tokenizer_type in .* is 'mecab', but 'basic' is expected",
+        ),
+        (
             lambda f: (f / "vocab.txt").write_text(PIECES.replace(" ", "\n").replace("guitar", "<s>")),
             "has the piece <s>",
         ),

@@ -37,6 +37,10 @@ def test_the_preparation_of_several_folders_is_that_of_the_first(tmp_path: Path)
         assert preparation(folder)["tokenizer"] == parent
     assert preparation(f"{tmp_path}/plain/data-bin:{tmp_path}/plain/data-bin1")["tokenizer"] == "plain"
     assert preparation(tmp_path / "elsewhere") == {}
+    (tmp_path / "plain/prepare.json").write_text(json.dumps({"tokenizer": "plain", "data_bin": "data-bin"}))
+    (tmp_path / "plain/other-bin").mkdir()
+    assert preparation(tmp_path / "plain/data-bin")["tokenizer"] == "plain"
+    assert preparation(tmp_path / "plain/other-bin") == {}  # somebody's own, beside it
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
