@@ -52,7 +52,8 @@ def load() -> None:
 
             training.optimizer.install()
             training.distillation.install()
-            training.unfinished.install()
+            training.schedule_checks.install()
+            training.averages.install()
     except BaseException:
         _begun.release()
         raise

@@ -11,9 +11,11 @@ __all__ = ["apply_all"]
 def apply_all() -> None:
     """Fix this process's fairseq. Called once, when the plugin is loaded; further calls do nothing."""
     from fairseq_dsp.compat import (
+        amp_unscales_twice,
         archives_write_outside,
         atomic_checkpoints,
         bf16_means_tpu,
+        ema_needs_its_own_checkpoint,
         fasta_paths_run_in_a_shell,
         help_leaves_options_out,
         last_sentences_dropped,
@@ -40,6 +42,8 @@ def apply_all() -> None:
     atomic_checkpoints.apply()
     other_processes_refuse_checkpoints.apply()
     legacy_ddp_mixes_types.apply()
+    amp_unscales_twice.apply()
+    ema_needs_its_own_checkpoint.apply()
     resume_forgets_counts.apply()
     resume_regroups_sentences.apply()
     torchrun_splits_training.apply()

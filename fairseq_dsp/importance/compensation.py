@@ -41,6 +41,12 @@ def compensate(model: Any, batches: Iterable[dict[str, Any]], heads: HeadSet) ->
     :raises ValueError: if the model has not all its heads, the set does not fit it, or there is no batch.
     """
     modules_with_all_heads(model)
+    for pruner in getattr(model, "pruners", {}).values():
+        if (kept := pruner.kept().kept) < pruner.plan.units:
+            raise ValueError(
+                f"the model keeps only {kept} of its {pruner.plan.units} {pruner.kind.units}, so the others cannot be "
+                "read: give an unpruned checkpoint"
+            )
     model.eval()
     projections = [
         (module, name, kept)

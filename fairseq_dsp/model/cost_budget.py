@@ -28,9 +28,9 @@ from ..subset.price import Group, Numbers, find_price, in_order, numbers_at, sig
 from ..subset.topk import check_vector
 from .gates import UnitChoice
 from .kinds import COSTS, KINDS, UnitModule
-from .plan import PruningPlan, ranges
+from .plan import PruningPlan
 from .pruning_options import PruningConfig, flag
-from .units import modules_by, shape_of
+from .units import modules_by, ranges, shape_of
 
 LEFT_OVER = 0.005
 """The most that may be left of a budget, as a share of the cost of all units, or the cost of the cheapest unit."""
@@ -61,9 +61,9 @@ class CostBudget:
         self.whole = sum(g.cost * len(g.units) for g in self.groups)
         """What all units cost."""
         if self._least_cost() > self.at(self.share):
-            if not any(self._asked_floors(plan) for plan in plans):  # the default ones, which a small budget has not
-                self._floors, self.groups = [[] for _ in plans], found
-            else:
+            self._floors = [_floors(plan, given=True) for plan in plans]  # a small budget has not the default ones
+            self.groups = [Group(g.place, g.units, g.cost, self._least(g)) for g in found]
+            if self._least_cost() > self.at(self.share):
                 raise ValueError(
                     f"{flag(option)} is {self.share}, but the least numbers of units that are asked for have "
                     f"{self._least_cost() / self.whole:.3f} of the {self.what}: raise it, or lower "
@@ -247,14 +247,16 @@ def plans_of(config: PruningConfig, options: Any) -> list[PruningPlan]:
     return plans
 
 
-def _floors(plan: PruningPlan) -> list[Draw]:
-    """Return the least numbers of units of a kind: those given, and by default those of about as many units."""
+def _floors(plan: PruningPlan, *, given: bool = False) -> list[Draw]:
+    """Return the least numbers of units of a kind: those given, and by default those of about as many units.
+
+    :param given: those given alone.
+    """
     total, floors, types = plan.budget.total, plan.module_floors(), plan.kind.types
     for name, units in zip(types, ranges([sum(plan.shape[name]) for name in types]), strict=True):
-        if name in plan.kind.floors:
-            given = getattr(plan.config, plan.kind.floors[name]) is not None
+        if name in plan.kind.floors and not (given and plan.floor_is_default(name)):
             least = plan.floor(name, total)
-            floors.append(Draw(tuple(units), least if given else min(least, total)))
+            floors.append(Draw(tuple(units), min(least, total) if plan.floor_is_default(name) else least))
     return floors
 
 

@@ -15,7 +15,7 @@ from .kinds import KINDS, Kind
 from .pruning_options import PruningConfig, flag
 from .sets import HeadSet
 from .uniform import uniform_counts
-from .units import HEADS
+from .units import HEADS, ranges
 
 _SHRINKING = 0.9
 """The share of the cooldown in which the least number of units of a range falls."""
@@ -58,10 +58,10 @@ class PruningPlan:
             self.budget = Budget.top(total, self.units)  # what is drawn from is a CostBudget's
         for name, option in kind.floors.items():
             self._count(option, sum(self.shape[name]))
-        floors = {option: self.floor(name, self.budget.total) for name, option in kind.floors.items()}
+        floors = {name: option for name, option in kind.floors.items() if not self.floor_is_default(name)}
         chosen = self.selection.learns and self.range is None and config.cost is None  # a range has a check of its own
-        if chosen and sum(floors.values()) > self.budget.total and any(getattr(config, option) for option in floors):
-            given = " and ".join(f"{flag(option)} is {least}" for option, least in floors.items() if least)
+        if chosen and sum(self.floor(name, self.budget.total) for name in floors) > self.budget.total:
+            given = " and ".join(f"{flag(option)} is {getattr(config, option)}" for option in floors.values())
             raise ValueError(
                 f"{given}, but only {self.budget.total} {kind.units} are to be kept: lower it or raise {flag(to_keep)}"
             )
@@ -186,7 +186,7 @@ class PruningPlan:
     def _counts_at(self, elapsed: int) -> list[int] | None:
         """Return how many of :attr:`_all` are kept in a training in which that shrinks, None in any other."""
         updates, start = self._option("updates"), self._option("start")
-        if updates is None or self.budget.keeps_all or self.range:
+        if updates is None or self.budget.keeps_all or self.range or not self.selection.learns:
             return None
         first = self._all if start is None or self._option("uniform") else [start]
         return [shrink(elapsed, one, last, updates) for one, last in zip(first, self._last, strict=True)]
@@ -283,7 +283,8 @@ class PruningPlan:
             if self._option("uniform"):
                 return Budget.grouped(modules, self._uniform(counts[0]))
             left = counts[0]
-            for kind in self.kind.floors:
+            # what is given for every number comes before what is a share, or so by default
+            for kind in sorted(self.kind.floors, key=lambda kind: self._is_share(kind) or self.floor_is_default(kind)):
                 least = min(self.floor(kind, counts[0]), left)
                 left -= least
                 floors.append(Draw(tuple(types[self.kind.types.index(kind)]), least))
@@ -292,12 +293,18 @@ class PruningPlan:
     def _uniform(self, total: int) -> list[int]:
         return uniform_counts(self.kind, self.shape, total, self._option("per_module") or 0, self.floor)
 
+    def floor_is_default(self, kind: str) -> bool:
+        """Whether no option gives the least number of units of a type."""
+        return getattr(self.config, self.kind.floors[kind]) is None
+
+    def _is_share(self, kind: str) -> bool:
+        return self.range is not None and kind == self.kind.in_proportion
+
     def floor(self, kind: str, total: int) -> int:
         """Return the least number of units of a type, of *total* in all; see :attr:`~.kinds.Kind.in_proportion`."""
         given: int | None = getattr(self.config, self.kind.floors[kind])
-        own, most = sum(self.shape[kind]), total
-        if self.range and kind == self.kind.in_proportion:
-            most = max(self.range)
+        own = sum(self.shape[kind])
+        most = max(self.range or ()) if self._is_share(kind) else total
         if given is None:  # a model of one type needs no floor
             needed = self.selection.floors and own < self.units
             given = min(self.kind.default_floor(kind, most), own) if needed else 0
@@ -341,9 +348,3 @@ class PruningPlan:
                 f"to {available}"
             )
         return int(value)
-
-
-def ranges(sizes: Sequence[int]) -> list[range]:
-    """Return consecutive ranges of the given sizes, from 0."""
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]

@@ -32,6 +32,7 @@ _WITHOUT_GATES = {
     "quant_noise_scalar": "puts other layers in place of those whose heads have gates",
     "base_layers": "puts other layers in place of those whose heads have gates",
     "mha_heads_to_keep": "is fairseq's own way to remove heads, which the gates do not know",
+    "ffn_blocks_to_remove": "is fairseq's own way to remove feed-forward units, which the gates do not know",
 }
 """Options of fairseq's models that gates do not go with, and why."""
 

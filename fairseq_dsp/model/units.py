@@ -249,3 +249,9 @@ def count_parameters(state: Mapping[str, Tensor]) -> int:
 def shape_of(modules: Sequence[UnitModule], kind: Kind = HEADS) -> dict[str, list[int]]:
     """Return for each type of a kind the number of units of each of its modules, by layer."""
     return {name: [m.units for m in modules if m.type == name] for name in kind.types}
+
+
+def ranges(sizes: Sequence[int]) -> list[range]:
+    """Return consecutive ranges of the given sizes, from 0."""
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]

@@ -1,5 +1,5 @@
 """Training with fairseq: the task, the criterion and the optimiser's group for the importance variables."""
 
-from . import criterion, distillation, optimizer, task, unfinished
+from . import averages, criterion, distillation, optimizer, schedule_checks, task
 
-__all__ = ["criterion", "distillation", "optimizer", "task", "unfinished"]
+__all__ = ["averages", "criterion", "distillation", "optimizer", "schedule_checks", "task"]

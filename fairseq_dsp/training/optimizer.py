@@ -9,7 +9,8 @@ own attribute, which its copies in float32 keep) lands in a group of its own:
   ``--optimizer-overrides``;
 - left as it is, optimiser state included, while its mark says that it is not active: before pruning begins, so that the
   first steps are no larger than later ones, and once the units are fixed, so that momentum moves none of them;
-- left out of the gradient norm, so that ``--clip-norm`` never shrinks the model's gradients because of it.
+- left out of the gradient norm, so that ``--clip-norm`` never shrinks the model's gradients because of it. (Half
+  precision scales all gradients by the factor that it finds.)
 
 Matrices that are marked with ``at_rest``, those of modules without units, are left as they are too: nothing reads them,
 and a step would cost as much as that of any other parameter. (Half precision has one flat tensor for all.)

@@ -195,5 +195,9 @@ def test_a_pruned_model_and_a_test_set(stock: Path, tiny_data: Path, tmp_path: P
     where = ["--data", str(tiny_data), "--kept-heads", str(heads), "--cpu"]
     assert main(["compensate", str(tmp_path / "checkpoint_last.pt"), str(tmp_path / "out.pt"), *where]) == 1
     assert "the model keeps only 5 of its 12 heads" in capsys.readouterr().err
+    units = ["--ffn-units-to-keep", 7, "--cooldown-updates", 1]
+    inprocess.train(tiny_data, tmp_path / "units", "--cpu", *units, "--max-update", 2)
+    assert main(["compensate", str(tmp_path / "units/checkpoint_last.pt"), str(tmp_path / "out.pt"), *where]) == 1
+    assert "the model keeps only 7 of its" in capsys.readouterr().err
     assert main(["compensate", str(stock), str(tmp_path / "out.pt"), *where, "--split", "test"]) == 1
     assert "--split test is a test set" in capsys.readouterr().err

@@ -27,8 +27,8 @@ DECODER_FIRST = torch.tensor([0.0] * 4 + [2.0] * 4 + [1.0] * 4)  # encoder self,
         ("--heads-to-keep 2 --min-cross-heads 3", "--min-cross-heads is 3, but only 2 heads are to be kept"),
         ("--heads-to-keep 6 --min-encoder-heads 5", "--min-encoder-heads is 5, but there are 4 such heads"),
         (
-            "--heads-to-keep 3 --min-encoder-heads 3",
-            "--min-cross-heads is 1 and --min-encoder-heads is 3, but only 3 heads are to be kept",
+            "--heads-to-keep 3 --min-encoder-heads 3 --min-decoder-heads 1",
+            "--min-encoder-heads is 3 and --min-decoder-heads is 1, but only 3 heads are to be kept",
         ),
         ("--encoder-heads-to-keep 2 --min-cross-heads 1", "give --cross-heads-to-keep instead"),
         ("--cross-heads-to-keep 2 --min-encoder-heads 1", "give --encoder-heads-to-keep instead"),
@@ -55,6 +55,7 @@ DECODER_FIRST = torch.tensor([0.0] * 4 + [2.0] * 4 + [1.0] * 4)  # encoder self,
         ("--ddp-backend fully_sharded --heads-to-keep 3", "fully_sharded gives each process a part of the parameters"),
         ("--quant-noise-scalar 0.1", "--quant-noise-scalar 0.1 puts other layers in place"),
         ("--base-layers 1", "--base-layers 1 puts other layers in place"),
+        ("--heads-to-keep-low 2 --heads-to-keep-high 9 --heads-to-keep-updates 5", "low draws it: give one"),
     ],
 )
 def test_bad_options_are_refused_in_one_sentence(build, flags: str, sentence: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import PruningConfig, PruningPlan
 from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED
+from fairseq_dsp.model.units import HEADS
 
 RANGE = ("--heads-to-keep-low", 2, "--heads-to-keep-high")
 
@@ -137,3 +138,37 @@ def test_the_least_number_may_be_below_the_floors_by_default(low: int, floors: t
     assert [int(gates.sum()) for gates in kept] == list(range(low, 37))
     assert all((larger >= smaller).all() for smaller, larger in itertools.pairwise(kept))
     assert (int(kept[0][24:].sum()), int(kept[0][:12].sum())) == floors
+
+
+def test_floors_that_are_given_come_before_the_default_ones() -> None:
+    for low, high, given in ((6, 12, 4), (3, 12, 2)):
+        config = PruningConfig(heads_to_keep_low=low, heads_to_keep_high=high, min_decoder_heads=given)
+        plan = PruningPlan(config, dict.fromkeys(HEADS.types, [4] * 3))
+        for total in range(low, high + 1):
+            kept = plan.keep(torch.arange(36.0), total).view(3, 12).sum(1)  # the least are worth the least
+            assert kept.sum() == total
+            assert kept[1] >= given
+    plan = PruningPlan(PruningConfig(heads_to_keep=2, min_decoder_heads=2), dict.fromkeys(HEADS.types, [4] * 3))
+    assert plan.keep(torch.arange(36.0)).view(3, 12).sum(1).tolist() == [0, 2, 0]
+
+
+def test_units_leave_slowly_beside_a_range_of_heads(build: Any) -> None:
+    """The options of one budget that shrinks are those of the other kind."""
+    model = build(
+        *(
+            "--heads-to-keep-low",
+            2,
+            "--heads-to-keep-high",
+            9,
+            "--cooldown-updates",
+            100,
+            "--heads-to-keep-updates",
+            50,
+        ),
+        *("--ffn-units-to-keep", 16),
+    )
+    heads, units = (pruner.plan for pruner in model.pruners.values())
+    assert [heads.phase(update) for update in (0, 99, 100)] == [CHOOSING, CHOOSING, FIXED]
+    counts = [units._counts_at(update)[0] for update in (0, 25, 50)]
+    assert counts == sorted(counts, reverse=True)
+    assert (counts[0], counts[-1]) == (units.units, 16)

@@ -192,6 +192,7 @@ def test_hydra_trains_the_same_model(pair_data: Path, tmp_path: Path) -> None:
         ("--heads-to-keep 2 --min-cross-heads 1", "--min-cross-heads 1 is for one attention type of several"),
         ("--heads-to-keep 2 --min-encoder-heads 1", "--min-encoder-heads 1 is for one attention type of several"),
         ("--heads-to-keep 2 --mha-heads-to-keep 1", "--mha-heads-to-keep 1 is fairseq's own way"),
+        ("--ffn-units-to-keep 2 --ffn-blocks-to-remove 1", "--ffn-blocks-to-remove 1 is fairseq's own way"),
         ("--quant-noise-scalar 0.1", "--quant-noise-scalar 0.1 puts other layers in place"),
         ("--layer-norm-epsilon 0", "--layer-norm-epsilon is 0.0, but a positive number is expected"),
     ],

@@ -11,6 +11,7 @@ import pytest
 import support
 import torch
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import UnitPruner
 from fairseq_dsp.model.monitor import WINDOW, GradientMonitor
 from fairseq_dsp.subset import relaxed_top_k
@@ -69,7 +70,11 @@ def test_a_resumed_run_equals_one_straight_through(flags: list, tiny_data: Path,
     [
         ([], ["update 10000, from which on the heads are fixed"]),
         (["--cooldown-updates", 3], []),
-        (["--cooldown-updates", 2, "--pruning-warmup-updates", 3], ["update 5, from which on the heads are fixed"]),
+        (
+            ["--cooldown-updates", 2, "--pruning-warmup-updates", 3],
+            ["update 5, from which on the heads are fixed: the weights never train with those that stay alone; lower"],
+        ),
+        (["--cooldown-updates", 2, "--pruning-warmup-updates", 2], ["give --cooldown-updates 1, about 30% of the upd"]),
         (["--cooldown-updates", 9, "--ffn-units-to-keep", 7], ["update 9", "update 9, from which on the feed-forward"]),
         (["--head-selection", "gumbel"], []),  # which is never fixed
     ],
@@ -81,6 +86,22 @@ def test_a_training_that_ends_before_its_heads_are_fixed_warns(
     found = [text for text in caplog.messages if "--max-update 3 ends this training before" in text]
     assert len(found) == len(warned), found
     assert all(part in text for part, text in zip(warned, found, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--cooldown-updates", 0], "--cooldown-updates is 0, so the heads are fixed before anything says which are"),
+        (
+            ["--cooldown-updates", 5, "--heads-to-keep-updates", 9],
+            "--heads-to-keep-updates is 9, but with --cooldown-updates 5 the heads are fixed before that",
+        ),
+    ],
+)
+def test_heads_that_would_be_fixed_too_early_are_refused(flags: list, told: str, tiny_data: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=told):
+        inprocess.train(tiny_data, tmp_path, "--cpu", "--heads-to-keep", 6, *flags, "--max-update", 12)
+    assert not list(tmp_path.glob("*.pt"))
 
 
 def test_fixed_heads_stay_fixed(tiny_data: Path, tmp_path: Path):

@@ -1,0 +1,30 @@
+"""The choice of units in the average of a model's weights that ``--store-ema`` keeps.
+
+The average follows the weights with a delay. Its importance would keep other units than the training, and go on to do
+so long after these are fixed, with weights that no update changes any more. So it has the importance, and the units, of
+the model that it follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from fairseq.models.ema.ema import EMA
+
+
+def install() -> None:
+    """Have fairseq copy the choice instead of averaging it; a second call changes nothing."""
+    if not hasattr(EMA.__init__, "__wrapped__"):
+        EMA.__init__ = _copying_choice(EMA.__init__)
+
+
+def _copying_choice(stock: Callable[..., None]) -> Callable[..., None]:
+    @wraps(stock)
+    def init(self: EMA, model: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, model, *args, **kwargs)
+        kinds = tuple(f"{name}." for name in getattr(model, "pruners", ()))
+        self.skip_keys = {*self.skip_keys, *(name for name in model.state_dict() if name.startswith(kinds) and kinds)}
+
+    return init
