@@ -283,16 +283,21 @@ def check_selection(name: str) -> None:
         raise ValueError(f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: {HINT}")
 
 
-_ABOUT_GATES = (
+ABOUT_HEADS = (
     "heads_to_keep",
-    "encoder_heads_to_keep",
-    "cross_heads_to_keep",
-    "decoder_heads_to_keep",
+    *HEADS.budgets.values(),
     "min_heads_per_module",
     "uniform_heads",
     *HEADS.floors.values(),
     "heads_to_keep_start",
+    "heads_to_keep_updates",
     "heads_to_keep_low",
+    "heads_to_keep_high",
+)
+"""The options that say how many heads stay, and of which."""
+
+_ABOUT_GATES = (
+    *ABOUT_HEADS,
     "ffn_units_to_keep",
     "parameters_to_keep",
     "flops_to_keep",
@@ -306,7 +311,7 @@ _ABOUT_GATES = (
 def with_heads(file: str) -> dict[str, Any]:
     """Return the values of options that have a trained model keep the heads of a file, however it chose its own."""
     fields_ = PruningConfig.__dataclass_fields__
-    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", "uniform_heads", *COSTS)
+    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", *ABOUT_HEADS, *COSTS)
     return {"head_selection": "fixed", "kept_heads": file} | {name: fields_[name].default for name in reset}
 
 

@@ -11,7 +11,7 @@ from fairseq.trainer import Trainer
 
 from ..errors import UserError
 from ..model.gates import FIXED
-from ..model.pruning_options import flag
+from ..model.pruning_options import ABOUT_HEADS, PruningConfig, flag
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,14 @@ def _telling(stock: Callable[..., None]) -> Callable[..., None]:
 
 
 def _refuse_early(pruner: Any) -> None:
-    """Raise a `UserError` if units are fixed before their budget is, or before anything is known of them."""
+    """Raise a `UserError` if units are fixed before their budget is, or before anything is known of them, or chosen
+    though they are given."""
     plan, config = pruner.plan, pruner.plan.config
+    for name in ABOUT_HEADS if config.kept_heads else ():
+        if (value := getattr(config, name)) != getattr(PruningConfig, name):
+            raise UserError(
+                f"{flag(name)} {value} is about choosing heads, but --kept-heads gives them: leave one of them out"
+            )
     cooldown, shrinking = config.cooldown_updates, plan.kind.option(config, "updates")
     if not plan.learns or plan.selection.decides(cooldown):
         return

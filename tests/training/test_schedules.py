@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from pathlib import Path
 
@@ -25,6 +26,7 @@ VOITA = [
 ]
 
 
+SIX = json.dumps({"total": 12, "kept": 6} | {name: [[0], [0]] for name in ("encoder_self", "decoder_self", "cross")})
 PLAIN = ["--heads-to-keep", 6, "--cooldown-updates", 10]
 
 
@@ -91,6 +93,10 @@ def test_a_training_that_ends_before_its_heads_are_fixed_warns(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
+        (
+            ["--head-selection", "fixed", "--kept-heads", SIX],
+            "--heads-to-keep 6 is about choosing heads, but --kept-heads gives them: leave one of them out",
+        ),
         (["--cooldown-updates", 0], "--cooldown-updates is 0, so the heads are fixed before anything says which are"),
         (
             ["--cooldown-updates", 5, "--heads-to-keep-updates", 9],
