@@ -250,7 +250,7 @@ class _Work:
             },
             "left_out": _together("left_out", self.space.reports["raw"], of_text, of_bpe),
             "rewritten": _together("rewritten", self.space.reports["raw"], of_text),
-            "longest": self.space.reports["bpe"]["longest"],
+            "longest": of_bpe["longest"],
             "dictionary_sizes": {
                 language: len(read_dictionary(self.data_bin / f"dict.{language}.txt")) for language in corpus.languages
             },

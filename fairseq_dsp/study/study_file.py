@@ -20,7 +20,7 @@ from .method_checks import (
     check_units,
     read_shares,
     shares_of,
-)  # fmt: skip
+)
 from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false, total_heads
 from .start_model import check_metric, read_pretrained, trained_base
 from .titles import METHODS, read_title, with_titles
