@@ -86,10 +86,8 @@ def _seconds_in(checkpoint: Path) -> float | None:
 
     if not checkpoint.is_file():
         return None
-    seconds: float | None = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["extra_state"].get(
-        "previous_training_time"
-    )
-    return seconds
+    seconds = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["extra_state"].get("previous_training_time")
+    return None if seconds is None else float(seconds)  # several processes store their mean, a tensor
 
 
 def read_log(log: Path) -> str:

@@ -50,8 +50,9 @@ def test_it_is_of_the_checkpoint_that_was_saved(tmp_path: Path) -> None:
     assert final_valid_loss(path, "best") is None
 
 
-def test_an_interrupted_training_took_as_long_as_its_checkpoint_says(tmp_path: Path) -> None:
-    """fairseq itself counts the last part alone."""
+@pytest.mark.parametrize("stored", [100.0, torch.tensor(100.0)], ids=["one process", "several"])
+def test_an_interrupted_training_took_as_long_as_its_checkpoint_says(tmp_path: Path, stored: object) -> None:
+    """fairseq itself counts the last part alone; several processes store the mean of theirs as a tensor."""
     folders = [tmp_path / name for name in ("checkpoints", "recovered")]
     calls = [f"$ python -m fairseq_cli.train data --save-dir {folder} --seed 1" for folder in folders]
     path, end = tmp_path / "log.txt", "| INFO | done training in 60.5 seconds"
@@ -61,9 +62,10 @@ def test_an_interrupted_training_took_as_long_as_its_checkpoint_says(tmp_path: P
     folders[1].mkdir()
     state: dict[str, Any] = dict.fromkeys(("cfg", "args", "model", "criterion", "last_optimizer_state"))
     state["optimizer_history"] = [{"num_updates": 3, "best_loss": 1.0}]
-    state["extra_state"] = {"previous_training_time": 100.0, "train_iterator": {"epoch": 1}}
+    state["extra_state"] = {"previous_training_time": stored, "train_iterator": {"epoch": 1}}
     torch.save(state, folders[1] / "checkpoint_last.pt")
-    assert training_seconds(path, folders) == 160.5
+    took = training_seconds(path, folders)
+    assert took == 160.5 and isinstance(took, float)
     path.write_text("\n".join(["", calls[1], "x", ""]))  # killed between its end and the word of it
     assert training_seconds(path, folders[1:]) == 100
     assert training_seconds(path, []) == 0
