@@ -19,7 +19,8 @@ def optional(package: str, extra: str, what: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(
-            f"{what} the package {package}, which is not installed: pip install 'fairseq-dsp[{extra}]'"
+            f"{what} the package {package}, which is not installed: pip install -e '.[{extra}]' -c constraints.txt in "
+            "the folder of this package's source"
         ) from error
 
 

@@ -56,7 +56,7 @@ def write(folder: Path) -> Results:
     data = {"source_lang": "xx", "target_lang": "yy", "lowercase": False, "tokenizer": "none"}
     names = [name_of(run) for run in RUNS]
     study = {"name": "made-up", "description": "", "total": 12, "split": "test", "beam": 1, "data": data, "runs": names}
-    titles = {"joint": "exact subsets (default)", "paper": "DSP, released settings (Li et al. 2021)"}
+    titles = {"joint": "exact subsets", "paper": "DSP, released settings (Li et al. 2021)"}
     study["methods"] = [{"name": name, "method": "joint", "title": title} for name, title in titles.items()]
     (folder / "study.json").write_text(json.dumps(study))
     (folder / "references.txt").write_text("".join(line + "\n" for line in REFERENCES))

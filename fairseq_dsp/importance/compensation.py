@@ -27,7 +27,7 @@ from ..model.units import shape_of
 from .michel import modules_with_all_heads, reading
 
 RIDGE = 1e-3
-"""λ, as a share of the mean square of what the columns that stay read."""
+"""λ, as a share of the mean over the columns that stay of the sum of squares over all tokens."""
 
 
 def compensate(model: Any, batches: Iterable[dict[str, Any]], heads: HeadSet) -> dict[str, Tensor]:

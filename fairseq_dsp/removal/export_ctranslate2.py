@@ -1,6 +1,6 @@
 """FOLDER is a model for CTranslate2, the C++ engine: ctranslate2.Translator(FOLDER), or one of the servers built on it.
 The engine takes one number of heads for the encoder and one for the decoder, so each module is padded with heads of
-zeros up to the largest of its stack. Needs the package: pip install 'fairseq-dsp[ctranslate2]'.
+zeros up to the largest of its stack. Needs the package: pip install -e '.[ctranslate2]' -c constraints.txt
 
 The engine computes what fairseq's Transformer does, with all options but --adaptive-softmax-cutoff,
 --cross-self-attention, --activation-fn linear, and --quant-noise-pq together with --layernorm-embedding: models with

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .study_file import Method
 
 METHODS = {
-    "joint": "exact subsets (default)",
+    "joint": "exact subsets",
     "ste": "straight-through",
     "pipelined": "pipelined, exact subsets",
     "voita": "L0 (Voita et al. 2019)",

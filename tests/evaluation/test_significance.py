@@ -244,7 +244,7 @@ def test_the_report_compares(made_up: Results, tmp_path: Path, dsp: Callable[...
     page = (tmp_path / "report.md").read_text()
     assert "## Against DSP, released settings (Li et al. 2021), at the same number of heads" in page
     row_of = f"6 | {one.value:+.2f} | {one.low:+.2f} to {one.high:+.2f} | 2 | {compared.p_value:.3f} |"
-    assert f"| exact subsets (default) | {row_of}" in page
+    assert f"| exact subsets | {row_of}" in page
     assert "corrected for the 2 comparisons of this table" in page
     done = dsp("report", made_up.folder, "--against", "nothing", check=False)
     assert (done.returncode, "Traceback" in done.stdout) == (1, False)

@@ -42,7 +42,7 @@ def test_each_kind_has_its_title(write_study: WriteStudy) -> None:
         ({"method": "joint", "title": PAPER}, PAPER),
         ({"method": "joint", "name": "paper", "title": PAPER}, PAPER),
         ({"method": "joint", "name": "slow"}, "slow"),
-        ({"method": "joint", "distill": True}, "exact subsets (default), distilled"),
+        ({"method": "joint", "distill": True}, "exact subsets, distilled"),
         ({"method": "joint", "options": {"head-selection": "gumbel"}}, "relaxed Gumbel top-K (Li et al. 2021)"),
         ({"method": "pipelined", "recovery": {"max-update": 5}}, "pipelined, exact subsets, recovered"),
     ],
@@ -68,7 +68,7 @@ def test_a_selection_of_the_recipe_counts(write_study: WriteStudy, tiny_recipe: 
             [{"method": "joint", "title": "one"}, {"method": "joint", "title": "two", "heads": [3]}],
             "titles one and two",
         ),
-        (["joint", {"method": "ste", "title": "exact subsets (default)"}], "joint and ste have the same title"),
+        (["joint", {"method": "ste", "title": "exact subsets"}], "joint and ste have the same title"),
     ],
 )
 def test_bad_titles(methods: list[Any], message: str, write_study: WriteStudy) -> None:
@@ -80,7 +80,7 @@ def test_bad_titles(methods: list[Any], message: str, write_study: WriteStudy) -
 def test_a_sweep_notes_titles(write_study: WriteStudy, tmp_path: Path) -> None:
     leave(tmp_path, read_study(write_study(methods=["joint", {"method": "ste", "name": "hard"}])), [])
     assert json.loads((tmp_path / "study.json").read_text())["methods"] == [
-        {"name": "joint", "method": "joint", "title": "exact subsets (default)"},
+        {"name": "joint", "method": "joint", "title": "exact subsets"},
         {"name": "hard", "method": "ste", "title": "hard"},
     ]
 
@@ -104,7 +104,7 @@ def test_a_report_shows_titles(tmp_path: Path) -> None:
         assert html.escape(title, quote=False) in (out / f"{picture}.svg").read_text()
     rows = list(csv.DictReader((out / "table.csv").open()))
     assert {(row["method"], row["title"]) for row in rows} == {
-        ("unpruned", "unpruned"), ("joint", "exact subsets (default)"), ("paper", title)
+        ("unpruned", "unpruned"), ("joint", "exact subsets"), ("paper", title)
     }  # fmt: skip
     assert title in summary_table(read_results(tmp_path / "packed.json"))
 
