@@ -4,11 +4,11 @@ Written to RESULTS/report: report.html (one file, opens from the disk), report.m
 table.tex for a paper (booktabs). A sweep that is still running can be reported too: the page says which runs are
 missing.
 
-The table has, for each method and number of heads K, the validation loss (not in table.tex); the mean BLEU, or accuracy,
-over the seeds, its standard deviation and its 95% confidence interval, over seeds and test sentences; and the
-difference from the unpruned model of the same seed with its interval and its two-sided p-value, alone and corrected for
-the number of comparisons in the table (Holm). With one seed an interval covers the test sentences only: it is marked
-with †. Choose on the validation set, by its loss or by a score there, not by the test set.
+The table has, for each method and number of heads K, the validation loss (not in table.tex); the mean BLEU, or
+accuracy, over the seeds, its standard deviation and its 95% confidence interval, over seeds and test sentences; and the
+difference from the unpruned model of the same seed with its interval and its two-sided p-value, alone and corrected
+for the number of comparisons in the table (Holm). With one seed an interval covers the test sentences only: it is
+marked with †. Choose on the validation set, by its loss or by a score there, not by the test set.
 
 --pack FILE writes all that a report needs into one small JSON file without text; RESULTS may be such a file. --against
 NAME compares every method with the method NAME in the same way, at the same number of heads.

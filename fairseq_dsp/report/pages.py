@@ -76,8 +76,8 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
         (
             f"{_capital(results.title)} against heads",
             f"{_setting(results)}. The validation loss is fairseq's, {loss}, of the checkpoint that is evaluated, if "
-            "it was trained at that number of heads: choose on the validation set, by it or by a score there, not by the "
-            "test set. "
+            "it was trained at that number of heads: choose on the validation set, by it or by a score there, not by "
+            "the test set. "
             f"{score}, the mean over the seeds. "
             + note(
                 "the unpruned model" + (", one for all seeds" if results.study.get("given_base") else ""),
