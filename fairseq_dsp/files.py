@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -91,6 +92,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         with _all_or_nothing(f"the folder {target}"):
             yield temporary
+            for path in temporary.rglob("*"):
+                _to_disk(path)
             os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -143,8 +146,8 @@ def check_target(path: str | Path) -> Path:
 
 
 def _beside(path: Path) -> Path:
-    """A hidden name in the same folder, and so on the same disk, that no other process uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    """A hidden name in the same folder, and so on the same disk, that no other process uses, on any machine."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
 
 
 def _to_disk(path: Path) -> None:

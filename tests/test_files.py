@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -40,7 +39,7 @@ def test_removing_takes_what_killed_writers_left_too(tmp_path: Path) -> None:
         with replacing(one) as temporary:
             temporary.write_text("half")
             left = temporary.read_text()
-            temporary.with_name(temporary.name.replace(str(os.getpid()), "1")).write_text(left)
+            temporary.with_name(f".{one.name}.1.tmp").write_text(left)
     remove(path)
     remove(tmp_path / "none")
     assert sorted(file.name for file in tmp_path.iterdir()) == [".a1.pt.1.tmp", "a1.pt"]

@@ -5,8 +5,7 @@ data set. Such options are a part of every checkpoint, so that a checkpoint, an 
 code, safe loading or not: ``encoder_xformers_att_config`` does it in every Transformer.
 
 Fix: the name ``eval`` means, in fairseq's modules, a reader of literals and their sums, products and the like, such
-as ``(0.9, 0.98)`` and ``[(512, 3)] * 4 + [(256, 3)]``, which refuses all else. ``--model-overrides``, which no file but
-only the user gives, is evaluated by fairseq's commands and stays as it is. Can go when fairseq reads literals.
+as ``(0.9, 0.98)`` and ``[(512, 3)] * 4 + [(256, 3)]``, which refuses all else. Can go when fairseq reads literals.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ _REFUSALS = (
     re.compile(r"unrecognized function (.+)"),
     re.compile(r"but got <class '([^']+)'>"),
 )
+_NO_MEMORY = re.compile(r"alloc_cpu|can't allocate memory")
 
 
 def allowed_types() -> list[Any]:
@@ -94,13 +95,16 @@ def explanation(path: str, error: Exception) -> str:
                 )
     if isinstance(error, OSError):
         return f"The checkpoint {path} cannot be read: {error.strerror or error}."
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error)):
+        return f"The checkpoint {path} cannot be read: there is not enough free memory for it on this machine."
     size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "size unknown"
     reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]  # torch goes on with advice
     if isinstance(error, LookupError):
         return (
             f"The checkpoint {path} ({size}) cannot be used: it is not a fairseq checkpoint, or lacks what those "
-            f"have ({reason}); if it was averaged or converted, keep all other entries, such as optimizer_history, of "
-            "one that it was made from."
+            f"have ({reason}); if that is the name of an architecture, task, criterion or optimiser, give the "
+            "--user-dir that has it; if it was averaged or converted, keep all other entries, such as "
+            "optimizer_history, of one that it was made from."
         )
     return (
         f"The checkpoint {path} ({size}) cannot be used: it is truncated, or not a fairseq checkpoint ({reason}); use "

@@ -38,7 +38,7 @@ class EngineTranslator(Translator):
         found = self.engine.translate_batch(
             sources,
             beam_size=int(search.beam),
-            length_penalty=float(search.lenpen),
+            length_penalty=float(search.lenpen) or 1e-6,  # at exactly 0 the engine stops earlier than fairseq
             max_input_length=0,
             max_decoding_length=min(longest, self._target_positions - 1),  # as fairseq has it
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ from tqdm import tqdm
 
 from ..model import modules_of
 from .runners import FairseqRunner, Runner, load
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("attention", "feed-forward", "vocabulary", "layer norms", "the rest")
 """What the time of a translation is divided into; the rest is embeddings, beam search and Python."""
@@ -208,15 +214,26 @@ def timed(parts: Mapping[str, list[nn.Module]], spent: dict[str, float], clock: 
             handle.remove()
 
 
-def peak_memory(path: str, batch: int, beam: int, length: int, device: str, precision: str) -> int:
-    """Return the most bytes of memory that a process of its own has while it loads a model and translates a batch."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (path, batch, beam, length, device, precision, torch.get_num_threads()))
+def peak_memory(path: str, batch: int, beam: int, length: int, device: str, precision: str) -> int | None:
+    """Return the most bytes of memory that a process of its own, with a model loaded, has while it translates a batch.
+
+    :return: None if that process was killed, as for want of memory.
+    """
+    options = (path, batch, beam, length, device, precision, torch.get_num_threads())
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_peak, *options).result()
+        except BrokenProcessPool:
+            logger.warning("the process that measures the memory of %s in batches of %d was killed", path, batch)
+            return None
 
 
 def _peak(path: str, batch: int, beam: int, length: int, device: str, precision: str, threads: int) -> int:
     torch.set_num_threads(threads)
     runner = load(path, beam, length, device, precision)
+    gc.collect()
+    with suppress(OSError):  # what reading the optimiser's state took is not the model's; some systems keep it in
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     runner(runner.batch(batch, length))
     # not ru_maxrss: that starts with what the process had that started this one
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()

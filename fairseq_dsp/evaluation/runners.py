@@ -43,7 +43,7 @@ class FairseqRunner:
     :param model: a model in evaluation mode.
     :param source_words: size of the source dictionary.
     :param words: size of the target dictionary.
-    :param size: bytes on disk.
+    :param size: bytes of the weights.
     :param prepare: whether to prepare the model as ``fairseq-generate`` does.
     """
 
@@ -84,7 +84,7 @@ class ClassifierRunner(FairseqRunner):
 
     :param model: a model in evaluation mode.
     :param words: size of the dictionary.
-    :param size: bytes on disk.
+    :param size: bytes of the weights.
     """
 
     def __init__(self, model: Any, words: int, size: int) -> None:
@@ -177,10 +177,13 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
             classifier, words_read = _classifier(state, parameters)
             _check_length(path, length, classifier.max_positions())
             classifier.eval().to(device, PRECISIONS[precision])
-            return ClassifierRunner(classifier, words_read, Path(path).stat().st_size)
+            return ClassifierRunner(classifier, words_read, _bytes(parameters))
         words = [len(parameters[f"{stack}.embed_tokens.weight"]) for stack in ("encoder", "decoder")]
         task = TranslationTask(TranslationConfig(), *map(dictionary, words))
-        config = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
+        config = state["cfg"]["model"]
+        for stack in ("encoder", "decoder"):  # the weights are here; the files that they started from may be gone
+            if getattr(config, f"{stack}_embed_path", None):
+                setattr(config, f"{stack}_embed_path", None)
         model = models.build_model(config, task)
         model.load_state_dict(parameters, strict=True, model_cfg=config)
         list(modules_of(model))
@@ -194,7 +197,13 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
             "encoder–decoder Transformer, or of a RoBERTa that classifies, that fairseq-train or fairseq-dsp wrote"
         ) from error
     model.eval().to(device, PRECISIONS[precision])
-    return FairseqRunner(model, words[0], words[1], beam, length, Path(path).stat().st_size)
+    return FairseqRunner(model, words[0], words[1], beam, length, _bytes(parameters))
+
+
+def _bytes(parameters: dict[str, Any]) -> int:
+    """Return the bytes of weights, without what a checkpoint has beside them; weights that are shared count once."""
+    storages = {one.untyped_storage().data_ptr(): one for one in parameters.values()}
+    return sum(one.numel() * one.element_size() for one in storages.values())
 
 
 def _check_length(path: str, length: int, longest: int) -> None:
@@ -234,7 +243,7 @@ def _classifier(state: dict[str, Any], parameters: dict[str, Any]) -> tuple[Any,
     settings = SentencePredictionConfig(num_classes=len(weight), regression_target=False)
     settings.classification_head_name = name.split(".")[1]
     task = SentencePredictionTask(settings, dictionary(words), dictionary(4))
-    config = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
+    config = state["cfg"]["model"]
     model = models.build_model(config, task)
     model.register_classification_head(settings.classification_head_name, num_classes=len(weight))
     model.load_state_dict(parameters, strict=True, model_cfg=config)

@@ -73,6 +73,13 @@ def fitting(checkpoint: object, data: object) -> Iterator[None]:
         yield
     except OtherDictionaryError as error:
         raise UserError(f"{checkpoint} and {data} do not belong together: {error}") from error
+    except ValueError as error:
+        if "joined dictionary" not in str(error):
+            raise
+        raise UserError(
+            f"{checkpoint} and {data} do not belong together: the model has one dictionary for both languages, and the "
+            "data-bin has two: give the data-bin that the model was trained on"
+        ) from error
     except RuntimeError as error:
         reason = next((line.strip() for line in str(error).splitlines() if "size mismatch for" in line), "")
         if not any(name in reason for name in ("embed_tokens", "output_projection", "embed_out")):

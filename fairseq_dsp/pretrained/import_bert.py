@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
         f"To fine-tune it:\n  fairseq-train DATA --user-dir {shlex.quote(str(PACKAGE))} --arch roberta_dsp "
         f"{' '.join(flags(bert))} "
         f"--task sentence_prediction --criterion sentence_prediction --num-classes {args.num_classes} --init-token 0 "
-        f"--max-positions {bert.positions} --finetune-from-model {out / 'model.pt'} --heads-to-keep K"
+        f"--max-positions {bert.positions} --finetune-from-model {shlex.quote(str(out / 'model.pt'))} --heads-to-keep K"
     )
 
 

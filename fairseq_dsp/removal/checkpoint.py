@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
 from ..model.cost_budget import CostBudget, KindOfBudget
 from ..model.flat_options import IN_FORCE
-from ..model.gates import UnitChoice
+from ..model.gates import ALL, UnitChoice
 from ..model.pruning_options import flag
 from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of
 
@@ -60,7 +60,7 @@ class TrainedModel:
         if not os.path.isfile(path):
             raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
-        config = state["cfg"]["model"] if state.get("cfg") is not None else state.get("args")
+        config = (state.get("cfg") or {}).get("model")
         arch = getattr(config, "_name", None) or getattr(config, "arch", None)
         name = ARCH_MODEL_NAME_REGISTRY.get(arch, arch)
         if name not in ARCHITECTURES:
@@ -285,9 +285,13 @@ def _kept(
     width: int | None,
 ) -> UnitSet:
     """Return the units of a kind that a checkpoint keeps, or the best ones in another budget than training's."""
+    own, units = importance[plan.kind.name], plan.kind.units
+    if len(own) != plan.units:
+        raise ValueError(f"it has {plan.units} {units}, but an importance of {len(own)}: give an earlier checkpoint")
     gates = parameters.get(f"{plan.kind.name}.kept")
+    if plan.prunes and parameters.get(f"{plan.kind.name}.phase") == ALL and bool((own == own[0]).all()):
+        logger.warning("no %s have been chosen yet in this checkpoint, so the first ones by number are kept", units)
     if total is not None:
-        own = importance[plan.kind.name]
         if not plan.prunes and 0 < total < len(own) and bool((own == own[0]).all()):
             raise ValueError(
                 f"{flag(plan.kind.options['to_keep'])} {total} is given, but it was trained without pruning, and all "

@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Make the compact checkpoint."""
     out = check_target(args.out)
-    heads_file = check_target(out.with_suffix(".heads.json"))
+    stem = out.with_suffix("") if out.suffix == ".pt" else out
+    heads_file = check_target(stem.with_name(f"{stem.name}.heads.json"))
     model = TrainedModel.read(args.checkpoint, kept_heads=args.kept_heads, **budgets(args))
     if model.is_compact:
         raise UserError(f"the checkpoint {model.path} is compact already: use it as it is")
@@ -68,7 +69,10 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
         for name, value in sizes(model.options, model.architecture).items()
     )
     if model.heads.of("decoder_self"):
-        bpe = preparation(folder).get("bpe")
+        try:
+            bpe = preparation(folder).get("bpe")
+        except (UserError, OSError):  # the corpus of training may be gone, or somebody else's
+            bpe = None
         use = f"To translate with it (fairseq-dsp evaluate scores it):\n  {translating(folder, out, bpe)}"
     else:
         use = (

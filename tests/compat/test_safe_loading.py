@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -160,3 +161,32 @@ def test_resume_from_a_truncated_checkpoint_says_so(trained, train_tiny, tmp_pat
     done = train_tiny(tmp_path, check=False)
     assert_refused(done, truncated, "(1,000 bytes) cannot be used: it is truncated")
     assert truncated.stat().st_size == 1000
+
+
+def test_want_of_memory_is_no_damage(tmp_path):
+    path = tmp_path / "large.pt"
+    torch.save({"model": {"weight": torch.zeros(25_000_000)}}, path)
+    script = f"""
+import resource
+from fairseq import checkpoint_utils
+from fairseq_dsp.compat import apply_all
+from fairseq_dsp.errors import UserError
+apply_all()
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (1024 * used + 40_000_000,) * 2)
+try:
+    checkpoint_utils.load_checkpoint_to_cpu({str(path)!r})
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (
+        done.stdout.strip()
+        == f"The checkpoint {path} cannot be read: there is not enough free memory for it on this machine."
+    )
+
+
+def test_a_name_that_nothing_registers_may_be_of_a_plugin():
+    said = safe_loading.explanation("x.pt", KeyError("mine"))
+    assert "KeyError: 'mine'" in said
+    assert "give the --user-dir that has it" in said

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -48,7 +51,8 @@ def test_table_json_and_picture(models, tmp_path, capsys):
         # a pruned checkpoint loses its heads when it is prepared to generate
         assert stock["parameters"] > pruned["parameters"] == compact["parameters"]
         assert stock["flops"] > pruned["flops"] == compact["flops"]
-        assert pruned["bytes"] > compact["bytes"]
+        weights = torch.load(models[2])["model"]
+        assert pruned["bytes"] > compact["bytes"] == sum(4 * weight.numel() for weight in weights.values())
         for r in (stock, pruned, compact):
             assert r["runs"] == len(r["times"]) == 3
             assert r["median"] <= r["p95"]
@@ -171,6 +175,27 @@ def test_peak_memory_is_of_the_model_alone(models):
     ballast = torch.ones(250_000_000)  # 1 GB in this process
     peak = measuring.peak_memory(models[2], 1, 2, 4, "cpu", "float32")
     assert 1e8 < peak < 4 * ballast.numel()
+
+
+@pytest.mark.slow
+def test_a_killed_measurement_of_memory_loses_nothing_else(models, caplog):
+    def kill() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.05)
+        children[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert measuring.peak_memory(models[2], 1, 2, 4, "cpu", "float32") is None
+    killer.join()
+    assert f"the memory of {models[2]} in batches of 1 was killed" in caplog.text
+
+
+def test_embeddings_of_a_file_that_is_gone(models, tmp_path):
+    state = torch.load(models[1])
+    state["cfg"]["model"].encoder_embed_path = state["cfg"]["model"].decoder_embed_path = "/nowhere/embeddings.txt"
+    torch.save(state, tmp_path / "from-file.pt")
+    assert load(str(tmp_path / "from-file.pt"), 2, 4, "cpu", "float32").parameters
 
 
 @pytest.mark.parametrize(

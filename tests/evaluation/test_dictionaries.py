@@ -151,3 +151,19 @@ def test_a_training_with_other_words_on_purpose(trained: Path, data: dict[str, P
     flags = ["--cpu", "--heads-to-keep", 6, "--max-update", 1, "--finetune-from-model", stock]
     state = inprocess.train(data["swapped"] / "data-bin", tmp_path / "tuned", *flags)
     assert state["model"]
+
+
+def test_one_dictionary_for_a_data_bin_of_two(trained: Path, prepared: Path, tmp_path: Path, capsys: Any) -> None:
+    state = torch.load(trained)
+    state["cfg"]["model"].share_all_embeddings = True
+    torch.save(state, tmp_path / "shared.pt")
+    said = told(capsys, "evaluate", tmp_path / "shared.pt", "--data", prepared)
+    assert "do not belong together: the model has one dictionary for both languages" in said
+
+
+def test_embeddings_of_a_file_that_is_gone(trained: Path, prepared: Path, tmp_path: Path, capsys: Any) -> None:
+    state = torch.load(trained)
+    state["cfg"]["model"].encoder_embed_path = "/nowhere/embeddings.txt"
+    torch.save(state, tmp_path / "from-file.pt")
+    assert main(["evaluate", str(tmp_path / "from-file.pt"), "--data", str(prepared)]) == 0
+    assert "BLEU" in capsys.readouterr().out

@@ -233,6 +233,37 @@ def test_unusable_target(writing, pruned, capsys, tmp_path):
     assert pruned.read_bytes() == before
 
 
+@pytest.mark.parametrize(("name", "heads"), [("m.k5", "m.k5.heads.json"), ("m.pt", "m.heads.json")])
+def test_a_name_that_is_no_suffix_stays(name, heads, pruned, tmp_path):
+    assert main(["compact", str(pruned), str(tmp_path / name)]) == 0
+    assert sorted(os.listdir(tmp_path)) == sorted([name, heads])
+
+
+def test_the_corpus_of_training_is_not_needed(pruned, tmp_path, capsys):
+    """What it says of its subwords is for a hint alone."""
+    state = torch.load(pruned)
+    state["cfg"]["model"].data = str(tmp_path / "data/data-bin")
+    torch.save(state, tmp_path / "moved.pt")
+    (tmp_path / "data/data-bin").mkdir(parents=True)
+    (tmp_path / "data/prepare.json").write_text("{")
+    assert main(["compact", str(tmp_path / "moved.pt"), str(tmp_path / "a.pt")]) == 0
+    assert "fairseq-generate" in capsys.readouterr().out
+
+
+def test_heads_of_a_training_that_has_not_begun_to_choose(train_tiny, tmp_path, caplog):
+    warm_up = ("--heads-to-keep", 5, "--pruning-warmup-updates", 100, "--max-update", 2)
+    train_tiny(tmp_path / "run", *warm_up, arch="transformer_dsp")
+    assert main(["compact", str(tmp_path / "run/checkpoint_last.pt"), str(tmp_path / "a.pt")]) == 0
+    assert "no heads have been chosen yet" in caplog.text
+
+
+def test_an_importance_of_another_length(pruned, tmp_path, capsys):
+    state = torch.load(pruned)
+    state["model"]["heads.importance"] = state["model"]["heads.importance"][:-1]
+    torch.save(state, tmp_path / "cut.pt")
+    assert "12 heads, but an importance of 11" in refusal(capsys, "compact", tmp_path / "cut.pt", tmp_path / "out.pt")
+
+
 def test_prints_the_commands(pruned, tmp_path, capsys):
     assert main(["compact", str(pruned), str(tmp_path / "a.pt"), "--heads-to-keep", "3"]) == 0
     said = capsys.readouterr().out
