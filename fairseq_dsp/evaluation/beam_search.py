@@ -50,6 +50,8 @@ def beam_search(
     from fairseq_cli import generate
 
     source, target = data.languages
+    for language in data.languages:
+        data.dictionary(f"dict.{language}.txt")
     paths = checkpoint_paths(checkpoint)
     limits, sizes = positions(paths), Sizes.of(data, split)
     size_flags, cut = flags_for(sizes, limits, max_tokens)

@@ -229,14 +229,26 @@ class PreparedData:
         target = self.languages[1]
         return [line for part in self.parts(split) for line in self._lines(f"tokenised/{part}.{target}")]
 
-    def _label_dictionary(self) -> Any:
+    def dictionary(self, name: str) -> Any:
+        """The dictionary of ``data-bin`` with this name, such as ``dict.en.txt``, as fairseq reads it.
+
+        :raises UserError: if it is missing or damaged.
+        """
         from fairseq.data import Dictionary
 
-        path = self.data_bin / "label" / "dict.txt"
+        path = self.data_bin / name
         try:
             return Dictionary.load(str(path))
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing: run scripts/preprocess.sh again") from error
+        except Exception as error:  # fairseq raises what it likes
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{path} is no dictionary of fairseq's ({reason}): run scripts/preprocess.sh again"
+            ) from error
+
+    def _label_dictionary(self) -> Any:
+        return self.dictionary("label/dict.txt")
 
     def _lines(self, name: str) -> list[str]:
         path = self.folder / name

@@ -237,13 +237,20 @@ def is_weight(name: str) -> bool:
 
 def count_parameters(state: Mapping[str, Tensor]) -> int:
     """Return the number of parameters of a state dict, where an embedding under several names counts once."""
-    shared = [weight for name, weight in state.items() if name.endswith(_SHARED)]
-    again = sum(
-        weight.numel()
-        for i, weight in enumerate(shared)
-        if any(weight.shape == other.shape and torch.equal(weight, other) for other in shared[:i])
-    )
-    return sum(weight.numel() for name, weight in state.items() if is_weight(name)) - again
+    weights = {name: weight for name, weight in sharing(state).items() if is_weight(name)}
+    once = {id(weight) if name.endswith(_SHARED) else name: weight for name, weight in weights.items()}
+    return sum(weight.numel() for weight in once.values())
+
+
+def sharing(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict in which an embedding that is there under several names is one tensor, as in the model."""
+    result, different = dict(state), list[Tensor]()
+    for name in state:
+        if name.endswith(_SHARED):
+            same = [one for one in different if one.shape == state[name].shape and torch.equal(one, state[name])]
+            different += [] if same else [state[name]]
+            result[name] = (same or [state[name]])[0]
+    return result
 
 
 def shape_of(modules: Sequence[UnitModule], kind: Kind = HEADS) -> dict[str, list[int]]:

@@ -23,7 +23,7 @@ from ..model.cost_budget import CostBudget, KindOfBudget
 from ..model.flat_options import IN_FORCE
 from ..model.gates import ALL, UnitChoice
 from ..model.pruning_options import flag
-from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of
+from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of, sharing
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class TrainedModel:
         return self.model_class.architecture is ROBERTA
 
     def compact_parameters(self) -> dict[str, Tensor]:
-        """Return the state dict of the compact model.
+        """Return the state dict of the compact model, with each shared embedding once; averages hold copies.
 
         :raises UserError: if attention of any number of heads cannot compute what the model does, or a weight is not
             finite.
@@ -180,8 +180,8 @@ class TrainedModel:
                     "compact: use the checkpoint as it is, or export it with fairseq-dsp export-fairseq"
                 )
         if self.is_compact:
-            return self.finite(dict(self.state["model"]))
-        return self._with_units(lambda module, part, kept: module.remove(part, kept))
+            return sharing(self.finite(dict(self.state["model"])))
+        return sharing(self._with_units(lambda module, part, kept: module.remove(part, kept)))
 
     def full_parameters(self) -> dict[str, Tensor]:
         """Return the state dict of a stock model that computes the same: the other units are zeros.

@@ -93,6 +93,12 @@ def check_task(state: dict[str, Any], path: str, *, any_plugin: bool = True) -> 
     task = (state.get("cfg") or {}).get("task")
     if str(getattr(task, "_name", "")).startswith(CLASSIFICATION):
         raise UserError(f"{path} classifies sentences, but a translation model is expected: give one")
+    name = getattr(task, "_name", None)
+    if name and name not in tasks.TASK_REGISTRY and not any_plugin:
+        raise UserError(
+            f"{path} was trained with --task {name}, which nothing that is loaded registers: translation or "
+            "translation_dsp is expected"
+        )
     many = getattr(task, "lang_pairs", None) or getattr(task, "langs", None)
     if many or (isinstance(task, Namespace) and not any_plugin):
         raise UserError(

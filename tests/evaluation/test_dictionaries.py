@@ -167,3 +167,11 @@ def test_embeddings_of_a_file_that_is_gone(trained: Path, prepared: Path, tmp_pa
     torch.save(state, tmp_path / "from-file.pt")
     assert main(["evaluate", str(tmp_path / "from-file.pt"), "--data", str(prepared)]) == 0
     assert "BLEU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"foo bar\n"])
+def test_a_damaged_dictionary(content: bytes, trained: Path, prepared_copy: Callable[[], Path], capsys: Any) -> None:
+    data = prepared_copy()
+    path = data / "data-bin/dict.yy.txt"
+    path.write_bytes(content)
+    assert f"{path} is no dictionary of fairseq's" in told(capsys, "evaluate", trained, "--data", data)

@@ -239,6 +239,21 @@ def test_a_name_that_is_no_suffix_stays(name, heads, pruned, tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted([name, heads])
 
 
+def test_copies_of_a_shared_embedding_are_one(pruned, tmp_path):
+    """As averaging leaves them."""
+    state, sizes = torch.load(pruned), []
+    weight = state["model"]["decoder.embed_tokens.weight"]
+    for copies in (weight, weight.clone()):
+        state["model"]["decoder.output_projection.weight"] = copies
+        torch.save(state, tmp_path / "a.pt")
+        out = tmp_path / f"{len(sizes)}.pt"
+        assert main(["compact", str(tmp_path / "a.pt"), str(out)]) == 0
+        sizes.append(out.stat().st_size)
+        small = torch.load(out)["model"]
+        assert torch.equal(small["decoder.output_projection.weight"], weight)
+    assert sizes[0] == sizes[1]
+
+
 def test_the_corpus_of_training_is_not_needed(pruned, tmp_path, capsys):
     """What it says of its subwords is for a hint alone."""
     state = torch.load(pruned)
