@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import random
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -157,12 +156,6 @@ def count_merges(codes: Path | None) -> int:
         return 0
     check_model("subword-nmt", codes)
     return sum(1 for line in codes.read_text(encoding="utf-8").splitlines() if line) - 1
-
-
-def take_model(kind: str, given: Path, model: Path) -> None:
-    """Use a ready model instead of learning one."""
-    check_model(kind, given)
-    shutil.copyfile(given, model)
 
 
 Encode = Callable[[list[str]], list[str]]
