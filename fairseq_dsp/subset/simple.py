@@ -3,7 +3,7 @@
 SIMPLE ("A Gradient Estimator for k-Subset Sampling", ICLR 2023) draws the gates z from the distribution of
 :class:`~.distribution.KSubset` with θ = importance / T, and goes backward as if the gates had been their expectation
 μ(θ) = E[z]: the gradient of θ is Cov(z) · ∂loss/∂z. It is exact up to a bound on its length; see
-:data:`~.bound.GRADIENT_BOUND`.
+:data:`~.relaxed.GRADIENT_BOUND`.
 
 A budget of several draws, as a floor makes it, is drawn one after the other: the floor's heads by this law among them,
 then the rest by this law among all that are left. The gradient is that of each draw's marginals, given the draws before
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .bound import bounded
 from .budget import Budget
 from .device import uniform
 from .distribution import KSubset
 from .graphed import Graphed
+from .relaxed import bounded
 from .selection import Selection, register_selection
 from .topk import check_vector, hard_gates
 
