@@ -32,7 +32,7 @@ from ..model.units import count_parameters
 from . import text_options
 from .checkpoint import TrainedModel, add_budgets, budgets
 from .data_bin import classification_task_of, first_folder, preparation, task_of
-from .export_check import check_classifier, check_read
+from .export_check import check_read
 
 _CARD = """---
 {language}library_name: fairseq_dsp
@@ -195,7 +195,7 @@ def _check(folder: Path, model: TrainedModel, task: Any) -> None:
     :raises UserError: if it cannot be read, or differs.
     """
     read = from_pretrained(folder)
-    (check_classifier if model.classifies else check_read)(read.model.float(), read.task, model, task)
+    check_read(read.model.float(), read.task, model, task)
 
 
 def _separate(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
