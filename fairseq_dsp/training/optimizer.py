@@ -43,9 +43,7 @@ def install() -> None:
     wrap(optim, "build_optimizer", _with_importance_group)
     wrap(FP16Optimizer, "build_optimizer", _importance_last)
     wrap(FP16Optimizer, "build_fp32_params", _with_mark)
-    wrap(FairseqOptimizer, "load_state_dict", _with_importance_of_0_1)
-    wrap(FairseqOptimizer, "load_state_dict", _keeping_own_settings)
-    wrap(FairseqOptimizer, "load_state_dict", _fitting_groups)
+    wrap(FairseqOptimizer, "load_state_dict", _with_own_groups)
     wrap(FairseqOptimizer, "step", _with_importance_lr)
     FairseqOptimizer.clip_grad_norm = _clip_grad_norm
 
@@ -83,12 +81,6 @@ def _own_settings(group: dict[str, Any]) -> dict[str, Any]:
     if isinstance(group.get("eps"), float):  # Adafactor has two, of another meaning
         own["eps"] = EPSILON
     return {name: value for name, value in own.items() if name in group}
-
-
-def _keeping_own_settings(load: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
-    load(self, *args, **kwargs)
-    for group in self.param_groups:  # the overrides went to all of them
-        group.update(_own_settings(group))
 
 
 def _pieces(entry: Any) -> Iterator[Tensor]:
@@ -129,23 +121,21 @@ def _with_mark(build: Callable[..., Any], cls: Any, args: Any, params: Any, flat
     return fp32_params
 
 
-def _with_importance_of_0_1(
+def _with_own_groups(
     load: Callable[..., None], self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any
 ) -> None:
-    """Read the optimiser's state of version 0.1 too, which had an importance variable in every attention module."""
-    for parameter in self.params:
-        order = (_mark(parameter) or {}).pop("order_of_0_1", None)
-        if order is not None:
-            state_dict = _in_one(state_dict, order)
-    load(self, state_dict, *args, **kwargs)
+    """Keep the own settings of the importance variables, and say in a sentence what torch says of parameter groups.
 
-
-def _fitting_groups(
-    load: Callable[..., None], self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any
-) -> None:
-    """Say in a sentence what torch says of its parameter groups, if the options of pruning have changed."""
+    It reads the state of version 0.1 too, which had an importance variable in every attention module.
+    """
     try:
+        for parameter in self.params:
+            order = (_mark(parameter) or {}).pop("order_of_0_1", None)
+            if order is not None:
+                state_dict = _in_one(state_dict, order)
         load(self, state_dict, *args, **kwargs)
+        for group in self.param_groups:  # the overrides went to all of them
+            group.update(_own_settings(group))
     except ValueError as error:
         if "parameter group" not in str(error):
             raise
