@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -43,12 +43,10 @@ def remove_leftovers(folder: str, suffix: str) -> None:
 
     Only files of this very suffix: other ranks may be writing theirs at this moment.
     """
-    leftover = re.compile(rf"checkpoint.*{re.escape(suffix)}\.pt{re.escape(TEMPORARY)}")
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        if leftover.fullmatch(name):
-            logger.info(f"removing {os.path.join(folder, name)}, left by a run that was killed")
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(folder, name))
+    for path in glob.glob(os.path.join(glob.escape(folder), f"checkpoint*{glob.escape(suffix)}.pt{TEMPORARY}")):
+        logger.info(f"removing {path}, left by a run that was killed")
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def apply() -> None:
