@@ -215,8 +215,7 @@ class _Work:
         """What the subwords of the references give back, the dictionary left aside."""
         language = self.corpus.languages[1]
         for split in self.corpus.splits()[1:]:
-            kind = self.options.bpe.replace("-", "_")
-            lines = (joined(kind, line) for line in stored_lines(self.bpe / f"{split}.{language}"))
+            lines = (joined(self.options.bpe, line) for line in stored_lines(self.bpe / f"{split}.{language}"))
             plain = detokenise(lines, language) if self.options.tokenizer == "moses" else lines
             write_lines(folder / f"{split}.{language}", plain)
 
