@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from .files import read_json
 
 SUMMARY = "prepare.json"
 """What the data preparation writes last, beside the folders that it has made."""
@@ -12,8 +13,8 @@ SUMMARY = "prepare.json"
 def data_bin_of(data: str) -> str:
     """Return the ``data-bin`` of a prepared corpus; of another folder, or several with colons between them, itself."""
     try:
-        return str(Path(data) / json.loads((Path(data) / SUMMARY).read_text(encoding="utf-8"))["data_bin"])
-    except (OSError, ValueError, LookupError, TypeError):
+        return str(Path(data) / read_json(Path(data) / SUMMARY)["data_bin"])
+    except (LookupError, TypeError):
         return data  # whoever reads it says what is wrong
 
 
@@ -23,8 +24,8 @@ def folder_of(path: str | Path) -> Path:
     if (folder / SUMMARY).is_file() or not (parent / SUMMARY).is_file():
         return folder
     try:
-        summary = json.loads((parent / SUMMARY).read_text(encoding="utf-8"))
+        summary = read_json(parent / SUMMARY)
         names = [summary["data_bin"], *summary.get("data_bins", ())]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError, AttributeError):
         return parent  # whoever reads it says what is wrong
     return parent if any(folder.resolve() == (parent / str(name)).resolve() for name in names) else folder

@@ -61,6 +61,14 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The JSON in ``path``, or None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def write_files(contents: Mapping[Path, Any]) -> None:
     """Write files, all of them or none: text and bytes as they are, anything else with ``torch.save``.
 
@@ -127,6 +135,11 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def settings_key(settings: Any) -> str:
+    """One short name for a JSON-like value: equal values have equal keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_target(path: str | Path) -> Path:

@@ -10,11 +10,12 @@ fairseq does so.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from fairseq.optim.amp_optimizer import AMPOptimizer
+
+from fairseq_dsp.wrapping import wrap
 
 KEY = "grad_scaler"
 """Where the optimiser's state holds the scaler's."""
@@ -22,38 +23,28 @@ KEY = "grad_scaler"
 
 def apply() -> None:
     """Wrap how fairseq's optimiser is made, saved and loaded."""
-    AMPOptimizer.__init__ = _with_one_optimizer(AMPOptimizer.__init__)
-    AMPOptimizer.state_dict = _with_scaler(AMPOptimizer.state_dict)
-    AMPOptimizer.load_state_dict = _restoring_scaler(AMPOptimizer.load_state_dict)
+    wrap(AMPOptimizer, "__init__", _with_one_optimizer)
+    wrap(AMPOptimizer, "state_dict", _with_scaler)
+    wrap(AMPOptimizer, "load_state_dict", _restoring_scaler)
 
 
-def _with_one_optimizer(stock: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(stock)
-    def init(self: AMPOptimizer, cfg: Any, *args: Any, **kwargs: Any) -> None:
-        stock(self, cfg, *args, **kwargs)
-        unscale = self.scaler.unscale_
-        self.scaler.unscale_ = lambda _: unscale(self.fp32_optimizer)
-        if (window := getattr(cfg.common, "amp_scale_window", None)) is not None:
-            self.scaler.set_growth_interval(window)
-
-    return init
+def _with_one_optimizer(stock: Callable[..., None], self: AMPOptimizer, cfg: Any, *args: Any, **kwargs: Any) -> None:
+    stock(self, cfg, *args, **kwargs)
+    unscale = self.scaler.unscale_
+    self.scaler.unscale_ = lambda _: unscale(self.fp32_optimizer)
+    if (window := getattr(cfg.common, "amp_scale_window", None)) is not None:
+        self.scaler.set_growth_interval(window)
 
 
-def _with_scaler(stock: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    @functools.wraps(stock)
-    def state_dict(self: AMPOptimizer) -> dict[str, Any]:
-        return {**stock(self), KEY: self.scaler.state_dict()}
-
-    return state_dict
+def _with_scaler(stock: Callable[..., dict[str, Any]], self: AMPOptimizer) -> dict[str, Any]:
+    return {**stock(self), KEY: self.scaler.state_dict()}
 
 
-def _restoring_scaler(stock: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(stock)
-    def load_state_dict(self: AMPOptimizer, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        state_dict = dict(state_dict)
-        scaler = state_dict.pop(KEY, None)
-        stock(self, state_dict, *args, **kwargs)
-        if scaler:  # a training on a CPU has none
-            self.scaler.load_state_dict(scaler)
-
-    return load_state_dict
+def _restoring_scaler(
+    stock: Callable[..., None], self: AMPOptimizer, state_dict: dict[str, Any], *args: Any, **kwargs: Any
+) -> None:
+    state_dict = dict(state_dict)
+    scaler = state_dict.pop(KEY, None)
+    stock(self, state_dict, *args, **kwargs)
+    if scaler:  # a training on a CPU has none
+        self.scaler.load_state_dict(scaler)

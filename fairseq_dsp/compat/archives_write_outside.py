@@ -9,7 +9,6 @@ for it.
 
 from __future__ import annotations
 
-import functools
 import tarfile
 import types
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from fairseq import file_utils
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.wrapping import wrap
 
 
 class _DataArchive(tarfile.TarFile):
@@ -30,18 +30,14 @@ def apply() -> None:
     """Give the module that unpacks archives a kind of its own, and explain what that refuses."""
     if hasattr(tarfile, "data_filter"):
         file_utils.tarfile = types.SimpleNamespace(open=_DataArchive.open)
-        file_utils.load_archive_file = _explaining(file_utils.load_archive_file)
+        wrap(file_utils, "load_archive_file", _explaining)
 
 
-def _explaining(load: Callable[[str], str | None]) -> Callable[[str], str | None]:
-    @functools.wraps(load)
-    def load_archive_file(archive_file: str) -> str | None:
-        try:
-            return load(archive_file)
-        except tarfile.FilterError as error:
-            raise UserError(
-                f"The archive {archive_file} is refused: it would write outside of its own folder ({error}); get the "
-                "model from somewhere else."
-            ) from error
-
-    return load_archive_file
+def _explaining(load: Callable[[str], str | None], archive_file: str) -> str | None:
+    try:
+        return load(archive_file)
+    except tarfile.FilterError as error:
+        raise UserError(
+            f"The archive {archive_file} is refused: it would write outside of its own folder ({error}); get the "
+            "model from somewhere else."
+        ) from error

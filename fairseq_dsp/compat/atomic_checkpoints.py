@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
+import glob
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from fairseq.file_io import PathManager
 
 from fairseq_dsp.errors import UserError, find_in_chain
 from fairseq_dsp.files import TEMPORARY, replacing
+from fairseq_dsp.wrapping import wrap
 
 logger = logging.getLogger(__name__)
 
@@ -43,60 +43,48 @@ def remove_leftovers(folder: str, suffix: str) -> None:
 
     Only files of this very suffix: other ranks may be writing theirs at this moment.
     """
-    leftover = re.compile(rf"checkpoint.*{re.escape(suffix)}\.pt{re.escape(TEMPORARY)}")
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        if leftover.fullmatch(name):
-            logger.info(f"removing {os.path.join(folder, name)}, left by a run that was killed")
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(folder, name))
+    for path in glob.glob(os.path.join(glob.escape(folder), f"checkpoint*{glob.escape(suffix)}.pt{TEMPORARY}")):
+        logger.info(f"removing {path}, left by a run that was killed")
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def apply() -> None:
     """Replace fairseq's saving and copying of checkpoints; remote paths and asynchronous saves stay fairseq's."""
-    checkpoint_utils.torch_persistent_save = _saving_atomically(checkpoint_utils.torch_persistent_save)
-    checkpoint_utils.save_checkpoint = _clearing_leftovers(checkpoint_utils.save_checkpoint)
-    PathManager.copy = staticmethod(_copying_atomically(PathManager.copy))
+    wrap(checkpoint_utils, "torch_persistent_save", _saving_atomically)
+    wrap(checkpoint_utils, "save_checkpoint", _clearing_leftovers)
+    wrap(PathManager, "copy", _copying_atomically)
 
 
-def _saving_atomically(stock_save: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(stock_save)
-    def torch_persistent_save(obj: Any, filename: str, async_write: bool = False) -> None:
-        if async_write or not PathManager.supports_rename(filename):
-            return stock_save(obj, filename, async_write=async_write)
+def _saving_atomically(stock_save: Callable[..., None], obj: Any, filename: str, async_write: bool = False) -> None:
+    if async_write or not PathManager.supports_rename(filename):
+        return stock_save(obj, filename, async_write=async_write)
 
-        def save() -> None:
-            with replacing(filename, filename + TEMPORARY) as temporary, open(temporary, "wb") as file:
-                torch.save(obj, file)
+    def save() -> None:
+        with replacing(filename, filename + TEMPORARY) as temporary, open(temporary, "wb") as file:
+            torch.save(obj, file)
 
-        return _persistently(save, filename)
-
-    return torch_persistent_save
+    return _persistently(save, filename)
 
 
-def _copying_atomically(stock_copy: Callable[..., bool]) -> Callable[..., bool]:
-    @functools.wraps(stock_copy)
-    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-        if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
-            return stock_copy(src_path, dst_path, overwrite=overwrite)
+def _copying_atomically(stock_copy: Callable[..., bool], src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+    if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
+        return stock_copy(src_path, dst_path, overwrite=overwrite)
 
-        def copy_file() -> None:
-            with replacing(dst_path, dst_path + TEMPORARY) as temporary:
-                shutil.copyfile(src_path, temporary)
+    def copy_file() -> None:
+        with replacing(dst_path, dst_path + TEMPORARY) as temporary:
+            shutil.copyfile(src_path, temporary)
 
-        _persistently(copy_file, dst_path)
-        return True
-
-    return copy
+    _persistently(copy_file, dst_path)
+    return True
 
 
-def _clearing_leftovers(stock_save: Callable[..., str | None]) -> Callable[..., str | None]:
-    @functools.wraps(stock_save)
-    def save_checkpoint(cfg: Any, trainer: Any, *args: Any, **kwargs: Any) -> str | None:
-        if trainer.should_save_checkpoint_on_current_rank and not cfg.no_save:
-            remove_leftovers(cfg.save_dir, trainer.checkpoint_suffix)
-        return stock_save(cfg, trainer, *args, **kwargs)
-
-    return save_checkpoint
+def _clearing_leftovers(
+    stock_save: Callable[..., str | None], cfg: Any, trainer: Any, *args: Any, **kwargs: Any
+) -> str | None:
+    if trainer.should_save_checkpoint_on_current_rank and not cfg.no_save:
+        remove_leftovers(cfg.save_dir, trainer.checkpoint_suffix)
+    return stock_save(cfg, trainer, *args, **kwargs)
 
 
 def _persistently(write: Callable[[], None], path: str) -> None:

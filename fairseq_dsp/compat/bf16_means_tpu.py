@@ -8,7 +8,6 @@ Fix: one sentence that says what to use instead. Can go when ``--bf16`` no longe
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -16,20 +15,17 @@ from typing import Any
 from fairseq import utils
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.wrapping import wrap
 
 
 def apply() -> None:
     """Wrap the function in which fairseq asks for the TPU, unless there can be one."""
     if importlib.util.find_spec("torch_xla") is None:
-        utils.get_tpu_device = _refusing(utils.get_tpu_device)
+        wrap(utils, "get_tpu_device", _refusing)
 
 
-def _refusing(stock_device: Callable[[], Any]) -> Callable[[], Any]:
-    @functools.wraps(stock_device)
-    def get_tpu_device() -> Any:
-        raise UserError(
-            "--bf16 (like --tpu) makes this fairseq look for a TPU, and torch_xla is not installed: use --amp instead, "
-            "or fairseq-hydra-train with common.bf16=true."
-        )
-
-    return get_tpu_device
+def _refusing(stock_device: Callable[[], Any]) -> Any:
+    raise UserError(
+        "--bf16 (like --tpu) makes this fairseq look for a TPU, and torch_xla is not installed: use --amp instead, "
+        "or fairseq-hydra-train with common.bf16=true."
+    )

@@ -8,36 +8,33 @@ Fix: a checkpoint without an average has its own weights as one. Can go when fai
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
 
+from fairseq_dsp.wrapping import wrap
+
 
 def apply() -> None:
     """Wrap what loads a checkpoint into a training."""
-    Trainer.load_checkpoint = _with_average(Trainer.load_checkpoint)
+    wrap(Trainer, "load_checkpoint", _with_average)
 
 
-def _with_average(stock: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(stock)
-    def load_checkpoint(self: Trainer, *args: Any, **kwargs: Any) -> Any:
-        if not self.cfg.ema.store_ema:
-            return stock(self, *args, **kwargs)
-        read = checkpoint_utils.load_checkpoint_to_cpu
+def _with_average(stock: Callable[..., Any], self: Trainer, *args: Any, **kwargs: Any) -> Any:
+    if not self.cfg.ema.store_ema:
+        return stock(self, *args, **kwargs)
+    read = checkpoint_utils.load_checkpoint_to_cpu
 
-        def with_average(*args: Any, **kwargs: Any) -> Any:
-            state = read(*args, **kwargs)
-            if "model" in state and state.get("extra_state") is not None:
-                state["extra_state"].setdefault("ema", state["model"])
-            return state
+    def with_average(*args: Any, **kwargs: Any) -> Any:
+        state = read(*args, **kwargs)
+        if "model" in state and state.get("extra_state") is not None:
+            state["extra_state"].setdefault("ema", state["model"])
+        return state
 
-        checkpoint_utils.load_checkpoint_to_cpu = with_average
-        try:
-            return stock(self, *args, **kwargs)
-        finally:
-            checkpoint_utils.load_checkpoint_to_cpu = read
-
-    return load_checkpoint
+    checkpoint_utils.load_checkpoint_to_cpu = with_average
+    try:
+        return stock(self, *args, **kwargs)
+    finally:
+        checkpoint_utils.load_checkpoint_to_cpu = read

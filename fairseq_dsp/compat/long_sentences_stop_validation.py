@@ -10,7 +10,6 @@ the tokens of a batch has a batch of its own. Can go when fairseq validates on w
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,28 +18,26 @@ from fairseq import utils
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
 
+from fairseq_dsp.wrapping import wrap
+
 
 def apply() -> None:
     """Wrap the function with which a training makes the batches of its validation."""
-    Trainer.get_valid_iterator = _leaving_out(Trainer.get_valid_iterator)
+    wrap(Trainer, "get_valid_iterator", _leaving_out)
 
 
-def _leaving_out(stock: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(stock)
-    def get_valid_iterator(self: Any, subset: str, *args: Any, **kwargs: Any) -> Any:
-        options = self.cfg.dataset
-        before = {name: options[name] for name in ("skip_invalid_size_inputs_valid_test", "max_tokens_valid")}
-        now: dict[str, Any] = {"skip_invalid_size_inputs_valid_test": True}
-        if before["max_tokens_valid"] is not None:
-            now["max_tokens_valid"] = max(before["max_tokens_valid"], _longest(self, subset))
-        with open_dict(options):
-            options.update(now)
-            try:
-                return stock(self, subset, *args, **kwargs)
-            finally:
-                options.update(before)
-
-    return get_valid_iterator
+def _leaving_out(stock: Callable[..., Any], self: Any, subset: str, *args: Any, **kwargs: Any) -> Any:
+    options = self.cfg.dataset
+    before = {name: options[name] for name in ("skip_invalid_size_inputs_valid_test", "max_tokens_valid")}
+    now: dict[str, Any] = {"skip_invalid_size_inputs_valid_test": True}
+    if before["max_tokens_valid"] is not None:
+        now["max_tokens_valid"] = max(before["max_tokens_valid"], _longest(self, subset))
+    with open_dict(options):
+        options.update(now)
+        try:
+            return stock(self, subset, *args, **kwargs)
+        finally:
+            options.update(before)
 
 
 def _longest(trainer: Any, subset: str) -> int:

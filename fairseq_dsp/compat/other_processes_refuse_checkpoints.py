@@ -12,7 +12,6 @@ plain values.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,24 +23,21 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.wrapping import wrap
 
 _CONFIG = "an omegaconf configuration"
 
 
 def apply() -> None:
     """Wrap the functions that send objects and tensors, and the method that loads checkpoints."""
-    distributed_utils.broadcast_tensors = _row_by_row(distributed_utils.broadcast_tensors)
-    distributed_utils._broadcast_object_slow = _sending_plain_values(distributed_utils._broadcast_object_slow)
-    Trainer.load_checkpoint = _seen_by_all(Trainer.load_checkpoint)
+    wrap(distributed_utils, "broadcast_tensors", _row_by_row)
+    wrap(distributed_utils, "_broadcast_object_slow", _sending_plain_values)
+    wrap(Trainer, "load_checkpoint", _seen_by_all)
 
 
-def _sending_plain_values(stock: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(stock)
-    def broadcast(obj: Any, *args: Any, **kwargs: Any) -> Any:
-        with torch.serialization.safe_globals([distributed_utils._TensorPlaceholder]):
-            return _with_configs(stock(_plain(obj), *args, **kwargs))
-
-    return broadcast
+def _sending_plain_values(stock: Callable[..., Any], obj: Any, *args: Any, **kwargs: Any) -> Any:
+    with torch.serialization.safe_globals([distributed_utils._TensorPlaceholder]):
+        return _with_configs(stock(_plain(obj), *args, **kwargs))
 
 
 def _plain(value: Any) -> Any:
@@ -64,26 +60,20 @@ def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
     return type(value)(map(function, value)) if type(value) in (list, tuple) else value
 
 
-def _row_by_row(stock: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
-    @functools.wraps(stock)
-    def broadcast_tensors(tensors: list[Tensor] | None, *args: Any, **kwargs: Any) -> list[Tensor]:
-        return stock(None if tensors is None else [t.contiguous() for t in tensors], *args, **kwargs)
-
-    return broadcast_tensors
+def _row_by_row(
+    stock: Callable[..., list[Tensor]], tensors: list[Tensor] | None, *args: Any, **kwargs: Any
+) -> list[Tensor]:
+    return stock(None if tensors is None else [t.contiguous() for t in tensors], *args, **kwargs)
 
 
-def _seen_by_all(stock: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(stock)
-    def load_checkpoint(self: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
-        processes = self.data_parallel_world_size
-        if processes > 1:
-            seen = torch.tensor(float(PathManager.isfile(filename)), device=self.device)
-            distributed_utils.all_reduce(seen, self.data_parallel_process_group)
-            if 0 < seen < processes:
-                raise UserError(
-                    f"Only {seen:.0f} of {processes} processes see the checkpoint {filename}: put it where all "
-                    "machines read it under this name, such as a shared file system."
-                )
-        return stock(self, filename, *args, **kwargs)
-
-    return load_checkpoint
+def _seen_by_all(stock: Callable[..., Any], self: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
+    processes = self.data_parallel_world_size
+    if processes > 1:
+        seen = torch.tensor(float(PathManager.isfile(filename)), device=self.device)
+        distributed_utils.all_reduce(seen, self.data_parallel_process_group)
+        if 0 < seen < processes:
+            raise UserError(
+                f"Only {seen:.0f} of {processes} processes see the checkpoint {filename}: put it where all "
+                "machines read it under this name, such as a shared file system."
+            )
+    return stock(self, filename, *args, **kwargs)

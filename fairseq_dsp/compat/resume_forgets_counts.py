@@ -23,6 +23,8 @@ from fairseq.optim import fp16_optimizer
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
 from fairseq.trainer import Trainer
 
+from fairseq_dsp.wrapping import wrap
+
 logger = logging.getLogger(__name__)
 
 KEY = "early_stopping"
@@ -34,9 +36,9 @@ COUNTS = "counts"
 
 def apply() -> None:
     """Wrap what saves and loads; of ``fairseq-train`` itself, which may not be imported yet, a part when it loads."""
-    Trainer.save_checkpoint = _saving_count(Trainer.save_checkpoint)
-    Trainer.load_checkpoint = _restoring_count(Trainer.load_checkpoint)
-    checkpoint_utils.load_checkpoint = _starting_anew(checkpoint_utils.load_checkpoint)
+    wrap(Trainer, "save_checkpoint", _saving_count)
+    wrap(Trainer, "load_checkpoint", _restoring_count)
+    wrap(checkpoint_utils, "load_checkpoint", _starting_anew)
     _keep(ReduceLROnPlateauLRSchedule, "lr_scheduler", ("num_bad_epochs", "cooldown_counter"))
     for optimizer in (fp16_optimizer._FP16OptimizerMixin, fp16_optimizer._MemoryEfficientFP16OptimizerMixin):
         counters = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
@@ -80,50 +82,39 @@ def _count() -> dict[str, Any]:
     return vars(command["should_stop_early"]) if command else {}
 
 
-def _saving_count(stock: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(stock)
-    def save_checkpoint(self: Any, filename: str, extra_state: dict[str, Any]) -> Any:
-        return stock(self, filename, {**extra_state, KEY: dict(_count())})
-
-    return save_checkpoint
+def _saving_count(stock: Callable[..., Any], self: Any, filename: str, extra_state: dict[str, Any]) -> Any:
+    return stock(self, filename, {**extra_state, KEY: dict(_count())})
 
 
-def _restoring_count(stock: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(stock)
-    def load_checkpoint(
-        self: Any,
-        filename: str,
-        reset_optimizer: bool = False,
-        reset_lr_scheduler: bool = False,
-        optimizer_overrides: Any = None,
-        reset_meters: bool = False,
-    ) -> Any:
-        state = stock(self, filename, reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters)
-        if state is None or reset_optimizer:
-            return state
-        if not reset_meters:  # as for the best score
-            _count().update(state.get(KEY, {}))
-        scheduler, score = self.lr_scheduler, state.get("val_loss")
-        at_end_of_epoch = state["train_iterator"].get("iterations_in_epoch") == 0
-        if isinstance(scheduler, ReduceLROnPlateauLRSchedule) and at_end_of_epoch and not reset_lr_scheduler:
-            # it was saved before the scheduler got the score of that epoch
-            scheduler.step(state["train_iterator"]["epoch"], score)
+def _restoring_count(
+    stock: Callable[..., Any],
+    self: Any,
+    filename: str,
+    reset_optimizer: bool = False,
+    reset_lr_scheduler: bool = False,
+    optimizer_overrides: Any = None,
+    reset_meters: bool = False,
+) -> Any:
+    state = stock(self, filename, reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters)
+    if state is None or reset_optimizer:
         return state
+    if not reset_meters:  # as for the best score
+        _count().update(state.get(KEY, {}))
+    scheduler, score = self.lr_scheduler, state.get("val_loss")
+    at_end_of_epoch = state["train_iterator"].get("iterations_in_epoch") == 0
+    if isinstance(scheduler, ReduceLROnPlateauLRSchedule) and at_end_of_epoch and not reset_lr_scheduler:
+        # it was saved before the scheduler got the score of that epoch
+        scheduler.step(state["train_iterator"]["epoch"], score)
+    return state
 
-    return load_checkpoint
 
-
-def _starting_anew(stock: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(stock)
-    def load_checkpoint(*args: Any, **kwargs: Any) -> Any:
-        _count().clear()
-        vars(checkpoint_utils.save_checkpoint).pop("best", None)
-        command = _command()
-        if command and not hasattr(command["train"], "ends_at_once"):
-            command["train"] = _ending_at_once(command["train"])
-        return stock(*args, **kwargs)
-
-    return load_checkpoint
+def _starting_anew(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    _count().clear()
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)
+    command = _command()
+    if command and not hasattr(command["train"], "ends_at_once"):
+        command["train"] = _ending_at_once(command["train"])
+    return stock(*args, **kwargs)
 
 
 def _ending_at_once(stock: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,39 +10,34 @@ Fix: a resumed training groups them as of epoch 1 too. Where fairseq groups anew
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from fairseq.tasks.fairseq_task import FairseqTask
 
+from fairseq_dsp.wrapping import wrap
+
 
 def apply() -> None:
     """Wrap the method with which every task makes its batches."""
-    FairseqTask.get_batch_iterator = _grouping_as_of_epoch_1(FairseqTask.get_batch_iterator)
+    wrap(FairseqTask, "get_batch_iterator", _grouping_as_of_epoch_1)
 
 
-def _grouping_as_of_epoch_1(stock: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(stock)
-
-    @functools.wraps(stock)
-    def get_batch_iterator(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments
-        dataset, epoch = given["dataset"], given["epoch"]
-        grouped_once = (
-            self.can_reuse_epoch_itr(dataset)
-            and not given["disable_iterator_cache"]
-            and not given["update_epoch_batch_itr"]
-        )
-        if epoch <= 1 or not grouped_once or dataset in self.dataset_to_epoch_iter:
-            return stock(*bound.args, **bound.kwargs)
-        given["epoch"] = 1
-        iterator = stock(*bound.args, **bound.kwargs)
-        iterator.epoch = epoch
-        dataset.set_epoch(epoch)
-        return iterator
-
-    return get_batch_iterator
+def _grouping_as_of_epoch_1(stock: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    bound = inspect.signature(stock).bind(self, *args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    dataset, epoch = given["dataset"], given["epoch"]
+    grouped_once = (
+        self.can_reuse_epoch_itr(dataset)
+        and not given["disable_iterator_cache"]
+        and not given["update_epoch_batch_itr"]
+    )
+    if epoch <= 1 or not grouped_once or dataset in self.dataset_to_epoch_iter:
+        return stock(*bound.args, **bound.kwargs)
+    given["epoch"] = 1
+    iterator = stock(*bound.args, **bound.kwargs)
+    iterator.epoch = epoch
+    dataset.set_epoch(epoch)
+    return iterator

@@ -11,7 +11,6 @@ read is named in one sentence. Can go when fairseq registers these types itself.
 from __future__ import annotations
 
 import argparse
-import functools
 import logging
 import os
 import pickle
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.wrapping import wrap
 
 logger = logging.getLogger(__name__)
 
@@ -69,18 +69,14 @@ def apply() -> None:
     allow()
     if os.environ.pop(UNSAFE_SWITCH, None) is not None:
         logger.warning(f"{UNSAFE_SWITCH} is ignored: checkpoints are always loaded safely")
-    checkpoint_utils.load_checkpoint_to_cpu = _explaining(checkpoint_utils.load_checkpoint_to_cpu)
+    wrap(checkpoint_utils, "load_checkpoint_to_cpu", _explaining)
 
 
-def _explaining(load: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    @functools.wraps(load)
-    def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        try:
-            return load(path, *args, **kwargs)
-        except Exception as error:
-            raise UserError(explanation(path, error)) from error
-
-    return load_checkpoint_to_cpu
+def _explaining(load: Callable[..., dict[str, Any]], path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    try:
+        return load(path, *args, **kwargs)
+    except Exception as error:
+        raise UserError(explanation(path, error)) from error
 
 
 def explanation(path: str, error: Exception) -> str:

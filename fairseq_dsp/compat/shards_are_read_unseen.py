@@ -8,7 +8,6 @@ Fix: the task of translation looks at all of them before it reads the first. Can
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,38 +17,31 @@ from fairseq.data import Dictionary, data_utils, indexed_dataset
 from fairseq.tasks.translation import TranslationTask
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.wrapping import wrap
 
 
 def apply() -> None:
     """Wrap the function with which the task reads a text, and that with which a training first lists its folders."""
-    TranslationTask.load_dataset = _looking(TranslationTask.load_dataset)
-    data_utils._find_extra_valid_paths = _naming(data_utils._find_extra_valid_paths)
+    wrap(TranslationTask, "load_dataset", _looking)
+    wrap(data_utils, "_find_extra_valid_paths", _naming)
 
 
-def _naming(stock: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(stock)
-    def find_extra_valid_paths(folders: str) -> Any:
-        try:
-            return stock(folders)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise UserError(
-                f"there is no folder {error.filename}, but it is one of the training's folders ({folders}): give all "
-                "of them, or leave this one out"
-            ) from error
-
-    return find_extra_valid_paths
+def _naming(stock: Callable[..., Any], folders: str) -> Any:
+    try:
+        return stock(folders)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"there is no folder {error.filename}, but it is one of the training's folders ({folders}): give all "
+            "of them, or leave this one out"
+        ) from error
 
 
-def _looking(stock: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(stock)
-    def load_dataset(self: Any, split: str, *args: Any, **kwargs: Any) -> Any:
-        first, *others = map(Path, utils.split_paths(self.cfg.data))
-        if split == self.cfg.train_subset and others:
-            for folder in (first, *others):
-                _check(folder, first, split, self.cfg)
-        return stock(self, split, *args, **kwargs)
-
-    return load_dataset
+def _looking(stock: Callable[..., Any], self: Any, split: str, *args: Any, **kwargs: Any) -> Any:
+    first, *others = map(Path, utils.split_paths(self.cfg.data))
+    if split == self.cfg.train_subset and others:
+        for folder in (first, *others):
+            _check(folder, first, split, self.cfg)
+    return stock(self, split, *args, **kwargs)
 
 
 def _check(folder: Path, first: Path, split: str, config: Any) -> None:

@@ -11,7 +11,6 @@ with one sentence if it is other code. Can go when fairseq takes the name of an 
 from __future__ import annotations
 
 import filecmp
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,30 +18,27 @@ from typing import Any
 from fairseq import utils
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.wrapping import wrap
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def apply() -> None:
     """Wrap the function through which every fairseq tool imports ``--user-dir``."""
-    utils.import_user_module = _knowing_this_package(utils.import_user_module)
+    wrap(utils, "import_user_module", _knowing_this_package)
 
 
-def _knowing_this_package(stock_import: Callable[[Any], None]) -> Callable[[Any], None]:
-    @functools.wraps(stock_import)
-    def import_user_module(args: Any) -> None:
-        asked = getattr(args, "user_dir", None)
-        if asked is None or Path(asked).absolute().name != PACKAGE.name:
-            return stock_import(args)
-        # A relative name that is not in the working folder can only mean the installed package: this one.
-        if Path(asked).exists() and not same_code(Path(asked), PACKAGE):
-            raise UserError(
-                f"--user-dir {Path(asked).absolute()} holds other code than the {PACKAGE.name} already imported from "
-                f"{PACKAGE}: name that folder, or install the one you mean with pip install -e."
-            )
-        return None
-
-    return import_user_module
+def _knowing_this_package(stock_import: Callable[[Any], None], args: Any) -> None:
+    asked = getattr(args, "user_dir", None)
+    if asked is None or Path(asked).absolute().name != PACKAGE.name:
+        return stock_import(args)
+    # A relative name that is not in the working folder can only mean the installed package: this one.
+    if Path(asked).exists() and not same_code(Path(asked), PACKAGE):
+        raise UserError(
+            f"--user-dir {Path(asked).absolute()} holds other code than the {PACKAGE.name} already imported from "
+            f"{PACKAGE}: name that folder, or install the one you mean with pip install -e."
+        )
+    return None
 
 
 def same_code(one: Path, other: Path) -> bool:

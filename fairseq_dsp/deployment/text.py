@@ -39,7 +39,7 @@ class Subwords(ABC):
 def joined(kind: str, subwords: str) -> str:
     """Return the text that subwords make, as fairseq undoes them.
 
-    :param kind: one of :data:`KINDS_OF_BPE`.
+    :param kind: one of :data:`KINDS_OF_BPE`, or as data preparation spells it.
     """
     if kind == "sentencepiece":
         return subwords.replace(" ", "").replace("\u2581", " ").strip()
@@ -116,12 +116,13 @@ class _ByteLevel(Subwords):
 
 
 def read_bpe(kind: str | None, path: Path) -> Subwords | None:
-    """Read a subword model; there is none for a *kind* of None.
+    """Read a subword model; there is none for a *kind* of None, which may be spelt with a hyphen too.
 
     :raises UserError: if the file is missing, or of another kind.
     """
     if kind is None:
         return None
+    kind = kind.replace("-", "_")
     kinds: dict[str, Callable[[Path], Subwords]]
     kinds = {"sentencepiece": _SentencePiece, "subword_nmt": _SubwordNmt, GPT2: _ByteLevel}
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from ..corpus import SUMMARY, folder_of
 from ..errors import UserError
+from ..files import settings_key
 from .prepared import CLASSIFICATION, PreparedData
 
 BPE = ("sentencepiece", "subword-nmt", "none")
@@ -95,7 +95,12 @@ def _labelled(folder: Path) -> PreparedData | None:
         content.update(_read(path))
     binarised = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in folder.glob("*/*.bin"))
     name = folder.absolute().name
-    summary = {"task": CLASSIFICATION, "corpus": name, "data_bin": ".", "key": _key([content.hexdigest(), binarised])}
+    summary = {
+        "task": CLASSIFICATION,
+        "corpus": name,
+        "data_bin": ".",
+        "key": settings_key([content.hexdigest(), binarised]),
+    }
     return PreparedData(folder, summary)
 
 
@@ -118,7 +123,7 @@ def _with_references(data: PreparedData, split: str, references: Path, given: Ma
         "references": {**data.summary["references"], split: str(references)},
         "ceiling": {name: best for name, best in data.summary.get("ceiling", {}).items() if name != split},
         "given": {"references": str(references)},
-        "key": _key([data.summary.get("key"), hashlib.sha256(_read(references)).hexdigest()]),
+        "key": settings_key([data.summary.get("key"), hashlib.sha256(_read(references)).hexdigest()]),
     }
     return replace(data, summary=summary)
 
@@ -138,7 +143,7 @@ def _binarised(folder: Path, split: str, references: Path, given: Mapping[str, A
         "lowercase": bool(given.get("lowercase", False)),
         "references": {split: str(references)},
         "given": {**given, "references": str(references)},
-        "key": _key([content.hexdigest(), binarised]),
+        "key": settings_key([content.hexdigest(), binarised]),
     }
     return PreparedData(folder, summary)
 
@@ -171,7 +176,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give another file") from error
-
-
-def _key(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

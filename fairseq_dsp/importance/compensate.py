@@ -21,6 +21,7 @@ from ..files import check_target, write_files
 from ..model import HeadSet
 from . import sentences
 from .compensation import compensate
+from .sentences import check_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,11 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="checkpoint to write; must not exist")
     parser.add_argument("--kept-heads", required=True, metavar="FILE", help="JSON file with the heads that stay")
     sentences.add_arguments(parser, split="train", sentences=2000)
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise a `UserError` for a test set, or a number that cannot be, whatever the model."""
-    sentences.check_arguments(args)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ linear layers that fairseq built, hooks included.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -59,7 +59,7 @@ class _FeedForwardUnits(Kind):
         inside = getattr(module.fc1, "out_features", 0)  # without units it is no linear layer any more
         return _module(kind, layer, name, module.fc2.bias.numel(), inside, width, FeedForward(module, width))
 
-    def find(self, kind: str, layer: int, name: str, names: Collection[str], options: Any) -> UnitModule | None:
+    def find(self, kind: str, layer: int, name: str, names: Container[str], options: Any) -> UnitModule | None:
         if f"{name}.fc2.bias" not in names:
             return None
         side, _ = self.places[kind]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -109,7 +109,7 @@ class Kind(ABC):
         """Return the description of a module of a model, stock or not."""
 
     @abstractmethod
-    def find(self, kind: str, layer: int, name: str, names: Collection[str], options: Any) -> UnitModule | None:
+    def find(self, kind: str, layer: int, name: str, names: Container[str], options: Any) -> UnitModule | None:
         """Return the description of a module of a checkpoint with parameters of these names, None if it has none."""
 
 

@@ -6,7 +6,7 @@ Heads are the first kind, and every model has a choice of them, be it of all.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ class _Heads(Kind):
         sizes = module.num_heads, module.head_dim, module.embed_dim, module.kdim
         return attention_module(kind, layer, name, *sizes, module=module)
 
-    def find(self, kind: str, layer: int, name: str, names: Collection[str], options: Any) -> UnitModule | None:
+    def find(self, kind: str, layer: int, name: str, names: Container[str], options: Any) -> UnitModule | None:
         if f"{name}.out_proj.bias" not in names or (kind == "cross" and getattr(options, "no_cross_attention", False)):
             return None
         side, _ = self.places[kind]
@@ -185,17 +185,11 @@ def modules_in(names: Collection[str], options: Any, kind: Kind = HEADS) -> list
     return found
 
 
-class _EveryName(Collection[str]):
+class _EveryName(Container[str]):
     """The parameters of a model that is not built: all there could be."""
 
     def __contains__(self, name: object) -> bool:
         return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
 
 
 def modules_by(options: Any, kind: Kind = HEADS) -> list[UnitModule]:

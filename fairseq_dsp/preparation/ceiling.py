@@ -39,7 +39,7 @@ def decode(bpe: str, tokens: Iterable[str], known: Container[str]) -> str:
     :param known: the dictionary; fairseq sees no difference between the subwords that are not in it.
     """
     shown = (token if token in known else UNKNOWN for token in tokens if token not in _NEVER_SHOWN)
-    return joined(bpe.replace("-", "_"), " ".join(shown))
+    return joined(bpe, " ".join(shown))
 
 
 def regained(data: PreparedData, split: str, references: list[str], raw: list[str]) -> bool:

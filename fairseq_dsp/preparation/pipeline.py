@@ -13,6 +13,7 @@ The stages, each a folder of the output folder and each made from the one before
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -31,7 +32,7 @@ from .corpora import Corpus
 from .lines import count_lines, stored_lines, write_lines
 from .settings import Options, is_done, settings_of, stage_keys
 from .stages import Workspace, say
-from .subwords import MODEL_NAMES, Learning, encode_pairs, encode_text, encoder, learn, take_model
+from .subwords import MODEL_NAMES, Learning, encode_pairs, encode_text, encoder, learn
 from .tokens import detokenise, tokenise
 from .vocabularies import make_dictionaries
 
@@ -128,7 +129,7 @@ class _Work:
         model = folder / MODEL_NAMES[options.bpe]
         ready = options.model or corpus.codes
         if ready:
-            take_model(options.bpe, ready, model)
+            shutil.copyfile(ready, model)
         else:
             assert options.vocab_size is not None
             pairs = count_lines(self.plain / f"train.{corpus.languages[0]}")
@@ -214,8 +215,7 @@ class _Work:
         """What the subwords of the references give back, the dictionary left aside."""
         language = self.corpus.languages[1]
         for split in self.corpus.splits()[1:]:
-            kind = self.options.bpe.replace("-", "_")
-            lines = (joined(kind, line) for line in stored_lines(self.bpe / f"{split}.{language}"))
+            lines = (joined(self.options.bpe, line) for line in stored_lines(self.bpe / f"{split}.{language}"))
             plain = detokenise(lines, language) if self.options.tokenizer == "moses" else lines
             write_lines(folder / f"{split}.{language}", plain)
 

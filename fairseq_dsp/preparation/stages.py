@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import itertools
-import json
 import os
 import re
 import shutil
@@ -22,6 +20,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import TEMPORARY, write_json
+from ..files import read_json as read_json
+from ..files import settings_key as settings_key
 from .workers import held
 
 STAMP = ".stamp.json"
@@ -42,19 +42,6 @@ def progress(**options: Any) -> Any:
     from tqdm import tqdm
 
     return tqdm(**{"delay": 1, **options})
-
-
-def settings_key(settings: Any) -> str:
-    """One short name for a JSON-like value: equal values have equal keys."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def read_json(path: Path) -> Any:
-    """The JSON in ``path``, or None where there is none that can be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 class Workspace:

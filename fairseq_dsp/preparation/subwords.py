@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import random
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -142,7 +141,7 @@ def check_model(kind: str, path: Path) -> None:
     """Raise `UserError` unless ``path`` holds a BPE model of that kind."""
     if not path.is_file():
         raise UserError(f"the BPE model {path} is {'not a file' if path.exists() else 'missing'}")
-    read_bpe(kind.replace("-", "_"), path)
+    read_bpe(kind, path)
     if kind == "subword-nmt":
         with path.open(encoding="utf-8") as file:
             if not file.readline().startswith("#version: 0.2"):
@@ -159,19 +158,13 @@ def count_merges(codes: Path | None) -> int:
     return sum(1 for line in codes.read_text(encoding="utf-8").splitlines() if line) - 1
 
 
-def take_model(kind: str, given: Path, model: Path) -> None:
-    """Use a ready model instead of learning one."""
-    check_model(kind, given)
-    shutil.copyfile(given, model)
-
-
 Encode = Callable[[list[str]], list[str]]
 
 
 @cache
 def encoder(kind: str, model: Path) -> Encode:
     """The function that writes each of some lines as its subwords, joined by spaces; loaded once a process."""
-    subwords = read_bpe(kind.replace("-", "_"), model)
+    subwords = read_bpe(kind, model)
     assert subwords
     return subwords.encode_all
 

@@ -146,12 +146,6 @@ class TrainedModel:
         return heads
 
     @property
-    def shape(self) -> dict[str, list[int]]:
-        """For each type of units there are, the number of units of each layer of the unpruned model."""
-        shapes = (shape_of(self.modules, units.kind) for units in self.heads.all)
-        return {of_type: layers for shape in shapes for of_type, layers in shape.items()}
-
-    @property
     def architecture(self) -> str:
         """The name for ``--arch``."""
         return str(getattr(self.options, "arch", None) or getattr(self.options, "_name", None))

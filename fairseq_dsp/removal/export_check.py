@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,15 +38,15 @@ def original(model: TrainedModel, task: Any) -> Any:
 
 def sentences(task: Any) -> Pairs:
     """Return sources and translations of all kinds of words, frequent and rare."""
-
-    def words(dictionary: Any, count: int, start: int) -> list[str]:
-        known = dictionary.symbols[dictionary.nspecial :] or [dictionary.unk_word]
-        return [known[(start + i * len(known) // count) % len(known)] for i in range(count)]
-
     return [
-        (words(task.source_dictionary, source, i), words(task.target_dictionary, target, i))
+        (_words(task.source_dictionary, source, i), _words(task.target_dictionary, target, i))
         for i, (source, target) in enumerate(LENGTHS)
     ]
+
+
+def _words(dictionary: Any, count: int, start: int) -> list[str]:
+    known = dictionary.symbols[dictionary.nspecial :] or [dictionary.unk_word]
+    return [known[(start + i * len(known) // count) % len(known)] for i in range(count)]
 
 
 @torch.no_grad()
@@ -66,9 +67,8 @@ def class_log_probabilities(network: Any, task: Any) -> list[float]:
     """Return the log-probability of each class of pairs of all kinds of words, in a row."""
     found: list[float] = []
     dictionary = task.source_dictionary
-    known = dictionary.symbols[dictionary.nspecial :] or [dictionary.unk_word]
     for i, lengths in enumerate(LENGTHS):
-        words = [[known[(i + k * len(known) // length) % len(known)] for k in range(length)] for length in lengths]
+        words = [_words(dictionary, length, i) for length in lengths]
         tokens = [[*map(dictionary.index, sentence), dictionary.eos()] for sentence in words]
         source = torch.tensor([[dictionary.bos(), *tokens[0], *tokens[1]]])
         head = task.cfg.classification_head_name
@@ -100,28 +100,20 @@ def check_read(network: Any, read: Any, model: TrainedModel, task: Any) -> None:
 
     :param network: the model that was read, in float32.
     :param read: the task that was read.
-    :param task: fairseq's translation task of the trained model.
+    :param task: fairseq's task of the trained model.
     :raises UserError: if the dictionaries or a forward pass differ.
     """
-    for side in ("source", "target"):
-        if getattr(read, f"{side}_dictionary").symbols != getattr(task, f"{side}_dictionary").symbols:
+    dictionaries, tasks = {"source": "source ", "target": "target "}, "translation or translation_dsp"
+    if model.classifies:
+        dictionaries, tasks = {"source": ""}, "sentence_prediction"
+    for side, which in dictionaries.items():
+        name = f"{side}_dictionary"
+        if getattr(read, name).symbols != getattr(task, name).symbols:
             raise UserError(
-                f"the {side} dictionary of {model.path} changes when it is written to a file and read again, so "
-                "nothing was written: give a model of --task translation or translation_dsp, without line breaks in "
-                "its words"
+                f"the {which}dictionary of {model.path} changes when it is written to a file and read again, so "
+                f"nothing was written: give a model of --task {tasks}, without line breaks in its words"
             )
-    pairs = sentences(task)
-    expected = log_probabilities(original(model, task), task, pairs)
-    check_same(log_probabilities(network, read, pairs), expected, "the folder")
-
-
-def check_classifier(network: Any, read: Any, model: TrainedModel, task: Any) -> None:
-    """Compare a model that classifies, and its task, with the trained model; see `check_read`."""
-    if read.source_dictionary.symbols != task.source_dictionary.symbols:
-        raise UserError(
-            f"the dictionary of {model.path} changes when it is written to a file and read again, so nothing was "
-            "written: give "
-            "a model of --task sentence_prediction, without line breaks in its words"
-        )
-    expected = class_log_probabilities(original(model, task), task)
-    check_same(class_log_probabilities(network, read), expected, "the folder")
+    compute: Callable[..., list[float]]
+    compute = class_log_probabilities if model.classifies else partial(log_probabilities, pairs=sentences(task))
+    expected = compute(original(model, task), task)
+    check_same(compute(network, read), expected, "the folder")

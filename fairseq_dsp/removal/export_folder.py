@@ -32,63 +32,55 @@ from ..model.units import count_parameters
 from . import text_options
 from .checkpoint import TrainedModel, add_budgets, budgets
 from .data_bin import classification_task_of, first_folder, preparation, task_of
-from .export_check import check_classifier, check_read
+from .export_check import check_read
 
 _CARD = """---
-language: ["{source}", "{target}"]
-library_name: fairseq_dsp
-pipeline_tag: translation
+{language}library_name: fairseq_dsp
+pipeline_tag: {pipeline}
 tags: [fairseq, safetensors, pruning]
 # license: yours to choose, it depends on the text that the model was trained on; a model hub shows it when it is here
 ---
-# Translation, {source} to {target}, with {counts}
+# {title}, with {counts}
 
-An encoder–decoder Transformer with {parameters} parameters, trained with fairseq.{pruned} This folder is
-all that it needs:
+{network}, trained with fairseq.{pruned} This folder{is_}all that it needs:
 
 ```python
 import fairseq_dsp
 
 model = fairseq_dsp.from_pretrained("path/to/this/folder")
-print(model.translate(["a sentence as people write it"]))
+print(model.{call})
 ```
 
 | file | what it is |
 |---|---|
 | `model.safetensors` | the weights |
-| `config.json` | sizes, heads and units kept, how text is cut into subwords, checksums of the other files |
-| `dict.{source}.txt`, `dict.{target}.txt` | fairseq's dictionaries |
+| `config.json` | sizes, heads and units kept, {text}, checksums of the other files |
+| {dictionaries} |
 {subwords}
 What it was trained on, how good it is and what it must not be used for is for its publisher to say here.
 """
+_OF_TRANSLATION = {
+    "language": 'language: ["{source_lang}", "{target_lang}"]\n',
+    "pipeline": "translation",
+    "title": "Translation, {source_lang} to {target_lang}",
+    "network": "An encoder–decoder Transformer with {parameters} parameters",
+    "is_": " is\n",
+    "call": 'translate(["a sentence as people write it"])',
+    "text": "how text is cut into subwords",
+    "dictionaries": "`dict.{source_lang}.txt`, `dict.{target_lang}.txt` | fairseq's dictionaries",
+}
+_OF_CLASSIFICATION = {
+    "language": "",
+    "pipeline": "text-classification",
+    "title": "Classification of sentences, or pairs of them",
+    "network": "A Transformer encoder with {parameters} parameters and the labels {labels}",
+    "is_": "\nis ",
+    "call": 'predict([("a first sentence", "a second one")])',
+    "text": "labels",
+    "dictionaries": "`dict.txt` | fairseq's dictionary",
+}
+"""What the model card says of one kind of model and not of the other."""
 
-
-_CLASSIFIER_CARD = """---
-library_name: fairseq_dsp
-pipeline_tag: text-classification
-tags: [fairseq, safetensors, pruning]
-# license: yours to choose, it depends on the text that the model was trained on; a model hub shows it when it is here
----
-# Classification of sentences, or pairs of them, with {counts}
-
-A Transformer encoder with {parameters} parameters and the labels {labels}, trained with fairseq.{pruned} This folder
-is all that it needs:
-
-```python
-import fairseq_dsp
-
-model = fairseq_dsp.from_pretrained("path/to/this/folder")
-print(model.predict([("a first sentence", "a second one")]))
-```
-
-| file | what it is |
-|---|---|
-| `model.safetensors` | the weights |
-| `config.json` | sizes, heads and units kept, labels, checksums of the other files |
-| `dict.txt` | fairseq's dictionary |
-{subwords}
-What it was trained on, how good it is and what it must not be used for is for its publisher to say here.
-"""
 FOR_CLASSIFIERS = ("wordpiece", GPT2)
 """The subwords of published encoders, BERT's and RoBERTa's."""
 
@@ -186,12 +178,11 @@ def _write(
     }
     config["sha256"][CONFIG] = config_checksum(config)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    card = (_CLASSIFIER_CARD if model.classifies else _CARD).format(
-        source=own.get("source_lang"),
-        target=own.get("target_lang"),
-        labels=", ".join(own.get("labels", ())),
+    values = own | {"parameters": f"{count_parameters(weights):,}", "labels": ", ".join(own.get("labels", ()))}
+    parts = _OF_CLASSIFICATION if model.classifies else _OF_TRANSLATION
+    card = _CARD.format(
+        **{name: part.format(**values) for name, part in parts.items()},
         counts=model.heads.counts().replace(" heads", " attention heads"),
-        parameters=f"{count_parameters(weights):,}",
         pruned=" The other heads were pruned and are gone." if model.heads.kept < model.heads.total else "",
         subwords="".join(f"| `{file.name}` | the subword model |\n" for file in subwords),
     )
@@ -204,7 +195,7 @@ def _check(folder: Path, model: TrainedModel, task: Any) -> None:
     :raises UserError: if it cannot be read, or differs.
     """
     read = from_pretrained(folder)
-    (check_classifier if model.classifies else check_read)(read.model.float(), read.task, model, task)
+    check_read(read.model.float(), read.task, model, task)
 
 
 def _separate(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -207,8 +207,3 @@ def heads_by_type(data: PreparedData, options: Options) -> dict[str, list[int]]:
             "architectures have heads to prune: give one of these"
         )
     return shape_by(args)
-
-
-def total_heads(data: PreparedData, options: Options) -> int:
-    """Return the number of attention heads of a model; see `heads_by_type`."""
-    return sum(map(sum, heads_by_type(data, options).values()))

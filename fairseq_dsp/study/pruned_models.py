@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from ..evaluation.measuring import measure
 from ..evaluation.runners import load
-from ..files import replacing, write_json
+from ..files import read_json, replacing, write_json
 from ..markdown import markdown_table
 from .results import BASE, Results
 from .runs import Run
@@ -51,12 +50,9 @@ def measure_speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
     """Return how many sentences a second the models translate, measured in turns, once."""
     import torch
 
-    try:
-        there: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-        if there.keys() == models.keys():
-            return there
-    except (OSError, ValueError):
-        pass  # not measured yet
+    there: dict[str, float] | None = read_json(path)
+    if there is not None and there.keys() == models.keys():
+        return there
     print("measuring the speed of each model", file=sys.stderr)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     runners = {name: load(str(file), 5, LENGTH, device, "float32") for name, file in models.items()}

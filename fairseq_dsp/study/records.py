@@ -10,8 +10,6 @@ defaults included, and the version of this package. Going on with a changed stud
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_json
+from ..files import read_json, settings_key, write_json
 from ..version import __version__
 from .runs import RESULT, SCORING, Run
 
@@ -149,9 +147,8 @@ class _OtherDefaultsError(UserError):
 
 
 def _version(run: Run) -> str:
-    with contextlib.suppress(OSError, ValueError):  # reading the results tells what is wrong with one
-        return str(json.loads((run.folder / RESULT).read_text(encoding="utf-8")).get("version", UNKNOWN))
-    return UNKNOWN
+    # reading the results tells what is wrong with one
+    return str((read_json(run.folder / RESULT) or {}).get("version", UNKNOWN))
 
 
 def _changed(run: Run) -> tuple[dict[str, Any] | None, Change | None]:
@@ -281,7 +278,7 @@ def _digest(record: dict[str, Any]) -> str:
     parts = {key: record[key] for key in ("data", "seed", "checkpoint", "needs")}
     parts["score_heads"] = _without_memory(record["score_heads"])
     parts["resolved"] = [_effective(one, record["checkpoint"]) for one in record["resolved"].values()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return settings_key(parts)
 
 
 def _without_memory(words: Sequence[str] | None) -> list[str] | None:

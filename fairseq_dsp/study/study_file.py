@@ -21,7 +21,7 @@ from .method_checks import (
     read_shares,
     shares_of,
 )
-from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false, total_heads
+from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false
 from .start_model import check_metric, read_pretrained, trained_base
 from .titles import METHODS, read_title, with_titles
 from .values import boolean, check_keys, closest, is_name, mapping, numbers
@@ -170,7 +170,9 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         raise ValueError(f"methods is {entries!r}, but a list of methods is expected, such as [joint, pipelined]")
     methods = tuple(_method(entry, heads, shares, seeds, total) for entry in entries)
     methods = tuple(
-        replace(m, heads=(total_heads(prepared, {**recipe, **m.options}),)) if m.method == "unpruned" else m
+        replace(m, heads=(sum(map(sum, heads_by_type(prepared, {**recipe, **m.options}).values())),))
+        if m.method == "unpruned"
+        else m
         for m in methods
     )
     if model:

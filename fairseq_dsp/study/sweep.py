@@ -79,7 +79,7 @@ from typing import Any
 
 from ..errors import STOPPED, UserError
 from ..evaluation import preprocessed
-from ..files import write_json, write_text
+from ..files import read_json, write_json, write_text
 from .checks import check_runs
 from .cluster import check_options, run_on_slurm
 from .local import Local, run_locally
@@ -270,10 +270,7 @@ def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
         "runs": [run.name for run in runs if run.scored],
     }
     path, references = results / STUDY, results / REFERENCES
-    there = None
-    with contextlib.suppress(OSError, ValueError):
-        there = json.loads(path.read_text(encoding="utf-8"))
-    if there != json.loads(json.dumps(content)) or not references.exists():
+    if read_json(path) != json.loads(json.dumps(content)) or not references.exists():
         write_text(references, "".join(line + "\n" for line in study.data.references(study.split)))
         write_json(path, content)
 

@@ -1,12 +1,12 @@
 """Choosing K of N: the mathematics of subset selection in pure torch, without fairseq."""
 
-from .bound import GRADIENT_BOUND
 from .budget import Budget, Draw
 from .distribution import KSubset
 from .fixed import Fixed
 from .gumbel import Gumbel
 from .hard_concrete import HardConcrete
 from .own import HINT, OWN, load_own
+from .relaxed import GRADIENT_BOUND
 from .schedule import anneal, between, shrink
 from .selection import SELECTIONS, Annealing, Selection, register_selection
 from .simple import Simple

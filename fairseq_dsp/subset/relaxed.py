@@ -16,12 +16,29 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .bound import LIMIT, bounded
 from .budget import Budget
 from .device import constant
 
+GRADIENT_BOUND = 1e4
+"""The gradient of the scores is at most this many times as long as the gradient of the gates (l2 norms).
+
+At low temperatures the exact gradient of a sample grows without limit (a factor 1/T, of the relaxed top-K one for each
+of its K steps), up to overflow. Where it exceeds the bound it is scaled down to it: its direction stays, and so do the
+forward values. Adam's step depends on the direction far more than on the length.
+"""
+
+_LIMIT = (1 - 1e-6) * GRADIENT_BOUND
+"""A hair below the bound, so that rounding the gradient to float32 does not pass it."""
+
 _REMOVED = -1e200
 """The least value a perturbed score may fall to: finite in float64 even divided by the smallest temperatures."""
+
+
+def bounded(vector: Tensor, incoming: Tensor, log_scale: Tensor | float = 0.0) -> Tensor:
+    """Return vector · e^log_scale, shortened to :data:`_LIMIT` · ‖incoming‖ where it is longer. *Shape:* (N)."""
+    norm = torch.linalg.vector_norm(vector).clamp_min(torch.finfo(vector.dtype).tiny)
+    ratio = _LIMIT * torch.linalg.vector_norm(incoming) / norm
+    return vector * ratio.log().clamp_max(log_scale).exp()
 
 
 class RelaxedTopK(torch.autograd.Function):
@@ -109,7 +126,7 @@ def _numpy_backward(steps: list[_Step], grad: Tensor, temperature: float) -> Ten
         if largest > 1e100:
             adjoint /= largest
             log_scale += math.log(largest)
-    norm, limit = float(np.linalg.norm(adjoint)), LIMIT * float(np.linalg.norm(gradient))
+    norm, limit = float(np.linalg.norm(adjoint)), _LIMIT * float(np.linalg.norm(gradient))
     if norm == 0 or limit == 0:
         return torch.zeros_like(grad)
     within = math.log(norm) + log_scale <= math.log(limit)

@@ -3,7 +3,7 @@
 SIMPLE ("A Gradient Estimator for k-Subset Sampling", ICLR 2023) draws the gates z from the distribution of
 :class:`~.distribution.KSubset` with θ = importance / T, and goes backward as if the gates had been their expectation
 μ(θ) = E[z]: the gradient of θ is Cov(z) · ∂loss/∂z. It is exact up to a bound on its length; see
-:data:`~.bound.GRADIENT_BOUND`.
+:data:`~.relaxed.GRADIENT_BOUND`.
 
 A budget of several draws, as a floor makes it, is drawn one after the other: the floor's heads by this law among them,
 then the rest by this law among all that are left. The gradient is that of each draw's marginals, given the draws before
@@ -16,6 +16,7 @@ learns no more, and the weights go on training with just the heads that stay.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -23,11 +24,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .bound import bounded
 from .budget import Budget
 from .device import uniform
 from .distribution import KSubset
-from .graphed import Graphed
+from .relaxed import bounded
 from .selection import Selection, register_selection
 from .topk import check_vector, hard_gates
 
@@ -119,8 +119,10 @@ class _GraphedSampler(_Sampler):
         scores = torch.zeros(budget.heads, dtype=torch.float64, device=device)
         noise = scores.new_full((_noise_of(budget, device),), 0.5)
         sample, gradient = super().sample, super().gradient
-        self._sample = Graphed(sample, scores, noise)
-        self._gradient = Graphed(lambda grad, scale: gradient(grad, scores, noise, scale), scores, scores.new_zeros(()))
+        self._sample = _Graphed(sample, scores, noise)
+        self._gradient = _Graphed(
+            lambda grad, scale: gradient(grad, scores, noise, scale), scores, scores.new_zeros(())
+        )
         self._drawn: Tensor | None = None
 
     def sample(self, scores: Tensor, noise: Tensor) -> Tensor:
@@ -137,3 +139,34 @@ class _GraphedSampler(_Sampler):
 def _sampler(budget: Budget, device: torch.device) -> _GraphedSampler:
     with torch.cuda.device(device), torch.no_grad():
         return _GraphedSampler(budget, device)
+
+
+class _Graphed:
+    """A function of tensors of fixed shapes as a CUDA graph: one launch instead of hundreds at every update of a GPU.
+
+    The CPU launches each operation by itself, which takes longer than the GPU needs for one on small tensors. A graph
+    is recorded once and then launched whole. So what the function does must depend on the shapes of its inputs alone,
+    and it may neither read a value nor bring one from the CPU, except when it is run for the first time.
+
+    :param function: maps the inputs to a tensor.
+    :param inputs: of the shapes, types and device of all inputs to come; their values do not matter but must be valid.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], *inputs: Tensor) -> None:
+        self._inputs = [torch.clone(tensor) for tensor in inputs]
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(inputs[0].device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            function(*self._inputs)  # constants are made and libraries are loaded
+            # other threads, such as those that pin batches, go on meanwhile
+            self._graph.capture_begin(capture_error_mode="thread_local")
+            self._output = function(*self._inputs)
+            self._graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Return the function's value, which the next call overwrites."""
+        torch._foreach_copy_(self._inputs, list(inputs))
+        self._graph.replay()
+        return self._output

@@ -8,23 +8,20 @@ the model that it follows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from fairseq.models.ema.ema import EMA
+
+from ..wrapping import wrap
 
 
 def install() -> None:
     """Have fairseq copy the choice instead of averaging it; a second call changes nothing."""
     if not hasattr(EMA.__init__, "__wrapped__"):
-        EMA.__init__ = _copying_choice(EMA.__init__)
+        wrap(EMA, "__init__", _copying_choice)
 
 
-def _copying_choice(stock: Callable[..., None]) -> Callable[..., None]:
-    @wraps(stock)
-    def init(self: EMA, model: Any, *args: Any, **kwargs: Any) -> None:
-        stock(self, model, *args, **kwargs)
-        kinds = tuple(f"{name}." for name in getattr(model, "pruners", ()))
-        self.skip_keys = {*self.skip_keys, *(name for name in model.state_dict() if name.startswith(kinds) and kinds)}
-
-    return init
+def _copying_choice(stock: Callable[..., None], self: EMA, model: Any, *args: Any, **kwargs: Any) -> None:
+    stock(self, model, *args, **kwargs)
+    kinds = tuple(f"{name}." for name in getattr(model, "pruners", ()))
+    self.skip_keys = {*self.skip_keys, *(name for name in model.state_dict() if name.startswith(kinds) and kinds)}

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import random
 from collections.abc import Callable, Iterator
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model.dictionaries import fitting
+from ..wrapping import wrap
 
 
 class Teacher:
@@ -85,14 +85,12 @@ def install() -> None:
     fairseq builds the criterion alike to train and to validate, and only a training needs the teacher.
     """
     if not hasattr(Trainer.__init__, "__wrapped__"):
-        Trainer.__init__ = _telling_the_criterion(Trainer.__init__)
+        wrap(Trainer, "__init__", _telling_the_criterion)
 
 
-def _telling_the_criterion(stock: Callable[..., None]) -> Callable[..., None]:
-    @wraps(stock)
-    def start(self: Any, cfg: Any, task: Any, model: Any, criterion: Any, *args: Any, **kwargs: Any) -> None:
-        if hasattr(criterion, "before_training"):
-            criterion.before_training()
-        stock(self, cfg, task, model, criterion, *args, **kwargs)
-
-    return start
+def _telling_the_criterion(
+    stock: Callable[..., None], self: Any, cfg: Any, task: Any, model: Any, criterion: Any, *args: Any, **kwargs: Any
+) -> None:
+    if hasattr(criterion, "before_training"):
+        criterion.before_training()
+    stock(self, cfg, task, model, criterion, *args, **kwargs)

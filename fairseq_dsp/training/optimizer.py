@@ -21,7 +21,6 @@ Everything else, the checkpoints' format and the optimiser's name included, stay
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from fairseq.optim import FairseqOptimizer, FP16Optimizer
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..wrapping import wrap
 
 EPSILON = 1e-12
 """Adam's ε for the importance variables. Their gradient is per target token and, for a head that the sample leaves out,
@@ -40,13 +40,11 @@ def install() -> None:
     """Wrap fairseq's optimisers; a second call changes nothing."""
     if hasattr(optim.build_optimizer, "__wrapped__"):
         return
-    optim.build_optimizer = _with_importance_group(optim.build_optimizer)
-    FP16Optimizer.build_optimizer = classmethod(_importance_last(FP16Optimizer.build_optimizer.__func__))
-    FP16Optimizer.build_fp32_params = classmethod(_with_mark(FP16Optimizer.build_fp32_params.__func__))
-    FairseqOptimizer.load_state_dict = _with_importance_of_0_1(FairseqOptimizer.load_state_dict)
-    FairseqOptimizer.load_state_dict = _keeping_own_settings(FairseqOptimizer.load_state_dict)
-    FairseqOptimizer.load_state_dict = _fitting_groups(FairseqOptimizer.load_state_dict)
-    FairseqOptimizer.step = _with_importance_lr(FairseqOptimizer.step)
+    wrap(optim, "build_optimizer", _with_importance_group)
+    wrap(FP16Optimizer, "build_optimizer", _importance_last)
+    wrap(FP16Optimizer, "build_fp32_params", _with_mark)
+    wrap(FairseqOptimizer, "load_state_dict", _with_own_groups)
+    wrap(FairseqOptimizer, "step", _with_importance_lr)
     FairseqOptimizer.clip_grad_norm = _clip_grad_norm
 
 
@@ -55,25 +53,23 @@ def _mark(parameter: Tensor) -> dict[str, Any] | None:
     return (getattr(parameter, "optim_overrides", None) or {}).get("importance")
 
 
-def _with_importance_group(build: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(build)
-    def build_optimizer(cfg: Any, params: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
-        params = [piece for entry in params for piece in _pieces(entry)]
-        optimizer = build(cfg, params, *args, **kwargs)
-        importance = [p for p in optimizer.params if _mark(p) is not None]
-        if importance:
-            if len(optimizer.param_groups) != 1:
-                raise ValueError(
-                    f"the optimiser {type(optimizer).__name__} has parameter groups of its own, and the importance "
-                    "variables need one: use an optimiser with a single group, such as --optimizer adam"
-                )
-            (group,) = optimizer.param_groups
-            group["params"] = [p for p in group["params"] if _mark(p) is None]
-            own = {**group, "params": importance}
-            optimizer.optimizer.add_param_group({**own, **_own_settings(own)})
-        return optimizer
-
-    return build_optimizer
+def _with_importance_group(
+    build: Callable[..., Any], cfg: Any, params: Iterable[Any], *args: Any, **kwargs: Any
+) -> Any:
+    params = [piece for entry in params for piece in _pieces(entry)]
+    optimizer = build(cfg, params, *args, **kwargs)
+    importance = [p for p in optimizer.params if _mark(p) is not None]
+    if importance:
+        if len(optimizer.param_groups) != 1:
+            raise ValueError(
+                f"the optimiser {type(optimizer).__name__} has parameter groups of its own, and the importance "
+                "variables need one: use an optimiser with a single group, such as --optimizer adam"
+            )
+        (group,) = optimizer.param_groups
+        group["params"] = [p for p in group["params"] if _mark(p) is None]
+        own = {**group, "params": importance}
+        optimizer.optimizer.add_param_group({**own, **_own_settings(own)})
+    return optimizer
 
 
 def _own_settings(group: dict[str, Any]) -> dict[str, Any]:
@@ -85,16 +81,6 @@ def _own_settings(group: dict[str, Any]) -> dict[str, Any]:
     if isinstance(group.get("eps"), float):  # Adafactor has two, of another meaning
         own["eps"] = EPSILON
     return {name: value for name, value in own.items() if name in group}
-
-
-def _keeping_own_settings(load: Callable[..., None]) -> Callable[..., None]:
-    @wraps(load)
-    def load_state_dict(self: Any, *args: Any, **kwargs: Any) -> None:
-        load(self, *args, **kwargs)
-        for group in self.param_groups:  # the overrides went to all of them
-            group.update(_own_settings(group))
-
-    return load_state_dict
 
 
 def _pieces(entry: Any) -> Iterator[Tensor]:
@@ -121,61 +107,44 @@ def _pieces(entry: Any) -> Iterator[Tensor]:
             yield piece
 
 
-def _importance_last(build: Callable[..., Any]) -> Callable[..., Any]:
+def _importance_last(build: Callable[..., Any], cls: Any, cfg: Any, params: Iterable[Any], **kwargs: Any) -> Any:
     """Put the importance variables at the end of the flat tensor: a GPU has few pieces to update, not two a module."""
-
-    @wraps(build)
-    def build_optimizer(cls: Any, cfg: Any, params: Iterable[Any], **kwargs: Any) -> Any:
-        return build(cls, cfg, sorted(params, key=lambda p: _mark(p) is not None), **kwargs)
-
-    return build_optimizer
+    return build(cls, cfg, sorted(params, key=lambda p: _mark(p) is not None), **kwargs)
 
 
-def _with_mark(build: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(build)
-    def build_fp32_params(cls: Any, args: Any, params: Any, flatten: bool = True) -> Any:
-        fp32_params = build(cls, args, params, flatten=flatten)
-        importance = [p for p in params if _mark(p) is not None]
-        if flatten and len(fp32_params) == 1 and importance:
-            (flat,) = fp32_params.values()
-            flat.importance_marks = [(p.numel(), p.optim_overrides) for p in importance]
-        return fp32_params
-
-    return build_fp32_params
+def _with_mark(build: Callable[..., Any], cls: Any, args: Any, params: Any, flatten: bool = True) -> Any:
+    fp32_params = build(cls, args, params, flatten=flatten)
+    importance = [p for p in params if _mark(p) is not None]
+    if flatten and len(fp32_params) == 1 and importance:
+        (flat,) = fp32_params.values()
+        flat.importance_marks = [(p.numel(), p.optim_overrides) for p in importance]
+    return fp32_params
 
 
-def _with_importance_of_0_1(load: Callable[..., None]) -> Callable[..., None]:
-    """Read the optimiser's state of version 0.1 too, which had an importance variable in every attention module."""
+def _with_own_groups(
+    load: Callable[..., None], self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any
+) -> None:
+    """Keep the own settings of the importance variables, and say in a sentence what torch says of parameter groups.
 
-    @wraps(load)
-    def load_state_dict(self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+    It reads the state of version 0.1 too, which had an importance variable in every attention module.
+    """
+    try:
         for parameter in self.params:
             order = (_mark(parameter) or {}).pop("order_of_0_1", None)
             if order is not None:
                 state_dict = _in_one(state_dict, order)
         load(self, state_dict, *args, **kwargs)
-
-    return load_state_dict
-
-
-def _fitting_groups(load: Callable[..., None]) -> Callable[..., None]:
-    """Say in a sentence what torch says of its parameter groups, if the options of pruning have changed."""
-
-    @wraps(load)
-    def load_state_dict(self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        try:
-            load(self, state_dict, *args, **kwargs)
-        except ValueError as error:
-            if "parameter group" not in str(error):
-                raise
-            raise UserError(
-                "the optimiser's state in the checkpoint is of other parameters than this training has, as after "
-                "pruning options were added, changed or left out (--heads-to-keep, --ffn-units-to-keep, "
-                "--freeze-weights): give the options of the first training, or another --save-dir and "
-                "--finetune-from-model"
-            ) from error
-
-    return load_state_dict
+        for group in self.param_groups:  # the overrides went to all of them
+            group.update(_own_settings(group))
+    except ValueError as error:
+        if "parameter group" not in str(error):
+            raise
+        raise UserError(
+            "the optimiser's state in the checkpoint is of other parameters than this training has, as after "
+            "pruning options were added, changed or left out (--heads-to-keep, --ffn-units-to-keep, "
+            "--freeze-weights): give the options of the first training, or another --save-dir and "
+            "--finetune-from-model"
+        ) from error
 
 
 def _in_one(state_dict: dict[str, Any], order: Tensor) -> dict[str, Any]:
@@ -192,22 +161,18 @@ def _in_one(state_dict: dict[str, Any], order: Tensor) -> dict[str, Any]:
     return {**state_dict, "state": state, "param_groups": [*groups, {**last, "params": [first]}]}
 
 
-def _with_importance_lr(step: Callable[..., None]) -> Callable[..., None]:
-    @wraps(step)
-    def with_importance_lr(self: Any, *args: Any, **kwargs: Any) -> None:
-        resting: list[tuple[Tensor, Tensor | None]] = []
-        for group in self.param_groups:
-            mark = _mark(group["params"][0]) if group["params"] else None
-            if mark is not None:
-                group["lr"] = mark["lr"]
-            resting += [(p, p.grad) for p in group["params"] if _rests(p)]
-        for parameter, _ in resting:
-            parameter.grad = None  # every optimiser of torch and fairseq passes over such a parameter
-        step(self, *args, **kwargs)
-        for parameter, gradient in resting:
-            parameter.grad = gradient
-
-    return with_importance_lr
+def _with_importance_lr(step: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+    resting: list[tuple[Tensor, Tensor | None]] = []
+    for group in self.param_groups:
+        mark = _mark(group["params"][0]) if group["params"] else None
+        if mark is not None:
+            group["lr"] = mark["lr"]
+        resting += [(p, p.grad) for p in group["params"] if _rests(p)]
+    for parameter, _ in resting:
+        parameter.grad = None  # every optimiser of torch and fairseq passes over such a parameter
+    step(self, *args, **kwargs)
+    for parameter, gradient in resting:
+        parameter.grad = gradient
 
 
 def _rests(parameter: Tensor) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import wraps
 from typing import Any
 
 from fairseq.trainer import Trainer
@@ -12,6 +11,7 @@ from fairseq.trainer import Trainer
 from ..errors import UserError
 from ..model.gates import FIXED
 from ..model.pruning_options import ABOUT_HEADS, PruningConfig, flag
+from ..wrapping import wrap
 
 logger = logging.getLogger(__name__)
 
@@ -19,22 +19,18 @@ logger = logging.getLogger(__name__)
 def install() -> None:
     """Have fairseq's trainer tell when a training begins; a second call changes nothing."""
     if not hasattr(Trainer.begin_epoch, "__wrapped__"):
-        Trainer.begin_epoch = _telling(Trainer.begin_epoch)
+        wrap(Trainer, "begin_epoch", _telling)
 
 
-def _telling(stock: Callable[..., None]) -> Callable[..., None]:
-    @wraps(stock)
-    def begin_epoch(self: Any, epoch: int) -> None:
-        stock(self, epoch)
-        if not hasattr(self, "schedule_is_checked"):
-            self.schedule_is_checked = True
-            for pruner in getattr(self.get_model(), "pruners", {}).values():
-                if not self.get_num_updates():  # what has begun goes on
-                    _refuse_early(pruner)
-                for text in _too_late(pruner, self.cfg.optimization.max_update):
-                    logger.warning(text)
-
-    return begin_epoch
+def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
+    stock(self, epoch)
+    if not hasattr(self, "schedule_is_checked"):
+        self.schedule_is_checked = True
+        for pruner in getattr(self.get_model(), "pruners", {}).values():
+            if not self.get_num_updates():  # what has begun goes on
+                _refuse_early(pruner)
+            for text in _too_late(pruner, self.cfg.optimization.max_update):
+                logger.warning(text)
 
 
 def _refuse_early(pruner: Any) -> None:

@@ -16,9 +16,9 @@ from studies import do
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import HeadSet
-from fairseq_dsp.study.random_heads import random_heads
 from fairseq_dsp.study.runs import expand
 from fairseq_dsp.study.study_file import read_study
+from fairseq_dsp.study.training_options import random_heads
 
 SHAPE = {"encoder_self": [2], "decoder_self": [1], "cross": [2]}
 
