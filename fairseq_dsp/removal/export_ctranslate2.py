@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     with new_folder(target) as temporary:
         positions = convert(model, task, temporary, args.quantization)
         if subwords:
-            shutil.copyfile(subwords, temporary / subwords.name)
+            text_options.copy_subwords(subwords, temporary)
         if text:
             engine.write(temporary, text, positions)
     print(f"{target}: for CTranslate2 {ctranslate2.__version__}; {_padding(model)}")

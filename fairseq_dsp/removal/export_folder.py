@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -166,7 +165,7 @@ def _write(
     for name, dictionary in dictionaries.items():
         dictionary.save(str(folder / name))
     for file in subwords:
-        shutil.copyfile(file, folder / file.name)
+        text_options.copy_subwords(file, folder)
     known = model.model_class.known_options()
     options = {name: value for name, value in vars(model.compact_options()).items() if name in known}
     config: dict[str, Any] = {
@@ -178,7 +177,12 @@ def _write(
     }
     config["sha256"][CONFIG] = config_checksum(config)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    values = own | {"parameters": f"{count_parameters(weights):,}", "labels": ", ".join(own.get("labels", ()))}
+    # a classifier does not read the head of the language model
+    counted = count_parameters({name: weight for name, weight in weights.items() if ".lm_head." not in name})
+    values = own | {
+        "parameters": f"{counted:,}",
+        "labels": ", ".join(own.get("labels", ())),
+    }
     parts = _OF_CLASSIFICATION if model.classifies else _OF_TRANSLATION
     card = _CARD.format(
         **{name: part.format(**values) for name, part in parts.items()},

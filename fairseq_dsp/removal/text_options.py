@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..deployment.text import GPT2, KINDS_OF_BPE, read_bpe
 from ..errors import UserError
+
+_WRITTEN_LAST = "config.json", "text.json", "README.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser, others: Sequence[str] = ()) -> None:
@@ -55,6 +58,16 @@ def subwords(
     if kind in (*KINDS_OF_BPE, GPT2):
         read_bpe(kind, Path(file))
     return kind, Path(file)
+
+
+def copy_subwords(file: Path, folder: Path) -> None:
+    """Copy a file of a subword model into a folder that is being written.
+
+    :raises UserError: if it has the name of another file there.
+    """
+    if (folder / file.name).exists() or file.name in _WRITTEN_LAST:
+        raise UserError(f"the subword model {file} has the name of another file of the folder: rename it")
+    shutil.copyfile(file, folder / file.name)
 
 
 def text_settings(args: argparse.Namespace, prepared: dict[str, Any], task: Any) -> dict[str, Any]:

@@ -254,6 +254,20 @@ def test_a_subword_model_of_another_kind(checkpoint: Path, corpus: Path, tmp_pat
     assert read_bpe(None, tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("export-ctranslate2", "model.bin"), ("export-folder", "model.safetensors"), ("export-folder", "config.json")],
+)
+def test_a_subword_model_with_the_name_of_another_file(
+    name: str, file: str, checkpoint: Path, corpus: Path, tmp_path: Path, capsys: Any
+) -> None:
+    codes = shutil.copyfile(corpus / "bpe/bpecodes", tmp_path / file)
+    words = (name, checkpoint, tmp_path / "out", "--data", corpus / "data-bin")
+    told = refused(*words, "--bpe", "subword_nmt", "--bpe-model", codes, capsys=capsys)
+    assert f"{codes} has the name of another file of the folder: rename it" in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_preparation_without_its_subword_model(
     checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
