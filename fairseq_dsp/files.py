@@ -100,9 +100,10 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         with _all_or_nothing(f"the folder {target}"):
             yield temporary
-            for path in temporary.rglob("*"):
+            for path in (*temporary.rglob("*"), temporary):
                 _to_disk(path)
             os.replace(temporary, target)
+            _to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fairseq.optim.amp_optimizer import AMPOptimizer
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 
 from fairseq_dsp.wrapping import wrap
 
@@ -45,6 +46,7 @@ def _restoring_scaler(
 ) -> None:
     state_dict = dict(state_dict)
     scaler = state_dict.pop(KEY, None)
-    stock(self, state_dict, *args, **kwargs)
+    # not *stock*, which it inherits: what else is done around that is done after this file
+    FairseqOptimizer.load_state_dict(self, state_dict, *args, **kwargs)
     if scaler:  # a training on a CPU has none
         self.scaler.load_state_dict(scaler)

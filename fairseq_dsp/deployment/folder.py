@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from ..errors import UserError
 from ..files import sha256
 from ..model import PrunableRoberta, PrunableTransformer
+from ..model.flat_options import NO_FILES
 from .classifier import Classifier
 from .fairseq_translator import FairseqTranslator
 from .reading import CONFIG
@@ -23,9 +24,6 @@ from .text import Text, is_plain
 
 WEIGHTS = "model.safetensors"
 FORMAT = "fairseq_dsp 1"
-NO_FILES = dict.fromkeys(("encoder_embed_path", "decoder_embed_path"))
-"""Options of a model that name files which are not needed once it is trained."""
-
 
 TASK = "sentence_prediction"
 """What the configuration of a model that classifies has as its task; that of a translation model has none."""

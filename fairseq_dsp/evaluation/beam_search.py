@@ -13,6 +13,7 @@ from typing import Any
 
 from ..files import PACKAGE
 from ..model.dictionaries import fitting
+from ..model.flat_options import NO_FILES
 from .inputs import Sizes, checkpoint_paths, flags_for, positions, without_colons, without_references
 from .prepared import PreparedData
 
@@ -71,7 +72,7 @@ def beam_search(
             # fairseq leaves out the sentences that do not fill the last batch up to such a multiple
             *("--required-batch-size-multiple", "1"),
             *(["--post-process", post_process] if post_process else []),
-            *("--model-overrides", repr(overrides or {})),
+            *("--model-overrides", repr({**NO_FILES, **(overrides or {})})),
             *("--results-path", folder),
             *(["--cpu"] if cpu else []),
         ]

@@ -42,6 +42,7 @@ def classify(
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     options = {"data": str(data.data_bin), "shorten_method": "truncate", **overrides}
     paths = checkpoint_paths(checkpoint)
+    data.dictionary("input0/dict.txt")
     with fitting(checkpoint, data.data_bin):
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(paths, arg_overrides=options)
     if not predicts_labels(task):

@@ -201,11 +201,10 @@ def interval(data: PreparedData, split: str, output: Sequence[str]) -> dict[str,
 
 
 def _overrides(heads_to_keep: int | None, kept_heads: str | None) -> dict[str, Any]:
-    """Return the options with which a checkpoint keeps other heads, and needs no file that its weights started from."""
-    files = {"encoder_embed_path": None, "decoder_embed_path": None}
+    """Return the options with which a checkpoint keeps other heads."""
     if kept_heads is not None:
-        return files | with_heads(str(kept_heads))
-    return files | ({} if heads_to_keep is None else {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)})
+        return with_heads(str(kept_heads))
+    return {} if heads_to_keep is None else {"heads_to_keep": heads_to_keep, **dict.fromkeys(_OTHER_BUDGETS)}
 
 
 def translate(

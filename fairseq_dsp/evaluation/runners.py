@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 from ..deployment import engine
 from ..errors import UserError
 from ..model import modules_of
+from ..model.flat_options import NO_FILES
+from ..model.units import sharing
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -181,9 +183,9 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
         words = [len(parameters[f"{stack}.embed_tokens.weight"]) for stack in ("encoder", "decoder")]
         task = TranslationTask(TranslationConfig(), *map(dictionary, words))
         config = state["cfg"]["model"]
-        for stack in ("encoder", "decoder"):  # the weights are here; the files that they started from may be gone
-            if getattr(config, f"{stack}_embed_path", None):
-                setattr(config, f"{stack}_embed_path", None)
+        for name in NO_FILES:
+            if getattr(config, name, None):
+                setattr(config, name, None)
         model = models.build_model(config, task)
         model.load_state_dict(parameters, strict=True, model_cfg=config)
         list(modules_of(model))
@@ -202,8 +204,8 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
 
 def _bytes(parameters: dict[str, Any]) -> int:
     """Return the bytes of weights, without what a checkpoint has beside them; weights that are shared count once."""
-    storages = {one.untyped_storage().data_ptr(): one for one in parameters.values()}
-    return sum(one.numel() * one.element_size() for one in storages.values())
+    weights = {weight.data_ptr(): weight for weight in sharing(parameters).values() if weight.numel()}
+    return sum(weight.numel() * weight.element_size() for weight in weights.values())
 
 
 def _check_length(path: str, length: int, longest: int) -> None:

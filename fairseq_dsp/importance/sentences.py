@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..corpus import data_bin_of
 from ..errors import UserError
 from ..model.dictionaries import fitting
+from ..model.flat_options import NO_FILES
 from ..model.labels import check_labels
 
 
@@ -92,7 +93,7 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
             raise UserError(f"the {what} {path} is missing: give one that fairseq wrote")
     try:
         with fitting(checkpoint, data):
-            (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], {"data": data})
+            (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], {"data": data, **NO_FILES})
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} is missing: give --data the folder that fairseq-preprocess made for the model, such as "

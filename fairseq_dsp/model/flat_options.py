@@ -16,6 +16,9 @@ from .pruning_options import check_selection
 IN_FORCE = "fairseq_dsp"
 """Where a checkpoint's options say, as JSON, the version that trained it and the defaults that were in force."""
 
+NO_FILES = dict.fromkeys(("encoder_embed_path", "decoder_embed_path"))
+"""Options of a model that name files which are not needed once it is trained: its weights started from them."""
+
 
 def flat_names(config: type[Any] = TransformerConfig, prefix: str = "") -> set[str]:
     """Return the flat names under which the argparse command line knows a config's options, nested ones included."""

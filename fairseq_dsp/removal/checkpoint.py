@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
 from ..model.cost_budget import CostBudget, KindOfBudget
-from ..model.flat_options import IN_FORCE
+from ..model.flat_options import IN_FORCE, NO_FILES
 from ..model.gates import ALL, UnitChoice
 from ..model.pruning_options import flag
 from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of, sharing
@@ -72,8 +72,7 @@ class TrainedModel:
             )
         try:
             options = MODEL_REGISTRY[name].namespace(config)
-            # the weights are in the checkpoint; the files that they started from may be gone
-            options.encoder_embed_path = options.decoder_embed_path = None
+            vars(options).update(NO_FILES)
             pruning = PruningConfig.from_namespace(options)
             parameters = state["model"]
             if pruning.compact and (kept_heads is not None or any(total is not None for total in totals.values())):
@@ -283,8 +282,6 @@ def _kept(
     if len(own) != plan.units:
         raise ValueError(f"it has {plan.units} {units}, but an importance of {len(own)}: give an earlier checkpoint")
     gates = parameters.get(f"{plan.kind.name}.kept")
-    if plan.prunes and parameters.get(f"{plan.kind.name}.phase") == ALL and bool((own == own[0]).all()):
-        logger.warning("no %s have been chosen yet in this checkpoint, so the first ones by number are kept", units)
     if total is not None:
         if not plan.prunes and 0 < total < len(own) and bool((own == own[0]).all()):
             raise ValueError(
@@ -296,6 +293,13 @@ def _kept(
         gates = plan.keep(own, total)
     elif gates is None or not chosen_by.allows(gates):
         gates = chosen_by.keep(importance[plan.kind.name])  # else they stay, whatever rule would choose today
+    if (
+        parameters.get(f"{plan.kind.name}.phase") == ALL
+        and plan.given is None
+        and 0 < int(gates.sum()) < len(own)
+        and bool((own == own[0]).all())
+    ):
+        logger.warning("no %s have been chosen yet in this checkpoint, so the first ones by number are kept", units)
     return UnitSet.from_gates(gates, plan.shape, plan.kind, width)
 
 

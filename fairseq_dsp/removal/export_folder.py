@@ -22,10 +22,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..corpus import data_bin_of
-from ..deployment.folder import CONFIG, FORMAT, NO_FILES, TASK, WEIGHTS, config_checksum, from_pretrained
+from ..deployment.folder import CONFIG, FORMAT, TASK, WEIGHTS, config_checksum, from_pretrained
 from ..deployment.text import GPT2, GPT2_IDS, is_plain
 from ..errors import UserError
 from ..files import check_target, new_folder, sha256
+from ..model.flat_options import NO_FILES
 from ..model.labels import labels_of
 from ..model.units import count_parameters
 from . import text_options

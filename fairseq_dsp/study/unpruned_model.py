@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..evaluation.prepared import PreparedData
 from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
+from ..model.flat_options import NO_FILES
 from ..model.units import ROBERTA, TRANSFORMER, modules_in, shape_of
 from ..removal.compact import sizes
 from ..removal.data_bin import check_task, first_folder
@@ -62,7 +63,7 @@ class UnprunedModel:
         try:
             options = PrunableTransformer.namespace(config)
             given = str(getattr(options, "arch", None) or given)
-            options.encoder_embed_path = options.decoder_embed_path = None  # the weights are in the checkpoint
+            vars(options).update(NO_FILES)
             if getattr(options, "adaptive_softmax_cutoff", None) is not None:
                 raise ValueError(
                     "it has an adaptive softmax, which this command does not train: use fairseq-train --criterion "

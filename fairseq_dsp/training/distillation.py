@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model.dictionaries import fitting
+from ..model.flat_options import NO_FILES
 from ..wrapping import wrap
 
 
@@ -36,7 +37,7 @@ class Teacher:
     def __init__(self, path: str, task: Any) -> None:
         if not Path(path).is_file():
             raise UserError(f"--distill-from {path} is missing: give the checkpoint of a trained model")
-        state = checkpoint_utils.load_checkpoint_to_cpu(path)
+        state = checkpoint_utils.load_checkpoint_to_cpu(path, NO_FILES)
         state.pop("task_state", None)  # the training's own is another
         with _generators_untouched(), fitting(f"--distill-from {path}", "this training's data-bin"):
             # with --eval-bleu a task keeps a generator for the last model it built: the copy may keep this one

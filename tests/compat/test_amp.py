@@ -12,6 +12,7 @@ import pytest
 import torch
 from fairseq.optim.adam import FairseqAdam
 from fairseq.optim.amp_optimizer import AMPOptimizer
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 
 SCALE = 2.0**15
 
@@ -76,3 +77,16 @@ def test_an_average_begins_with_the_weights_of_a_trained_model(flags: list, tiny
     # but keeps the heads that the training keeps
     for name in ("heads.importance", "heads.kept"):
         assert torch.equal(state["model"][name], found[name]), name
+
+
+def test_loading_goes_through_what_is_done_around_every_optimizers(
+    optimizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for the own settings of the importance, which come after the fixes of fairseq."""
+    seen = []
+    monkeypatch.setattr(FairseqOptimizer, "load_state_dict", lambda _, state, overrides=None: seen.append(overrides))
+    parameter = torch.nn.Parameter(torch.ones(2))
+    one = optimizer(parameter)
+    train(one, parameter)
+    one.load_state_dict(one.state_dict(), {"weight_decay": 0.1})
+    assert seen == [{"weight_decay": 0.1}]

@@ -15,7 +15,7 @@ import torch
 from fairseq_dsp import extras
 from fairseq_dsp.cli import main
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.evaluation import measuring
+from fairseq_dsp.evaluation import measuring, runners
 from fairseq_dsp.evaluation.runners import EngineRunner, load
 
 QUICK = ("--runs", "3", "--length", "4", "--beam", "2", "--threads", "1")
@@ -223,3 +223,11 @@ def test_bad_input(models, tmp_path, capsys, arguments, sentence):
     assert error.startswith("fairseq-dsp bench: ")
     assert sentence in error
     assert [file.name for file in tmp_path.iterdir()] == ["other.pt"]
+
+
+def test_parts_of_one_tensor_count_each_and_copies_of_an_embedding_once():
+    """As fairseq's published models come, and as averages leave them."""
+    whole, embedding = torch.zeros(12, 4), torch.ones(5, 4)
+    parts = dict(zip("qkv", whole.split(4), strict=True))
+    shared = {f"{stack}.embed_tokens.weight": embedding.clone() for stack in ("encoder", "decoder")}
+    assert runners._bytes(parts | shared) == 4 * (whole.numel() + embedding.numel())

@@ -161,12 +161,16 @@ def test_one_dictionary_for_a_data_bin_of_two(trained: Path, prepared: Path, tmp
     assert "do not belong together: the model has one dictionary for both languages" in said
 
 
-def test_embeddings_of_a_file_that_is_gone(trained: Path, prepared: Path, tmp_path: Path, capsys: Any) -> None:
-    state = torch.load(trained)
+def test_embeddings_of_a_file_that_is_gone(stock: Path, prepared: Path, tmp_path: Path, capsys: Any) -> None:
+    state = torch.load(stock)
     state["cfg"]["model"].encoder_embed_path = "/nowhere/embeddings.txt"
     torch.save(state, tmp_path / "from-file.pt")
-    assert main(["evaluate", str(tmp_path / "from-file.pt"), "--data", str(prepared)]) == 0
+    given = (str(tmp_path / "from-file.pt"), "--data", str(prepared))
+    assert main(["evaluate", *given]) == 0
     assert "BLEU" in capsys.readouterr().out
+    scoring = ("--split", "train", "--sentences", "8", "--heads-to-keep", "6", "--out", str(tmp_path / "heads.json"))
+    assert main(["score-heads", *given, *scoring]) == 0
+    assert main(["prepare", "distilled", given[0], str(prepared), str(tmp_path / "distilled")]) == 0
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"foo bar\n"])

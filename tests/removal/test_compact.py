@@ -270,6 +270,9 @@ def test_heads_of_a_training_that_has_not_begun_to_choose(train_tiny, tmp_path, 
     train_tiny(tmp_path / "run", *warm_up, arch="transformer_dsp")
     assert main(["compact", str(tmp_path / "run/checkpoint_last.pt"), str(tmp_path / "a.pt")]) == 0
     assert "no heads have been chosen yet" in caplog.text
+    caplog.clear()
+    assert main(["heads", str(tmp_path / "run/checkpoint_last.pt"), "--heads-to-keep", "12"]) == 0
+    assert "chosen yet" not in caplog.text
 
 
 def test_an_importance_of_another_length(pruned, tmp_path, capsys):
