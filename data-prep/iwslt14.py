@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.files import new_folder
+from fairseq_dsp.files import new_folder, settings_key
 from fairseq_dsp.plain import is_blank, plain
 from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import Corpus, Recipe
 from fairseq_dsp.preparation.download import fetch, text_hash
 from fairseq_dsp.preparation.lines import DamagedError, Pairs, parallel, read_lines, read_pairs, stored_lines
-from fairseq_dsp.preparation.stages import say, settings_key
+from fairseq_dsp.preparation.stages import say
 from fairseq_dsp.preparation.tokens import detokenise, tokenise
 
 SUMMARY = "TED talks, German-English, 160,000 pairs; downloaded, or from --raw-dir"

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 from fairseq.optim.amp_optimizer import AMPOptimizer
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 
 from fairseq_dsp.wrapping import wrap
 
@@ -23,10 +22,10 @@ KEY = "grad_scaler"
 
 
 def apply() -> None:
-    """Wrap how fairseq's optimiser is made, saved and loaded."""
+    """Wrap how fairseq's optimiser is made; saved and loaded it is as every other, with the scaler."""
     wrap(AMPOptimizer, "__init__", _with_one_optimizer)
-    wrap(AMPOptimizer, "state_dict", _with_scaler)
-    wrap(AMPOptimizer, "load_state_dict", _restoring_scaler)
+    AMPOptimizer.state_dict = _state_dict
+    AMPOptimizer.load_state_dict = _load_state_dict
 
 
 def _with_one_optimizer(stock: Callable[..., None], self: AMPOptimizer, cfg: Any, *args: Any, **kwargs: Any) -> None:
@@ -37,16 +36,13 @@ def _with_one_optimizer(stock: Callable[..., None], self: AMPOptimizer, cfg: Any
         self.scaler.set_growth_interval(window)
 
 
-def _with_scaler(stock: Callable[..., dict[str, Any]], self: AMPOptimizer) -> dict[str, Any]:
-    return {**stock(self), KEY: self.scaler.state_dict()}
+def _state_dict(self: AMPOptimizer) -> dict[str, Any]:
+    return {**super(AMPOptimizer, self).state_dict(), KEY: self.scaler.state_dict()}
 
 
-def _restoring_scaler(
-    stock: Callable[..., None], self: AMPOptimizer, state_dict: dict[str, Any], *args: Any, **kwargs: Any
-) -> None:
+def _load_state_dict(self: AMPOptimizer, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
     state_dict = dict(state_dict)
     scaler = state_dict.pop(KEY, None)
-    # not *stock*, which it inherits: what else is done around that is done after this file
-    FairseqOptimizer.load_state_dict(self, state_dict, *args, **kwargs)
+    super(AMPOptimizer, self).load_state_dict(state_dict, *args, **kwargs)
     if scaler:  # a training on a CPU has none
         self.scaler.load_state_dict(scaler)

@@ -79,12 +79,9 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
         from fairseq import checkpoint_utils
 
         state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)
-    weights = state["model"]
     if data.classifies:
         _check_classifies(state, checkpoint, data)
         check_fine_tuned(state, checkpoint)
-        # the head of the language model reads nothing
-        weights = {name: weight for name, weight in weights.items() if ".lm_head." not in name}
     else:
         check_task(state, checkpoint)
-    return {"parameters": count_parameters(weights), **heads}
+    return {"parameters": count_parameters(state["model"]), **heads}

@@ -172,7 +172,7 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
         return runner
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: give a checkpoint, or a folder of fairseq-dsp export-ctranslate2")
-    state = checkpoint_utils.load_checkpoint_to_cpu(path)
+    state = checkpoint_utils.load_checkpoint_to_cpu(path, NO_FILES)
     try:
         parameters = dict(state["model"])  # without what it knows of its dictionaries: these are invented
         if any(".sentence_encoder." in name for name in parameters):
@@ -183,9 +183,6 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
         words = [len(parameters[f"{stack}.embed_tokens.weight"]) for stack in ("encoder", "decoder")]
         task = TranslationTask(TranslationConfig(), *map(dictionary, words))
         config = state["cfg"]["model"]
-        for name in NO_FILES:
-            if getattr(config, name, None):
-                setattr(config, name, None)
         model = models.build_model(config, task)
         model.load_state_dict(parameters, strict=True, model_cfg=config)
         list(modules_of(model))

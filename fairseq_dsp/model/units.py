@@ -222,6 +222,8 @@ def attention_module(
 _SHARED = "embed_tokens.weight", "output_projection.weight"
 """Ends of the names of what models may share; copies of a checkpoint, such as averages, hold each apart."""
 
+_UNREAD = ".lm_head."
+
 
 def is_weight(name: str) -> bool:
     """Whether an entry of a state dict is a weight of the stock model, and not what choosing or fairseq keeps there."""
@@ -230,20 +232,25 @@ def is_weight(name: str) -> bool:
 
 
 def count_parameters(state: Mapping[str, Tensor]) -> int:
-    """Return the number of parameters of a state dict, where an embedding under several names counts once."""
-    weights = {name: weight for name, weight in sharing(state).items() if is_weight(name)}
-    once = {id(weight) if name.endswith(_SHARED) else name: weight for name, weight in weights.items()}
-    return sum(weight.numel() for weight in once.values())
+    """Return the number of parameters of a state dict, where an embedding under several names counts once.
+
+    The head of the language model that a pretrained classifier has does not count: nothing reads it.
+    """
+    weights = {name: weight for name, weight in sharing(state).items() if is_weight(name) and _UNREAD not in name}
+    embeddings = {id(weight): weight for name, weight in weights.items() if name.endswith(_SHARED)}
+    others = [weight for name, weight in weights.items() if not name.endswith(_SHARED)]
+    return sum(weight.numel() for weight in (*embeddings.values(), *others))
 
 
 def sharing(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict in which an embedding that is there under several names is one tensor, as in the model."""
-    result, different = dict(state), list[Tensor]()
-    for name in state:
+    result = dict(state)
+    seen: list[Tensor] = []
+    for name, weight in state.items():
         if name.endswith(_SHARED):
-            same = [one for one in different if one.shape == state[name].shape and torch.equal(one, state[name])]
-            different += [] if same else [state[name]]
-            result[name] = (same or [state[name]])[0]
+            equal = (one for one in seen if one.shape == weight.shape and torch.equal(one, weight))
+            result[name] = next(equal, weight)
+            seen.append(result[name])
     return result
 
 

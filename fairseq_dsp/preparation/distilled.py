@@ -25,10 +25,10 @@ from ..corpus import SUMMARY
 from ..errors import UserError
 from ..evaluation import preprocessed
 from ..evaluation.prepared import PreparedData
-from ..files import sha256, write_json
+from ..files import read_json, settings_key, sha256, write_json
 from .arguments import positive
 from .lines import write_lines
-from .stages import STAMP, Workspace, read_json, say, settings_key, told_in_one_sentence
+from .stages import STAMP, Workspace, say, told_in_one_sentence
 
 NAME = "distilled"
 HELP = "a prepared corpus, with a trained model's translations of its training text beside the references"

@@ -20,14 +20,14 @@ from typing import Any
 from ..corpus import SUMMARY
 from ..errors import UserError
 from ..evaluation.prepared import refuse_colon
-from ..files import sha256, write_json
+from ..files import settings_key, sha256, write_json
 from ..wordpiece import WordPiece, cut
 from .arguments import positive
 from .corpora import split_names
 from .download import text_hash
 from .lines import stored_lines, write_lines
 from .nli_layouts import LABELS, Texts, read_corpus
-from .stages import Workspace, say, settings_key, told_in_one_sentence
+from .stages import Workspace, say, told_in_one_sentence
 
 NAME = "nli"
 HELP = "sentence pairs of SICK, SNLI or MNLI, from a folder"

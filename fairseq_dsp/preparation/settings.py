@@ -8,11 +8,12 @@ from typing import Any
 
 from ..corpus import SUMMARY
 from ..errors import UserError
+from ..files import read_json, settings_key
 from .cleaning import Cleaning
 from .corpora import Corpus
 from .download import text_hash
 from .lines import RULES
-from .stages import Workspace, read_json, settings_key
+from .stages import Workspace
 from .subwords import NORMALISATION, SAMPLE
 
 

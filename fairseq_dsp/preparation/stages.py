@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import TEMPORARY, write_json
-from ..files import read_json as read_json
-from ..files import settings_key as settings_key
+from ..files import TEMPORARY, read_json, write_json
 from .workers import held
 
 STAMP = ".stamp.json"

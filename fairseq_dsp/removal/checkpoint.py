@@ -281,24 +281,21 @@ def _kept(
     own, units = importance[plan.kind.name], plan.kind.units
     if len(own) != plan.units:
         raise ValueError(f"it has {plan.units} {units}, but an importance of {len(own)}: give an earlier checkpoint")
+    alike = bool((own == own[:1]).all())
     gates = parameters.get(f"{plan.kind.name}.kept")
     if total is not None:
-        if not plan.prunes and 0 < total < len(own) and bool((own == own[0]).all()):
+        if not plan.prunes and 0 < total < len(own) and alike:
             raise ValueError(
                 f"{flag(plan.kind.options['to_keep'])} {total} is given, but it was trained without pruning, and all "
-                f"{len(own)} {plan.kind.units} have the same importance: train with "
-                f"{flag(plan.kind.options['to_keep'])}, or give --kept-heads FILE with {plan.kind.units} scored by "
+                f"{len(own)} {units} have the same importance: train with "
+                f"{flag(plan.kind.options['to_keep'])}, or give --kept-heads FILE with {units} scored by "
                 "fairseq-dsp score-heads"
             )
         gates = plan.keep(own, total)
     elif gates is None or not chosen_by.allows(gates):
-        gates = chosen_by.keep(importance[plan.kind.name])  # else they stay, whatever rule would choose today
-    if (
-        parameters.get(f"{plan.kind.name}.phase") == ALL
-        and plan.given is None
-        and 0 < int(gates.sum()) < len(own)
-        and bool((own == own[0]).all())
-    ):
+        gates = chosen_by.keep(own)  # else they stay, whatever rule would choose today
+    undecided = alike and plan.given is None and parameters.get(f"{plan.kind.name}.phase") == ALL
+    if undecided and 0 < int(gates.sum()) < len(own):
         logger.warning("no %s have been chosen yet in this checkpoint, so the first ones by number are kept", units)
     return UnitSet.from_gates(gates, plan.shape, plan.kind, width)
 

@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Make the compact checkpoint."""
     out = check_target(args.out)
-    stem = out.with_suffix("") if out.suffix == ".pt" else out
-    heads_file = check_target(stem.with_name(f"{stem.name}.heads.json"))
+    heads_file = check_target(out.with_name(f"{out.name.removesuffix('.pt')}.heads.json"))
     model = TrainedModel.read(args.checkpoint, kept_heads=args.kept_heads, **budgets(args))
     if model.is_compact:
         raise UserError(f"the checkpoint {model.path} is compact already: use it as it is")

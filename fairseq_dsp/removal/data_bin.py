@@ -87,23 +87,18 @@ def check_task(state: dict[str, Any], path: str, *, any_plugin: bool = True) -> 
     """Check that a model translates from one language into another, without language tokens in its input.
 
     :param state: what fairseq loaded from the checkpoint *path*.
-    :param any_plugin: whether it may be of a task of somebody's own that has no dataclass.
+    :param any_plugin: whether it may be of a task of somebody's own, which has no dataclass or is not loaded.
     :raises UserError: if not.
     """
     task = (state.get("cfg") or {}).get("task")
-    if str(getattr(task, "_name", "")).startswith(CLASSIFICATION):
+    name = str(getattr(task, "_name", None) or getattr(task, "task", None))
+    if name.startswith(CLASSIFICATION):
         raise UserError(f"{path} classifies sentences, but a translation model is expected: give one")
-    name = getattr(task, "_name", None)
-    if name and name not in tasks.TASK_REGISTRY and not any_plugin:
-        raise UserError(
-            f"{path} was trained with --task {name}, which nothing that is loaded registers: translation or "
-            "translation_dsp is expected"
-        )
     many = getattr(task, "lang_pairs", None) or getattr(task, "langs", None)
-    if many or (isinstance(task, Namespace) and not any_plugin):
+    if many or (not any_plugin and (isinstance(task, Namespace) or name not in tasks.TASK_REGISTRY)):
         raise UserError(
-            f"{path} was trained with --task {getattr(task, 'task', None)}, but translation or translation_dsp is "
-            "expected: use fairseq-generate with the options of that task"
+            f"{path} was trained with --task {name}, but translation or translation_dsp is expected: use "
+            "fairseq-generate with the options of that task"
         )
 
 

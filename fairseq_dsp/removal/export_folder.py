@@ -178,10 +178,8 @@ def _write(
     }
     config["sha256"][CONFIG] = config_checksum(config)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    # a classifier does not read the head of the language model
-    counted = count_parameters({name: weight for name, weight in weights.items() if ".lm_head." not in name})
     values = own | {
-        "parameters": f"{counted:,}",
+        "parameters": f"{count_parameters(weights):,}",
         "labels": ", ".join(own.get("labels", ())),
     }
     parts = _OF_CLASSIFICATION if model.classifies else _OF_TRANSLATION

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..deployment.engine import TEXT
+from ..deployment.reading import CONFIG
 from ..deployment.text import GPT2, KINDS_OF_BPE, read_bpe
 from ..errors import UserError
 
-_WRITTEN_LAST = "config.json", "text.json", "README.md"
+_WRITTEN_LAST = CONFIG, TEXT, "README.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser, others: Sequence[str] = ()) -> None:
