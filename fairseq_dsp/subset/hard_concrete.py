@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ LEAST, MOST = -0.1, 1.1
 """γ and ζ, the interval to which a gate is stretched before it is cut to [0, 1], as published."""
 
 _PARTS, _STEPS = 32, 14
-"""How many parts the search for c on a device cuts its interval into, and how often: to the 2^70th part."""
+"""How many parts the search for c cuts its interval into, and how often: to the 2^70th part."""
 
 _OPEN = -TEMPERATURE * math.log(-LEAST / MOST)
 """The log-odds that a gate of importance 0 is open."""
@@ -101,7 +100,7 @@ def hold(importance: Tensor, budget: Budget) -> Tensor:
     for indices, counts in Budget(budget.heads, tuple(undecided)).rounds(w.device):
         among = w.gather(0, indices.flatten()).view_as(indices)
         count = constant(counts, w.device)[:, None]
-        start = among + _shift(among.detach() + _OPEN, counts)
+        start = among + shift(among.detach() + _OPEN, counts)
         p = open_probability(start)
         # a step of Newton's method: it does not move the solution, but has the gradient of c
         slope = (p * (1 - p)).sum(1, keepdim=True).detach().clamp_min(torch.finfo(p.dtype).tiny)
@@ -110,20 +109,14 @@ def hold(importance: Tensor, budget: Budget) -> Tensor:
     return log_alpha[:-1].to(importance.dtype)
 
 
-def _shift(log_odds: Tensor, counts: tuple[int, ...]) -> Tensor:
+def shift(log_odds: Tensor, counts: tuple[int, ...]) -> Tensor:
     """Return the c for which Σ_h sigmoid(log_odds_h + c) is a row's count. *Shape:* (rows, 1).
+
+    A fixed number of steps, each of which tries many c: nothing waits for a GPU.
 
     :param log_odds: −∞ where a row has no more heads. *Shape:* (rows, heads).
     :param counts: between 0 and the row's number of heads.
     """
-    if log_odds.device.type != "cpu":
-        return searched_shift(log_odds, counts)
-    rows = zip(log_odds.numpy(), counts, strict=True)
-    return torch.tensor([[_bisected(row[row > -math.inf], count)] for row, count in rows], dtype=log_odds.dtype)
-
-
-def searched_shift(log_odds: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """Return what :func:`_shift` does, by a fixed number of steps on the device, each of which tries many c."""
     count = constant(counts, log_odds.device)[:, None].double()
     heads = log_odds > -math.inf
     middle = torch.log(count / (heads.sum(1, keepdim=True) - count))
@@ -136,21 +129,6 @@ def searched_shift(log_odds: Tensor, counts: tuple[int, ...]) -> Tensor:
         width = width / _PARTS
         low = torch.addcmul(low, width, below)
     return low + width / 2
-
-
-def _bisected(log_odds: np.ndarray, count: int) -> float:
-    """Return what :func:`_shift` does for a row, by bisection."""
-    middle = math.log(count / (len(log_odds) - count))
-    low, high = middle - float(log_odds.max()), middle - float(log_odds.min())
-    while True:
-        c = (low + high) / 2
-        if not low < c < high:  # neighbouring numbers
-            return c
-        # 0.5 + 0.5 · tanh(x / 2) is the sigmoid, without overflow
-        if float((0.5 + 0.5 * np.tanh((log_odds + c) / 2)).sum()) < count:
-            low = c
-        else:
-            high = c
 
 
 def _stretch(s: Tensor) -> Tensor:
