@@ -52,7 +52,7 @@ def load() -> None:
 
             training.optimizer.install()
             training.distillation.install()
-            training.schedule_checks.install()
+            training.training_checks.install()
             training.averages.install()
     except BaseException:
         _begun.release()

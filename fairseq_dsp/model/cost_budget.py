@@ -57,12 +57,12 @@ class CostBudget:
                 groups.setdefault((place, cost_of(module)), []).extend(units)
         self._floors = [_floors(plan) for plan in plans]
         found = [Group(place, tuple(units), cost) for (place, cost), units in groups.items()]
-        self.groups = [Group(g.place, g.units, g.cost, self._least(g)) for g in found]
+        self.groups = [Group(g.place, g.units, g.cost, _least(g, self._floors)) for g in found]
         self.whole = sum(g.cost * len(g.units) for g in self.groups)
         """What all units cost."""
         if self._least_cost() > self.at(self.share):
             self._floors = [_floors(plan, given=True) for plan in plans]  # a small budget has not the default ones
-            self.groups = [Group(g.place, g.units, g.cost, self._least(g)) for g in found]
+            self.groups = [Group(g.place, g.units, g.cost, _least(g, self._floors)) for g in found]
             if self._least_cost() > self.at(self.share):
                 raise ValueError(
                     f"{flag(option)} is {self.share}, but the least numbers of units that are asked for have "
@@ -93,7 +93,7 @@ class CostBudget:
         return self.plans[place].keep(importances[place], budget=self._budget(place, counts))
 
     def allows(self, kept: Sequence[Tensor]) -> bool:
-        """Whether evaluation may keep these units: within the budget, and above the floors.
+        """Whether evaluation may keep these units: within the budget, and above the floors that options give.
 
         :param kept: of each kind, 1 for each unit that is kept, 0 otherwise.
         """
@@ -103,9 +103,10 @@ class CostBudget:
         cost = sum(count * g.cost for count, g in zip(counts, self.groups, strict=True))
         if not self.at(self.share) - self.left_over <= cost <= self.at(self.share):
             return False
-        if any(count < g.least for count, g in zip(counts, self.groups, strict=True)):
+        floors = [_floors(plan, given=True) for plan in self.plans]  # by default another version had others
+        if any(count < _least(g, floors) for count, g in zip(counts, self.groups, strict=True)):
             return False
-        budgets = [self._budget(place, counts) for place in range(len(self.plans))]
+        budgets = [self._budget(place, counts, own) for place, own in enumerate(floors)]
         rows = zip(self.plans, kept, budgets, strict=True)
         return all(torch.equal(plan.keep(2 * units - 1, budget=own), units) for plan, units, own in rows)
 
@@ -164,10 +165,10 @@ class CostBudget:
             self._known[key] = price, numbers, whole_numbers(numbers, self.groups, budget, self.left_over)
         return self._known[key]
 
-    def _budget(self, place: int, counts: tuple[int, ...]) -> Budget:
+    def _budget(self, place: int, counts: tuple[int, ...], floors: Sequence[Draw] | None = None) -> Budget:
         own = [(g, count) for g, count in zip(self.groups, counts, strict=True) if g.place == place]
         units, numbers = tuple(g.units for g, _ in own), tuple(count for _, count in own)
-        return _grouped(units, numbers, tuple(self._floors[place]))
+        return _grouped(units, numbers, tuple(self._floors[place] if floors is None else floors))
 
     def _groups_of(self, place: int) -> NDArray[np.intp]:
         """Return the group of each unit of a kind."""
@@ -178,9 +179,6 @@ class CostBudget:
         return found
 
     # --- what cannot be ---------------------------------------------------------------------------------------------
-
-    def _least(self, group: Group) -> int:
-        return sum(draw.count for draw in Budget.least(group.units, self._floors[group.place]))
 
     def _least_cost(self) -> int:
         return sum(g.least * g.cost for g in self.groups)
@@ -245,6 +243,10 @@ def plans_of(config: PruningConfig, options: Any) -> list[PruningPlan]:
     if config.cost is not None:
         CostBudget(plans, modules)
     return plans
+
+
+def _least(group: Group, floors: Sequence[Sequence[Draw]]) -> int:
+    return sum(draw.count for draw in Budget.least(group.units, floors[group.place]))
 
 
 def _floors(plan: PruningPlan, *, given: bool = False) -> list[Draw]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from argparse import Namespace
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.models.transformer import TransformerConfig
 from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
 
+from ..version import __version__
 from .pruning_options import check_selection
 
 IN_FORCE = "fairseq_dsp"
@@ -18,6 +20,11 @@ IN_FORCE = "fairseq_dsp"
 
 NO_FILES = dict.fromkeys(("encoder_embed_path", "decoder_embed_path"))
 """Options of a model that name files which are not needed once it is trained: its weights started from them."""
+
+
+def in_force(**defaults: int) -> str:
+    """Return what :data:`IN_FORCE` says of a model that this version builds."""
+    return json.dumps({"version": __version__, **defaults})
 
 
 def flat_names(config: type[Any] = TransformerConfig, prefix: str = "") -> set[str]:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..subset import SELECTIONS, Annealing, Budget, Draw, between, shrink
+from ..subset import SELECTIONS, Annealing, Budget, Draw, shrink
+from .drawn_numbers import Range
 from .gates import ALL, CHOOSING, FIXED
 from .kinds import KINDS, Kind
 from .pruning_options import PruningConfig, flag
 from .sets import HeadSet
 from .uniform import uniform_counts
 from .units import HEADS, ranges
-
-_SHRINKING = 0.9
-"""The share of the cooldown in which the least number of units of a range falls."""
-_AT_LEAST, _AT_MOST = 0.25, 0.125
-"""The shares of the later updates that train the least number of a range, and the largest."""
 
 
 class PruningPlan:
@@ -53,7 +50,7 @@ class PruningPlan:
         if config.cost is not None:  # about as many as of all units
             total = round(config.cost[1] * self.units)
         if config.cost is None:
-            self.budget = self.budget_of(self.range[1] if self.range and total is None else total)
+            self.budget = self.budget_of(self.range.high if self.range and total is None else total)
         else:
             self.budget = Budget.top(total, self.units)  # what is drawn from is a CostBudget's
         for name, option in kind.floors.items():
@@ -80,12 +77,12 @@ class PruningPlan:
         if self.range:
             self._check_range(self.range, total)
 
-    def _range(self) -> tuple[int, int] | None:
+    def _range(self) -> Range | None:
         """Return the least and the largest number of units where every update draws its own; None elsewhere."""
         low, high = self._option("low"), self._option("high")
-        return (low, high) if low is not None and high is not None and self.selection.learns else None
+        return Range(low, high) if low is not None and high is not None and self.selection.learns else None
 
-    def _check_range(self, limits: tuple[int, int], total: int | None) -> None:
+    def _check_range(self, limits: Range, total: int | None) -> None:
         (low, high), options, units = limits, self.kind.options, self.kind.units
         if low > high:
             raise ValueError(f"{flag(options['low'])} {low} is above {flag(options['high'])} {high}: swap them")
@@ -164,19 +161,12 @@ class PruningPlan:
         modules = ranges([n for name in self.kind.types for n in self.shape[name]])
         return [Draw(tuple(module), self._option("per_module") or 0) for module in modules]
 
-    def _least(self, elapsed: int) -> int:
-        """Return the least number of units that an update may draw while they are being chosen.
-
-        Where the choice ends with the cooldown it falls from the largest of the range to its least, each time by the
-        same factor: a trained model is not torn apart at once, and the order of the last few is decided last, over
-        as many updates as that of many.
-        """
+    def _least(self, elapsed: int) -> int | None:
+        """Return the least number of units of a range that an update may draw; None once no unit can come back."""
         assert self.range is not None
-        low, high = self.range
         cooldown = self.config.cooldown_updates
-        if self.selection.decides(cooldown):  # it never ends
-            return low
-        return between(low, high, max(0, 1 - elapsed / max(1, round(_SHRINKING * cooldown))))
+        ends = None if self.selection.decides(cooldown) else cooldown
+        return self.range.least(elapsed, ends) if self.selection.decides(elapsed) else None
 
     @property
     def _all(self) -> list[int]:
@@ -195,7 +185,7 @@ class PruningPlan:
         """Return the options whose default follows from others, as they are in force."""
         if not self.prunes or self.budget_is_by_type or not self.selection.learns:
             return {}
-        total = max(self.range or [self.budget.total])
+        total = self.range.high if self.range else self.budget.total
         return {name: self.floor(kind, total) for kind, name in self.kind.floors.items()}
 
     @property
@@ -218,7 +208,7 @@ class PruningPlan:
                 f"{total} {self.kind.units} are asked for, but they were given to this model, which keeps "
                 f"{int(given.sum())}: ask for no number, or give the checkpoint that they were chosen from"
             )
-        if total is not None and self.range and not self.range[0] <= total <= self.range[1]:
+        if total is not None and self.range and not self.range.low <= total <= self.range.high:
             low, high = self.range
             raise ValueError(
                 f"{total} {self.kind.units} are asked for, but this model was trained for every number from {low} to "
@@ -234,10 +224,20 @@ class PruningPlan:
     def allows(self, kept: Tensor) -> bool:
         """Whether evaluation may keep these units: as many of each type, and above the floors, as the options say.
 
+        Floors that no option gives do not count: their defaults are those of this version alone.
+
         :param kept: 1 for each unit that is kept, 0 otherwise. *Shape:* (N).
         """
-        kept = kept.float()
-        return torch.equal(self.keep(2 * kept - 1), kept)
+        kept, uniform = kept.float(), self.kind.options.get("uniform")
+        given: dict[str, Any] = {option: getattr(self.config, option) or 0 for option in self.kind.floors.values()}
+        if uniform and self._option("uniform"):
+            stacks = [self.kind.places[name][0] for name in self.kind.types for _ in self.shape[name]]
+            counts = [int(own.sum()) for own in kept.split([n for layers in self.shape.values() for n in layers])]
+            if len(set(zip(stacks, counts, strict=True))) > len(set(stacks)):
+                return False
+            given[uniform] = False
+        plan = PruningPlan(replace(self.config, **given), self.shape, self.kind)
+        return torch.equal(plan.keep(2 * kept - 1), kept)
 
     def sample(self, importance: Tensor, update: int, seed: int, budget: Budget | None = None) -> Tensor:
         """Return the gates of one training update, differentiable. *Shape:* (N).
@@ -304,7 +304,7 @@ class PruningPlan:
         """Return the least number of units of a type, of *total* in all; see :attr:`~.kinds.Kind.in_proportion`."""
         given: int | None = getattr(self.config, self.kind.floors[kind])
         own = sum(self.shape[kind])
-        most = max(self.range or ()) if self._is_share(kind) else total
+        most = self.range.high if self.range and self._is_share(kind) else total
         if given is None:  # a model of one type needs no floor
             needed = self.selection.floors and own < self.units
             given = min(self.kind.default_floor(kind, most), own) if needed else 0
@@ -312,29 +312,12 @@ class PruningPlan:
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
         if self.range:
-            return self.budget_of(self._draw(elapsed, generator))
+            return self.budget_of(self.range.draw(self._least(elapsed), self.units, generator))
         counts = self._counts_at(elapsed)
         if counts is None:
             return self.budget
         uniform = self._option("uniform")
         return Budget.grouped(ranges(self._all), counts) if uniform else self.budget_of(counts[0])
-
-    def _draw(self, elapsed: int, generator: torch.Generator) -> int:
-        """Return the number of units of an update that draws it.
-
-        It is uniform in its logarithm: few units have the most to learn, and their order the most to say. While units
-        are being chosen, it is from the least of that update on. Once their order is fixed, a quarter of the updates
-        have the least of the range, and an eighth the largest.
-        """
-        assert self.range is not None
-        low, high = self.range
-        part, place = torch.rand(2, generator=generator).tolist()
-        if self.selection.decides(elapsed):
-            least = self._least(elapsed)
-            return between(least, max(least, min(high, self.units - 1)), place)  # of all units nothing is learnt
-        if part < _AT_LEAST + _AT_MOST:
-            return low if part < _AT_LEAST else high
-        return between(low, high, place)
 
     def _count(self, name: str | None, available: int, value: int | None = None) -> int:
         """Return a number of units, by default an option's, and by its default all; refuse one out of range."""

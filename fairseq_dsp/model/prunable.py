@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
@@ -17,11 +16,10 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from ..errors import UserError
-from ..version import __version__
 from . import dictionaries
 from .cost_budget import CostBudget, KindOfBudget
 from .encoder import PrunableEncoder
-from .flat_options import IN_FORCE, flatten, model_namespace
+from .flat_options import IN_FORCE, flatten, in_force, model_namespace
 from .kinds import KINDS
 from .pruner import UnitPruner
 from .pruning_options import PruningConfig, flag
@@ -125,12 +123,11 @@ class PrunableModel(BaseFairseqModel):
                         "--ddp-backend fully_sharded gives each process a part of the parameters, but the gates need "
                         "whole ones: leave it out, or train with --ddp-backend pytorch_ddp"
                     )
-                resolved = [pruner.plan.resolved().items() for pruner in model.pruners.values()]
-                in_force = {"version": __version__, **dict(chain.from_iterable(resolved))}
-                widths = {p.kind.options["width"]: p.width for p in model.pruners.values() if p.kind.has_width}
-                _set(config, args, **{IN_FORCE: json.dumps(in_force)}, **widths)
         except ValueError as error:
             raise UserError(str(error)) from error
+        resolved = [pruner.plan.resolved().items() for pruner in model.pruners.values()]
+        widths = {p.kind.options["width"]: p.width for p in model.pruners.values() if p.kind.has_width}
+        _set(config, args, **{IN_FORCE: in_force(**dict(chain.from_iterable(resolved)))}, **widths)
         return model
 
     def _add_gates(self, options: PruningConfig, args: Any) -> None:

@@ -47,12 +47,10 @@ class UnitPruner:
         if hasattr(model, "decoder") and not any(attention.reads_encoder for attention in attentions):
             # nothing goes backward through the encoder, where the gates are entered: they are in the decoder too
             model.decoder.dropout_module.register_forward_hook(self._enter_decoder)  # type: ignore[union-attr]
-        layers = [name for name, _ in model.named_modules()]
-        of_layers = torch.arange(self.plan.units).split(
-            [module.units for module in sorted(self.modules, key=lambda module: layers.index(module.name))]
-        )
-        order = sorted(range(len(self.modules)), key=lambda i: layers.index(self.modules[i].name))
-        self._order_of_0_1 = torch.cat([of_layers[order.index(i)] for i in range(len(self.modules))])
+        places: dict[Any, int] = {module: place for place, module in enumerate(model.modules())}
+        order = sorted(range(len(self.modules)), key=lambda i: places[self.gated[i]])
+        of_modules = torch.arange(self.plan.units).split([self.modules[i].units for i in order])
+        self._order_of_0_1 = torch.cat([of_modules[order.index(i)] for i in range(len(self.modules))])
         self.choice = UnitChoice(self.plan.units)
         model.add_module(kind.name, self.choice)
         self._optimiser: dict[str, Any] = {

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
 from ..model.cost_budget import CostBudget, KindOfBudget
-from ..model.flat_options import IN_FORCE, NO_FILES
+from ..model.flat_options import IN_FORCE, NO_FILES, in_force
 from ..model.gates import ALL, UnitChoice
 from ..model.pruning_options import flag
 from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of, sharing
@@ -195,7 +195,7 @@ class TrainedModel:
             if not field.name.startswith("_"):
                 setattr(options, field.name, getattr(defaults, field.name))
         options.compact, options.kept_heads = True, self.heads.to_json()
-        vars(options).pop(IN_FORCE, None)
+        setattr(options, IN_FORCE, in_force())
         return options
 
     def state_with(self, parameters: dict[str, Tensor], options: Namespace | dict[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import inprocess
 import pytest
 import torch
 from inprocess import randomise
 
+from fairseq_dsp.model import HEADS
 from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED
+from fairseq_dsp.removal.checkpoint import TrainedModel
 
 KEPT = ("--heads-to-keep", 5, "--dropout", 0, "--cooldown-updates", 10)
 
@@ -191,3 +195,38 @@ def test_averaged_checkpoints_that_disagree_keep_k_by_the_mean_importance(build:
     model.load_state_dict(mean)
     expected = model.pruner.plan.keep(mean["heads.importance"])
     assert torch.equal(model.pruner.kept().to_gates(model.pruner.plan.shape), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "floor"),
+    [
+        (KEPT, 3),
+        (("--heads-to-keep", 8, "--uniform-heads"), 8),
+        (("--parameters-to-keep", 0.5), 3),
+        (("--heads-to-keep-low", 3, "--heads-to-keep-high", 6), 3),
+    ],
+    ids=lambda options: str(options[0]) if isinstance(options, tuple) else "",
+)
+def test_a_later_versions_floors_change_no_checkpoint(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[Any, ...], floor: int
+) -> None:
+    """Nor does what `heads` and `compact` read of it."""
+    config = inprocess.argparse_config(tiny_data, tmp_path, *options)
+    model = inprocess.build(config)
+    randomise(model)
+    with torch.no_grad():  # few in the decoder's self-attention
+        model.pruner.importance[4:8] -= 2
+    state = model.state_dict()
+    kept = state["heads.kept"].clone()
+    assert kept[4:8].sum() < floor
+    earlier = inprocess.save(model, config, tmp_path / "earlier.pt")
+
+    def other(_: Any, kind: str, __: int, **___: bool) -> int:
+        return floor if kind == "decoder_self" else 0
+
+    monkeypatch.setattr(type(HEADS), "default_floor", other)
+    later = inprocess.build(config).eval()
+    later.load_state_dict(state)
+    assert not torch.equal(later.pruner.chosen_by.keep(later.pruner.importance), kept), "what it would choose"
+    assert torch.equal(later.kept().to_gates(later.pruner.plan.shape), kept)
+    assert torch.equal(TrainedModel.read(str(earlier)).heads.to_gates(later.pruner.plan.shape), kept)

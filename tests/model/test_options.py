@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from fairseq.models.transformer import transformer_decoder, transformer_encoder
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import PruningConfig
@@ -62,6 +65,29 @@ def test_bad_options_are_refused_in_one_sentence(build, flags: str, sentence: st
     with pytest.raises(UserError, match=sentence) as caught:
         build(*flags.split())
     assert "\n" not in str(caught.value)
+
+
+class Wrapped(torch.nn.Module):
+    """A layer as fairscale hands it out: the module lies within another, and its attributes are those of both."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = layer
+
+    def __getattr__(self, name: str) -> Any:
+        return self._modules["inner"] if name == "inner" else getattr(self._modules["inner"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+
+def test_layers_wrapped_by_fairscale(build, batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stack in (transformer_encoder, transformer_decoder):
+        monkeypatch.setattr(stack, "fsdp_wrap", lambda layer, **_: Wrapped(layer))
+    flags = ("--ddp-backend", "fully_sharded")
+    with pytest.raises(UserError, match="fully_sharded gives each process a part of the parameters"):
+        build(*flags, "--heads-to-keep", 3)
+    assert build(*flags).eval()(**batch)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(

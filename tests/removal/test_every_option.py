@@ -16,7 +16,6 @@ from every_option import CASES
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models.transformer import TransformerModel
-from omegaconf import OmegaConf
 
 import fairseq_dsp
 from fairseq_dsp.cli import main
@@ -62,17 +61,7 @@ def random_checkpoint(folder, data, *flags):
         weight.data = torch.randn(weight.shape, generator=draw) * (0.8 if sharp else 0.3)
         if "norm.weight" in name or name.endswith("layernorm_embedding.weight"):
             weight.data += 1
-    state = {
-        "args": None,
-        "cfg": OmegaConf.to_container(config, resolve=True, enum_to_str=True),
-        "model": model.state_dict(),
-        "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 5}],
-        "task_state": {},
-        "extra_state": {"train_iterator": {"epoch": 1}},
-        "last_optimizer_state": None,
-    }
-    torch.save(state, folder / "checkpoint.pt")
-    return folder / "checkpoint.pt"
+    return inprocess.save(model, config, folder / "checkpoint.pt")
 
 
 def loaded(path, data):

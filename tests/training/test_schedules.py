@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -27,6 +28,7 @@ VOITA = [
 
 
 SIX = json.dumps({"total": 12, "kept": 6} | {name: [[0], [0]] for name in ("encoder_self", "decoder_self", "cross")})
+NONE_LAST = json.dumps({**json.loads(SIX), "kept": 5, "cross": [[0], []]})
 PLAIN = ["--heads-to-keep", 6, "--cooldown-updates", 10]
 
 
@@ -108,6 +110,33 @@ def test_heads_that_would_be_fixed_too_early_are_refused(flags: list, told: str,
     with pytest.raises(UserError, match=told):
         inprocess.train(tiny_data, tmp_path, "--cpu", "--heads-to-keep", 6, *flags, "--max-update", 12)
     assert not list(tmp_path.glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        (["--heads-to-keep", 6], True),
+        (["--heads-to-keep", 6, "--min-heads-per-module", 1], False),
+        (["--heads-to-keep", 6, "--uniform-heads"], False),
+        (["--head-selection", "fixed", "--kept-heads", SIX], False),
+        (["--head-selection", "fixed", "--kept-heads", NONE_LAST], True),
+        (["--compact", "--kept-heads", NONE_LAST], True),
+        ([], False),
+    ],
+)
+def test_alignments_need_a_head_of_the_last_layer(flags: list, refused: bool, tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", *flags, "--load-alignments", "--max-update", 1]
+    told = pytest.raises(UserError, match="all its heads may be removed: give --min-heads-per-module 1")
+    with told if refused else contextlib.nullcontext():
+        inprocess.train(tiny_data, tmp_path, *flags)
+
+
+def test_blocks_of_noise_must_fit_what_is_left(tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", "--compact", "--kept-heads", SIX, "--quant-noise-pq", 0.1, "--max-update", 1]
+    told = "block-size is 16, but encoder.layers.0.self_attn keeps 1 of its heads, each of 8 columns"
+    with pytest.raises(UserError, match=told):
+        inprocess.train(tiny_data, tmp_path, *flags, "--quant-noise-pq-block-size", 16)
+    inprocess.train(tiny_data, tmp_path, *flags, "--quant-noise-pq-block-size", 8)
 
 
 def test_fixed_heads_stay_fixed(tiny_data: Path, tmp_path: Path):
