@@ -31,26 +31,31 @@ class Entering(Protocol):
         """Take the gradients that the modules have left, and return those of the sources."""
 
 
-def enter(x: Tensor, entering: Entering) -> Tensor:
+class Graph:
+    """Lives for as long as something can go backward through a forward pass, and has not."""
+
+
+def enter(x: Tensor, entering: Entering, graph: Graph | None = None) -> Tensor:
     """Return *x*, with which a forward pass begins: the sources get their gradients when it gets its own.
 
     autograd works through its nodes from the last made to the first: all modules have left their gradients by then.
     """
     if torch.is_grad_enabled() and any(source.requires_grad for source in entering.sources):
-        x = _Enter.apply(x, entering, *entering.sources)
+        x = _Enter.apply(x, entering, graph, *entering.sources)
     return x
 
 
 class _Enter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, entering: Entering, *sources: Tensor) -> Tensor:
-        ctx.entering = entering
+    def forward(ctx: Any, x: Tensor, entering: Entering, graph: Graph | None, *sources: Tensor) -> Tensor:
+        ctx.entering, ctx.graph = entering, graph
         return x.view_as(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad if ctx.needs_input_grad[0] else None, None, *ctx.entering.gradients()
+        ctx.graph = None
+        return grad if ctx.needs_input_grad[0] else None, None, None, *ctx.entering.gradients()
 
 
 def with_gradients(x: Tensor, *others: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Hashable
 from itertools import compress
 from typing import Any
@@ -13,7 +14,7 @@ from ..errors import UserError
 from ..subset.device import beside
 from .attention import PrunableAttention
 from .cost_budget import KindOfBudget
-from .entering import Entering, Gates, KeptParts, NoGradient, ScaledColumns, enter
+from .entering import Entering, Gates, Graph, KeptParts, NoGradient, ScaledColumns, enter
 from .gates import ALL, CHOOSING, FIXED, UnitChoice, open_modules, to_columns
 from .kinds import GatedModule, Kind, UnitModule
 from .monitor import GradientMonitor, UnitCounter
@@ -48,7 +49,7 @@ class UnitPruner:
             # nothing goes backward through the encoder, where the gates are entered: they are in the decoder too
             model.decoder.dropout_module.register_forward_hook(self._enter_decoder)  # type: ignore[union-attr]
         places: dict[Any, int] = {module: place for place, module in enumerate(model.modules())}
-        order = sorted(range(len(self.modules)), key=lambda i: places[self.gated[i]])
+        order = sorted(range(len(self.modules)), key=lambda i: places[self.gated[i].owner])
         of_modules = torch.arange(self.plan.units).split([self.modules[i].units for i in order])
         self._order_of_0_1 = torch.cat([of_modules[order.index(i)] for i in range(len(self.modules))])
         self.choice = UnitChoice(self.plan.units)
@@ -78,6 +79,8 @@ class UnitPruner:
         self._left: UnitSet | None = None  # the trained units of a model of which layers are left out
         self._loaded = False
         self._penalty_taken = False
+        self._recomputes = any(getattr(options, f"{name}_activations", False) for name in ("checkpoint", "offload"))
+        self._graph: weakref.ref[Graph] | None = None  # of the last training pass
         model.register_load_state_dict_pre_hook(self._before_loading)
         model.register_load_state_dict_post_hook(self._after_loading)
         model.register_state_dict_pre_hook(self._before_saving)
@@ -131,6 +134,11 @@ class UnitPruner:
             if self._fixed is None:
                 return self._set_gates(x, self.chosen_by.keep(self.importance))
             return self._set_fixed(x, self._fixed)
+        if self._recomputes and self._graph and self._graph():
+            raise UserError(
+                "two forward passes were made before a backward pass, but with --checkpoint-activations each layer is "
+                "computed again from what the last one set: leave it out, or go backward after each pass"
+            )
         phase = self.plan.phase(self.update)
         if phase != FIXED:
             self._fixed = None
@@ -171,8 +179,8 @@ class UnitPruner:
         self._entered.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        # they carry a graph, which can be neither copied nor pickled
-        return {**self.__dict__, "_gates": None, "_entered": [], "_parts": {}}
+        # they carry or name a graph, which can be neither copied nor pickled
+        return {**self.__dict__, "_gates": None, "_entered": [], "_parts": {}, "_graph": None}
 
     def _enter_decoder(self, _: nn.Module, __: Any, x: Tensor) -> Tensor:
         for entering in self._entered:
@@ -181,7 +189,9 @@ class UnitPruner:
 
     def _enter(self, x: Tensor, entering: Entering) -> Tensor:
         self._entered.append(entering)
-        return enter(x, entering)
+        graph = Graph()
+        self._graph = weakref.ref(graph)
+        return enter(x, entering, graph)
 
     def _set_gates(self, x: Tensor, gates: Tensor) -> Tensor:
         self._leave()

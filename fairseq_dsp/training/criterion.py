@@ -42,7 +42,7 @@ class _PenalisedCriterion(FairseqCriterion):
             loss = loss + sample_size * pruner.penalty().to(loss)
             log["loss"] = loss.data
             if pruner.plan.penalised:
-                log["expected_heads"] = pruner.expected_open().item() * sample_size
+                log["expected_heads"] = pruner.expected_open().detach() * sample_size
         return loss, sample_size, log
 
     @classmethod

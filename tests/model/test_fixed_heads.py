@@ -10,6 +10,7 @@ import pytest
 import torch
 from inprocess import randomise
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import HEADS
 from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED
 from fairseq_dsp.removal.checkpoint import TrainedModel
@@ -230,3 +231,33 @@ def test_a_later_versions_floors_change_no_checkpoint(
     assert not torch.equal(later.pruner.chosen_by.keep(later.pruner.importance), kept), "what it would choose"
     assert torch.equal(later.kept().to_gates(later.pruner.plan.shape), kept)
     assert torch.equal(TrainedModel.read(str(earlier)).heads.to_gates(later.pruner.plan.shape), kept)
+
+
+@pytest.mark.parametrize("update", [3, 10])
+def test_two_forward_passes_before_a_backward_pass(build: Any, batch: dict[str, Any], update: int) -> None:
+    """As if they had been made one after the other; where layers are computed again, they are refused."""
+    model = build(*KEPT).train()
+    randomise(model)
+    model.set_num_updates(update)
+    found = []
+    for together in (False, True):
+        model.zero_grad()
+        outputs = []
+        for factor in (1, 3):
+            outputs.append(factor * model(**batch)[0].square().sum())
+            if not together:
+                outputs.pop().backward()
+        if together:
+            sum(outputs).backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    model = build(*KEPT, "--checkpoint-activations").train()
+    model.set_num_updates(update)
+    for _ in range(2):
+        model(**batch)[0].sum().backward()
+    output = model(**batch)[0]
+    with pytest.raises(UserError, match="two forward passes were made before a backward pass, but with --checkpoint"):
+        model(**batch)
+    del output
+    model(**batch)
