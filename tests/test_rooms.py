@@ -11,6 +11,7 @@ import pytest
 from support import REPOSITORY
 
 from fairseq_dsp.cli import COMMANDS
+from fairseq_dsp.model import TYPES
 
 PACKAGE = REPOSITORY / "fairseq_dsp"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -99,3 +100,9 @@ def test_a_command_is_a_file_of_its_name() -> None:
 def test_no_file_is_long() -> None:
     lines = {str(file.relative_to(PACKAGE)): len(file.read_text(encoding="utf-8").splitlines()) for file in FILES}
     assert {file: count for file, count in lines.items() if count > LONGEST} == {}
+
+
+def test_attention_types_have_names_in_one_place():
+    for file in MODULES:
+        named = {node.value for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Constant)}
+        assert file.name == "units.py" or named.isdisjoint(TYPES), f"{file.name}: ask the kind for the type"

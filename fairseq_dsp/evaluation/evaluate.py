@@ -27,7 +27,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_json, write_text
-from ..model import with_heads
+from ..model import HEADS, with_heads
 from ..removal.data_bin import POST_PROCESS
 from . import preprocessed, score_text
 from .beam_search import MAX_LEN_A, MAX_LEN_B, beam_search
@@ -38,10 +38,7 @@ from .prepared import PreparedData
 from .scoring import detokenised, metric_names, metrics, score
 from .significance import bootstrap
 
-_OTHER_BUDGETS = (
-    "encoder_heads_to_keep", "decoder_heads_to_keep", "cross_heads_to_keep", "heads_to_keep_start",
-    "heads_to_keep_updates",
-)  # fmt: skip
+_OTHER_BUDGETS = (*HEADS.budgets.values(), HEADS.options["start"], HEADS.options["updates"])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -40,6 +40,7 @@ class Kind(ABC):
         first has its units first.
     :param in_proportion: the type, if any, whose floor is that of the largest number of a range; smaller numbers have
         their share of it. Of one type only, or the units of a number may not be among those of a larger one.
+    :param crossing: the type, if any, whose modules read the encoder from the decoder.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Kind(ABC):
     budgets: Mapping[str, str] = field(default_factory=dict)
     floors: Mapping[str, str] = field(default_factory=dict)
     in_proportion: str | None = None
+    crossing: str = ""
 
     def __reduce__(self) -> Any:
         return _kind, (self.name,)  # a copy of a model has the same kinds

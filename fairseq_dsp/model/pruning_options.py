@@ -165,7 +165,7 @@ class PruningConfig(FairseqDataclass):
         check_selection(self.head_selection)
         if self.cost is not None:
             self._check_cost(*self.cost)
-        per_type = [self.encoder_heads_to_keep, self.cross_heads_to_keep, self.decoder_heads_to_keep]
+        per_type = [getattr(self, name) for name in HEADS.budgets.values()]
         if self.heads_to_keep is not None and any(k is not None for k in per_type):
             raise ValueError(
                 f"--heads-to-keep {self.heads_to_keep} is one budget for all attention types, but a budget for a type "

@@ -148,6 +148,7 @@ HEADS = register(
             "decoder_self": "min_decoder_heads",
         },
         in_proportion="encoder_self",
+        crossing="cross",
     )
 )
 

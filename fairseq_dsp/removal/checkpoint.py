@@ -133,9 +133,10 @@ class TrainedModel:
 
         :param reader: what reads them, for the warning if there are none: the others' attention is uniform.
         """
-        if not self.heads.of("cross"):  # it has no cross-attention
+        layers = self.heads.of(HEADS.crossing)
+        if not layers:  # it has no cross-attention
             return 0
-        heads = len(self.heads.of("cross")[-1])
+        heads = len(layers[-1])
         if not heads:
             logger.warning(
                 "%s has no heads left in the last layer's cross-attention, which alignments are read from: %s would "

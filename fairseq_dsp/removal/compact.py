@@ -67,7 +67,7 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
         f" {name}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in sizes(model.options, model.architecture).items()
     )
-    if model.heads.of("decoder_self"):
+    if not model.classifies:
         try:
             bpe = preparation(folder).get("bpe")
         except (UserError, OSError):  # the corpus of training may be gone, or somebody else's

@@ -95,7 +95,7 @@ def specification(model: TrainedModel, network: Any, task: Any, alignment_heads:
         transformer_spec.TransformerEncoderSpec(**common("encoder")),
         transformer_spec.TransformerDecoderSpec(
             **common("decoder"),
-            with_encoder_attention=bool(model.heads.of("cross")),
+            with_encoder_attention=bool(model.heads.of(HEADS.crossing)),
             project_in_out=decoder.project_out_dim is not None,
             alignment_heads=max(1, alignment_heads),
         ),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from ..model import KINDS, HeadSet, PruningConfig, UnitSet, with_heads
+from ..model import HEADS, KINDS, HeadSet, PruningConfig, UnitSet, with_heads
 from ..model.units import modules_by, shape_of
 from . import pruning_recipe
 from .options import BUDGETS, Options, defaults, parse_options
@@ -101,11 +101,11 @@ def random_heads(shape: Mapping[str, Sequence[int]], heads: int, seed: int) -> H
     :param shape: for each attention type, the number of heads of each layer.
     :param heads: K.
     """
-    total, cross = (sum(sum(layers) for layers in part) for part in (shape.values(), [shape["cross"]]))
+    total, cross = (sum(sum(layers) for layers in part) for part in (shape.values(), [shape[HEADS.crossing]]))
     draw = torch.Generator().manual_seed(seed)
     while True:
         kept = HeadSet.from_gates(_gates(total, heads, draw), shape)
-        if not (heads and cross) or any(kept.of("cross")):
+        if not (heads and cross) or any(kept.of(HEADS.crossing)):
             return kept
 
 

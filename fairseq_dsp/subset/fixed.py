@@ -31,7 +31,7 @@ class Fixed(Selection):
         if self.kept is None or self.kept.shape != importance.shape:
             raise ValueError(
                 f"the set of kept heads is missing, or has other than one entry for each of the {importance.numel()} "
-                "heads: give --kept-heads for this model"
+                "heads: give a set of this model's heads"
             )
         self.kept = beside(self.kept.to(importance.dtype), importance.device)
         return self.kept

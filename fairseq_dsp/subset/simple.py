@@ -112,33 +112,39 @@ class _Sampler:
 
 
 class _GraphedSampler(_Sampler):
-    """The same in two launches of a GPU, which eager operations would keep waiting for the CPU."""
+    """The same in two launches of a GPU, which eager operations would keep waiting for the CPU.
 
-    def __init__(self, budget: Budget, device: torch.device) -> None:
+    They are recorded when a budget is drawn from again: one that shrinks may be drawn from once.
+    """
+
+    def __init__(self, budget: Budget) -> None:
         super().__init__(budget)
-        scores = torch.zeros(budget.heads, dtype=torch.float64, device=device)
-        noise = scores.new_full((_noise_of(budget, device),), 0.5)
-        sample, gradient = super().sample, super().gradient
-        self._sample = _Graphed(sample, scores, noise)
-        self._gradient = _Graphed(
-            lambda grad, scale: gradient(grad, scores, noise, scale), scores, scores.new_zeros(())
-        )
+        self._graphs: tuple[_Graphed, _Graphed] | None = None
         self._drawn: Tensor | None = None
 
     def sample(self, scores: Tensor, noise: Tensor) -> Tensor:
-        self._drawn = scores
-        return self._sample(scores, noise).clone()
+        again, self._drawn = self._drawn is not None, scores
+        if again and self._graphs is None:
+            with torch.cuda.device(scores.device), torch.no_grad():
+                self._graphs = self._record(scores.clone(), noise.clone())
+        return super().sample(scores, noise) if self._graphs is None else self._graphs[0](scores, noise).clone()
 
     def gradient(self, grad: Tensor, scores: Tensor, noise: Tensor, log_scale: Tensor | float) -> Tensor:
         if self._drawn is not scores:  # another sample has taken its place
             self.sample(scores, noise)
-        return self._gradient(grad, grad.new_full((), float(log_scale))).clone()
+        if self._graphs is None:
+            return super().gradient(grad, scores, noise, log_scale)
+        return self._graphs[1](grad, grad.new_full((), float(log_scale))).clone()
+
+    def _record(self, scores: Tensor, noise: Tensor) -> tuple[_Graphed, _Graphed]:
+        sample, gradient = super().sample, super().gradient
+        first = _Graphed(sample, scores, noise)
+        return first, _Graphed(lambda grad, scale: gradient(grad, scores, noise, scale), scores, scores.new_zeros(()))
 
 
 @lru_cache(maxsize=256)
 def _sampler(budget: Budget, device: torch.device) -> _GraphedSampler:
-    with torch.cuda.device(device), torch.no_grad():
-        return _GraphedSampler(budget, device)
+    return _GraphedSampler(budget)
 
 
 class _Graphed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from fairseq_dsp.subset import (
     KSubset,
     hard_gates,
     relaxed_gates,
+    simple,
 )
 from fairseq_dsp.subset.device import constant
 from fairseq_dsp.subset.distribution import _subsets
@@ -178,3 +180,28 @@ def test_what_generation_makes_serves_training():
             make(name).keep(importance, budget)
     for name in ("simple", "hard_concrete", "gumbel"):
         make(name).sample(importance, budget, 0, torch.Generator()).sum().backward()
+
+
+def test_graphs_are_recorded_when_a_budget_is_drawn_from_again(monkeypatch: pytest.MonkeyPatch):
+    recorded = []
+
+    class Recorded:
+        def __init__(self, function: Callable[..., Tensor], *inputs: Tensor) -> None:
+            recorded.append(self)
+            self.function, _ = function, function(*inputs)
+
+        def __call__(self, *inputs: Tensor) -> Tensor:
+            return self.function(*inputs)
+
+    monkeypatch.setattr(simple, "_Graphed", Recorded)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    budget, draw = BUDGETS["floors"], torch.Generator().manual_seed(1)
+    graphed, numbers = simple._GraphedSampler(budget), []
+    for _ in range(3):
+        scores, grad = torch.randn(2, N, generator=draw, dtype=torch.float64)
+        noise = torch.rand(simple._noise_of(budget, scores.device), generator=draw, dtype=torch.float64)
+        eager = simple._Sampler(budget)
+        assert torch.equal(graphed.sample(scores, noise), eager.sample(scores, noise))
+        numbers.append(len(recorded))
+        assert torch.equal(graphed.gradient(grad, scores, noise, 0.5), eager.gradient(grad, scores, noise, 0.5))
+    assert numbers == [0, 2, 2]
