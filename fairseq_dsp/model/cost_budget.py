@@ -7,7 +7,7 @@ kind and one cost form a group, whose number of units that the price says is rou
 see :func:`whole_numbers`. Which units of the group stay is then the selection's to say, as with a number that is given.
 
 Everything follows from the importances and the number of updates: there is no state besides. The price is computed on
-the CPU, so while units are being chosen a GPU waits once an update.
+the CPU, so while units are being chosen a GPU waits a few times an update.
 """
 
 from __future__ import annotations

@@ -120,6 +120,7 @@ def test_results_have_a_command_and_few_pictures(page: Path) -> None:
     for file in re.findall(r"(?:python|sweep) ((?:benchmarks|tests|docs|scripts)/\S+)", code):
         assert (support.REPOSITORY / file).exists(), file
     assert text.count("![") <= 3
+    assert re.search(r"[Vv]ersion 0\.\d", text), "of which version are the figures?"
     if page.name != "history.md":
         assert len(re.findall(r"^\|[-:| ]+\|$", text, re.M)) == 1, "one table"
 
