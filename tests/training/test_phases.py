@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 import inprocess
+import kills
 import pytest
+import support
 import torch
 from fairseq.distributed import ModuleProxyWrapper
 from ranks import SAME_DATA, assert_same_model, train_on_two_processes
@@ -30,6 +32,25 @@ def test_resuming_around_the_update_that_fixes_the_heads(flags: list, tiny_data:
         resumed = inprocess.train(tiny_data, folder, *CHOICE, *flags, "--max-update", 12)
         for name, value in straight["model"].items():
             assert torch.equal(value, resumed["model"][name]), f"{name}, stopped after {stop}"
+
+
+def updates(checkpoint: Path) -> int:
+    made: int = torch.load(checkpoint, weights_only=True)["optimizer_history"][-1]["num_updates"]
+    return made
+
+
+@pytest.mark.slow
+def test_killed_on_either_side_of_the_update_that_fixes_the_heads(train_tiny, tiny_data: Path, tmp_path: Path):
+    """Killed while a checkpoint is written: training goes on before the last choice, after it, and an update later."""
+    flags = [*CHOICE, "--save-interval-updates", 1, "--max-update", 12]
+    train_tiny(tmp_path / "straight", *flags, arch="transformer_dsp")
+    args = support.tiny_train_args(tiny_data, tmp_path / "killed", *flags, arch="transformer_dsp")
+    names = {updates(path): path.name for path in (tmp_path / "straight").glob("checkpoint_[0-9]*.pt")}
+    for update in (6, 7, 8):
+        kills.kill_in_write(args, names[update], tmp_path)
+        assert updates(tmp_path / "killed/checkpoint_last.pt") == update - 1
+    train_tiny(tmp_path / "killed", *flags, arch="transformer_dsp")
+    kills.assert_same_training(*(tmp_path / run / "checkpoint_last.pt" for run in ("straight", "killed")))
 
 
 @pytest.mark.cuda
