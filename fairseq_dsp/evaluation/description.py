@@ -19,14 +19,16 @@ def describe(
 ) -> dict[str, Any]:
     """Return the number of ``parameters`` of an ensemble, of ``heads`` before pruning, and the set of those ``kept``.
 
-    The last two are None where its members disagree, or choose no heads, as fairseq's own models.
+    And ``sizes``: for each type of modules, of heads and of other units, how many each had before pruning. The last
+    three are None where its members disagree, or choose no heads, as fairseq's own models.
 
     :param checkpoints: of its members.
     :raises UserError: if such heads cannot be kept, or a model is not one of plain translation, or classification; or
         if they would be different ones and fairseq, which gives all members the same options, cannot have them.
     """
     first, *others = (_describe(checkpoint, heads_to_keep, kept_heads, data) for checkpoint in checkpoints)
-    agreed = {name: first[name] if all(o[name] == first[name] for o in others) else None for name in ("heads", "kept")}
+    names = ("heads", "sizes", "kept")
+    agreed = {name: first[name] if all(o[name] == first[name] for o in others) else None for name in names}
     if others and agreed["kept"] is None:
         _check_apart(checkpoints, [model["cost"] for model in (first, *others)], heads_to_keep, kept_heads)
     return {"parameters": sum(model["parameters"] for model in (first, *others)), **agreed}
@@ -67,12 +69,14 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
     from ..removal.checkpoint import TrainedModel
     from ..removal.data_bin import check_task
 
-    heads: dict[str, Any] = {"heads": None, "kept": None, "cost": None}
+    heads: dict[str, Any] = {"heads": None, "sizes": None, "kept": None, "cost": None}
     try:
         model = TrainedModel.read(checkpoint, heads_to_keep=heads_to_keep, kept_heads=kept_heads)
         state = model.state
         cost = PruningConfig.from_namespace(model.options).cost
-        heads = {"heads": model.heads.total, "kept": json.loads(model.heads.to_json()), "cost": cost and cost[0]}
+        sizes = {module.type: module.units for module in model.modules}
+        kept = json.loads(model.heads.to_json())
+        heads = {"heads": model.heads.total, "sizes": sizes, "kept": kept, "cost": cost and cost[0]}
     except UserError:
         if heads_to_keep is not None or kept_heads is not None:
             raise

@@ -20,7 +20,7 @@ from . import dictionaries
 from .cost_budget import CostBudget, KindOfBudget
 from .encoder import PrunableEncoder
 from .flat_options import IN_FORCE, flatten, in_force, model_namespace
-from .kinds import KINDS
+from .kinds import COSTS, KINDS
 from .pruner import UnitPruner
 from .pruning_options import PruningConfig, flag
 from .sets import HeadSet
@@ -218,7 +218,7 @@ class PrunableModel(BaseFairseqModel):
             if self.pruners and kind.name not in self.pruners and f"{prefix}{kind.name}.importance" in state_dict:
                 raise UserError(
                     f"the checkpoint has a choice of {kind.units}, but this model has none: give "
-                    f"{flag(kind.options['to_keep'])} K, as it was trained with"
+                    f"{flag(kind.options['to_keep'])} K, or {' or '.join(map(flag, COSTS))}, as it was trained with"
                 )
             for module in modules_of(self, kind, self.args):
                 weight = state_dict.get(f"{prefix}{module.name}.{module.last}")
@@ -229,12 +229,19 @@ class PrunableModel(BaseFairseqModel):
                 width = 0 if weight is None else weight.shape[1]
                 if width == inside:
                     continue
-                if self.kept_heads is None:
-                    advice = "it is compact: give --compact --kept-heads FILE with the heads that it has"
-                else:
+                if self.kept_heads is not None:
                     advice = "give --kept-heads FILE with its heads, or make it compact with fairseq-dsp compact"
+                elif any(pruner.plan.prunes for pruner in self.pruners.values()):
+                    advice = (
+                        "it is compact, and nothing more can be chosen in it: prune the checkpoint that it was made "
+                        "from or, to train it on as it is, give --compact --kept-heads FILE with the heads that it "
+                        "has, and no budget"
+                    )
+                else:
+                    advice = "it is compact: give --compact --kept-heads FILE with the heads that it has"
+                units = kind.units if kind.is_chosen(self.args) else f"columns of {module.last}"
                 raise UserError(
-                    f"{module.name} has {width / module.width:g} {kind.units} in the checkpoint, but {module.units} in "
+                    f"{module.name} has {width / module.width:g} {units} in the checkpoint, but {module.units} in "
                     f"this model: if the checkpoint is the one you mean, {advice}"
                 )
 

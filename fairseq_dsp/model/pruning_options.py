@@ -68,7 +68,10 @@ class PruningConfig(FairseqDataclass):
     )
     ffn_unit_width: Optional[int] = field(
         default=None,
-        metadata={"help": "number of neighbouring hidden neurons in a unit (default: a sixteenth of the layer)"},
+        metadata={
+            "help": "number of neighbouring hidden neurons in a unit (default: a sixteenth of the layer, or of the "
+            "greatest common divisor of layers of two sizes)"
+        },
     )
     parameters_to_keep: Optional[float] = field(
         default=None,
@@ -187,6 +190,13 @@ class PruningConfig(FairseqDataclass):
             raise ValueError("--heads-to-keep-updates shrinks the budget and --heads-to-keep-low draws it: give one")
         if self.ffn_unit_width is not None and self.ffn_unit_width < 1:
             raise ValueError(f"--ffn-unit-width is {self.ffn_unit_width}, but it must be 1 or more")
+        for kind in KINDS.values():
+            width = kind.option(self, "width")
+            if width is not None and self.cost is None and not self.has_budget_of(kind) and not self.kept_heads:
+                raise ValueError(
+                    f"{flag(kind.options['width'])} {width} is about {kind.units}, but none are chosen: leave it out, "
+                    f"or give {flag(kind.options['to_keep'])}"
+                )
         if self.uniform_heads:
             self._check_uniform()
         if self.heads_to_keep_updates is not None and self.heads_to_keep_updates < 1:
@@ -272,8 +282,8 @@ class PruningConfig(FairseqDataclass):
             value = getattr(self, name)
             if value not in (self.__dataclass_fields__[name].default, None, "fixed"):
                 raise ValueError(
-                    f"{flag(name)} {value} is about choosing heads, but --compact has them chosen already: leave it "
-                    "out, or leave out --compact"
+                    f"{flag(name)} {value} is about a choice, but in a compact model nothing can be chosen any more: "
+                    "leave it out, or choose in the checkpoint that the model was made from"
                 )
 
 

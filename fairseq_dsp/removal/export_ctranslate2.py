@@ -146,5 +146,7 @@ def _padding(model: TrainedModel) -> str:
     computed = sum(sizes[module.stack] for module in model.modules if module.kind is HEADS)
     others = "".join(f", {units.kept} {units.kind.units}" for units in model.heads.others)
     added = computed - model.heads.kept
-    advice = "; padding costs time: --uniform-heads in pruning needs none" if added else ""
+    numbers = {(module.stack, len(kept)) for module, kept in model.kept_by_module() if module.kind is HEADS}
+    uneven = len(numbers) > len(sizes)
+    advice = "; padding costs time: --uniform-heads in pruning needs none" if uneven else ""
     return f"{model.heads.kept} heads and {added} of zeros for padding{others}{advice}"

@@ -82,7 +82,8 @@ def head_maps(results: Results, label: str) -> Figure:
     every = list(chain(*sets))
     kinds = [kind for kind in KINDS.values() if all(one.set_of(kind) for one in every)]
     types = [(kind, of_type) for kind in kinds for of_type in kind.types if _layers(every[0], kind, of_type)]
-    widths = [_width(every, kind, of_type) for kind, of_type in types]
+    sizes = rows[0].runs[0]["scores"].get("sizes") or {}
+    widths = [sizes.get(of_type) or _width(every, kind, of_type) for kind, of_type in types]
     layers = [len(_layers(every[0], kind, of_type)) for kind, of_type in types]
     cell = min(0.26, 6 / (len(rows) * max(widths)))
     heights = [max(0.8, cell * number) for number in layers]  # the name of a type takes 0.8 inch
@@ -116,7 +117,7 @@ def _layers(heads: HeadSet, kind: Kind, of_type: str) -> Layers:
 
 
 def _width(sets: Sequence[HeadSet], kind: Kind, of_type: str) -> int:
-    """Units of a module: the highest that any set keeps, as all modules of a type have as many."""
+    """Units of a module, where results do not say it: the highest that any set keeps, or as if all had as many."""
     highest = [max(layer, default=-1) + 1 for one in sets for layer in _layers(one, kind, of_type)]
     units = sets[0].set_of(kind)
     return max([*highest, units.total // sum(map(len, units.layers)) if units else 0])

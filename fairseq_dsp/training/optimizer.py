@@ -142,8 +142,8 @@ def _with_own_groups(
         raise UserError(
             "the optimiser's state in the checkpoint is of other parameters than this training has, as after "
             "pruning options were added, changed or left out (--heads-to-keep, --ffn-units-to-keep, "
-            "--freeze-weights): give the options of the first training, or another --save-dir and "
-            "--finetune-from-model"
+            "--parameters-to-keep, --flops-to-keep, --freeze-weights): give the options of the first training, or "
+            "another --save-dir and --finetune-from-model"
         ) from error
 
 

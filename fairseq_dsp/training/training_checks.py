@@ -51,6 +51,12 @@ def _refuse_early(pruner: Any) -> None:
             raise UserError(
                 f"{flag(name)} {value} is about choosing heads, but --kept-heads gives them: leave one of them out"
             )
+    total = getattr(config, plan.kind.options["to_keep"])
+    if plan.given is not None and total not in (None, given := int(plan.given.sum())):
+        raise UserError(
+            f"{flag(plan.kind.options['to_keep'])} is {total}, but --kept-heads gives {given} {plan.kind.units}: leave "
+            "one of them out"
+        )
     cooldown, shrinking = config.cooldown_updates, plan.kind.option(config, "updates")
     if not plan.learns or plan.selection.decides(cooldown):
         return

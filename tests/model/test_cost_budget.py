@@ -275,7 +275,10 @@ def test_models_that_are_averaged_keep_the_budget(build: Any) -> None:
             ("--parameters-to-keep", 0.5, "--head-selection", "fixed", "--kept-heads", "SET"),
             "but --kept-heads is given",
         ),
-        (("--parameters-to-keep", 0.5, "--compact", "--kept-heads", "SET"), "--parameters-to-keep 0.5 is about choos"),
+        (
+            ("--parameters-to-keep", 0.5, "--compact", "--kept-heads", "SET"),
+            "--parameters-to-keep 0.5 is about a choice",
+        ),
         (
             ("--parameters-to-keep", 0.2, "--min-heads-per-module", 1),
             "--parameters-to-keep is 0.2, but the least numbers of units that are asked for have 0.302 of the "

@@ -194,7 +194,7 @@ def test_the_set_goes_through_json(build: Any) -> None:
         (("--ffn-units-to-keep", 3, "--ffn-unit-width", 5), "--ffn-unit-width is 5, but the encoder's feed-forward"),
         (("--ffn-units-to-keep", 3, "--ffn-unit-width", 0), "--ffn-unit-width is 0, but it must be 1 or more"),
         (("--ffn-units-to-keep", 3, "--encoder-ffn-embed-dim", 40), "which do not make 16 equal units"),
-        (("--ffn-units-to-keep", 3, "--compact", "--kept-heads", "SET"), "--ffn-units-to-keep 3 is about choosing"),
+        (("--ffn-units-to-keep", 3, "--compact", "--kept-heads", "SET"), "--ffn-units-to-keep 3 is about a choice"),
         (("--ffn-units-to-keep", 3, "--head-selection", "fixed", "--kept-heads", "SET"), "says nothing of feed-f"),
     ],
 )

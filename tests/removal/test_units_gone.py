@@ -141,8 +141,8 @@ def test_a_checkpoint_of_other_units_is_refused(trained, train_tiny, tmp_path, f
 def test_a_compact_checkpoint_of_heads_alone_in_a_run_that_prunes_units(compact, train_tiny, tmp_path) -> None:
     heads = compact.with_suffix(".heads.json")
     for flags, sentence in (
-        (["--ffn-units-to-keep", 7], "it is compact: give --compact --kept-heads FILE"),
-        (["--ffn-units-to-keep", 7, "--compact", "--kept-heads", heads], "--ffn-units-to-keep 7 is about choosing"),
+        (["--ffn-units-to-keep", 7], "it is compact, and nothing more can be chosen in it: prune the checkpoint that"),
+        (["--ffn-units-to-keep", 7, "--compact", "--kept-heads", heads], "--ffn-units-to-keep 7 is about a choice"),
     ):
         done = train_tiny(tmp_path, "--finetune-from-model", compact, *flags, arch="transformer_dsp", check=False)
         assert done.returncode != 0

@@ -29,3 +29,13 @@ def test_without_an_interval_there_is_no_band(made_up: Results) -> None:
         warnings.simplefilter("error")
         drawn = [figures.svg(figures.score_curve(made_up, half)) for half in (1.0, math.inf)]
     assert ["95% CI" in text for text in drawn] == [True, False]
+
+
+def test_maps_have_a_column_for_each_unit_there_was(made_up: Results) -> None:
+    """Of stacks with different numbers of heads, only the results say how many."""
+    row = next(row for row in made_up.rows() if row.runs[0]["scores"]["kept"])
+    for run in row.runs:
+        run["scores"]["sizes"] = {"encoder_self": 5, "decoder_self": 2, "cross": 3}
+    figure = figures.head_maps(made_up, row.label)
+    columns = [axes.collections[0].get_coordinates().shape[1] - 1 for axes in figure.axes]
+    assert sorted(set(columns)) == [2, 3, 5]

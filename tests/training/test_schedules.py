@@ -112,6 +112,15 @@ def test_heads_that_would_be_fixed_too_early_are_refused(flags: list, told: str,
     assert not list(tmp_path.glob("*.pt"))
 
 
+def test_another_number_than_that_of_the_units_given(tiny_data: Path, tmp_path: Path):
+    layers = {"encoder": [[0, 1], []], "decoder": [[], []]}
+    units = json.dumps({**json.loads(SIX), "version": 2, "ffn": {"width": 8, "total": 16, "kept": 2, **layers}})
+    flags = ["--cpu", "--head-selection", "fixed", "--kept-heads", units, "--ffn-units-to-keep", 5, "--max-update", 1]
+    told = "--ffn-units-to-keep is 5, but --kept-heads gives 2 feed-forward units: leave one of them out"
+    with pytest.raises(UserError, match=told):
+        inprocess.train(tiny_data, tmp_path, *flags)
+
+
 @pytest.mark.parametrize(
     ("flags", "refused"),
     [
