@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Hashable
 from itertools import compress
@@ -23,8 +22,6 @@ from .plan import PruningPlan
 from .pruning_options import PruningConfig, flag
 from .sets import HeadSet, UnitSet
 from .units import HEADS, modules_of, shape_of
-
-logger = logging.getLogger(__name__)
 
 
 class UnitPruner:
@@ -337,10 +334,6 @@ class UnitPruner:
             self._fixed = self._left
         elif self.plan.prunes and self.chosen_by.allows(self.choice.kept):
             self._fixed = self._set_of(self.choice.kept)
-        kept, units = int((self.choice.kept > 0).sum()), self.kind.units
-        if kept < self.plan.units and not self.plan.prunes:
-            said = "the checkpoint keeps %d of %d %s, but this model all of them: those that were removed come back"
-            logger.warning(said, kept, self.plan.units, units)
 
     def _before_saving(self, *_: Any) -> None:
         """Bring what a checkpoint says of the choice up to date."""

@@ -306,6 +306,16 @@ ABOUT_HEADS = (
 )
 """The options that say how many heads stay, and of which."""
 
+WHICH_STAY = (
+    *(name for name in ABOUT_HEADS if name not in ("heads_to_keep_start", "heads_to_keep_updates")),
+    "ffn_units_to_keep",
+    "ffn_unit_width",
+    *COSTS,
+    "kept_heads",
+    "compact",
+)
+"""The options that say which units a training ends with, apart from what it learns."""
+
 _ABOUT_GATES = (
     *ABOUT_HEADS,
     "ffn_units_to_keep",

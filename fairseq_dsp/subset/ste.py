@@ -19,3 +19,7 @@ class StraightThrough(Selection):
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         # the difference is exactly 0: it changes no gate and passes the gradient on unchanged
         return hard_gates(importance, budget) + (importance - importance.detach())
+
+    def temperature(self, update: int) -> float:
+        """Return 1: these gates have none."""
+        return 1.0

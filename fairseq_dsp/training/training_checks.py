@@ -4,26 +4,62 @@ loss reads though they may be gone."""
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from itertools import chain
 from typing import Any
 
 import torch
+from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
 
 from ..errors import UserError
 from ..model import PrunableModel, modules_of
 from ..model.gates import FIXED
-from ..model.pruning_options import ABOUT_HEADS, PruningConfig, flag
+from ..model.kinds import KINDS
+from ..model.pruning_options import ABOUT_HEADS, WHICH_STAY, PruningConfig, flag
 from ..wrapping import wrap
 
 logger = logging.getLogger(__name__)
 
 
 def install() -> None:
-    """Have fairseq's trainer tell when a training begins; a second call changes nothing."""
+    """Have fairseq's trainer tell when a training begins or goes on; a second call changes nothing."""
     if not hasattr(Trainer.begin_epoch, "__wrapped__"):
+        wrap(Trainer, "get_train_iterator", _counting)
+        wrap(Trainer, "load_checkpoint", _comparing)
         wrap(Trainer, "begin_epoch", _telling)
+
+
+def _counting(stock: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    batches = stock(self, *args, **kwargs)
+    self.batches_of_epoch = len(batches)
+    return batches
+
+
+def _comparing(
+    stock: Callable[..., Any], self: Any, filename: str, reset_optimizer: bool = False, *args: Any, **kwargs: Any
+) -> Any:
+    """Raise a `UserError` if a training goes on with another number of units, or others, than it began with."""
+    state = stock(self, filename, reset_optimizer, *args, **kwargs)
+    model = self.get_model()
+    if state is None or reset_optimizer or not isinstance(model, PrunableModel) or not os.path.isfile(filename):
+        return state
+    before: Any = (checkpoint_utils.load_checkpoint_to_cpu(filename).get("cfg") or {}).get("model")
+    one, other = (PruningConfig.from_namespace(options) for options in (before, model.args))
+    for name in _names():
+        was, now = getattr(one, name), getattr(other, name)
+        if was == now:
+            continue
+        if name in WHICH_STAY:
+            raise UserError(
+                f"{flag(name)} is {now}, but this training began with {was} ({filename}): give that to go on, or "
+                f"another --save-dir and --finetune-from-model {filename}"
+            )
+        logger.warning("%s was %s in this training so far, and is %s from here on", flag(name), was, now)
+    return state
 
 
 def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
@@ -32,14 +68,42 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
         self.schedule_is_checked = True
         model = self.get_model()
         if isinstance(model, PrunableModel):
+            _tell_ignored(model)
             _refuse_blocks(model)
             if getattr(self.cfg.task, "load_alignments", False):
                 _refuse_alignments(model)
         for pruner in getattr(model, "pruners", {}).values():
             if not self.get_num_updates():  # what has begun goes on
                 _refuse_early(pruner)
-            for text in _too_late(pruner, self.cfg.optimization.max_update):
+                _tell_opened(pruner)
+            for text in _too_late(pruner, self.cfg, self.batches_of_epoch):
                 logger.warning(text)
+
+
+def _tell_ignored(model: PrunableModel) -> None:
+    """Warn of options about a choice, if nothing is chosen."""
+    config, default = PruningConfig.from_namespace(model.args), PruningConfig()
+    if config.compact or config.has_budget or any(pruner.plan.prunes for pruner in model.pruners.values()):
+        return
+    if given := [flag(name) for name in _names() if getattr(config, name) != getattr(default, name)]:
+        budgets = " or ".join(flag(kind.options["to_keep"]) for kind in KINDS.values())
+        logger.warning("without %s nothing is pruned, so these options change nothing: %s", budgets, ", ".join(given))
+
+
+def _names() -> Iterator[str]:
+    """Yield the names of all options of pruning."""
+    return (field.name for field in fields(PruningConfig) if not field.name.startswith("_"))
+
+
+def _tell_opened(pruner: Any) -> None:
+    """Warn if units that were removed in the model to start from are there again."""
+    kept, phase, plan = int((pruner.choice.kept > 0).sum()), int(pruner.choice.phase), pruner.plan
+    if kept < plan.units and plan.phase(0) != FIXED and (phase == FIXED or not plan.prunes):
+        logger.warning(
+            "the model to start from keeps %d of %d %s, but in this training all of them are there again: to keep "
+            "these, give --head-selection fixed --kept-heads FILE, which fairseq-dsp heads --format json writes",
+            kept, plan.units, plan.kind.units,
+        )  # fmt: skip
 
 
 def _refuse_early(pruner: Any) -> None:
@@ -106,15 +170,40 @@ def _refuse_alignments(model: PrunableModel) -> None:
         )
 
 
-def _too_late(pruner: Any, end: int) -> Iterator[str]:
-    """Say if ``--max-update`` leaves no time to fix the units."""
+def _too_late(pruner: Any, cfg: Any, batches: int) -> Iterator[str]:
+    """Say if a training ends, or may end, before its units are chosen.
+
+    :param batches: of an epoch.
+    """
     plan, config = pruner.plan, pruner.plan.config
-    warm_up = config.pruning_warmup_updates
-    fixed = warm_up + config.cooldown_updates
-    if 0 < end < fixed and plan.phase(end) != FIXED == plan.phase(fixed) and not config.freeze_weights:
+    if not plan.learns or config.freeze_weights:
+        return
+    warm_up, cooldown, units = config.pruning_warmup_updates, config.cooldown_updates, plan.kind.units
+    fixes = not plan.selection.decides(cooldown)
+    anneals = plan.selection.temperature(0) != plan.selection.temperature(cooldown)
+    chosen = warm_up + max(cooldown if fixes or anneals else 0, plan.kind.option(config, "updates") or 0)
+    if fixes:
+        what = f"from which on the {units} are fixed: the weights never train with those that stay alone"
+    else:
+        what = f"from which on the temperature and the number of {units} no longer change"
+    an_epoch = math.ceil(batches / cfg.optimization.update_freq[-1])
+    ends = {
+        f"--max-update {cfg.optimization.max_update}": cfg.optimization.max_update,
+        f"--max-epoch {cfg.optimization.max_epoch}": cfg.optimization.max_epoch * an_epoch,
+    }
+    name, end = min(
+        ((name, end) for name, end in ends.items() if end > 0), key=lambda one: one[1], default=("", chosen)
+    )
+    if end < chosen:
         advice = f"give --cooldown-updates {max(1, (end - warm_up) * 3 // 10)}, about 30% of the updates with pruning"
-        yield (
-            f"--max-update {end} ends this training before update {fixed}, from which on the {plan.kind.units} are "
-            f"fixed: the weights never train with those that stay alone; "
-            f"{advice if end > warm_up else f'lower --pruning-warmup-updates {warm_up}'}"
-        )
+        if end <= warm_up:
+            advice = f"lower --pruning-warmup-updates {warm_up}"
+        elif not fixes:
+            advice = "let the schedules of pruning end before the training does"
+        yield f"{name} ends this training before update {chosen}, {what}; {advice}"
+    for name, value in (
+        ("--patience", cfg.checkpoint.patience),
+        ("--stop-time-hours", cfg.optimization.stop_time_hours),
+    ):
+        if value > 0:
+            yield f"{name} {value:g} may end this training before update {chosen}, {what}"

@@ -261,12 +261,3 @@ def test_two_forward_passes_before_a_backward_pass(build: Any, batch: dict[str, 
         model(**batch)
     del output
     model(**batch)
-
-
-def test_heads_that_come_back_are_told(build: Any, caplog: pytest.LogCaptureFixture) -> None:
-    model = build(*KEPT)
-    randomise(model)
-    build("--heads-to-keep", 5).load_state_dict(model.state_dict())
-    assert "come back" not in caplog.text
-    build().load_state_dict(model.state_dict())
-    assert "keeps 5 of 12 heads, but this model all of them: those that were removed come back" in caplog.text

@@ -80,7 +80,10 @@ def test_a_resumed_run_equals_one_straight_through(flags: list, tiny_data: Path,
         ),
         (["--cooldown-updates", 2, "--pruning-warmup-updates", 2], ["give --cooldown-updates 1, about 30% of the upd"]),
         (["--cooldown-updates", 9, "--ffn-units-to-keep", 7], ["update 9", "update 9, from which on the feed-forward"]),
-        (["--head-selection", "gumbel"], []),  # which is never fixed
+        (["--head-selection", "gumbel"], ["update 10000, from which on the temperature and the number of heads no"]),
+        (["--head-selection", "gumbel", "--cooldown-updates", 2], []),
+        (["--head-selection", "hard_concrete"], []),
+        (["--head-selection", "hard_concrete", "--heads-to-keep-updates", 9], ["update 9, from which on the temp"]),
     ],
 )
 def test_a_training_that_ends_before_its_heads_are_fixed_warns(
@@ -90,6 +93,48 @@ def test_a_training_that_ends_before_its_heads_are_fixed_warns(
     found = [text for text in caplog.messages if "--max-update 3 ends this training before" in text]
     assert len(found) == len(warned), found
     assert all(part in text for part, text in zip(warned, found, strict=True)), found
+
+
+def test_what_may_end_a_training_earlier(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    flags = ["--cpu", "--heads-to-keep", 6, "--patience", 3, "--stop-time-hours", 2.5, "--max-epoch", 2]
+    inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 0)
+    for told in ("--max-epoch 2 ends", "--patience 3 may end", "--stop-time-hours 2.5 may end"):
+        assert f"{told} this training before update 10000, from which on the heads are fixed" in caplog.text
+
+
+def test_options_without_a_budget_are_told(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    flags = ["--cpu", "--max-update", 1, "--head-selection", "gumbel", "--cooldown-updates", 9]
+    inprocess.train(tiny_data, tmp_path / "none", *flags)
+    assert "nothing is pruned, so these options change nothing: --head-selection, --cooldown-upda" in caplog.text
+    caplog.clear()
+    inprocess.train(tiny_data, tmp_path / "all", *flags, "--heads-to-keep", 12)
+    assert "change nothing" not in caplog.text
+
+
+def test_a_training_does_not_go_on_with_other_heads(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    flags = ["--cpu", "--cooldown-updates", 2]
+    inprocess.train(tiny_data, tmp_path, *flags, "--heads-to-keep", 6, "--max-update", 3)
+    before = (tmp_path / "checkpoint_best.pt").read_bytes()
+    for more in (["--max-update", 3], ["--max-update", 6]):
+        with pytest.raises(
+            UserError, match=r"--heads-to-keep is 1, but this training began with 6 .*: give that to go"
+        ):
+            inprocess.train(tiny_data, tmp_path, *flags, "--heads-to-keep", 1, *more)
+    assert (tmp_path / "checkpoint_best.pt").read_bytes() == before
+    inprocess.train(tiny_data, tmp_path, *flags, "--heads-to-keep", 6, "--pruning-lr", 0.1, "--max-update", 6)
+    assert "--pruning-lr was 0.2 in this training so far, and is 0.1 from here on" in caplog.text
+
+
+@pytest.mark.parametrize("budget", [[], ["--heads-to-keep", 4]])
+def test_heads_that_come_back_are_told(
+    budget: list, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = ["--cpu", "--cooldown-updates", 2, "--max-update", 3]
+    inprocess.train(tiny_data, tmp_path / "six", *flags, "--heads-to-keep", 6)
+    assert "are there again" not in caplog.text
+    start = tmp_path / "six/checkpoint_last.pt"
+    inprocess.train(tiny_data, tmp_path / "on", *flags, *budget, "--finetune-from-model", start)
+    assert "keeps 6 of 12 heads, but in this training all of them are there again: to keep these, give" in caplog.text
 
 
 @pytest.mark.parametrize(
