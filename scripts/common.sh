@@ -1,5 +1,5 @@
-# Shared by the scripts beside it: `source "$(dirname "$0")/common.sh"`. Stops at the first error, knows the root of the
-# repository, and finds a Python with this package in it:
+# Shared by the scripts beside it: `source "$(dirname "$(readlink -f "$0")")/common.sh"`. Stops at the first error, knows
+# the root of the repository, and finds a Python with this package in it:
 #
 #   find_python    sets PYTHON: the caller's $PYTHON if set, else that of an active environment (venv or conda) with this
 #                  package, else that of the repository's own .venv, made when it is not there
@@ -12,7 +12,7 @@
 
 set -euo pipefail
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ROOT=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 # glibc gives large blocks back to the system and asks for them again at every operation: on the CPU a training update
 # takes 1.4 times as long for it (docs/results/history.md).
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}

@@ -3,7 +3,7 @@
 # `fairseq-dsp evaluate`, where all the work and all the help is.
 #   scripts/evaluate.sh runs/joint/checkpoint_best.pt --data data/multi30k
 #   scripts/evaluate.sh --help
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 find_python
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 exec "$PYTHON" -m fairseq_dsp.cli evaluate "$@"

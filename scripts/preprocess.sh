@@ -12,7 +12,7 @@
 # Run again after an interruption, it goes on from the last finished stage; when all is done, it does nothing.
 # data-prep/README.md tells what OUT holds then, and where the corpora come from.
 
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 one_thread
 
 case ${1:-} in

@@ -3,7 +3,7 @@
 # a thin wrapper of `fairseq-dsp prune`, where all the work and all the help is.
 #   scripts/prune.sh CHECKPOINT DATA OUT --heads-to-keep K [K …] [options of fairseq-train]
 #   scripts/prune.sh --help
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 find_python
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 exec "$PYTHON" -m fairseq_dsp.cli prune "$@"

@@ -3,7 +3,7 @@
 # `fairseq-dsp sweep`, where all the work and all the help is.
 #   scripts/sweep.sh scripts/studies/quickstart.yaml
 #   scripts/sweep.sh --help
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 one_thread
 find_python
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"

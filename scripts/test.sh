@@ -10,7 +10,7 @@
 # ../shared/data, and are skipped where there are none; so are tests that need a GPU.
 # Proofs that take longer: tests/long/.
 
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 help_if_asked "$@"
 

@@ -23,9 +23,10 @@ selection gumbel), --head-selection simple|gumbel|ste|hard_concrete|fixed, --pru
 Without a GPU the training uses all cores; OMP_NUM_THREADS=N gives it N.
 
 examples:
-  scripts/train.sh data/multi30k runs/base --arch transformer_dsp_iwslt_de_en --share-all-embeddings --max-epoch 15
-  scripts/train.sh data/multi30k runs/k36 --arch transformer_dsp_iwslt_de_en --share-all-embeddings --max-epoch 15 \
-      --heads-to-keep 36 --cooldown-updates 600
+  scripts/train.sh data/multi30k runs/base --arch transformer_dsp_iwslt_de_en --share-all-embeddings \
+      --warmup-updates 600 --max-update 3000
+  scripts/train.sh data/multi30k runs/k36 --arch transformer_dsp_iwslt_de_en --share-all-embeddings \
+      --warmup-updates 600 --max-update 3000 --heads-to-keep 36 --cooldown-updates 900
 HELP
 }
 
@@ -74,24 +75,22 @@ case "$(last --lr-scheduler inverse_sqrt "$@")" in
     *) recipe=("${recipe[@]/ --warmup-updates 4000/}") ;;
 esac
 
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 find_python
-if [ ! -f "$data/prepare.json" ] && [ -f "$data/../prepare.json" ]; then
-    data=$data/.. # DATA/data-bin is taken for DATA, as prune does
-fi
-if [ ! -f "$data/prepare.json" ]; then
-    echo "error: $data holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh" >&2
-    exit 1
-fi
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 if [[ "$data" == *:* ]]; then
     echo "error: the path $data has a colon, at which fairseq-train splits lists of data folders: move or link it" >&2
     exit 1
 fi
-summary=$("$PYTHON" - "$data/prepare.json" <<'PY'
+summary=$("$PYTHON" - "$data" <<'PY'
 import json, os, sys
-folder = os.path.dirname(sys.argv[1])
+from fairseq_dsp.corpus import folder_of  # DATA/data-bin is taken for DATA, as prune does
+folder = str(folder_of(sys.argv[1]))
+path = os.path.join(folder, "prepare.json")
+if not os.path.isfile(path):
+    sys.exit(f"error: {folder} holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh")
 try:
-    with open(sys.argv[1], encoding="utf-8") as file:
+    with open(path, encoding="utf-8") as file:
         summary = json.load(file)
     if summary.get("task") == "sentence_prediction":
         sys.exit(
@@ -100,16 +99,15 @@ try:
         )
     summary["source_lang"], summary["target_lang"], summary["data_bin"]
 except (OSError, ValueError, LookupError, AttributeError) as error:
-    sys.exit(f"error: {sys.argv[1]} cannot be read ({error}): run scripts/preprocess.sh again")
+    sys.exit(f"error: {path} cannot be read ({error}): run scripts/preprocess.sh again")
 data = [os.path.join(folder, name) for name in summary.get("data_bins", [summary["data_bin"]])]
 missing = [path for path in data if not os.path.isdir(path)]
 if missing:
-    sys.exit(f"error: {missing[0]} is missing, but {sys.argv[1]} names it: run scripts/preprocess.sh again")
+    sys.exit(f"error: {missing[0]} is missing, but {path} names it: run scripts/preprocess.sh again")
 print(summary["source_lang"], summary["target_lang"], ":".join(data))
 PY
 )
 read -r source_lang target_lang data_bins <<<"$summary"
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 # imported before fairseq, this package keeps what fairseq says of itself from the screen
 start='import runpy, fairseq_dsp; runpy.run_module("fairseq_cli.train", run_name="__main__", alter_sys=True)'
 exec "$PYTHON" -c "$start" "$data_bins" --user-dir "$ROOT/fairseq_dsp" --save-dir "$save_dir" \

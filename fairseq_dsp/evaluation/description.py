@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..model import PruningConfig
+from ..model.dictionaries import check_direction
 from ..model.labels import check_fine_tuned
 from ..model.pruning_options import flag
 from ..model.units import count_parameters
@@ -88,4 +89,5 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
         check_fine_tuned(state, checkpoint)
     else:
         check_task(state, checkpoint)
+        check_direction(state, checkpoint, data.languages)
     return {"parameters": count_parameters(state["model"]), **heads}

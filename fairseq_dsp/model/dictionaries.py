@@ -35,6 +35,22 @@ def tie(model: nn.Module) -> None:
     model.register_load_state_dict_pre_hook(_compare)
 
 
+def check_direction(state: Mapping[str, Any], path: str, languages: tuple[str | None, str | None]) -> None:
+    """Refuse a model that translates the other way round: where both languages have one dictionary, that is the same.
+
+    :param state: what fairseq loaded from the checkpoint *path*.
+    :param languages: the source's and the target's, of the data.
+    :raises UserError: if they are those of the model, swapped.
+    """
+    task = (state.get("cfg") or {}).get("task")
+    source, target = (getattr(task, f"{side}_lang", None) for side in ("source", "target"))
+    if source and target and source != target and (target, source) == languages:
+        raise UserError(
+            f"{path} translates from {source} into {target}, but the data is for a model from {target} into {source}: "
+            "give the model or the data of the same direction"
+        )
+
+
 def check(parameters: Mapping[str, Tensor], **dictionaries: Any) -> None:
     """Compare dictionaries with those that a model was trained with, as far as it tells.
 

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
     from fairseq import checkpoint_utils
 
     from ..evaluation.inputs import checkpoint_paths  # help needs none of their packages
+    from ..model.dictionaries import check_direction
     from ..removal.data_bin import check_task
     from .settings import is_done
 
@@ -79,7 +80,9 @@ def run(args: argparse.Namespace) -> None:
         made.check_trainable()
         models = checkpoint_paths(args.checkpoint)
         for path in models:
-            check_task(checkpoint_utils.load_checkpoint_to_cpu(path), path)
+            state = checkpoint_utils.load_checkpoint_to_cpu(path)
+            check_task(state, path)
+            check_direction(state, path, data.languages)
         settings = {
             "corpus": data.summary.get("corpus"),
             "input": data.summary.get("key", str(data.folder.absolute())),

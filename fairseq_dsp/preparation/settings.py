@@ -107,7 +107,7 @@ def is_done(space: Workspace, settings: dict[str, Any], keys: dict[str, str], fo
     """Whether all is there, the text that scoring reads too; other settings never silently replace a finished one."""
     path = space.out / SUMMARY
     there = read_json(path)
-    if path.exists() and (not isinstance(there, dict) or "settings" not in there):
+    if path.exists() and not (isinstance(there, dict) and isinstance(there.get("settings"), dict)):
         raise UserError(f"{path} was not written by fairseq-dsp prepare: choose another output folder")
     if not there:
         return False

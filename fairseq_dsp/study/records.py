@@ -25,6 +25,9 @@ RECORD = "run.json"
 UNKNOWN = "unknown"
 """The version of a record that does not say it."""
 
+OTHER_RUNS = "start", "teacher", "heads_of"
+"""Where the identity of a run has those of others: its record has them as what it needs."""
+
 _OWN = {"version", "needs", "resolved"}
 """What a record has beside a run's identity."""
 
@@ -76,7 +79,7 @@ def with_records(runs: Sequence[Run], options: Mapping[str, Mapping[str, dict[st
     made: dict[str, str] = {}
     found = []
     for run in runs:
-        record = {"version": __version__} | {k: v for k, v in run.identity.items() if k not in ("start", "teacher")}
+        record = {"version": __version__} | {k: v for k, v in run.identity.items() if k not in OTHER_RUNS}
         record |= {"needs": {name: made[name] for name in run.needs}, "resolved": dict(options[run.name])}
         record = json.loads(json.dumps(record))
         made[run.name] = _digest(record)
@@ -157,6 +160,11 @@ def _changed(run: Run) -> tuple[dict[str, Any] | None, Change | None]:
     :raises UserError: if the two must not be mixed.
     """
     there = _read(run)
+    if there is None and ((run.folder / RESULT).is_file() or _trained(run)):
+        raise UserError(
+            f"{run.folder} has no {RECORD}, which says what made the results in it: give another folder for the "
+            "results, or remove that one"
+        )
     change = there and _change(there, run)
     if not there or not change:
         return there, None
@@ -214,16 +222,16 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
                 training.append(f"other {name}")
             else:
                 training.append(f"{name} needed, now not" if name in needed else f"{name} not needed, now needed")
-        known = {"options", "recovery", "start", "teacher"}
+        known = {"options", "recovery", *OTHER_RUNS}
         if "score-heads" in there["resolved"]:
             known |= {"score_heads", "compensate"}  # steps of their own
     else:  # of a version that recorded the study alone
-        study = any((there.get(key) is None) != (ours[key] is None) for key in ("start", "teacher"))
+        study = any((there.get(key) is None) != (ours.get(key) is None) for key in OTHER_RUNS)
         for key in ("options", "recovery"):
             one, other = _underscored(there.get(key)), _underscored(ours[key])
             training += _differing_options(one, other, str(ours["checkpoint"]), {*one, *other})
-        training += [f"other {key}" for key in ("start", "teacher") if _needed(there.get(key)) != _needed(ours[key])]
-        known = {"options", "recovery", "start", "teacher"}
+        training += [f"other {key}" for key in OTHER_RUNS if _needed(there.get(key)) != _needed(ours.get(key))]
+        known = {"options", "recovery", *OTHER_RUNS}
     differing = _differing({key: value for key, value in there.items() if key not in _OWN}, ours)
     for key in differing:
         if key not in known:
@@ -232,7 +240,7 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
             (scoring if own else training).append(f"{key} {one}, now {other}")
     if not training and not (scoring and run.scored):
         return None
-    study |= any(key not in ("start", "teacher") for key in differing)
+    study |= any(key not in OTHER_RUNS for key in differing)
     return Change(tuple(training), tuple(scoring) if run.scored else (), study)
 
 
@@ -296,7 +304,7 @@ def _needed(identity: dict[str, Any] | None) -> dict[str, Any] | None:
     own = {key: value for key, value in identity.items() if key not in SCORING or key == "checkpoint"}
     for key in ("options", "recovery"):
         own[key] = _effective(_underscored(own.get(key)), str(own.get("checkpoint")))
-    return own | {key: _needed(own.get(key)) for key in ("start", "teacher")}
+    return own | {key: _needed(own.get(key)) for key in OTHER_RUNS}
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -60,13 +60,15 @@ def missing_steps(run: Run, stale: Container[str] = ()) -> list[Step]:
 
     :param stale: the names of steps that are to be done again.
     """
-    needed = set(run.wanted)
+    needed, again = set(run.wanted), set[str]()
     if not (run.folder / RESULT).is_file():
         needed |= set(run.steps[-1].products)
+        if run.scored:  # the result is removed to have it scored again
+            again.add(run.steps[-1].name)
     missing: list[Step] = []
     for step in reversed(run.steps):
-        own = needed.intersection(step.products)
-        if own and not (step.name not in stale and step.marker(run.folder).exists() and _there(own)):
+        own, done = needed.intersection(step.products), step.marker(run.folder).exists()
+        if own and (step.name in again or step.name in stale or not (done and _there(own))):
             missing.insert(0, step)
             needed |= set(step.inputs)
     return missing

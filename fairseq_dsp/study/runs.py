@@ -231,7 +231,7 @@ class _Maker:
             steps.append(self.commands.translations(model, folder / TRANSLATED))
         if score_heads is not None:
             assert heads is not None
-            steps.append(self.commands.score_heads(model, heads, chosen, score_heads))
+            steps.append(self.commands.score_heads(model, heads, chosen, score_heads, seed))
             kept = ["--kept-heads", str(chosen)]
             if method.compensate:
                 steps.append(self.commands.compensate(model, chosen, folder / FITTED))

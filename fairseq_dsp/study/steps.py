@@ -110,9 +110,14 @@ class Commands:
         command = (*_command(), "heads", str(model), "--format", "json", *kept)
         return Step(name, command, products=(chosen,), inputs=(model,), output=chosen)
 
-    def score_heads(self, model: Path, heads: int, chosen: Path, words: Sequence[str]) -> Step:
-        """Return what scores the heads of a model, and writes the best to the file *chosen*."""
+    def score_heads(self, model: Path, heads: int, chosen: Path, words: Sequence[str], seed: int) -> Step:
+        """Return what scores the heads of a model, and writes the best to the file *chosen*.
+
+        :param seed: of the sentences that are drawn, where all runs have the same model.
+        """
         command = (*_command(), "score-heads", str(model), "--data", str(self._data_bin), "--heads-to-keep", str(heads))
+        if self.study.trained:
+            command = (*command, "--seed", str(seed))
         return Step("score-heads", (*command, "--out", str(chosen), *words), products=(chosen,), inputs=(model,))
 
     def compensate(self, model: Path, chosen: Path, out: Path) -> Step:

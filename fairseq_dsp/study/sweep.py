@@ -271,8 +271,8 @@ def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
     }
     path, references = results / STUDY, results / REFERENCES
     if read_json(path) != json.loads(json.dumps(content)) or not references.exists():
+        write_json(path, content)  # the first file: it says whose folder this is
         write_text(references, "".join(line + "\n" for line in study.data.references(study.split)))
-        write_json(path, content)
 
 
 def slurm_jobs(study: Study, runs: Sequence[Run]) -> str:

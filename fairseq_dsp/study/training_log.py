@@ -47,7 +47,8 @@ def final_valid_loss(log: Path, checkpoint: str) -> float | None:
     curves = list(_trainings(text).values())
     losses = dict(curves[-1].get("valid_loss", [])) if curves else {}
     saved = _SAVED.findall(text)
-    saved = [(name, int(update)) for folder, name, update in saved if folder == saved[-1][0]]
+    last = saved and Path(saved[-1][0]).name  # the results may have been moved
+    saved = [(name, int(update)) for folder, name, update in saved if Path(folder).name == last]
     if saved and {name for name, _ in saved} <= {"best", "last"}:  # the best is the last, too
         updates = [update for name, update in saved if name == "best" or checkpoint == "last"]
         loss = losses.get(updates[-1], math.nan) if updates else math.nan
@@ -72,13 +73,18 @@ def training_seconds(log: Path, trainings: Sequence[Path]) -> float | None:
     calls = read_log(log).split("\n$ ")
     total = 0.0
     for folder in trainings:
-        own = [call for call in calls if f" --save-dir {folder} --seed " in call.partition("\n")[0]]
+        own = [call for call in calls if _saves_in(call) == folder.name]  # the results may have been moved
         took = _SECONDS.findall(own[0]) if len(own) == 1 else ()
         seconds = float(took[-1]) if took else _seconds_in(folder / "checkpoint_last.pt")
         if seconds is None:
             return None
         total += seconds
     return round(total, 1)
+
+
+def _saves_in(call: str) -> str | None:
+    training = _TRAINING.search(call.partition("\n")[0])
+    return training[1] if training else None
 
 
 def _seconds_in(checkpoint: Path) -> float | None:

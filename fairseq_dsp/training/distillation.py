@@ -17,7 +17,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 
 from ..errors import UserError
-from ..model.dictionaries import fitting
+from ..model.dictionaries import check_direction, fitting
 from ..model.flat_options import NO_FILES
 from ..wrapping import wrap
 
@@ -38,6 +38,8 @@ class Teacher:
         if not Path(path).is_file():
             raise UserError(f"--distill-from {path} is missing: give the checkpoint of a trained model")
         state = checkpoint_utils.load_checkpoint_to_cpu(path, NO_FILES)
+        languages = (getattr(task.cfg, "source_lang", None), getattr(task.cfg, "target_lang", None))
+        check_direction(state, f"--distill-from {path}", languages)
         state.pop("task_state", None)  # the training's own is another
         with _generators_untouched(), fitting(f"--distill-from {path}", "this training's data-bin"):
             # with --eval-bleu a task keeps a generator for the last model it built: the copy may keep this one

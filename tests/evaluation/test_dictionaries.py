@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import support
 import torch
 
 from fairseq_dsp.cli import main
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.model.dictionaries import check_direction
 
 Lines = list[str]
 CHANGES: dict[str, tuple[Callable[[Lines], Lines], str]] = {
@@ -179,3 +182,16 @@ def test_a_damaged_dictionary(content: bytes, trained: Path, prepared_copy: Call
     path = data / "data-bin/dict.yy.txt"
     path.write_bytes(content)
     assert f"{path} is no dictionary of fairseq's" in told(capsys, "evaluate", trained, "--data", data)
+
+
+def test_a_model_of_the_other_direction_is_refused():
+    """Where both languages have one dictionary, nothing else tells it."""
+    state = {"cfg": {"task": Namespace(source_lang="de", target_lang="en")}}
+    for languages in (("de", "en"), (None, None), ("de", "fr")):
+        check_direction(state, "model.pt", languages)
+    check_direction({"cfg": None}, "stock.pt", ("en", "de"))
+    told = (
+        "model.pt translates from de into en, but the data is for a model from en into de: give the model or the data"
+    )
+    with pytest.raises(UserError, match=told):
+        check_direction(state, "model.pt", ("en", "de"))

@@ -18,7 +18,7 @@ from fairseq_dsp.report import pages
 from fairseq_dsp.study.checks import check_runs
 from fairseq_dsp.study.records import begin, check_records
 from fairseq_dsp.study.results import read_results, summary_table
-from fairseq_dsp.study.runner import is_done
+from fairseq_dsp.study.runner import is_done, missing_steps
 from fairseq_dsp.study.runs import Run, expand
 from fairseq_dsp.study.study_file import read_study
 from fairseq_dsp.version import __version__
@@ -197,6 +197,25 @@ def test_a_study_is_mended_before_it_has_scores(results: Path, plan: Sweep) -> N
         {"valid-subset": "test", "validate-interval": 3}, checkpoint="last"
     )  # which the last does not see
     assert printed.count("fairseq_cli.train") == 2
+
+
+def test_without_its_record_a_run_is_nobodys(results: Path, plan: Sweep, methods: list[Any]) -> None:
+    (results / "runs/joint-k6-s1/run.json").unlink()
+    with pytest.raises(
+        UserError, match=r"joint-k6-s1 has no run.json, which says what made the results in it: give an"
+    ):
+        plan(methods=methods[:3])
+
+
+def test_a_result_that_is_removed_is_scored_again(results: Path, write_study: Callable[..., Path], methods: list[Any]):
+    """Whatever lies beside it; nothing is trained."""
+    (results / "runs/joint-k6-s1/result.json").unlink()
+    run = next(
+        run for run in expand(read_study(write_study(methods=methods[:3])), results) if run.name == "joint-k6-s1"
+    )
+    assert (run.folder / "scores.json").exists()
+    assert (run.folder / ".evaluate.done").exists()
+    assert [step.name for step in missing_steps(run)] == ["evaluate"]
 
 
 def test_what_is_stale_is_removed(results: Path, write_study: Callable[..., Path], methods: list[Any]) -> None:

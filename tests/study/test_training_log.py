@@ -45,6 +45,8 @@ def test_it_is_of_the_checkpoint_that_was_saved(tmp_path: Path) -> None:
                 f"x | Saved checkpoint /run/checkpoints/checkpoint_{name}.pt (epoch 1 @ {update} updates, score 1)\n"
             )
     assert (final_valid_loss(path, "best"), final_valid_loss(path, "last")) == (4.3, 4.4)
+    path.write_text(path.read_text().replace("/run/checkpoints/checkpoint_best", "/moved/checkpoints/checkpoint_best"))
+    assert final_valid_loss(path, "best") == 4.3
     with path.open("a") as file:  # this name does not say what else was saved
         file.write("x | Saved checkpoint /run/checkpoints/checkpoint_1_5.pt (epoch 1 @ 5 updates, score 1)\n")
     assert final_valid_loss(path, "best") is None
@@ -70,3 +72,6 @@ def test_an_interrupted_training_took_as_long_as_its_checkpoint_says(tmp_path: P
     path.write_text("\n".join(["", calls[1], "x", ""]))  # killed between its end and the word of it
     assert training_seconds(path, folders[1:]) == 100
     assert training_seconds(path, []) == 0
+    moved = calls[1].replace(str(tmp_path), "/elsewhere")  # where it began
+    path.write_text("\n".join(["", moved, "x", "", calls[1], end, ""]))
+    assert training_seconds(path, folders[1:]) == 160.5
