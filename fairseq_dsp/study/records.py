@@ -160,7 +160,7 @@ def _changed(run: Run) -> tuple[dict[str, Any] | None, Change | None]:
     :raises UserError: if the two must not be mixed.
     """
     there = _read(run)
-    if there is None and ((run.folder / RESULT).is_file() or _trained(run)):
+    if there is None and run.record and ((run.folder / RESULT).is_file() or _trained(run)):
         raise UserError(
             f"{run.folder} has no {RECORD}, which says what made the results in it: give another folder for the "
             "results, or remove that one"
