@@ -117,7 +117,6 @@ def is_done(space: Workspace, settings: dict[str, Any], keys: dict[str, str], fo
                 f"{space.out} was prepared with other settings ({_differences(there['settings'], settings)}), and "
                 "models may have been trained on it: choose another output folder, or give --force to replace it"
             )
-        path.unlink()  # from here on it is not finished any more
         return False
     stages = keys | {name: keys["data-bin"] + name for name in there.get("data_bins", ["data-bin"])[1:]}
     return all(space.finished(stage, key) for stage, key in stages.items())

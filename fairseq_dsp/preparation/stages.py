@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..corpus import SUMMARY
 from ..errors import UserError
 from ..files import TEMPORARY, read_json, write_json
 from .workers import held
@@ -162,6 +163,7 @@ class Workspace:
         self.reports[name] = make(partial)
         files = {str(path.relative_to(partial)): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
         write_json(partial / STAMP, {"key": key, "files": files, "report": self.reports[name]})
+        (self.out / SUMMARY).unlink(missing_ok=True)  # from here on it is not finished any more
         if folder.exists():
             self._remove(name)
         partial.rename(folder)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import write_text
-from ..study.packed_results import pack
+from ..study.packed_results import pack, unpack
 from ..study.results import read_results, summary_table
 from .pages import write_report
 
@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
     results = read_results(args.results)
     if not results.runs:
         raise UserError(f"{args.results} has no finished run yet: run fairseq-dsp sweep first")
+    if args.pack and args.pack.is_file():
+        unpack(args.pack)  # raises if it is somebody's file
     beside = (
         args.results.with_name(f"{args.results.stem}-report") if args.results.is_file() else args.results / "report"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -50,6 +52,23 @@ class Local:
             if number is not None and number < 1:
                 raise UserError(f"--{name} is {number}, but it must be 1 or more")
         return Local(jobs, cores or max(1, available // jobs), tuple(gpus))
+
+    def check_gpus(self) -> None:
+        """Hold the GPUs against what torch can use of them: with a name that it does not know it takes the CPU.
+
+        :raises UserError: if it cannot use as many.
+        """
+        names = list(dict.fromkeys(self.gpus))
+        if not names:
+            return
+        command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(names)}
+        found = subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip()
+        if found != str(len(names)):
+            raise UserError(
+                f"--gpus {','.join(names)} names {len(names)} GPU{'s' * (len(names) > 1)}, but torch can use "
+                f"{found or 'none'} of them: give those that nvidia-smi -L lists, or --gpus '' for none"
+            )
 
     def environment(self, slot: int) -> dict[str, str]:
         """The variables for the commands of a job: its threads and its GPU, or none.

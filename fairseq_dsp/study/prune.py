@@ -159,7 +159,7 @@ def run(args: argparse.Namespace) -> None:
         "touch-up": args.touch_up,
     }  # fmt: skip
     options = _recorded(out, asked) or _options(model, data, trainings, given)
-    kept = [f"{share:g} of the {SHARES[name]} of its units" for name, share in shares]
+    kept = [f"{share:.12g} of the {SHARES[name]} of its units" for name, share in shares]
     kept += [f"{' and '.join(map(str, heads))} of its {model.heads} heads"] if heads else []
     study = Study(
         name="prune",

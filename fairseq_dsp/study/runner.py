@@ -240,7 +240,7 @@ def _result(run: Run) -> dict[str, Any]:
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{path} cannot be read ({error}): remove it and give the same command again") from error
         result["scores"] = scores
-        if share := [f"{run_options[name]:g} of the {what}" for name, what in SHARES.items() if name in run_options]:
+        if share := [f"{run_options[name]:.12g} of the {what}" for name, what in SHARES.items() if name in run_options]:
             result["share"] = share[0]
     trainings = [step.checkpoints for step in run.steps if step.checkpoints]
     result["training_seconds"] = training_seconds(run.folder / LOG, trainings)

@@ -196,6 +196,7 @@ def do_runs(runs: Sequence[Run], results: Path, study: Study, local: Local, *, s
             folder = (results / "slurm").absolute()
             run_on_slurm(missing, study.slurm, folder, done=done, tick=tick, failed=failed, say=say)
         else:
+            local.check_gpus()
             run_locally(missing, local, done=done, tick=tick, failed=failed, say=say)
         tick()
     return failures

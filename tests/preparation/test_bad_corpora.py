@@ -149,6 +149,16 @@ def test_a_stage_on_another_disk_is_replaced(raw: Path, tmp_path: Path) -> None:
     assert not list(out.glob(".*"))
 
 
+def test_an_impossible_change_leaves_what_was_there(raw: Path, tmp_path: Path) -> None:
+    command = ("multi30k", tmp_path / "out", "--raw-dir", raw, "--vocab-size")
+    preparing.prepare(*command, 60)
+    before = (tmp_path / "out/prepare.json").read_bytes()
+    done = preparing.prepare(*command, 100_000, "--force", check=False)
+    assert "does not fit" in preparing.the_sentence(done)
+    assert (tmp_path / "out/prepare.json").read_bytes() == before
+    assert "nothing to do" in preparing.prepare(*command, 60).stdout
+
+
 def test_text_of_single_characters_has_nothing_to_merge(tmp_path: Path) -> None:
     text = [" ".join(f"{number:b}") for number in range(256, 376)]
     paths = [preparing.write(tmp_path / f"t.{x}", text) for x in ("de", "en")]

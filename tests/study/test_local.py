@@ -89,3 +89,11 @@ def test_a_job_sees_the_gpu_that_it_was_given(monkeypatch: pytest.MonkeyPatch):
     environment = support.environment(**Local.of(None, 1, None).environment(1))
     done = subprocess.run([sys.executable, "-c", SEEN], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", name.removeprefix("GPU-")]
+
+
+def test_gpus_that_torch_cannot_use_are_refused():
+    """It would train on the CPU without a word."""
+    unknown = str(torch.cuda.device_count() + 7)
+    with pytest.raises(UserError, match=rf"--gpus {unknown} names 1 GPU, but torch can use 0 of them: give those that"):
+        Local.of(1, 1, [unknown]).check_gpus()
+    Local.of(1, 1, []).check_gpus()

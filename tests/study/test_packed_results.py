@@ -103,3 +103,12 @@ def test_another_file(change: Callable[[Any], Any], reason: str, made_up: Result
     with pytest.raises(UserError, match="is not what fairseq-dsp report --pack writes") as error:
         read_results(packed)
     assert reason in str(error.value)
+
+
+def test_somebodys_file_is_not_overwritten(made_up: Results, tmp_path: Path) -> None:
+    study, mine = made_up.folder / "study.json", tmp_path / "packed.json"
+    before = study.read_text()
+    assert main(["report", str(made_up.folder), "--out", str(tmp_path / "report"), "--pack", str(study)]) == 1
+    assert study.read_text() == before
+    for _ in range(2):  # what is its own is written again
+        assert main(["report", str(made_up.folder), "--out", str(tmp_path / "report"), "--pack", str(mine)]) == 0
