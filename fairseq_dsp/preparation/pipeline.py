@@ -225,7 +225,6 @@ class _Work:
         source, target = corpus.languages
         tests = corpus.splits()[2:]
         scored = ["valid", *tests] if (self.raw / f"valid.{target}").is_file() else tests  # IWSLT'14 has none
-        packages = {"sentencepiece": "sentencepiece", "subword-nmt": "subword-nmt"}[options.bpe]
         of_text = self.space.reports["tokenised" if corpus.write_tokenised else "raw"]
         of_bpe = self.space.reports["bpe"]
         return {
@@ -254,7 +253,7 @@ class _Work:
             "dictionary_sizes": {
                 language: len(read_dictionary(self.data_bin / f"dict.{language}.txt")) for language in corpus.languages
             },
-            "versions": {package: version(package) for package in (packages, "sacremoses", "ve-fairseq")},
+            "versions": {package: version(package) for package in (options.bpe, "sacremoses", "ve-fairseq")},
             "settings": settings,
             "key": self.keys["data-bin"],
         }

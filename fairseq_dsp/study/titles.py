@@ -74,8 +74,6 @@ def _default(method: Method, recipe: Options) -> str:
     title = METHODS[method.method]
     selection = {**recipe, **method.options}.get("head-selection", "simple")
     if selection != "simple" and _SELECTIONS["simple"] in title:
-        title = title.removesuffix(" (default)").replace(
-            _SELECTIONS["simple"], _SELECTIONS.get(str(selection), str(selection))
-        )
+        title = title.replace(_SELECTIONS["simple"], _SELECTIONS.get(str(selection), str(selection)))
     title += ", output projections fitted" if method.compensate else ""
     return title + (", distilled" if method.distill else "") + (", recovered" if method.recovery is not None else "")
