@@ -233,9 +233,10 @@ def test_hard_concrete_holds_the_expectation_at_the_budget(k: int, spread: float
     assert gradient.isfinite().all()
 
 
-def test_hard_concrete_is_not_annealed():
+def test_selections_that_are_not_annealed():
     assert make("hard_concrete").temperature(5) == make("hard_concrete").temperature(99) == 0.33
-    assert make("ste").temperature(5) > make("ste").temperature(99)
+    assert make("ste").temperature(5) == make("ste").temperature(99) == 1
+    assert make("gumbel").temperature(5) > make("gumbel").temperature(99)
 
 
 def test_holding_the_expectation_is_a_penalty_that_balances_the_loss():
