@@ -86,7 +86,7 @@ def head_maps(results: Results, label: str) -> Figure:
     widths = [sizes.get(of_type) or _width(every, kind, of_type) for kind, of_type in types]
     layers = [len(_layers(every[0], kind, of_type)) for kind, of_type in types]
     cell = min(0.26, 6 / (len(rows) * max(widths)))
-    heights = [max(0.8, cell * number) for number in layers]  # the name of a type takes 0.8 inch
+    heights = [max(1.0, cell * number) for number in layers]  # the name of a type takes an inch
     figure = Figure(figsize=(7.5, 1.4 + sum(heights)), layout="constrained")
     grid = figure.subplots(len(types), len(rows), squeeze=False, height_ratios=heights)
     for i, ((kind, of_type), width) in enumerate(zip(types, widths, strict=True)):
@@ -106,7 +106,7 @@ def head_maps(results: Results, label: str) -> Figure:
             count = statistics.fmean(sum(map(len, one)) for one in kept)
             axes.set_title((f"K = {row.heads}\n" if i == 0 else "") + f"{round(count, 1):g} kept", fontsize=9)
             if j == 0:
-                axes.set_ylabel(f"{kind.titles[of_type]}\nlayer", fontsize=9)
+                axes.set_ylabel("\n".join([*kind.titles[of_type].split(), "layer"]), fontsize=9)
     return figure
 
 
