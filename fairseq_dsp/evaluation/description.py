@@ -9,8 +9,8 @@ from typing import Any
 from ..errors import UserError
 from ..model import PruningConfig
 from ..model.dictionaries import check_direction
+from ..model.kinds import flag
 from ..model.labels import check_fine_tuned
-from ..model.pruning_options import flag
 from ..model.units import count_parameters
 from .prepared import PreparedData
 

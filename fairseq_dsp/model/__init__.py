@@ -1,6 +1,7 @@
 """Models with a gate on every attention head or feed-forward unit: the Transformer, RoBERTa."""
 
 from .attention import PrunableAttention
+from .attention_heads import HEADS, TYPES
 from .feed_forward import FFN
 from .kinds import KINDS, Kind, UnitModule
 from .plan import PruningPlan
@@ -10,7 +11,7 @@ from .pruning_options import PruningConfig, with_heads
 from .roberta import PrunableRoberta
 from .sets import HeadSet, UnitSet
 from .transformer import PrunableTransformer
-from .units import HEADS, TYPES, modules_of
+from .units import modules_of
 
 __all__ = [
     "FFN",

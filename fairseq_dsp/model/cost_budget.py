@@ -27,9 +27,9 @@ from ..subset.device import beside
 from ..subset.price import Group, Numbers, find_price, in_order, numbers_at, sigmoid, whole_numbers
 from ..subset.topk import check_vector
 from .gates import UnitChoice
-from .kinds import COSTS, KINDS, UnitModule
+from .kinds import COSTS, KINDS, UnitModule, flag
 from .plan import PruningPlan
-from .pruning_options import PruningConfig, flag
+from .pruning_options import PruningConfig
 from .units import modules_by, ranges, shape_of
 
 LEFT_OVER = 0.005

@@ -1,40 +1,57 @@
 """Feed-forward units: neighbouring hidden neurons of a layer as a kind of prunable units.
 
 A unit is rows of ``fc1`` and its bias, and the columns of ``fc2`` that read them; ``fc2``'s bias stays. Both remain the
-linear layers that fairseq built, hooks included.
+linear layers that fairseq built, hooks included. fairseq reads the types of options at run time and knows
+``Optional[X]`` only, hence no postponed annotations here.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Container, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Optional
 
 import torch.nn.functional as F
+from fairseq.dataclass import FairseqDataclass
 from torch import Tensor, nn
 
 from .gates import scale_columns
 from .kinds import Kind, UnitModule, register
-from .sets import HeadSet
+from .sets import given
 
 SHARE = 16
 """A layer has so many units by default."""
 
 
+@dataclass
+class FeedForwardOptions(FairseqDataclass):
+    """How many feed-forward units stay; each field is a flag of the same name with dashes."""
+
+    ffn_units_to_keep: Optional[int] = field(
+        default=None,
+        metadata={"help": "F: feed-forward units kept in all, of encoder and decoder (default: all, no pruning)"},
+    )
+    ffn_unit_width: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "number of neighbouring hidden neurons in a unit (default: a sixteenth of the layer, or of the "
+            "greatest common divisor of layers of two sizes)"
+        },
+    )
+
+
 class _FeedForwardUnits(Kind):
     def is_chosen(self, options: Any) -> bool:
-        asked = super().is_chosen(options) or self.option(options, "to_keep") is not None
-        return asked or _given_width(options) is not None
+        return super().is_chosen(options) or given(options, self) is not None
 
     def unit_width(self, options: Any) -> int:
         sizes = {side: getattr(options, f"{side}_ffn_embed_dim", None) for side in ("encoder", "decoder")}
-        given, width = _given_width(options), self.option(options, "width")
-        if given is not None and width not in (None, given):
+        units, width = given(options, self), self.option(options, "width")
+        if units is not None and width not in (None, units.width):
             raise ValueError(
-                f"--ffn-unit-width is {width}, but the units of --kept-heads are {given} neurons wide: leave the width "
-                "out"
+                f"--ffn-unit-width is {width}, but the units of --kept-heads are {units.width} neurons wide: leave the "
+                "width out"
             )
-        width = width or given
+        width = width or (None if units is None else units.width)
         if width is None:
             common = math.gcd(*filter(None, sizes.values()))
             if common % SHARE:
@@ -79,7 +96,7 @@ FFN = register(
 
 
 def _module(
-    kind: str, layer: int, name: str, outside: int, inside: int, width: int, module: FeedForward | None = None
+    kind: str, layer: int, name: str, outside: int, inside: int, width: int, module: "FeedForward | None" = None
 ) -> UnitModule:
     parameters: dict[str, tuple[int, tuple[int, ...]]] = {
         "fc1.weight": (0, (inside, outside)),
@@ -87,13 +104,6 @@ def _module(
         "fc2.weight": (1, (outside, inside)),
     }
     return UnitModule(FFN, kind, layer, name, inside // width, width, parameters, module)
-
-
-def _given_width(options: Any) -> int | None:
-    """Return the width of the units in the set of ``--kept-heads``, None without one."""
-    file = getattr(options, "kept_heads", None)
-    given = HeadSet.read(file).set_of(FFN) if file else None
-    return None if given is None else given.width
 
 
 class FeedForward:

@@ -75,6 +75,32 @@ class Kind(ABC):
         """Whether an option, not the shape of the model, says how wide a unit is."""
         return "width" in self.options
 
+    @property
+    def choice(self) -> tuple[str, ...]:
+        """The options that say how many of its units stay, and of which."""
+        others = ("width", "module_penalty", "l0_penalty")
+        roles = (name for role, name in self.options.items() if role not in others)
+        return (*roles, *self.budgets.values(), *self.floors.values())
+
+    def has_budget(self, options: Any) -> bool:
+        """Whether a number of its units to keep is given."""
+        names = (self.options["to_keep"], *self.budgets.values())
+        return any(getattr(options, name) is not None for name in names)
+
+    def check(self, options: Any) -> None:
+        """Raise a ``ValueError`` for options about its units that make no sense together, whatever the model."""
+        width = self.option(options, "width")
+        if width is None:
+            return
+        if width < 1:
+            raise ValueError(f"{flag(self.options['width'])} is {width}, but it must be 1 or more")
+        costs = any(getattr(options, name) is not None for name in COSTS)
+        if not (costs or self.has_budget(options) or options.kept_heads):
+            raise ValueError(
+                f"{flag(self.options['width'])} {width} is about {self.units}, but none are chosen: leave it out, or "
+                f"give {flag(self.options['to_keep'])}"
+            )
+
     def default_floor(self, kind: str, total: int, *, trained: bool = False) -> int:
         """The least number of units of a type in a budget of *total*, for a selection that chooses early.
 
@@ -84,7 +110,7 @@ class Kind(ABC):
 
     def is_chosen(self, options: Any) -> bool:
         """Whether a model of these options has a choice of such units, even if it is of all of them."""
-        return any(getattr(options, name, None) is not None for name in COSTS)
+        return any(getattr(options, name, None) is not None for name in (*COSTS, self.options["to_keep"]))
 
     def unit_flops(self, module: UnitModule, source: int, steps: int, beam: int) -> int:
         """Return the floating-point operations of one unit's matrix products in translating a sentence.
@@ -113,6 +139,11 @@ class Kind(ABC):
     @abstractmethod
     def find(self, kind: str, layer: int, name: str, names: Container[str], options: Any) -> UnitModule | None:
         """Return the description of a module of a checkpoint with parameters of these names, None if it has none."""
+
+
+def flag(name: str) -> str:
+    """Return the command-line flag of an option."""
+    return "--" + name.replace("_", "-")
 
 
 KINDS: dict[str, Kind] = {}

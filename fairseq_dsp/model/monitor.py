@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..subset import GRADIENT_BOUND
 from ..subset.device import beside
+from .attention_heads import HEADS
 from .kinds import Kind, UnitModule
-from .units import HEADS
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ..subset import SELECTIONS, Annealing, Budget, Draw, shrink
+from .attention_heads import HEADS
 from .drawn_numbers import Range
 from .gates import ALL, CHOOSING, FIXED
-from .kinds import KINDS, Kind
-from .pruning_options import PruningConfig, flag
+from .kinds import KINDS, Kind, flag
+from .pruning_options import PruningConfig
 from .sets import HeadSet
 from .uniform import uniform_counts
-from .units import HEADS, ranges
+from .units import ranges
 
 
 class PruningPlan:
@@ -216,7 +217,7 @@ class PruningPlan:
             )
         with torch.no_grad():
             budget = budget or (self.budget if total is None else self.budget_of(total))
-            asked = total is not None or self.config.has_budget_of(self.kind)
+            asked = total is not None or self.kind.has_budget(self.config)
             if budget.keeps_all and self.selection.learns and (asked or not self.penalised):
                 return torch.ones_like(importance)
             return self.selection.keep(importance, budget)

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import dictionaries
+from .attention_heads import HEADS
 from .cost_budget import CostBudget, KindOfBudget
 from .encoder import PrunableEncoder
 from .flat_options import IN_FORCE, flatten, in_force, model_namespace
-from .kinds import COSTS, KINDS
+from .kinds import COSTS, KINDS, flag
 from .pruner import UnitPruner
-from .pruning_options import PruningConfig, flag
+from .pruning_options import PruningConfig
 from .sets import HeadSet
-from .units import HEADS, Architecture, modules_in, modules_of, shape_of
+from .units import Architecture, modules_in, modules_of, shape_of
 
 _WITHOUT_GATES = {
     "quant_noise_scalar": "puts other layers in place of those whose heads have gates",

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..subset.device import beside
 from .attention import PrunableAttention
+from .attention_heads import HEADS
 from .cost_budget import KindOfBudget
 from .entering import Entering, Gates, Graph, KeptParts, NoGradient, ScaledColumns, enter
 from .gates import ALL, CHOOSING, FIXED, UnitChoice, open_modules, to_columns
-from .kinds import GatedModule, Kind, UnitModule
+from .kinds import GatedModule, Kind, UnitModule, flag
 from .monitor import GradientMonitor, UnitCounter
 from .plan import PruningPlan
-from .pruning_options import PruningConfig, flag
+from .pruning_options import PruningConfig
 from .sets import HeadSet, UnitSet
-from .units import HEADS, modules_of, shape_of
+from .units import modules_of, shape_of
 
 
 class UnitPruner:

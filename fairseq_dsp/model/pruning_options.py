@@ -7,72 +7,18 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 
 from ..subset import HINT, SELECTIONS
-from .kinds import COSTS, KINDS, Kind
-from .units import HEADS
+from .attention_heads import HEADS, HeadOptions
+from .feed_forward import FeedForwardOptions
+from .kinds import COSTS, KINDS, flag
 
 
 @dataclass
-class PruningConfig(FairseqDataclass):
-    """How a model's heads and feed-forward units are pruned; each field is a flag of the same name with dashes."""
+class PruningConfig(FeedForwardOptions, HeadOptions):
+    """How a model's units are pruned, of all kinds; each field is a flag of the same name with dashes."""
 
-    heads_to_keep: Optional[int] = field(
-        default=None,
-        metadata={"help": "K: heads kept in all, over all attention types (default: all, no pruning)"},
-    )
-    encoder_heads_to_keep: Optional[int] = field(
-        default=None, metadata={"help": "encoder self-attention heads kept, instead of one budget for all types"}
-    )
-    cross_heads_to_keep: Optional[int] = field(
-        default=None, metadata={"help": "cross-attention heads kept, instead of one budget for all types"}
-    )
-    decoder_heads_to_keep: Optional[int] = field(
-        default=None, metadata={"help": "decoder self-attention heads kept, instead of one budget for all types"}
-    )
-    min_heads_per_module: int = field(default=0, metadata={"help": "minimum number of heads in each module"})
-    min_cross_heads: Optional[int] = field(
-        default=None,
-        metadata={"help": "minimum number of cross-attention heads (default: 1 with simple, 0 otherwise)"},
-    )
-    min_encoder_heads: Optional[int] = field(
-        default=None,
-        metadata={"help": "minimum number of encoder self-attention heads (default: K/9 with simple, 0 otherwise)"},
-    )
-    min_decoder_heads: Optional[int] = field(
-        default=None, metadata={"help": "minimum number of decoder self-attention heads (default: 0)"}
-    )
-    uniform_heads: bool = field(
-        default=False,
-        metadata={"help": "the same number of heads in all modules of a stack: CTranslate2 needs no padding then"},
-    )
-    heads_to_keep_start: Optional[int] = field(
-        default=None,
-        metadata={"help": "number of heads from which the budget shrinks to --heads-to-keep (default: all)"},
-    )
-    heads_to_keep_updates: Optional[int] = field(
-        default=None,
-        metadata={"help": "updates over which the budget shrinks; that of feed-forward units starts from all"},
-    )
-    heads_to_keep_low: Optional[int] = field(
-        default=None,
-        metadata={"help": "train one model for every number of heads from this one on: each update draws it"},
-    )
-    heads_to_keep_high: Optional[int] = field(
-        default=None, metadata={"help": "to this one; validation keeps so many, or --heads-to-keep within the range"}
-    )
-    ffn_units_to_keep: Optional[int] = field(
-        default=None,
-        metadata={"help": "F: feed-forward units kept in all, of encoder and decoder (default: all, no pruning)"},
-    )
-    ffn_unit_width: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "number of neighbouring hidden neurons in a unit (default: a sixteenth of the layer, or of the "
-            "greatest common divisor of layers of two sizes)"
-        },
-    )
     parameters_to_keep: Optional[float] = field(
         default=None,
         metadata={
@@ -153,12 +99,7 @@ class PruningConfig(FairseqDataclass):
     @property
     def has_budget(self) -> bool:
         """Whether a number of units to keep, of any kind, is given, or the share of the cost."""
-        return self.cost is not None or any(self.has_budget_of(kind) for kind in KINDS.values())
-
-    def has_budget_of(self, kind: Kind) -> bool:
-        """Whether a number of units of a kind to keep is given."""
-        names = (kind.options["to_keep"], *kind.budgets.values())
-        return any(getattr(self, name) is not None for name in names)
+        return self.cost is not None or any(kind.has_budget(self) for kind in KINDS.values())
 
     def check(self) -> None:
         """Raise a ``ValueError`` for options that make no sense together, whatever the model."""
@@ -168,50 +109,8 @@ class PruningConfig(FairseqDataclass):
         check_selection(self.head_selection)
         if self.cost is not None:
             self._check_cost(*self.cost)
-        per_type = [getattr(self, name) for name in HEADS.budgets.values()]
-        if self.heads_to_keep is not None and any(k is not None for k in per_type):
-            raise ValueError(
-                f"--heads-to-keep {self.heads_to_keep} is one budget for all attention types, but a budget for a type "
-                "is given too: give either --heads-to-keep or --encoder-/--cross-/--decoder-heads-to-keep"
-            )
-        start, low, high = (f"heads_to_keep_{end}" for end in ("start", "low", "high"))
-        for one, other in ((start, "heads_to_keep_updates"), (low, high), (high, low)):
-            if getattr(self, one) is not None and getattr(self, other) is None:
-                raise ValueError(
-                    f"{flag(one)} and {flag(other)} belong together, but only {flag(one)} is given: give both"
-                )
-        for one in ("heads_to_keep_updates", low):
-            if getattr(self, one) is not None and any(k is not None for k in per_type):
-                raise ValueError(
-                    f"{flag(one)} changes the budget for all attention types: give it with --heads-to-keep"
-                )
-        others = any(self.has_budget_of(kind) for kind in KINDS.values() if kind is not HEADS)  # which it shrinks
-        if self.heads_to_keep_updates is not None and self.heads_to_keep_low is not None and not others:
-            raise ValueError("--heads-to-keep-updates shrinks the budget and --heads-to-keep-low draws it: give one")
-        if self.ffn_unit_width is not None and self.ffn_unit_width < 1:
-            raise ValueError(f"--ffn-unit-width is {self.ffn_unit_width}, but it must be 1 or more")
         for kind in KINDS.values():
-            width = kind.option(self, "width")
-            if width is not None and self.cost is None and not self.has_budget_of(kind) and not self.kept_heads:
-                raise ValueError(
-                    f"{flag(kind.options['width'])} {width} is about {kind.units}, but none are chosen: leave it out, "
-                    f"or give {flag(kind.options['to_keep'])}"
-                )
-        if self.uniform_heads:
-            self._check_uniform()
-        if self.heads_to_keep_updates is not None and self.heads_to_keep_updates < 1:
-            raise ValueError(f"--heads-to-keep-updates is {self.heads_to_keep_updates}, but it must be 1 or more")
-        if self.min_heads_per_module < 0:
-            raise ValueError(f"--min-heads-per-module is {self.min_heads_per_module}, but it must be 0 or more")
-        for name, floor in HEADS.floors.items():
-            least = getattr(self, floor)
-            if least is not None and least < 0:
-                raise ValueError(f"{flag(floor)} is {least}, but it must be 0 or more")
-            if least and any(k is not None for k in per_type):
-                raise ValueError(
-                    f"{flag(floor)} {least} is for one budget for all attention types, but a budget for a type is "
-                    f"given: give {flag(HEADS.budgets[name])} instead"
-                )
+            kind.check(self)
         if self.pruning_warmup_updates < 0:
             raise ValueError(f"--pruning-warmup-updates is {self.pruning_warmup_updates}, but it must be 0 or more")
         if self.pruning_warmup_updates and (self.l0_penalty is not None or not SELECTIONS[self.head_selection].learns):
@@ -264,14 +163,6 @@ class PruningConfig(FairseqDataclass):
                     "about that too: leave one of them out"
                 )
 
-    def _check_uniform(self) -> None:
-        for name in ("heads_to_keep_low", "l0_penalty", "kept_heads", *HEADS.budgets.values()):
-            if getattr(self, name) is not None:
-                raise ValueError(
-                    f"--uniform-heads needs one number of heads for all types, but {flag(name)} is given: leave one of "
-                    "them out, and give --heads-to-keep"
-                )
-
     def _check_compact(self) -> None:
         if self.kept_heads is None:
             raise ValueError(
@@ -293,48 +184,22 @@ def check_selection(name: str) -> None:
         raise ValueError(f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: {HINT}")
 
 
-ABOUT_HEADS = (
-    "heads_to_keep",
-    *HEADS.budgets.values(),
-    "min_heads_per_module",
-    "uniform_heads",
-    *HEADS.floors.values(),
-    "heads_to_keep_start",
-    "heads_to_keep_updates",
-    "heads_to_keep_low",
-    "heads_to_keep_high",
-)
-"""The options that say how many heads stay, and of which."""
+_CHOICE = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.choice))
 
 WHICH_STAY = (
-    *(name for name in ABOUT_HEADS if name not in ("heads_to_keep_start", "heads_to_keep_updates")),
-    "ffn_units_to_keep",
-    "ffn_unit_width",
+    *(name for name in _CHOICE if name not in ("heads_to_keep_start", "heads_to_keep_updates")),
+    *(kind.options["width"] for kind in KINDS.values() if kind.has_width),
     *COSTS,
     "kept_heads",
     "compact",
 )
 """The options that say which units a training ends with, apart from what it learns."""
 
-_ABOUT_GATES = (
-    *ABOUT_HEADS,
-    "ffn_units_to_keep",
-    "parameters_to_keep",
-    "flops_to_keep",
-    "head_selection",
-    "l0_penalty",
-    "module_penalty",
-    "freeze_weights",
-)
+_ABOUT_GATES = (*_CHOICE, *COSTS, "head_selection", "l0_penalty", "module_penalty", "freeze_weights")
 
 
 def with_heads(file: str) -> dict[str, Any]:
     """Return the values of options that have a trained model keep the heads of a file, however it chose its own."""
     fields_ = PruningConfig.__dataclass_fields__
-    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", *ABOUT_HEADS, *COSTS)
+    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", *HEADS.choice, *COSTS)
     return {"head_selection": "fixed", "kept_heads": file} | {name: fields_[name].default for name in reset}
-
-
-def flag(name: str) -> str:
-    """Return the command-line flag of a field."""
-    return "--" + name.replace("_", "-")

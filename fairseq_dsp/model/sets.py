@@ -11,8 +11,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from .attention_heads import HEADS
 from .kinds import KINDS, Kind
-from .units import HEADS
 
 VERSION = 2
 """Of the JSON form; files without a version are of version 1, which has the same keys otherwise."""
@@ -195,3 +195,9 @@ class HeadSet(UnitSet):
                 except ValueError as error:
                     raise ValueError(f"in {name}, {error}") from error
         return replace(heads, others=tuple(others))
+
+
+def given(options: Any, kind: Kind) -> UnitSet | None:
+    """Return the units of a kind in the set of ``--kept-heads``, None without one."""
+    file = getattr(options, "kept_heads", None)
+    return HeadSet.read(file).set_of(kind) if file else None

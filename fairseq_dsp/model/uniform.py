@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
-from .kinds import Kind
-from .pruning_options import flag
+from .kinds import Kind, flag
 
 
 def uniform_counts(

@@ -1,11 +1,7 @@
-"""Where the units of a model are: its architecture, the kinds of its units, the modules of each.
-
-Heads are the first kind, and every model has a choice of them, be it of all.
-"""
+"""Where the units of a model are: its architecture, and the modules of each kind."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +10,8 @@ import torch
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from torch import Tensor, nn
 
-from .kinds import KINDS, Kind, UnitModule, register
+from .attention_heads import HEADS
+from .kinds import KINDS, Kind, UnitModule
 
 
 @dataclass(frozen=True)
@@ -63,97 +60,6 @@ def architecture_of(names: Collection[str]) -> Architecture:
         if any(name.startswith(stacks) for name in names):
             return architecture
     return TRANSFORMER
-
-
-class _Heads(Kind):
-    """Attention heads: rows of the projections of queries, keys and values, columns of the output projection."""
-
-    def is_chosen(self, options: Any) -> bool:
-        return True
-
-    def default_floor(self, kind: str, total: int, *, trained: bool = False) -> int:
-        """See :class:`Kind`.
-
-        The decoder learns from its own words before it looks at the source, so an early choice of few heads may leave
-        none in cross-attention; and the worth of the encoder's heads shows last. Of the heads of a trained model that
-        stay, a quarter is the encoder's: the loss on references, by which heads are chosen, hardly feels what the
-        encoder loses, for the decoder is given the right words so far; translations do. And of three or more, one is in
-        the decoder's self-attention, whose last head counts for little until the others have learnt to use it.
-        """
-        encoder = math.ceil(total / 4) if trained else round(total / 9)
-        return {"cross": 1, "encoder_self": encoder, "decoder_self": int(trained and total >= 3)}[kind]
-
-    def unit_width(self, options: Any) -> None:
-        """No option says how wide a head is: the number of heads does."""
-
-    def units_in(self, options: Any, side: str) -> int:
-        return int(getattr(options, f"{side}_attention_heads"))
-
-    def unit_flops(self, module: UnitModule, source: int, steps: int, beam: int) -> int:
-        """See :class:`Kind`. The encoder's keys and values are computed once a sentence; queries meet keys."""
-        flops = super().unit_flops(module, source, steps, beam)
-        read = beam * steps
-        met = {"encoder_self": source**2, "decoder_self": read * (steps + 1) // 2, "cross": read * source}
-        if module.type == "cross":
-            _, (inner, outside) = module.parameters["k_proj.weight"]
-            flops -= 2 * (2 * inner * outside // module.units) * (read - source)
-        return flops + 2 * (2 * module.width) * met[module.type]
-
-    def describe(self, kind: str, layer: int, name: str, module: Any, options: Any) -> UnitModule:
-        sizes = module.num_heads, module.head_dim, module.embed_dim, module.kdim
-        return attention_module(kind, layer, name, *sizes, module=module)
-
-    def find(self, kind: str, layer: int, name: str, names: Container[str], options: Any) -> UnitModule | None:
-        if f"{name}.out_proj.bias" not in names or (kind == "cross" and getattr(options, "no_cross_attention", False)):
-            return None
-        side, _ = self.places[kind]
-        heads, width = self.units_in(options, side), getattr(options, f"{side}_embed_dim")
-        key_width = options.encoder_embed_dim if kind == "cross" else width
-        return attention_module(kind, layer, name, heads, width // heads, width, key_width)
-
-
-HEADS = register(
-    _Heads(
-        name="heads",
-        units="heads",
-        titles={
-            "encoder_self": "encoder self-attention",
-            "decoder_self": "decoder self-attention",
-            "cross": "cross-attention",
-        },
-        places={
-            "encoder_self": ("encoder", "self_attn"),
-            "decoder_self": ("decoder", "self_attn"),
-            "cross": ("decoder", "encoder_attn"),
-        },
-        options={
-            "to_keep": "heads_to_keep",
-            "start": "heads_to_keep_start",
-            "updates": "heads_to_keep_updates",
-            "low": "heads_to_keep_low",
-            "high": "heads_to_keep_high",
-            "per_module": "min_heads_per_module",
-            "uniform": "uniform_heads",
-            "module_penalty": "module_penalty",
-            "l0_penalty": "l0_penalty",
-        },
-        budgets={
-            "encoder_self": "encoder_heads_to_keep",
-            "decoder_self": "decoder_heads_to_keep",
-            "cross": "cross_heads_to_keep",
-        },
-        floors={
-            "cross": "min_cross_heads",
-            "encoder_self": "min_encoder_heads",
-            "decoder_self": "min_decoder_heads",
-        },
-        in_proportion="encoder_self",
-        crossing="cross",
-    )
-)
-
-TYPES = HEADS.types
-"""The attention types, in the order in which heads are numbered."""
 
 
 def modules_of(model: nn.Module, kind: Kind = HEADS, options: Any = None) -> Iterator[UnitModule]:
@@ -206,18 +112,6 @@ def modules_by(options: Any, kind: Kind = HEADS) -> list[UnitModule]:
 def shape_by(options: Any, kind: Kind = HEADS) -> dict[str, list[int]]:
     """Return for each type the number of units of each layer of the model that some options build."""
     return shape_of(modules_by(options, kind), kind)
-
-
-def attention_module(
-    kind: str, layer: int, name: str, heads: int, head_dim: int, width: int, key_width: int, *, module: Any = None
-) -> UnitModule:
-    """Return the description of an attention module: the rows of its projections and the columns of the last."""
-    inner = heads * head_dim
-    parameters: dict[str, tuple[int, tuple[int, ...]]] = {}
-    for part, read in (("q", width), ("k", key_width), ("v", key_width)):
-        parameters |= {f"{part}_proj.weight": (0, (inner, read)), f"{part}_proj.bias": (0, (inner,))}
-    parameters["out_proj.weight"] = (1, (width, inner))
-    return UnitModule(HEADS, kind, layer, name, heads, head_dim, parameters, module)
 
 
 _SHARED = "embed_tokens.weight", "output_projection.weight"

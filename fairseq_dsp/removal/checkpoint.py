@@ -22,7 +22,7 @@ from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, Pruning
 from ..model.cost_budget import CostBudget, KindOfBudget
 from ..model.flat_options import IN_FORCE, NO_FILES, in_force
 from ..model.gates import ALL, UnitChoice
-from ..model.pruning_options import flag
+from ..model.kinds import flag
 from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of, sharing
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from ..files import PACKAGE, check_target, write_files
 from ..model import PruningConfig
 from ..model.bert_options import EncoderConfig
 from ..model.dictionaries import with_fingerprints
-from ..model.pruning_options import flag
+from ..model.kinds import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
 from .data_bin import preparation, translating
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..model import HEADS
 from ..model.flat_options import flat_names
-from ..model.pruning_options import flag
+from ..model.kinds import flag
 from ..model.units import is_weight
 from .checkpoint import TrainedModel
 

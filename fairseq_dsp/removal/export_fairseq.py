@@ -19,7 +19,7 @@ from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from ..errors import UserError
 from ..files import check_target, write_files
 from ..model.bert_options import EncoderConfig
-from ..model.pruning_options import flag
+from ..model.kinds import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
 
 

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from ..evaluation.prepared import PreparedData
-from ..model import PruningConfig
-from ..model.units import HEADS, shape_by
+from ..model import HEADS, PruningConfig
+from ..model.units import shape_by
 from .options import BUDGETS, DEFAULTS, SHARES, Options, parse_options
 
 LEAST_UPDATES = 500

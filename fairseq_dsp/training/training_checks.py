@@ -16,10 +16,10 @@ from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
 
 from ..errors import UserError
-from ..model import PrunableModel, modules_of
+from ..model import HEADS, PrunableModel, modules_of
 from ..model.gates import FIXED
-from ..model.kinds import KINDS
-from ..model.pruning_options import ABOUT_HEADS, WHICH_STAY, PruningConfig, flag
+from ..model.kinds import KINDS, flag
+from ..model.pruning_options import WHICH_STAY, PruningConfig
 from ..wrapping import wrap
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def _refuse_early(pruner: Any) -> None:
     """Raise a `UserError` if units are fixed before their budget is, or before anything is known of them, or chosen
     though they are given."""
     plan, config = pruner.plan, pruner.plan.config
-    for name in ABOUT_HEADS if config.kept_heads else ():
+    for name in HEADS.choice if config.kept_heads else ():
         if (value := getattr(config, name)) != getattr(PruningConfig, name):
             raise UserError(
                 f"{flag(name)} {value} is about choosing heads, but --kept-heads gives them: leave one of them out"

@@ -10,7 +10,7 @@ import torch
 from fairseq.modules import MultiheadAttention
 
 from fairseq_dsp.model.attention import PrunableAttention
-from fairseq_dsp.model.units import attention_module
+from fairseq_dsp.model.attention_heads import attention_module
 
 WIDTH, HEADS, STEPS, SOURCE = 24, 4, 9, 6
 

@@ -16,10 +16,11 @@ from fairseq_dsp.evaluation.measuring import flops
 from fairseq_dsp.evaluation.runners import FairseqRunner
 from fairseq_dsp.model import FFN, PruningConfig, PruningPlan
 from fairseq_dsp.model import HEADS as HEADS_KIND
+from fairseq_dsp.model.attention_heads import attention_module
 from fairseq_dsp.model.cost_budget import CostBudget
 from fairseq_dsp.model.feed_forward import _module
 from fairseq_dsp.model.kinds import KINDS
-from fairseq_dsp.model.units import attention_module, modules_of
+from fairseq_dsp.model.units import modules_of
 from fairseq_dsp.subset.price import find_price, numbers_at
 
 UNEQUAL = ("--encoder-embed-dim", 24, "--encoder-attention-heads", 3, "--encoder-ffn-embed-dim", 64)

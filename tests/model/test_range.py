@@ -10,8 +10,8 @@ import torch
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import PruningConfig, PruningPlan
+from fairseq_dsp.model.attention_heads import HEADS
 from fairseq_dsp.model.gates import ALL, CHOOSING, FIXED
-from fairseq_dsp.model.units import HEADS
 
 RANGE = ("--heads-to-keep-low", 2, "--heads-to-keep-high")
 
