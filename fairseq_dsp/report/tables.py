@@ -141,13 +141,13 @@ def cost_cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
     base = next((speeds[row.label, row.budget] for row in rows if row.label == BASE), None)
     out = []
     for row in rows:
-        parameters, speed = _mean(row, "parameters"), speeds[row.label, row.budget]
+        speed = speeds[row.label, row.budget]
         out.append(
             [
                 row.title,
                 row.kept,
-                f"{parameters:,.0f}",
-                f"{4e-6 * parameters:.2f}",
+                f"{row.parameters:,.0f}",
+                f"{4e-6 * row.parameters:.2f}",
                 "" if speed is None else f"{speed:.1f}",
                 "" if speed is None or base is None else f"{speed / base:.2f}",
                 _minutes(row),
@@ -198,7 +198,7 @@ def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
                 _covered(line.score),
                 *_csv_cells(line.to_base),
                 *(_rounded(row.mean(name)) for name in others),
-                f"{_mean(row, 'parameters'):.0f}",
+                f"{row.parameters:.0f}",
                 *(_csv_cells(line.to_other) if against else []),
                 row.title,
             ]
@@ -297,10 +297,6 @@ def _escape(text: str) -> str:
     return text.translate(_LATEX)
 
 
-def _mean(row: Row, key: str) -> float:
-    return statistics.fmean(run["scores"][key] for run in row.runs)
-
-
 def _speed(row: Row) -> float | None:
-    key = "sentences_per_second"
-    return _mean(row, key) if all(key in run["scores"] for run in row.runs) else None
+    speeds = [run["scores"].get("sentences_per_second") for run in row.runs]
+    return None if None in speeds else statistics.fmean(speeds)

@@ -83,6 +83,11 @@ class Row:
         return statistics.fmean(self._of_seeds(metric))
 
     @property
+    def parameters(self) -> float:
+        """How many parameters its models have, the mean."""
+        return statistics.fmean(run["scores"]["parameters"] for run in self.runs)
+
+    @property
     def stopped(self) -> int:
         """How many of the runs' translations end at the limit of their length."""
         return sum(int(run["scores"].get("stopped_at_limit", 0)) for run in self.runs)
@@ -292,8 +297,7 @@ def summary_table(results: Results) -> str:
         spread = row.spread(metric)
         score = f"{row.mean(metric):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
         more = "".join(f"{row.mean(name):8.2f}" for name in others)
-        parameters = max(run["scores"]["parameters"] for run in row.runs)
-        lines.append(f"{row.title:<{width}} {heads:>{wide}} {score:>14}{more} {parameters:11,d}")
+        lines.append(f"{row.title:<{width}} {heads:>{wide}} {score:>14}{more} {row.parameters:11,.0f}")
     lines += [text] if (text := stopped(rows)) else []
     lines += [f"missing: {', '.join(results.missing)}"] if results.missing else []
     lines += [results.mixture] if results.mixture else []
