@@ -53,8 +53,9 @@ def write_report(results: Results, out: Path, against: str | None = None) -> Non
     for name, (_, text) in svgs.items():
         write_text(out / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
     caption = f"{results.study['name']}: {_setting(results)}."
-    write_text(out / "table.csv", tables.to_csv(lines, against))
-    write_text(out / "table.tex", tables.to_latex(lines, caption, against and results.titles[against]))
+    write_text(out / "table.csv", tables.to_csv(lines, against, missing=len(results.missing)))
+    other = against and results.titles[against]
+    write_text(out / "table.tex", tables.to_latex(lines, caption, other, note=_missing(results)))
     write_text(out / "report.md", _markdown(results, parts, svgs))
     write_text(out / "report.html", _html(results, parts, svgs))
 
