@@ -105,7 +105,7 @@ class _Maker:
 
     def base(self, seed: int) -> Run:
         """The unpruned model: a training of its own, or the one that is given, which is the same for all seeds."""
-        seed = self.study.seeds[0] if self.study.trained else seed
+        seed = self._seed_of_base(seed)
         method = Method("base", "base", (self.study.total,), (seed,), self.study.base)
         if self.study.trained:
             return self._run(method, self.study.total, seed, None, suffix="", model=self.study.trained)
@@ -113,9 +113,13 @@ class _Maker:
 
     def translations(self, seed: int) -> Run:
         """The corpus with the unpruned model's translations of the training text, from which others learn."""
-        seed = self.study.seeds[0] if self.study.trained else seed  # a model that is given is the same for each
+        seed = self._seed_of_base(seed)
         method = Method("translations", "translations", (), (seed,), {})
         return self._run(method, None, seed, None, suffix="", start=self.base(seed), scored=False)
+
+    def _seed_of_base(self, seed: int) -> int:
+        """The seed in the name of the unpruned model; of one that is given the least, whatever their order."""
+        return min(self.study.seeds) if self.study.trained else seed
 
     def of(self, method: Method) -> Iterator[Run]:
         """The runs of a method, those first that others of them need."""
