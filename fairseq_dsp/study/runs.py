@@ -12,7 +12,7 @@ from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..files import sha256
 from .method_checks import chooses_units
 from .options import SHARES, Options, command_line
-from .steps import COMPACT, FITTED, KEPT, TRANSLATED, Commands, Step
+from .steps import COMPACT_HEADS, FITTED, KEPT, TRANSLATED, Commands, Step
 from .study_file import Method, Study
 from .training_options import continued, of_random, of_range, options_of, trained_on, with_fixed
 
@@ -223,9 +223,8 @@ class _Maker:
         translated = teacher.folder / TRANSLATED if teacher else None
         given: tuple[Path, ...] = ()
         if heads_of is not None:
-            steps.append(self.commands.heads("structure", heads_of.folder / COMPACT, chosen))
-            given = (chosen,)
-            options = with_fixed(options or {}, str(chosen))
+            given = (heads_of.folder / COMPACT_HEADS,)
+            options = with_fixed(options or {}, str(*given))
         if options is not None:
             trained = folder / "checkpoints"
             steps.append(self.commands.training("train", options, seed, trained, model, translated, *given))
