@@ -122,12 +122,15 @@ def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
     for label, name in titles.items():
         if any(run["label"] == label and run["scores"]["kept"] for run in results.runs):
             pictures[f"heads-{label}"] = f"Heads kept: {name}", figures.head_maps(results, label)
-    seed = results.runs[0]["seed"]
     learning = results.curves()
-    unpruned = learning.get(f"{BASE}-s{seed}")
-    base = {BASE_TITLE: unpruned} if unpruned else {}
-    drawn = {label: of_method for label in titles if (of_method := _curves_of(learning, label, seed))}
+    seeds = {
+        run["label"]: run["seed"] for run in sorted(results.runs, key=lambda run: -run["seed"])
+    }  # of each the least
+    drawn = {label: of_method for label in titles if (of_method := _curves_of(learning, label, seeds[label]))}
     for label, curves in (drawn or {BASE_TITLE: {}}).items():
+        seed = seeds[label if drawn else results.runs[0]["label"]]
+        unpruned = learning.get(f"{BASE}-s{seed}")
+        base = {BASE_TITLE: unpruned} if unpruned else {}
         if base or curves:
             title = f"Learning curves: {titles.get(label, label)}, seed {seed}"
             pictures[f"learning-{label}"] = title, figures.learning(base | curves)
