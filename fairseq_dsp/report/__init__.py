@@ -1,8 +1,8 @@
 """Tables and pictures of a study, from the results that `fairseq-dsp sweep` wrote to RESULTS.
 
 Written to RESULTS/report: report.html (one file, opens from the disk), report.md with its pictures, table.csv, and
-table.tex for a paper (booktabs). A sweep that is still running can be reported too: the page says which runs are
-missing.
+table.tex for a paper (booktabs). A sweep that is still running can be reported too: the page and table.tex say which
+runs are missing, table.csv how many.
 
 The table has, for each method and number of heads K, the validation loss (not in table.tex); the mean BLEU, or
 accuracy, over the seeds, its standard deviation and its 95% confidence interval, over seeds and test sentences; and the

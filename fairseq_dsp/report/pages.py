@@ -53,8 +53,9 @@ def write_report(results: Results, out: Path, against: str | None = None) -> Non
     for name, (_, text) in svgs.items():
         write_text(out / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
     caption = f"{results.study['name']}: {_setting(results)}."
-    write_text(out / "table.csv", tables.to_csv(lines, against))
-    write_text(out / "table.tex", tables.to_latex(lines, caption, against and results.titles[against]))
+    write_text(out / "table.csv", tables.to_csv(lines, against, missing=len(results.missing)))
+    other = against and results.titles[against]
+    write_text(out / "table.tex", tables.to_latex(lines, caption, other, note=_missing(results)))
     write_text(out / "report.md", _markdown(results, parts, svgs))
     write_text(out / "report.html", _html(results, parts, svgs))
 
@@ -121,12 +122,15 @@ def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
     for label, name in titles.items():
         if any(run["label"] == label and run["scores"]["kept"] for run in results.runs):
             pictures[f"heads-{label}"] = f"Heads kept: {name}", figures.head_maps(results, label)
-    seed = results.runs[0]["seed"]
     learning = results.curves()
-    unpruned = learning.get(f"{BASE}-s{seed}")
-    base = {BASE_TITLE: unpruned} if unpruned else {}
-    drawn = {label: of_method for label in titles if (of_method := _curves_of(learning, label, seed))}
+    seeds = {
+        run["label"]: run["seed"] for run in sorted(results.runs, key=lambda run: -run["seed"])
+    }  # of each the least
+    drawn = {label: of_method for label in titles if (of_method := _curves_of(learning, label, seeds[label]))}
     for label, curves in (drawn or {BASE_TITLE: {}}).items():
+        seed = seeds[label if drawn else results.runs[0]["label"]]
+        unpruned = learning.get(f"{BASE}-s{seed}")
+        base = {BASE_TITLE: unpruned} if unpruned else {}
         if base or curves:
             title = f"Learning curves: {titles.get(label, label)}, seed {seed}"
             pictures[f"learning-{label}"] = title, figures.learning(base | curves)

@@ -141,13 +141,13 @@ def cost_cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
     base = next((speeds[row.label, row.budget] for row in rows if row.label == BASE), None)
     out = []
     for row in rows:
-        parameters, speed = _mean(row, "parameters"), speeds[row.label, row.budget]
+        speed = speeds[row.label, row.budget]
         out.append(
             [
                 row.title,
                 row.kept,
-                f"{parameters:,.0f}",
-                f"{4e-6 * parameters:.2f}",
+                f"{row.parameters:,.0f}",
+                f"{4e-6 * row.parameters:.2f}",
                 "" if speed is None else f"{speed:.1f}",
                 "" if speed is None or base is None else f"{speed / base:.2f}",
                 _minutes(row),
@@ -176,10 +176,11 @@ def to_html(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide" tabindex="0">{table}</div>'  # tabindex: scrolled by the keyboard, too
 
 
-def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
+def to_csv(lines: Sequence[Line], against: str | None = None, *, missing: int = 0) -> str:
     """The table as CSV, with nothing rounded but what the scores are. Methods have their names, and titles at the end.
 
     :param against: the method that the others are compared with, if any.
+    :param missing: how many runs of the study are not finished, the last column of every line.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -188,7 +189,7 @@ def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
     names = ["method", "heads", *(["units"] if units else []), "seeds", "valid_loss", metric]
     names += [f"{metric}_sd", f"{metric}_ci95"]
     names += [f"{metric}_ci95_covers", *_csv_names(metric), *others, "parameters"]
-    writer.writerow([*names, *(_csv_names(f"{metric}_to_{against}") if against else []), "title"])
+    writer.writerow([*names, *(_csv_names(f"{metric}_to_{against}") if against else []), "title", "missing_runs"])
     for line in lines:
         row, spread = line.row, line.row.spread(metric)
         writer.writerow(
@@ -198,9 +199,10 @@ def to_csv(lines: Sequence[Line], against: str | None = None) -> str:
                 _covered(line.score),
                 *_csv_cells(line.to_base),
                 *(_rounded(row.mean(name)) for name in others),
-                f"{_mean(row, 'parameters'):.0f}",
+                f"{row.parameters:.0f}",
                 *(_csv_cells(line.to_other) if against else []),
                 row.title,
+                missing,
             ]
         )
     return out.getvalue()
@@ -234,10 +236,11 @@ _LATEX_NOTE = (
 )
 
 
-def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) -> str:
+def to_latex(lines: Sequence[Line], caption: str, against: str | None = None, *, note: str = "") -> str:
     """The table for a paper; needs the package booktabs.
 
     :param against: the title of the method that the others are compared with, if any.
+    :param note: a line of text for a comment at its head.
     """
     (metric, *more), body = lines[0].metrics, []
     others, title = more[:1], TITLES[metric]
@@ -245,14 +248,15 @@ def to_latex(lines: Sequence[Line], caption: str, against: str | None = None) ->
         row, spread = line.row, line.row.spread(metric)
         score = f"{row.mean(metric):.2f}" + ("" if spread is None else rf" \pm {spread:.2f}")
         interval = rf"$\pm {_latex_number(line.score.half)}{_latex_dagger(line.score)}$"
-        words = [_escape(row.title), row.kept, f"${score}$", interval]
+        words = [_escape(row.title), row.kept, str(len(row.seeds)), f"${score}$", interval]
         words += _latex_words(line.to_base) + (_latex_words(line.to_other) if against else [])
         body.append(" & ".join([*words, *(f"{row.mean(name):.2f}" for name in others)]) + r" \\")
-    heading = ["method", "heads", title, r"95\% CI", r"$\Delta$", r"95\% CI of $\Delta$"]
+    heading = ["method", "heads", "seeds", title, r"95\% CI", r"$\Delta$", r"95\% CI of $\Delta$"]
     if against:
         heading += [rf"$\Delta$ to {_escape(against)}", "95\\% CI"]
     return "\n".join(
         [
+            *([f"% {note}"] if note else []),
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
@@ -297,10 +301,6 @@ def _escape(text: str) -> str:
     return text.translate(_LATEX)
 
 
-def _mean(row: Row, key: str) -> float:
-    return statistics.fmean(run["scores"][key] for run in row.runs)
-
-
 def _speed(row: Row) -> float | None:
-    key = "sentences_per_second"
-    return _mean(row, key) if all(key in run["scores"] for run in row.runs) else None
+    speeds = [run["scores"].get("sentences_per_second") for run in row.runs]
+    return None if None in speeds else statistics.fmean(speeds)

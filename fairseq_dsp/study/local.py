@@ -26,11 +26,13 @@ class Local:
     :param jobs: number of runs at a time.
     :param cores: threads of each.
     :param gpus: names of the GPUs, dealt out to the jobs in turn; empty for none.
+    :param named: whether the user gave these names, which may be wrong.
     """
 
     jobs: int
     cores: int
     gpus: tuple[str, ...] = ()
+    named: bool = False
 
     @staticmethod
     def of(jobs: int | None, cores: int | None, gpus: Sequence[str] | None) -> Local:
@@ -41,6 +43,7 @@ class Local:
         :raises UserError: if a number is not positive.
         """
         available = len(os.sched_getaffinity(0))
+        named = gpus is not None
         if gpus is None:
             import torch
 
@@ -51,14 +54,14 @@ class Local:
         for name, number in (("jobs", jobs), ("cores", cores)):
             if number is not None and number < 1:
                 raise UserError(f"--{name} is {number}, but it must be 1 or more")
-        return Local(jobs, cores or max(1, available // jobs), tuple(gpus))
+        return Local(jobs, cores or max(1, available // jobs), tuple(gpus), named)
 
     def check_gpus(self) -> None:
-        """Hold the GPUs against what torch can use of them: with a name that it does not know it takes the CPU.
+        """Hold GPUs that were named against what torch can use: with a name that it does not know it takes the CPU.
 
         :raises UserError: if it cannot use as many.
         """
-        names = list(dict.fromkeys(self.gpus))
+        names = list(dict.fromkeys(self.gpus)) if self.named else []
         if not names:
             return
         command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]

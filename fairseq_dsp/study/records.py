@@ -1,7 +1,8 @@
 """What a run was made from: written beside its results, and compared when a sweep goes on in the same folder.
 
 A record holds the part of the study that the run depends on, the options of its trainings as fairseq resolved them,
-defaults included, and the version of this package. Going on with a changed study or another version
+defaults included, the version of this package, and checksums of what was read of other runs. Going on with a changed
+study or another version
 
 - keeps what is finished where the change has no effect on it: options for logging or loading data; how often is
   validated, where the last checkpoint counts; another checkpoint, text or beam while nothing is scored yet;
@@ -28,7 +29,10 @@ UNKNOWN = "unknown"
 OTHER_RUNS = "start", "teacher", "heads_of"
 """Where the identity of a run has those of others: its record has them as what it needs."""
 
-_OWN = {"version", "needs", "resolved"}
+FILES = "files"
+"""Where a record has, for each file of another run that went into the run, RUN/FILE, a checksum of its content."""
+
+_OWN = {"version", "needs", "resolved", FILES}
 """What a record has beside a run's identity."""
 
 _NO_EFFECT = {
@@ -136,7 +140,7 @@ def begin(run: Run) -> None:
     there, record = _read(run), run.record or run.identity
     if there and (_trained(run) or any(step.marker(run.folder).exists() for step in run.steps)):
         versions = [*str(there.get("version", UNKNOWN)).split(", "), __version__]
-        record = record | {"version": ", ".join(dict.fromkeys(versions))}
+        record = record | {"version": ", ".join(dict.fromkeys(versions)), FILES: there.get(FILES, {})}
     write_json(run.folder / RECORD, record)
 
 

@@ -15,6 +15,7 @@ from ..evaluation.prepared import PreparedData
 from ..evaluation.scoring import TITLES, metric_names, metrics
 from ..evaluation.significance import Bootstrap, resample, sentence_counts
 from ..model import HeadSet
+from .records import FILES
 from .runs import LOG, RESULT, RUNS
 from .training_log import Curve, final_valid_loss, learning_curves
 
@@ -83,6 +84,11 @@ class Row:
         return statistics.fmean(self._of_seeds(metric))
 
     @property
+    def parameters(self) -> float:
+        """How many parameters its models have, the mean."""
+        return statistics.fmean(run["scores"]["parameters"] for run in self.runs)
+
+    @property
     def stopped(self) -> int:
         """How many of the runs' translations end at the limit of their length."""
         return sum(int(run["scores"].get("stopped_at_limit", 0)) for run in self.runs)
@@ -124,14 +130,19 @@ class Results:
     @property
     def mixture(self) -> str:
         """A sentence that says which runs were made in another way than others; empty if there are none."""
-        notes = []
-        for key, title in (("version", "by version {}"), ("processes", "trained by {} process(es)")):
-            made: dict[Any, list[str]] = {}
-            for run in self.runs:
-                if key in run or key == "version":  # early versions did not write theirs
-                    made.setdefault(run.get(key, "unknown"), []).append(run["run"])
-            if len(made) > 1:
-                notes += [f"{title.format(value)} {', '.join(names)}" for value, names in made.items()]
+        made: dict[str, dict[Any, list[str]]] = {}
+        for run in self.runs:
+            ways = {"by version {}": run.get("version", "unknown")}  # early versions did not write theirs
+            ways |= {"trained by {} process(es)": run["processes"]} if "processes" in run else {}
+            ways |= {f"from {file} (checksum {{}})": content[:8] for file, content in run.get(FILES, {}).items()}
+            for way, value in ways.items():
+                made.setdefault(way, {}).setdefault(value, []).append(run["run"])
+        notes = [
+            f"{way.format(value)} {', '.join(names)}"
+            for way, values in made.items()
+            if len(values) > 1
+            for value, names in values.items()
+        ]
         return f"Not all runs were made alike: {'; '.join(notes)}." if notes else ""
 
     @property
@@ -292,8 +303,7 @@ def summary_table(results: Results) -> str:
         spread = row.spread(metric)
         score = f"{row.mean(metric):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
         more = "".join(f"{row.mean(name):8.2f}" for name in others)
-        parameters = max(run["scores"]["parameters"] for run in row.runs)
-        lines.append(f"{row.title:<{width}} {heads:>{wide}} {score:>14}{more} {parameters:11,d}")
+        lines.append(f"{row.title:<{width}} {heads:>{wide}} {score:>14}{more} {row.parameters:11,.0f}")
     lines += [text] if (text := stopped(rows)) else []
     lines += [f"missing: {', '.join(results.missing)}"] if results.missing else []
     lines += [results.mixture] if results.mixture else []

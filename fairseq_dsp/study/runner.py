@@ -7,6 +7,7 @@ something that is still to be done needs it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -18,16 +19,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..corpus import SUMMARY
 from ..errors import UserError
-from ..files import remove, replacing, write_json, write_text
+from ..files import read_json, remove, replacing, sha256, write_json, write_text
 from .lock import locked
 from .options import SHARES
-from .records import begin, check_records, version_of
+from .records import FILES, RECORD, begin, check_records, version_of
 from .runs import LOG, RESULT, Run
-from .steps import SCORES, Step
+from .steps import COMPACT_HEADS, SCORES, Step
 from .training_log import read_log, training_seconds
 
 LOCK = ".lock"
+LAST = "checkpoint_last.pt"
 _PROCESSES = re.compile(r"training on (\d+) devices")
 _UPDATES = re.compile(r'"num_updates": "(\d+)"|num_updates=(\d+)|@ (\d+) updates')
 _RESETS = {"--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader"}
@@ -140,6 +143,8 @@ def _do(step: Step, run: Run, environment: Mapping[str, str] | None, launch: Lau
         step.marker(run.folder).unlink(missing_ok=True)
         for product in () if step.checkpoints else step.products:  # of an attempt that was interrupted
             remove(product)
+        if not (step.checkpoints and (step.checkpoints / LAST).exists()):  # from which it would go on
+            _note_inputs(step, run)
         _call(replace(step, command=tuple(launch(step.command))) if step.checkpoints else step, run, environment, lock)
     lacking = [str(product) for product in step.products if not product.is_file()]
     if lacking:
@@ -148,6 +153,44 @@ def _do(step: Step, run: Run, environment: Mapping[str, str] | None, launch: Lau
             f"{step.name} succeeded, but did not write {', '.join(lacking)}; the end of {log}:\n{_ending(log)}"
         )
     write_text(step.marker(run.folder), "")
+
+
+def _note_inputs(step: Step, run: Run) -> None:
+    """Note in a run's record what a step is about to read of other runs, and what went into that.
+
+    A model that is trained again may be another one, although its options are the same.
+    """
+    runs, read = run.folder.parent, dict[str, str]()
+    for path in step.inputs:
+        if path.is_relative_to(runs) and not path.is_relative_to(run.folder):
+            name = path.relative_to(runs)
+            read |= (read_json(runs / name.parts[0] / RECORD) or {}).get(FILES, {})
+            if name.name != SUMMARY:  # it names the checkpoint that translated, which is noted
+                read[str(name)] = _content(path)
+    if read:
+        record = read_json(run.folder / RECORD)
+        write_json(run.folder / RECORD, record | {FILES: record.get(FILES, {}) | read})
+
+
+def _content(path: Path) -> str:
+    """A checksum of a file; of a checkpoint, which says when and how fast it was trained, that of its weights.
+
+    :raises RunError: if it cannot be read.
+    """
+    if path.suffix != ".pt":
+        return sha256(path)
+    import torch
+    from fairseq import checkpoint_utils
+
+    try:
+        weights = checkpoint_utils.load_checkpoint_to_cpu(str(path))["model"]
+    except (UserError, LookupError) as error:
+        raise RunError(f"{path} cannot be read ({error}): remove it and give the same command again") from error
+    found = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        found.update(name.encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _is_trained(step: Step, *, ended: bool) -> bool:
@@ -160,7 +203,7 @@ def _is_trained(step: Step, *, ended: bool) -> bool:
     :raises RunError: if the last checkpoint cannot be read.
     """
     assert step.checkpoints
-    last = step.checkpoints / "checkpoint_last.pt"
+    last = step.checkpoints / LAST
     if last.exists() and not ended:
         from fairseq import checkpoint_utils
 
@@ -240,6 +283,9 @@ def _result(run: Run) -> dict[str, Any]:
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{path} cannot be read ({error}): remove it and give the same command again") from error
         result["scores"] = scores
+        own = [p for step in run.steps for p in step.products if step.checkpoints or p.name == COMPACT_HEADS]
+        result[FILES] = {str(p.relative_to(run.folder.parent)): _content(p) for p in own if p.is_file()}
+        result[FILES] |= (read_json(run.folder / RECORD) or {}).get(FILES, {})
         if share := [f"{run_options[name]:.12g} of the {what}" for name, what in SHARES.items() if name in run_options]:
             result["share"] = share[0]
     trainings = [step.checkpoints for step in run.steps if step.checkpoints]

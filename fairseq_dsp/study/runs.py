@@ -12,7 +12,7 @@ from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..files import sha256
 from .method_checks import chooses_units
 from .options import SHARES, Options, command_line
-from .steps import COMPACT, FITTED, KEPT, TRANSLATED, Commands, Step
+from .steps import COMPACT_HEADS, FITTED, KEPT, TRANSLATED, Commands, Step
 from .study_file import Method, Study
 from .training_options import continued, of_random, of_range, options_of, trained_on, with_fixed
 
@@ -105,7 +105,7 @@ class _Maker:
 
     def base(self, seed: int) -> Run:
         """The unpruned model: a training of its own, or the one that is given, which is the same for all seeds."""
-        seed = self.study.seeds[0] if self.study.trained else seed
+        seed = self._seed_of_base(seed)
         method = Method("base", "base", (self.study.total,), (seed,), self.study.base)
         if self.study.trained:
             return self._run(method, self.study.total, seed, None, suffix="", model=self.study.trained)
@@ -113,9 +113,13 @@ class _Maker:
 
     def translations(self, seed: int) -> Run:
         """The corpus with the unpruned model's translations of the training text, from which others learn."""
-        seed = self.study.seeds[0] if self.study.trained else seed  # a model that is given is the same for each
+        seed = self._seed_of_base(seed)
         method = Method("translations", "translations", (), (seed,), {})
         return self._run(method, None, seed, None, suffix="", start=self.base(seed), scored=False)
+
+    def _seed_of_base(self, seed: int) -> int:
+        """The seed in the name of the unpruned model; of one that is given the least, whatever their order."""
+        return min(self.study.seeds) if self.study.trained else seed
 
     def of(self, method: Method) -> Iterator[Run]:
         """The runs of a method, those first that others of them need."""
@@ -219,9 +223,8 @@ class _Maker:
         translated = teacher.folder / TRANSLATED if teacher else None
         given: tuple[Path, ...] = ()
         if heads_of is not None:
-            steps.append(self.commands.heads("structure", heads_of.folder / COMPACT, chosen))
-            given = (chosen,)
-            options = with_fixed(options or {}, str(chosen))
+            given = (heads_of.folder / COMPACT_HEADS,)
+            options = with_fixed(options or {}, str(*given))
         if options is not None:
             trained = folder / "checkpoints"
             steps.append(self.commands.training("train", options, seed, trained, model, translated, *given))

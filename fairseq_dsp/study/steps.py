@@ -16,6 +16,7 @@ from .study_file import Study
 
 KEPT = "kept.json"
 COMPACT = "compact.pt"
+COMPACT_HEADS = "compact.heads.json"
 FITTED = "fitted.pt"
 SCORES = "scores.json"
 TRANSLATED = "corpus"
@@ -132,7 +133,7 @@ class Commands:
         if study.compact and pruned:
             small = folder / COMPACT
             command = (*_command(), "compact", str(model), str(small), *kept)
-            products = (small, small.with_suffix(".heads.json"))
+            products = (small, folder / COMPACT_HEADS)
             yield Step("compact", command, products=products, inputs=(model, *files))
             model, kept, files = small, [], ()
         scores, output = folder / SCORES, folder / study.data.output_name

@@ -10,6 +10,7 @@ Before the first training, the sweep checks the options of every training, that 
 that the study evaluates, and the texts to train, validate and score on.
 
 Checkpoints may be removed to save space: finished runs stay finished, and what a new run needs of them is made again.
+Where a model that is trained again has other weights than before, the tables say which runs have which.
 A run's record, run.json, holds its options as fairseq resolved them, defaults included, and the version of this
 package. A changed study, or a version with other defaults, continues where the change has no effect on existing
 results: options for logging or data loading; another checkpoint, text or beam before there are scores. Otherwise it

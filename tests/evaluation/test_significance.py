@@ -240,6 +240,9 @@ def test_the_report_compares(made_up: Results, tmp_path: Path, dsp: Callable[...
     table = to_latex(lines, "made up", "paper").splitlines()
     # as many columns in every line as there are letters r in {lrrr…}, beside that of tabular
     assert {line.count("&") for line in table if "&" in line} == {table[3].count("r") - 1}
+    seeds = [line.split(" & ")[1:3] for line in table if "&" in line]
+    assert seeds == [["heads", "seeds"], ["12", "2"], ["6", "2"], ["3", "1"], ["6", "2"], ["3", "1"]]
+    assert table[0].startswith("% needs")  # and nothing is missing
     dsp("report", made_up.folder, "--against", "paper", "--out", tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "## Against DSP, released settings (Li et al. 2021), at the same number of heads" in page

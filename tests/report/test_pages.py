@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fairseq_dsp.report.figures import look
-from fairseq_dsp.report.pages import _curves_of, write_report
-from fairseq_dsp.study.results import Results
+from fairseq_dsp.report.pages import _curves_of, _pictures, write_report
+from fairseq_dsp.study.results import Results, read_results
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LOOK = """<script>
@@ -72,6 +72,19 @@ def test_the_page_fits_and_shows_its_pictures(made_up: Results, tmp_path: Path) 
 
 def test_methods_look_different() -> None:
     assert len({look(i) for i in range(49)}) == 49
+
+
+def test_learning_curves_are_of_a_seed_that_the_method_has(made_up: Results, tmp_path: Path) -> None:
+    """As of a method with seeds of its own, or of several on a given model."""
+    shutil.copytree(made_up.folder, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("runs/joint-k6-*"):
+        shutil.rmtree(path)
+    results = read_results(tmp_path)
+    for runs in (results.runs, results.runs[::-1]):  # the order of the study says nothing
+        pictures = _pictures(Results(tmp_path, results.study, runs), 1.0)
+        titles = [title for name, (title, _) in pictures.items() if name.startswith("learning-")]
+        of_paper = f"Learning curves: {results.titles['paper']}, seed 1"
+        assert titles == ["Learning curves: exact subsets, seed 3", of_paper]
 
 
 def test_learning_curves_are_of_one_method(made_up: Results) -> None:

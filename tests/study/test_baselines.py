@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from studies import do
 
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.model import HeadSet
+from fairseq_dsp.study.runner import is_done, missing_steps, with_wanted
 from fairseq_dsp.study.runs import expand
 from fairseq_dsp.study.study_file import read_study
 from fairseq_dsp.study.training_options import random_heads
@@ -60,6 +62,24 @@ def test_a_structure_that_nothing_finds(entry: dict[str, Any], message: str, wri
     assert message in str(error.value)
 
 
+def test_a_structure_needs_no_more_than_the_heads(
+    finished: tuple[Path, Any], write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of a run whose models were removed, its heads are there still."""
+    results = Path(shutil.copytree(finished[0] / "results", tmp_path / "results"))
+    for path in results.glob("runs/joint-k6-s1/**/*.pt"):
+        path.unlink()
+    study = read_study(write_study(methods=["joint", {"method": "structure", "of": "joint"}]))
+    runs = {run.name: run for run in with_wanted(expand(study, results))}
+    heads = results / "runs/joint-k6-s1/compact.heads.json"
+    assert is_done(runs["joint-k6-s1"])
+    train = runs["structure-k6-s1"].steps[0].command
+    assert train[train.index("--kept-heads") + 1] == str(heads)
+    heads.unlink()
+    owner = next(run for run in with_wanted(list(runs.values())) if run.name == "joint-k6-s1")
+    assert [step.name for step in missing_steps(owner)] == ["train", "compact"]
+
+
 @pytest.mark.slow
 def test_both_for_real(write_study: Callable[..., Path], tmp_path: Path) -> None:
     study = write_study(methods=["random", {"method": "structure", "of": "joint"}, "joint"])
@@ -80,7 +100,7 @@ def test_both_for_real(write_study: Callable[..., Path], tmp_path: Path) -> None
     assert kept("structure-k6-s1") == kept("joint-k6-s1")
     shape = {kind: [2] * len(kept("random-k6-s1").of(kind)) for kind in ("encoder_self", "decoder_self", "cross")}
     assert kept("random-k6-s1") == random_heads(shape, 6, 1)
-    log = (runs["random-k6-s1"].steps[0].command, runs["structure-k6-s1"].steps[1].command)
+    log = (runs["random-k6-s1"].steps[0].command, runs["structure-k6-s1"].steps[0].command)
     assert "--finetune-from-model" in log[0]
     assert "--finetune-from-model" not in log[1]
     assert weights("structure-k6-s1")["cfg"]["model"].head_selection == "fixed"

@@ -13,6 +13,7 @@ import torch
 from studies import TINY_RECIPE, do, plan
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.study.records import begin
 from fairseq_dsp.study.runs import expand
 from fairseq_dsp.study.study_file import read_study
 from fairseq_dsp.study.sweep import checked_runs
@@ -54,8 +55,6 @@ def test_another_model_in_its_place_is_refused(
     study = write_study(base={"checkpoint": str(copy)}, recipe=RECIPE, methods=METHODS)
     results = tmp_path / "results"
     plan(study, results)
-    from fairseq_dsp.study.records import begin
-
     for run in checked_runs(read_study(study), results):
         run.folder.mkdir(parents=True)
         begin(run)
@@ -122,12 +121,18 @@ def test_heads_of_a_stock_model_that_is_trained_on_are_scored_and_fitted(
 
 
 def test_it_translates_once_for_all_seeds(stock: Path, write_study: Callable[..., Path], tmp_path: Path) -> None:
+    """And is the same run in whatever order the study has them: its results stay."""
     distilled = [{"method": "joint", "start": "base", "distill": True, "heads": [4]}]
-    study = read_study(write_study(base={"checkpoint": str(stock)}, recipe=RECIPE, methods=distilled, seeds=[3, 1]))
-    named = {run.name: run for run in expand(study, tmp_path)}
-    assert [name for name in named if name.startswith("translations")] == ["translations-s3"]
-    assert named["joint-k4-s1"].needs == ("base-s3", "translations-s3")
-    assert [name for name in named if name.startswith("base")] == ["base-s3"]  # one model is no sample of seeds
+    for seeds in ([3, 2], [2, 3]):
+        study = write_study(base={"checkpoint": str(stock)}, recipe=RECIPE, methods=distilled, seeds=seeds)
+        runs = checked_runs(read_study(study), tmp_path / "results")  # the second time beside the results of the first
+        named = {run.name: run for run in runs}
+        assert [name for name in named if name.startswith("translations")] == ["translations-s2"]
+        assert named["joint-k4-s3"].needs == ("base-s2", "translations-s2")
+        assert [name for name in named if name.startswith("base")] == ["base-s2"]  # one model is no sample of seeds
+        for run in runs:
+            begin(run)
+            (run.folder / "result.json").write_text("{}")
 
 
 def test_how_long_others_go_on_follows_from_it(stock: Path, write_study: Callable[..., Path], tmp_path: Path) -> None:

@@ -97,3 +97,13 @@ def test_gpus_that_torch_cannot_use_are_refused():
     with pytest.raises(UserError, match=rf"--gpus {unknown} names 1 GPU, but torch can use 0 of them: give those that"):
         Local.of(1, 1, [unknown]).check_gpus()
     Local.of(1, 1, []).check_gpus()
+
+
+def test_gpus_that_nobody_named_are_not_checked(monkeypatch: pytest.MonkeyPatch):
+    """They are what torch has found."""
+    count = torch.cuda.device_count() + 7  # a check would find fewer
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    local = Local.of(None, 1, None)
+    assert local.jobs == count
+    local.check_gpus()

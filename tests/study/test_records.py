@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 import studies
+import torch
 import yaml
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.files import write_json
+from fairseq_dsp.files import read_json, write_json
 from fairseq_dsp.report import pages
 from fairseq_dsp.study.checks import check_runs
 from fairseq_dsp.study.records import begin, check_records
 from fairseq_dsp.study.results import read_results, summary_table
-from fairseq_dsp.study.runner import is_done, missing_steps
+from fairseq_dsp.study.runner import execute, is_done, missing_steps
 from fairseq_dsp.study.runs import Run, expand
 from fairseq_dsp.study.study_file import read_study
+from fairseq_dsp.study.sweep import checked_runs
 from fairseq_dsp.version import __version__
 
 Sweep = Callable[..., tuple[str, str]]
@@ -177,6 +179,34 @@ def test_another_version_is_told(results: Path, plan: Sweep) -> None:
     found = read_results(results)
     assert "trained by 2 process(es) michel-k6-s1" in found.mixture
     assert found.mixture in pages._markdown(found, [], {})
+
+
+@pytest.mark.usefixtures("quick_steps")
+def test_a_base_with_other_weights_is_told(results: Path, write_study: Callable[..., Path], methods: list[Any]) -> None:
+    """As when it is trained again on a GPU, where the same options need not give the same weights."""
+    assert read_results(results).mixture == ""
+    checkpoint = results / "runs/base-s1/checkpoints/checkpoint_best.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(state | {"extra_state": {"previous_training_time": 7}}, checkpoint)
+    shutil.rmtree(results / "runs/michel-k6-s1")
+    study = read_study(write_study(methods=methods[:3]))
+    michel = next(run for run in checked_runs(study, results) if run.method == "michel")
+    execute(michel)
+    assert read_results(results).mixture == ""  # the time that it took is no weight
+    state["model"]["decoder.embed_tokens.weight"][0, 0] += 1
+    torch.save(state, checkpoint)
+    shutil.rmtree(michel.folder)
+    execute(michel)
+    read = read_results(results)
+    one, two = (
+        read_json(records(results)[name].with_name("result.json"))["files"] for name in ("base-s1", michel.name)
+    )
+    file = "base-s1/checkpoints/checkpoint_best.pt"
+    assert read.mixture == (
+        f"Not all runs were made alike: from {file} (checksum {one[file][:8]}) base-s1, pipelined-k6-s1; "
+        f"from {file} (checksum {two[file][:8]}) michel-k6-s1."
+    )
+    assert read.mixture in summary_table(read)
 
 
 def test_a_study_is_mended_before_it_has_scores(results: Path, plan: Sweep) -> None:

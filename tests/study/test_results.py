@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.study.results import Results, read_results
+from fairseq_dsp.report.tables import cost_cells, table_lines, to_csv
+from fairseq_dsp.study.results import Results, read_results, summary_table
 
 RUN = "runs/joint-k6-s1"
 
@@ -58,3 +61,24 @@ def test_losses_are_averaged_by_seed_as_scores_are(made_up: Results) -> None:
     twice = [{**row.runs[0], "run": name} for name in ("a", "b")] + [row.runs[1]]
     more = type(row)(row.label, row.title, row.heads, twice)
     assert more.by_seed({"a": 1.0, "b": 3.0, row.runs[1]["run"]: 7.0}) == [2.0, 7.0]
+
+
+def test_parameters_are_the_mean_wherever_they_are_shown(copied: Path) -> None:
+    path = copied / RUN / "result.json"
+    result = json.loads(path.read_text())
+    result["scores"]["parameters"] = 2006
+    path.write_text(json.dumps(result))
+    results = read_results(copied)
+    (row,) = (row for row in results.rows() if row.label == "joint" and row.heads == 6)
+    assert [run["scores"]["parameters"] for run in row.runs] == [2006, 1006]
+    (line,) = (
+        line for line in summary_table(results).splitlines() if line.startswith(f"{row.title}  ") and " 6 of " in line
+    )
+    assert line.split()[-1] == "1,506"
+    assert cost_cells([row], "bleu")[0][2] == "1,506"
+    (written,) = (
+        one
+        for one in csv.DictReader(to_csv(table_lines(results, results.bootstrap())).splitlines())
+        if (one["method"], one["heads"]) == ("joint", "6")
+    )
+    assert written["parameters"] == "1506"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -18,12 +19,13 @@ import torch
 import yaml
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.files import write_json
+from fairseq_dsp.files import read_json, write_json
 from fairseq_dsp.study import local, runner
 from fairseq_dsp.study.cluster import Job
 from fairseq_dsp.study.local import Local, run_locally
 from fairseq_dsp.study.lock import locked
 from fairseq_dsp.study.nodes import Nodes
+from fairseq_dsp.study.results import read_results
 from fairseq_dsp.study.runner import RunError, execute, is_done, missing_steps, progress, with_wanted
 from fairseq_dsp.study.runs import Run
 from fairseq_dsp.study.steps import Step
@@ -118,6 +120,31 @@ def test_what_another_run_needs_is_made_again(tmp_path: Path) -> None:
     assert is_done(with_wanted([base, second])[0])  # the second has its own model
     remove(second, "compact", "model")
     assert not is_done(with_wanted([base, second])[0])
+
+
+def test_what_a_run_was_made_from_is_noted(tmp_path: Path) -> None:
+    """With what that was made from, and as it was when it was read."""
+
+    def noted(run: Run) -> dict[str, str]:
+        found: dict[str, str] = read_json(run.folder / "run.json").get("files", {})
+        return {name: content[:4] for name, content in found.items()}
+
+    base = chain(tmp_path, "base")
+    middle = chain(tmp_path, "middle", base)
+    last = chain(tmp_path, "last", middle)
+    for run in (base, middle, last):
+        execute(run)
+    one, two = (hashlib.sha256(f"{text}\n".encode()).hexdigest()[:4] for text in ("model", "other"))
+    assert noted(base) == {}
+    assert noted(middle) == {"base/model": one}
+    assert noted(last) == {"base/model": one, "middle/model": one}
+    (base.folder / "model").write_text("other\n")
+    remove(last, "result.json")  # it is scored again, and has the model that it had
+    execute(last)
+    assert noted(last) == {"base/model": one, "middle/model": one}
+    remove(middle, "result.json", "model", "compact", "scores")
+    execute(middle)
+    assert noted(middle) == {"base/model": two}
 
 
 def locally(
@@ -283,6 +310,7 @@ def test_a_cleaned_up_study_goes_on(
     dsp("sweep", study, "--results", results, "--jobs", 1, "--cores", 1)
     assert table(results, only) == before
     assert (results / "runs/base-s1/result.json").read_text() == base
+    assert read_results(results).mixture == ""  # which compares the weights
     assert not (results / "runs/joint-k6-s1/checkpoints/checkpoint_best.pt").exists()
 
 

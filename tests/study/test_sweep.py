@@ -8,6 +8,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable
+from csv import DictReader
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,11 @@ def test_report(finished: tuple[Path, Any], tmp_path: Path, dsp: Callable[..., A
         loss = float(values[method][values["method"].index("valid_loss")])
         assert loss == pytest.approx(state["extra_state"]["best"], abs=5e-4)  # the log has three decimals
     assert values["michel"][values["method"].index("valid_loss")] == ""  # it was not trained
-    assert r"\toprule" in (tmp_path / "table.tex").read_text()
+    assert {row["missing_runs"] for row in DictReader(csv)} == {"1"}
+    tex = (tmp_path / "table.tex").read_text()
+    assert tex.startswith("% Not finished: 1 of 5 runs (broken-k6-s1).\n%")
+    assert "method & heads & seeds & BLEU &" in tex
+    assert "\nunpruned & 12 & 1 & $" in tex
     markdown = (tmp_path / "report.md").read_text()
     for picture in ("bleu-heads", "heads-joint", "heads-pipelined", "heads-michel", "learning-joint", "cost"):
         assert f"({picture}.svg)" in markdown

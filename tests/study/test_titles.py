@@ -98,7 +98,7 @@ def test_a_report_shows_titles(tmp_path: Path) -> None:
         assert shown.replace("{}", html.escape(title)) in page
     assert f"<td>{html.escape(title)}</td>" in page
     assert "| 50% & more \\| $x_1$ <b>\\a | 6 |" in text
-    assert r"50\% \& more | \$x\_1\$ <b>\textbackslash{}a & 6 &" in tex
+    assert r"50\% \& more | \$x\_1\$ <b>\textbackslash{}a & 6 & 2 &" in tex
     assert r"$\Delta$ to 50\%" in tex
     for picture in ("bleu-heads", "cost"):
         assert html.escape(title, quote=False) in (out / f"{picture}.svg").read_text()
