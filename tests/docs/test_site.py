@@ -115,9 +115,9 @@ def pages() -> Iterator[Path]:
 def test_results_have_a_command_and_few_pictures(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     code = "\n".join(found[3] for found in CODE.finditer(text))
-    command = re.compile(r"^(python (?:benchmarks|tests|docs)/\S+|scripts/\S+|fairseq-\w+|\S+=\S+ fairseq-dsp)", re.M)
+    command = re.compile(r"^((?:python )?(?:benchmarks|tests|docs|scripts)/\S+|fairseq-\w+|\S+=\S+ fairseq-dsp)", re.M)
     assert command.search(code), "which command made the figures?"
-    for file in re.findall(r"(?:python|sweep) ((?:benchmarks|tests|docs|scripts)/\S+)", code):
+    for file in re.findall(r"^(?:python |\S+ sweep )?((?:benchmarks|tests|docs|scripts)/\S+)", code, re.M):
         assert (support.REPOSITORY / file).exists(), file
     assert text.count("![") <= 3
     assert re.search(r"[Vv]ersion 0\.\d", text), "of which version are the figures?"
