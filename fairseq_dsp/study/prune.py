@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> None:
     model.check_data(data)
     asked = {
         "checkpoint": {"path": str(model.path), "sha256": sha256(model.path)},
-        "data": data.summary.get("key", str(data.folder.absolute())),
+        "data": data.key or str(data.folder.absolute()),
         "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
         "range": args.range, "distill": args.distill, "shares": [list(share) for share in shares],
         "touch-up": args.touch_up,
