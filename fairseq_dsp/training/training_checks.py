@@ -1,5 +1,5 @@
 """What is wrong with a training, told when it begins: units that are fixed too late, or too early, or whose attention a
-loss reads though they may be gone."""
+loss reads though they may be gone; a metric that nothing computes."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
     stock(self, epoch)
     if not hasattr(self, "schedule_is_checked"):
         self.schedule_is_checked = True
+        _refuse_metric(self.cfg)
         model = self.get_model()
         if isinstance(model, PrunableModel):
             _tell_ignored(model)
@@ -77,6 +78,17 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
                 _tell_opened(pruner)
             for text in _too_late(pruner, self.cfg, self.batches_of_epoch):
                 logger.warning(text)
+
+
+def _refuse_metric(cfg: Any) -> None:
+    """Raise a `UserError` if the best checkpoint is to have the best value of what validation does not compute."""
+    metric = cfg.checkpoint.best_checkpoint_metric
+    for name, part, option in (("bleu", cfg.task, "eval_bleu"), ("accuracy", cfg.criterion, "report_accuracy")):
+        if metric == name and getattr(part, option, None) is False and not cfg.dataset.disable_validation:
+            raise UserError(
+                f"--best-checkpoint-metric is {metric}, which validation computes with {flag(option)} only: give that "
+                "too, or another metric, such as loss"
+            )
 
 
 def _tell_ignored(model: PrunableModel) -> None:
