@@ -20,7 +20,7 @@ from fairseq_dsp.plain import is_blank, plain
 from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import Corpus, Recipe
 from fairseq_dsp.preparation.download import fetch, text_hash
-from fairseq_dsp.preparation.lines import DamagedError, Pairs, parallel, read_lines, read_pairs, stored_lines
+from fairseq_dsp.preparation.lines import DamagedError, Pairs, find_text, parallel, read_lines, read_pairs, stored_lines
 from fairseq_dsp.preparation.stages import say
 from fairseq_dsp.preparation.tokens import detokenise, tokenise
 
@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("out", metavar="OUT", type=Path, help="folder for everything")
     of_raw_dir = (
         "folder with the unpacked archive (train.tags.de-en.*, IWSLT14.*.xml), or with tokenised train.*, valid.* and "
-        "test.*, and perhaps BPE merges in code; may be given again, for example for the XML files, whose text is then "
-        "the untokenised reference"
+        "test.*, any of these compressed or not, and perhaps BPE merges in code; may be given again, for example for "
+        "the XML files, whose text is then the untokenised reference"
     )
     add("--raw-dir", type=Path, metavar="DIR", action="append", default=[], help=of_raw_dir)
     add("--url", default=URL, help="where the archive is downloaded (default: %(default)s)")
@@ -138,10 +138,12 @@ def _tokenised(languages: tuple[str, str], raw_dirs: list[Path], use_codes: bool
     """The corpus from text that is tokenised already."""
     names = [f"{split}.{language}" for split in ("train", "valid", "test") for language in languages]
     origin: dict[str, object] = {name: text_hash(_need(raw_dirs, name)) for name in names}
-    xml = [_find(raw_dirs, _xml_name(part, language)) for part in TEST_PARTS for language in languages]
-    if any(xml):
-        origin |= {path.name: text_hash(path) for path in xml if path}
+    names = [_xml_name(part, language) for part in TEST_PARTS for language in languages]
+    xml = {name: text_hash(path) for name in names if (path := _find(raw_dirs, name))}
+    origin |= xml
     codes = _find(raw_dirs, "code") if use_codes else None
+    if codes and codes.suffix:
+        raise UserError(f"{codes} is compressed, but BPE merges are read as they are: decompress it")
     if codes:
         origin["code"] = text_hash(codes)
 
@@ -149,7 +151,7 @@ def _tokenised(languages: tuple[str, str], raw_dirs: list[Path], use_codes: bool
         return read_pairs(*(_need(raw_dirs, f"{split}.{language}") for language in languages))
 
     def write_raw(texts: Texts) -> None:
-        if any(xml):
+        if xml:
             texts.write("test", _read_test(raw_dirs, languages))
             there = sum(not (is_blank(a) or is_blank(b)) for a, b in read("test"))
             if there != texts.pairs["test"]:
@@ -167,7 +169,7 @@ def _tokenised(languages: tuple[str, str], raw_dirs: list[Path], use_codes: bool
             texts.write(split, read(split))
 
     return Corpus(
-        "iwslt14", languages, origin, ["iwslt14_test"], write_raw, write_tokenised, codes, detokenised=not any(xml)
+        "iwslt14", languages, origin, ["iwslt14_test"], write_raw, write_tokenised, codes, detokenised=not xml
     )
 
 
@@ -211,8 +213,8 @@ def _read_test(folders: list[Path], languages: tuple[str, str]) -> Iterator[tupl
 
 
 def _find(folders: list[Path], name: str) -> Path | None:
-    places = [folder / inner / name for folder in folders for inner in ("", "de-en")]
-    return next((path for path in places if path.is_file()), None)
+    places = (find_text(folder / inner / name) for folder in folders for inner in ("", "de-en"))
+    return next(filter(None, places), None)
 
 
 def _need(folders: list[Path], name: str) -> Path:

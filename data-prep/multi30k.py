@@ -9,7 +9,7 @@ from fairseq_dsp.errors import UserError
 from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import Corpus, Recipe, split_names
 from fairseq_dsp.preparation.download import fetch, text_hash
-from fairseq_dsp.preparation.lines import COMPRESSED, read_pairs
+from fairseq_dsp.preparation.lines import find_text, read_pairs
 from fairseq_dsp.preparation.stages import say
 
 SUMMARY = "image captions, German-English, 29,000 pairs; downloaded, or from --raw-dir"
@@ -100,5 +100,4 @@ def multi30k(languages: tuple[str, str], raw_dir: Path | None, url: str, downloa
 
 
 def _find(folder: Path, name: str, language: str) -> Path | None:
-    paths = [folder / f"{name}.{language}{ending}" for ending in ("", *COMPRESSED)]
-    return next((path for path in paths if path.is_file()), None)
+    return find_text(folder / f"{name}.{language}")

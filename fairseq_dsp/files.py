@@ -7,6 +7,8 @@ import glob
 import hashlib
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -77,6 +79,7 @@ def write_files(contents: Mapping[Path, Any]) -> None:
     if not contents:
         return
     (path, content), *others = contents.items()
+    _remove_leftovers(path)
     with _all_or_nothing(str(path)), replacing(path) as temporary:
         if isinstance(content, str):
             temporary.write_text(content, encoding="utf-8")
@@ -96,6 +99,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     :raises UserError: if the folder cannot be written; nothing is left of it then.
     """
+    _remove_leftovers(target)
     temporary = _beside(target)
     try:
         with _all_or_nothing(f"the folder {target}"):
@@ -128,7 +132,7 @@ def _all_or_nothing(what: str) -> Iterator[None]:
 def remove(path: Path) -> None:
     """Remove a file, if it is there, and what writers that were killed have left of it; none may be at it now."""
     path.unlink(missing_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+    for left in _left(path):
         left.unlink(missing_ok=True)
 
 
@@ -161,7 +165,35 @@ def check_target(path: str | Path) -> Path:
 
 def _beside(path: Path) -> Path:
     """A hidden name in the same folder, and so on the same disk, that no other process uses, on any machine."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+    return path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(8)}{TEMPORARY}")
+
+
+def _left(path: Path) -> Iterator[Path]:
+    """What there is of *path* under names of `_beside`, of this version or an earlier one."""
+    return path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes of this machine that were killed have left of *path*; what may still be written stays."""
+    ours = re.compile(rf"\.{re.escape(f'{path.name}.{platform.node()}')}-(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}")
+    for left in list(_left(path)):
+        if not (match := ours.fullmatch(left.name)) or _runs(int(match[1])):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of that number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def _to_disk(path: Path) -> None:

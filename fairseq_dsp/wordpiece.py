@@ -23,6 +23,11 @@ class WordPiece:
     def __init__(self, tokenizer: Any, positions: int | None = None) -> None:
         self._tokenizer, self.positions = tokenizer, positions
 
+    @property
+    def words(self) -> list[str]:
+        """The words of the fairseq dictionary that texts may hold, beside fairseq's own symbols."""
+        return dictionary_words(list(self._tokenizer.get_vocab()))
+
     @staticmethod
     def make(
         vocabulary: Sequence[str],

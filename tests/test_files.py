@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from quick_python import quick_python
 
-from fairseq_dsp.files import remove, replacing
+from fairseq_dsp.files import new_folder, remove, replacing, write_files
 
 
 def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
@@ -43,6 +43,37 @@ def test_removing_takes_what_killed_writers_left_too(tmp_path: Path) -> None:
     remove(path)
     remove(tmp_path / "none")
     assert sorted(file.name for file in tmp_path.iterdir()) == [".a1.pt.1.tmp", "a1.pt"]
+
+
+def test_what_killed_writers_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    """What is still being written stays."""
+    path, folder, waiting = tmp_path / "model.pt", tmp_path / "model", []
+    script = f"""
+import sys
+from pathlib import Path
+from fairseq_dsp.files import new_folder, replacing
+with new_folder(Path({str(folder)!r})) as temporary, replacing({str(path)!r}) as file:
+    temporary.mkdir()
+    (temporary / "weights").write_text("half")
+    file.write_text("half")
+    print(temporary.name, file.name, flush=True)
+    sys.stdin.read()
+"""
+    for _ in range(2):
+        command = [sys.executable, "-c", script]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        waiting.append((process, process.stdout.readline().split()))
+    (killed, gone), (alive, half) = waiting
+    killed.kill()
+    killed.communicate()
+    assert {entry.name for entry in tmp_path.iterdir()} == {*gone, *half}
+    with new_folder(folder) as temporary:
+        temporary.mkdir()
+    write_files({path: "whole"})
+    assert {entry.name for entry in tmp_path.iterdir()} == {*half, "model", "model.pt"}
+    alive.kill()
+    alive.communicate()
 
 
 def test_a_folder_that_a_full_disk_ends_is_told_in_a_sentence(tmp_path: Path) -> None:

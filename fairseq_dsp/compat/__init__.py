@@ -9,6 +9,7 @@ __all__ = ["apply_all"]
 
 _FIXES = (
     "tracebacks_for_users",
+    "diverged_trainings_show_tracebacks",
     "user_dir_imported_twice",
     "safe_loading",
     "options_are_evaluated",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from ..corpus import SUMMARY, folder_of
 from ..errors import UserError
+from ..files import settings_key, sha256
 
 CLASSIFICATION = "sentence_prediction"
 """fairseq's task of a corpus with labels."""
@@ -78,6 +80,18 @@ class PreparedData:
     def data_bins(self) -> list[Path]:
         """That folder and those of further parts of the training text."""
         return [self.folder / name for name in self.summary.get("data_bins", [self.summary["data_bin"]])]
+
+    @functools.cached_property
+    def key(self) -> str | None:
+        """A name of its content, which corpora of other content do not have; None of a preparation without one.
+
+        A data-bin from elsewhere says nothing of its texts: they are read, whatever their size, when this is asked for.
+        """
+        key: str | None = self.summary.get("key")
+        if self.summary["data_bin"] != ".":
+            return key
+        texts = self.folder.glob("*/*.bin" if self.classifies else "*.bin")
+        return settings_key([key, {str(path.relative_to(self.folder)): sha256(path) for path in texts}])
 
     @property
     def training_data(self) -> str:

@@ -90,16 +90,14 @@ def _labelled(folder: Path) -> PreparedData | None:
     if prepared or not (folder / "label" / "dict.txt").is_file():
         return None
     content = hashlib.sha256()
-    labels = sorted(folder.glob("label/*.bin"))  # other ones have the same size
-    for path in (folder / "input0" / "dict.txt", folder / "label" / "dict.txt", *labels):
-        content.update(_read(path))
-    binarised = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in folder.glob("*/*.bin"))
+    for name in ("input0", "label"):
+        content.update(_read(folder / name / "dict.txt"))
     name = folder.absolute().name
     summary = {
         "task": CLASSIFICATION,
         "corpus": name,
         "data_bin": ".",
-        "key": settings_key([content.hexdigest(), binarised]),
+        "key": content.hexdigest(),
     }
     return PreparedData(folder, summary)
 
@@ -133,7 +131,6 @@ def _binarised(folder: Path, split: str, references: Path, given: Mapping[str, A
     content = hashlib.sha256(_read(references))
     for language in (source, target):
         content.update(_read(folder / f"dict.{language}.txt"))
-    binarised = sorted((path.name, path.stat().st_size) for path in folder.glob("*.bin"))
     summary = {
         "source_lang": source,
         "target_lang": target,
@@ -143,7 +140,7 @@ def _binarised(folder: Path, split: str, references: Path, given: Mapping[str, A
         "lowercase": bool(given.get("lowercase", False)),
         "references": {split: str(references)},
         "given": {**given, "references": str(references)},
-        "key": settings_key([content.hexdigest(), binarised]),
+        "key": content.hexdigest(),
     }
     return PreparedData(folder, summary)
 

@@ -138,6 +138,13 @@ class HeadSet(UnitSet):
         """The sets of all kinds."""
         return (self, *self.others)
 
+    @property
+    def alignment_heads(self) -> int | None:
+        """The number of heads left in the last layer's cross-attention, from which alignments are read; None for a
+        model without cross-attention."""
+        layers = self.of(HEADS.crossing)
+        return len(layers[-1]) if layers else None
+
     def set_of(self, kind: Kind) -> UnitSet | None:
         """Return the set of units of a kind; None if it says nothing of them, which means all."""
         return next((units for units in self.all if units.kind is kind), None)

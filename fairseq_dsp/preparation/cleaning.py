@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ..errors import UserError
 from ..languages import has_spaces
 from ..plain import is_blank, normalised
-from .lines import Pairs, stored_pairs
+from .lines import Pairs, stored_lines, stored_pairs
 from .stages import say
 
 if TYPE_CHECKING:
@@ -172,6 +172,25 @@ class Texts:
             path.replace(self.folder / path.name)
         kept.folder.rmdir()
         self.pairs["train"] = kept.pairs["train"]
+
+
+def say_known(folder: Path, splits: Sequence[str], languages: tuple[str, str]) -> None:
+    """Say how many sentences of the texts to validate and test on the training text has too, whatever their capitals.
+
+    :param folder: with the files ``SPLIT.LANGUAGE``.
+    :param splits: ``train`` and the others, which are held in memory.
+    """
+    for language in languages:
+        train, *others = (map(str.lower, stored_lines(folder / f"{split}.{language}")) for split in splits)
+        texts = [list(lines) for lines in others]
+        asked = set().union(*texts)
+        known = {line for line in train if line in asked}
+        for split, lines in zip(splits[1:], texts, strict=True):
+            if count := sum(line in known for line in lines):
+                say(
+                    f"{split}.{language}: {count} of {len(lines)} sentences are in the training text too, which "
+                    "flatters scores: leave them out of one of the two"
+                )
 
 
 def _characters(line: str) -> list[str]:

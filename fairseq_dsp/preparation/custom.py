@@ -15,7 +15,7 @@ from .arguments import positive
 from .cleaning import Texts
 from .corpora import Corpus, Recipe, split_names
 from .download import text_hash
-from .lines import COMPRESSED, Pairs, read_pairs, read_table
+from .lines import COMPRESSED, Pairs, find_text, read_pairs, read_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,10 +204,7 @@ def ready_splits(languages: tuple[str, str], train: str, valid: str, tests: list
 def _files(prefix: str, languages: tuple[str, str]) -> list[Path]:
     """The files of a prefix: the two sides, or one file with both, or none."""
     for endings in (languages, ("tsv",)):
-        found = [
-            next((path for more in ("", *COMPRESSED) if (path := Path(f"{prefix}.{ending}{more}")).is_file()), None)
-            for ending in endings
-        ]
+        found = [find_text(Path(f"{prefix}.{ending}")) for ending in endings]
         if all(found):
             return [path for path in found if path]
     return []

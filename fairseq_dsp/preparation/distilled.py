@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
             check_direction(state, path, data.languages)
         settings = {
             "corpus": data.summary.get("corpus"),
-            "input": data.summary.get("key", str(data.folder.absolute())),
+            "input": data.key or str(data.folder.absolute()),
             "models": [sha256(Path(path)) for path in models],
             "beam": BEAM,
             "translations": args.translations,

@@ -28,6 +28,12 @@ COMPRESSED = (".gz", ".xz", ".zst")
 """Endings of the compressed files that are read as if they were not."""
 
 
+def find_text(path: Path) -> Path | None:
+    """The file of that name, or of that name and the ending of a compressed format; None where there is neither."""
+    paths = [path.with_name(path.name + ending) for ending in ("", *COMPRESSED)]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _open_zstd(path: Path) -> IO[bytes]:
     try:
         from backports import zstd

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +59,18 @@ class Encoder:
             if not path.is_file():
                 raise UserError(f"{path} is missing: give --encoder the folder that fairseq-dsp import-bert wrote")
 
+    def check_dictionary(self) -> None:
+        """Raise a `UserError` if the dictionary does not have all words of the tokeniser."""
+        from .binarise import check_dictionary  # help needs none of its packages
+
+        known, words = check_dictionary(self.dictionary), WordPiece.read(self.tokeniser).words
+        if lacking := [word for word in words if word not in known]:
+            raise UserError(
+                f"{self.dictionary} lacks {len(lacking)} of the {len(words)} words of {self.tokeniser.name}, such as "
+                f"{min(lacking)}, so one of them is another encoder's: give --encoder the folder that fairseq-dsp "
+                "import-bert wrote"
+            )
+
 
 def add_command(commands: Any) -> None:
     """Add the sub-command to those of ``fairseq-dsp prepare``."""
@@ -67,7 +78,7 @@ def add_command(commands: Any) -> None:
     parser.epilog = "example: %(prog)s data/sick --raw-dir SICK --encoder bert/"
     add = parser.add_argument
     add("out", metavar="OUT", type=Path, help="folder for the results")
-    add("--raw-dir", required=True, metavar="DIR", type=Path, help="folder of the corpus")
+    add("--raw-dir", required=True, metavar="DIR", type=Path, help="folder of the corpus; files may be compressed")
     add("--encoder", required=True, metavar="DIR", type=Path, help="folder that fairseq-dsp import-bert wrote")
     add("--valid-size", type=positive, metavar="N", help="pairs to hold out where a set is missing (default: 500)")
     add("--seed", type=int, default=1, metavar="N", help="seed of that choice (default: %(default)s)")
@@ -101,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
             )
         settings = {
             "corpus": corpus.name,
-            "input": {path.name: text_hash(path) for path in corpus.files},
+            "input": {name: text_hash(path) for name, path in corpus.files.items()},
             "held-out": corpus.held_out,
             "encoder": {path.name: sha256(path) for path in (encoder.dictionary, encoder.tokeniser)},
             "max-positions": positions,
@@ -112,6 +123,7 @@ def run(args: argparse.Namespace) -> None:
             if is_done(space, settings, keys, args.force):
                 say(f"{args.out / 'data-bin'} is ready: nothing to do")
                 return
+            encoder.check_dictionary()
             raw = space.stage("raw", keys["raw"], lambda folder: _write(corpus.texts, folder))
             splits = split_names(len(corpus.test_sets))
             pieces = space.stage(
@@ -181,11 +193,7 @@ def _encode(raw: Path, splits: list[str], encoder: Encoder, positions: int, fold
 
 def _binarise(pieces: Path, splits: list[str], encoder: Encoder, folder: Path) -> None:
     from .binarise import binarise  # help needs none of its packages
-    from .vocabularies import check_covers
 
-    sides = (pieces / f"train.{name}" for name in COLUMNS[:2])
-    words = Counter(word for side in sides for line in stored_lines(side) for word in line.split(" "))
-    check_covers(encoder.dictionary, words, "--encoder the folder that fairseq-dsp import-bert wrote")
     for name in COLUMNS:
         (folder / name).mkdir()
         dictionary = folder / name / "dict.txt"

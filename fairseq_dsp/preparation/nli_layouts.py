@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..plain import is_blank, plain
-from .lines import read_lines, read_text
+from .lines import find_text, read_lines, read_text
 from .stages import say
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -51,7 +51,7 @@ class NliCorpus:
     :param name: ``sick``, ``snli`` or ``mnli``.
     :param texts: its pairs.
     :param test_sets: names of the test sets.
-    :param files: all that was read.
+    :param files: all that was read, by their names without the endings of compressed formats.
     :param left_out: number of training pairs left out, since they recur in a test set.
     :param held_out: how pairs were held out for validation: their number and the seed; None if none were.
     """
@@ -59,7 +59,7 @@ class NliCorpus:
     name: str
     texts: Texts
     test_sets: tuple[str, ...]
-    files: list[Path]
+    files: dict[str, Path]
     left_out: int
     held_out: list[int] | None
 
@@ -72,8 +72,8 @@ def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
     :raises UserError: if it is none of the corpora, or a file is not as it should be.
     """
     name, layout = _find(folder)
-    files = [path for file in layout.values() for path in _paths(folder, file) if path.is_file()]
-    there = {split: _read(folder, file) for split, file in layout.items() if _paths(folder, file)[0].is_file()}
+    files = {name: path for file in layout.values() for name in _names(file) if (path := find_text(folder / name))}
+    there = {split: _read(folder, file) for split, file in layout.items() if _names(file)[0] in files}
     tests = [split for split in there if split not in ("train", "valid")]
     pool = there.get("train") or there["valid"]
     valid = there["valid"] if "train" in there and "valid" in there else None
@@ -115,21 +115,20 @@ def _find(folder: Path) -> tuple[str, dict[str, str]]:
         for layout in layouts:
             tests = [split for split in layout if split not in ("train", "valid")]
             needed = [layout[split] for split in tests]
-            trained = any(
-                split in layout and _paths(folder, layout[split])[0].is_file() for split in ("train", "valid")
-            )
-            if trained and all(path.is_file() for file in needed for path in _paths(folder, file)):
+            others = [_names(layout[split])[0] for split in ("train", "valid") if split in layout]
+            trained = any(find_text(folder / name) for name in others)
+            if trained and all(find_text(folder / name) for file in needed for name in _names(file)):
                 return name, layout
     expected = "; ".join(
-        f"{name.upper()}: {', '.join(_paths(Path(), file)[0].name for file in layouts[0].values())}"
+        f"{name.upper()}: {', '.join(_names(file)[0] for file in layouts[0].values())}"
         for name, layouts in _LAYOUTS.items()
     )
     raise UserError(f"{folder} does not hold the files of a known corpus ({expected}): give another --raw-dir")
 
 
-def _paths(folder: Path, file: str) -> list[Path]:
+def _names(file: str) -> list[str]:
     """Return the file, or the three that one name stands for."""
-    return [folder / file] if "." in file else [folder / f"{part}.{file}" for part in ("s1", "s2", "labels")]
+    return [file] if "." in file else [f"{part}.{file}" for part in ("s1", "s2", "labels")]
 
 
 def _read(folder: Path, file: str) -> list[Row]:
@@ -137,7 +136,7 @@ def _read(folder: Path, file: str) -> list[Row]:
 
     :raises UserError: if a column is missing, a side empty or a label unknown.
     """
-    paths = _paths(folder, file)
+    paths = [find_text(folder / name) or folder / name for name in _names(file)]
     if len(paths) == 3:
         columns = [list(read_lines(path)) for path in paths]
         if len({len(column) for column in columns}) > 1:

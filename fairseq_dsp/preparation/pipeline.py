@@ -27,12 +27,12 @@ from ..evaluation.prepared import PreparedData, refuse_colon
 from ..files import write_json
 from . import ceiling
 from .binarise import binarise, read_counts, read_dictionary, write_counts
-from .cleaning import Texts
+from .cleaning import Texts, say_known
 from .corpora import Corpus
 from .lines import count_lines, stored_lines, write_lines
 from .settings import Options, is_done, settings_of, stage_keys
 from .stages import Workspace, say
-from .subwords import MODEL_NAMES, Learning, encode_pairs, encode_text, encoder, learn
+from .subwords import MODEL_NAMES, Learning, count_merges, encode_pairs, encode_text, encoder, learn
 from .tokens import detokenise, tokenise
 from .vocabularies import make_dictionaries
 
@@ -126,6 +126,7 @@ class _Work:
     def _encode(self, folder: Path) -> dict[str, Any]:
         """Learn BPE and apply it; returns the number of subwords of the ``longest`` sentences."""
         corpus, options = self.corpus, self.options
+        say_known(self.plain, corpus.splits(), corpus.languages)
         model = folder / MODEL_NAMES[options.bpe]
         ready = options.model or corpus.codes
         if ready:
@@ -235,7 +236,7 @@ class _Work:
             "data_bins": shards,
             "bpe": options.bpe,
             "bpe_model": f"bpe/{MODEL_NAMES[options.bpe]}",
-            "vocab_size": options.vocab_size,
+            "vocab_size": self._vocab_size(),
             "tokenizer": options.tokenizer,
             "lowercase": options.lowercase,
             "normalise": options.cleaning.normalise,
@@ -257,6 +258,12 @@ class _Work:
             "settings": settings,
             "key": self.keys["data-bin"],
         }
+
+    def _vocab_size(self) -> int | None:
+        """What was made: subword-nmt makes fewer merges than asked for where the text yields no more."""
+        if self.options.vocab_size is None or self.options.bpe == "sentencepiece":
+            return self.options.vocab_size
+        return count_merges(self.bpe / MODEL_NAMES[self.options.bpe])
 
 
 def _together(what: str, *reports: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -26,7 +26,7 @@ from .workers import held
 STAMP = ".stamp.json"
 PARTIAL = ".partial-"
 _NUMBERS = itertools.count()
-_OURS = re.compile(rf"\.[a-z][a-z0-9-]*{PARTIAL}\d+-\d+|\.{re.escape(SUMMARY)}\.[0-9a-f]+{re.escape(TEMPORARY)}")
+_OURS = re.compile(rf"\.[a-z][a-z0-9-]*{PARTIAL}\d+-\d+|\.{re.escape(SUMMARY)}\..+{re.escape(TEMPORARY)}")
 """The hidden names of what is being made."""
 FULL_DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 

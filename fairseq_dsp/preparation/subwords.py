@@ -5,6 +5,7 @@ The file names of the models are those that fairseq's hub interface looks for in
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import re
@@ -82,8 +83,11 @@ def learn(learning: Learning) -> None:
     of = "" if size == learning.pairs else f"{size} of "
     say(f"learning {learning.vocab_size} {learning.kind} {pieces} on {of}{learning.pairs} training pairs")
     # in a process of its own: the memory is gone afterwards, and what the library does to a process stays there
-    reserved = apart(_learn_sentencepiece if learning.kind == "sentencepiece" else _learn_subword_nmt, learning)
-    if reserved:
+    if learning.kind == "subword-nmt":
+        made = apart(_learn_subword_nmt, learning)
+        if made < learning.vocab_size:
+            say(f"this training text yields {made} merges: no other two subwords occur together twice")
+    elif reserved := apart(_learn_sentencepiece, learning):
         say(f"{reserved} sentences hold {RESERVED} (U+2585), which sentencepiece reserves: it learnt from the others")
 
 
@@ -124,17 +128,18 @@ def _learn_sentencepiece(learning: Learning) -> int:
 
 
 def _learn_subword_nmt(learning: Learning) -> int:
+    """Learn; return the number of merges."""
     from subword_nmt.learn_bpe import learn_bpe
 
-    with learning.model.open("w", encoding="utf-8") as codes:
-        try:
-            learn_bpe((line + "\n" for line in learning.sentences()), codes, learning.vocab_size)
-        except ValueError as error:  # the most frequent pair of none
-            raise UserError(
-                "no word of the training text has two characters to merge: give text that is not split into "
-                "characters, or --bpe sentencepiece"
-            ) from error
-    return 0
+    with learning.model.open("w", encoding="utf-8") as codes, contextlib.suppress(ValueError):  # no pair at all
+        learn_bpe((line + "\n" for line in learning.sentences()), codes, learning.vocab_size)
+    made = _count_merges(learning.model)
+    if not made:
+        raise UserError(
+            "no two characters occur together twice in words of the training text, so there is nothing to merge: give "
+            "text that is not split into characters, more text, or --bpe sentencepiece"
+        )
+    return made
 
 
 def check_model(kind: str, path: Path) -> None:
@@ -151,10 +156,14 @@ def check_model(kind: str, path: Path) -> None:
 
 
 def count_merges(codes: Path | None) -> int:
-    """The number of merges in a ready table; 0 without one. Raises `UserError` when it is none."""
+    """The number of merges in a table; 0 without one. Raises `UserError` when it is none."""
     if codes is None:
         return 0
     check_model("subword-nmt", codes)
+    return _count_merges(codes)
+
+
+def _count_merges(codes: Path) -> int:
     return sum(1 for line in codes.read_text(encoding="utf-8").splitlines() if line) - 1
 
 

@@ -34,15 +34,14 @@ def make_dictionaries(
         if ready is None:
             write_dictionary(words, path)
             continue
-        check_covers(ready, words, "the one that belongs to the BPE model, or none, to make one of this text")
+        _check_covers(ready, words)
         shutil.copyfile(ready, path)
 
 
-def check_covers(ready: Path, words: Counter[str], wanted: str) -> None:
+def _check_covers(ready: Path, words: Counter[str]) -> None:
     """Say how many subwords of the training text a ready dictionary lacks.
 
     :param words: how often each occurs.
-    :param wanted: what to give instead, for the message.
     :raises UserError: if they are many, or it is no dictionary.
     """
     known = check_dictionary(ready)
@@ -52,7 +51,7 @@ def check_covers(ready: Path, words: Counter[str], wanted: str) -> None:
         example = next(word for word, _ in words.most_common() if word not in known)
         raise UserError(
             f"the dictionary {ready} lacks {lacking / total:.0%} of the subwords of the training text, such as "
-            f"{example}: give {wanted}"
+            f"{example}: give the one that belongs to the BPE model, or none, to make one of this text"
         )
     if lacking:
         say(f"{ready}: {lacking} of {total} subwords of the training text are not in it, and become <unk>")

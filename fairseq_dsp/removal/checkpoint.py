@@ -129,21 +129,18 @@ class TrainedModel:
         return None if low is None or high is None else (low, high)
 
     def alignment_heads(self, reader: str) -> int:
-        """Return the number of heads left in the last layer's cross-attention, which alignments are read from.
+        """Return the number of heads left that alignments are read from; 0 for a model without cross-attention.
 
         :param reader: what reads them, for the warning if there are none: the others' attention is uniform.
         """
-        layers = self.heads.of(HEADS.crossing)
-        if not layers:  # it has no cross-attention
-            return 0
-        heads = len(layers[-1])
-        if not heads:
+        heads = self.heads.alignment_heads
+        if heads == 0:
             logger.warning(
                 "%s has no heads left in the last layer's cross-attention, which alignments are read from: %s would "
                 "give the same weight to every word; train with --min-heads-per-module 1 for alignments",
                 self.path, reader,
             )  # fmt: skip
-        return heads
+        return heads or 0
 
     @property
     def architecture(self) -> str:

@@ -54,6 +54,7 @@ from .local import Local
 from .method_checks import chooses_units, read_shares
 from .options import BUDGETS, SHARES, Options, parse_options, read_words
 from .pruned_models import METHOD, measure_speeds, place, table
+from .records import NO_EFFECT
 from .results import BASE, read_results
 from .runner import LOCK, is_done
 from .runs import Run
@@ -153,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
     model.check_data(data)
     asked = {
         "checkpoint": {"path": str(model.path), "sha256": sha256(model.path)},
-        "data": data.summary.get("key", str(data.folder.absolute())),
+        "data": data.key or str(data.folder.absolute()),
         "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
         "range": args.range, "distill": args.distill, "shares": [list(share) for share in shares],
         "touch-up": args.touch_up,
@@ -260,7 +261,8 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
         there = {"range": False, "distill": False, "shares": [], "touch-up": None} | json.loads(
             path.read_text(encoding="utf-8")
         )
-        differing = [name for name in asked if there[name] != asked[name]]
+        one, other = ({**part, "given": _effective(part["given"])} for part in (there, asked))
+        differing = [name for name in asked if one[name] != other[name]]
         if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
             differing.remove("checkpoint")  # moved
         options: dict[str, Options] = there["options"]
@@ -278,7 +280,13 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
             for name in differing
         )
         raise UserError(f"{out} holds the result of another call ({changes}): give another folder, or remove that one")
-    return options
+    free = {name: value for name, value in asked["given"].items() if name not in other["given"]}
+    return {name: own | free for name, own in options.items()}
+
+
+def _effective(given: Options) -> Options:
+    """What is given without the options that cannot change the result, such as the number of workers."""
+    return {name: value for name, value in given.items() if name.replace("-", "_") not in NO_EFFECT}
 
 
 def _brief(value: Any) -> str:

@@ -35,7 +35,7 @@ FILES = "files"
 _OWN = {"version", "needs", "resolved", FILES}
 """What a record has beside a run's identity."""
 
-_NO_EFFECT = {
+NO_EFFECT = {
     # what is shown, and where
     "no_progress_bar", "log_interval", "log_format", "log_file", "aim_repo", "aim_run_hash", "tensorboard_logdir",
     "wandb_project", "azureml_logging", "profile", "reset_logging", "suppress_crashes", "debug_param_names",
@@ -279,7 +279,7 @@ def _differing_options(one: dict[str, Any], other: dict[str, Any], checkpoint: s
 def _effective(options: Mapping[str, Any], checkpoint: str) -> dict[str, Any]:
     """Those of a training's options that have an effect on the checkpoint it leaves, ``best`` or ``last``."""
     by_validation = options.get("patience", -1) > 0 or options.get("lr_scheduler") == "reduce_lr_on_plateau"
-    left_out = _NO_EFFECT if checkpoint == "best" or by_validation else _NO_EFFECT | _VALIDATION
+    left_out = NO_EFFECT if checkpoint == "best" or by_validation else NO_EFFECT | _VALIDATION
     if options.get("best_checkpoint_metric", "loss") != "bleu":
         left_out = left_out | {name for name in _VALIDATION if name.startswith("eval_")}
     return {name: value for name, value in options.items() if name not in left_out}

@@ -93,7 +93,7 @@ class _Maker:
         self.study = study
         self.commands = Commands(study)
         self.folder = results / RUNS
-        self.common = {"data": study.data.summary.get("key", str(study.data.folder))}
+        self.common: dict[str, Any] = {"data": study.data.key or str(study.data.folder)}
         self.common |= {name: getattr(study, name) for name in SCORING}
         for name, usual in {"max_len_a": MAX_LEN_A, "max_len_b": MAX_LEN_B}.items():
             if self.common[name] == usual:  # results of before there were these options stay usable

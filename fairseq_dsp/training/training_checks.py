@@ -1,5 +1,5 @@
 """What is wrong with a training, told when it begins: units that are fixed too late, or too early, or whose attention a
-loss reads though they may be gone."""
+loss reads though they may be gone; a metric that nothing computes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dataclasses import fields
 from itertools import chain
 from typing import Any
 
-import torch
 from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
 
@@ -66,6 +65,7 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
     stock(self, epoch)
     if not hasattr(self, "schedule_is_checked"):
         self.schedule_is_checked = True
+        _refuse_metric(self.cfg)
         model = self.get_model()
         if isinstance(model, PrunableModel):
             _tell_ignored(model)
@@ -78,6 +78,17 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
                 _tell_opened(pruner)
             for text in _too_late(pruner, self.cfg, self.batches_of_epoch):
                 logger.warning(text)
+
+
+def _refuse_metric(cfg: Any) -> None:
+    """Raise a `UserError` if the best checkpoint is to have the best value of what validation does not compute."""
+    metric = cfg.checkpoint.best_checkpoint_metric
+    for name, part, option in (("bleu", cfg.task, "eval_bleu"), ("accuracy", cfg.criterion, "report_accuracy")):
+        if metric == name and getattr(part, option, None) is False and not cfg.dataset.disable_validation:
+            raise UserError(
+                f"--best-checkpoint-metric is {metric}, which validation computes with {flag(option)} only: give that "
+                "too, or another metric, such as loss"
+            )
 
 
 def _tell_ignored(model: PrunableModel) -> None:
@@ -151,18 +162,18 @@ def _refuse_blocks(model: PrunableModel) -> None:
 
 
 def _refuse_alignments(model: PrunableModel) -> None:
-    """Raise a `UserError` if all heads that alignments are read from may go: those of the last attention."""
-    pruner, kept = model.pruner, model.kept_heads
-    if kept is not None:
-        least = len(kept.layers[-1][-1])
-    elif pruner is None or not pruner.plan.prunes:
-        return
-    else:
-        config, last = pruner.plan.config, pruner.modules[-1].units
+    """Raise a `UserError` if there are no heads that alignments are read from, or all of them may go."""
+    left, pruner = model.kept().alignment_heads, model.pruner
+    if left is None:
+        raise UserError(
+            "--load-alignments trains the decoder's attention to the source, but this model has no cross-attention: "
+            "leave it out"
+        )
+    if pruner is not None and pruner.plan.prunes:
+        config = pruner.plan.config
         exact = config.kept_heads is not None or config.uniform_heads  # whatever the importance
-        importance = torch.zeros_like(pruner.importance)
-        least = int(pruner.plan.keep(importance)[-last:].sum()) if exact else config.min_heads_per_module
-    if not least:
+        left = left if exact else config.min_heads_per_module
+    if not left:
         raise UserError(
             "--load-alignments trains the attention of the decoder's last layer to the source, but with these options "
             "all its heads may be removed: give --min-heads-per-module 1 or, where the heads are given, a set that has "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,7 +165,17 @@ def test_text_of_single_characters_has_nothing_to_merge(tmp_path: Path) -> None:
     paths = [preparing.write(tmp_path / f"t.{x}", text) for x in ("de", "en")]
     options = ("--bpe", "subword-nmt", "--tokenizer", "none", "--vocab-size", 9)
     done = preparing.prepare("custom", *paths, tmp_path / "out", *options, check=False)
-    assert "has two characters to merge" in preparing.the_sentence(done)
+    assert "there is nothing to merge" in preparing.the_sentence(done)
+
+
+def test_fewer_merges_than_asked_for_are_told_and_recorded(tmp_path: Path) -> None:
+    text = [f"a sentence no. {number}" for number in range(60)]
+    paths = [preparing.write(tmp_path / f"t.{x}", text) for x in ("de", "en")]
+    done = preparing.prepare("custom", *paths, tmp_path / "out", "--bpe", "subword-nmt", "--vocab-size", 900)
+    made = len(preparing.lines(tmp_path / "out/bpe/bpecodes")) - 1
+    assert made < 900
+    assert f"this training text yields {made} merges" in done.stdout
+    assert json.loads((tmp_path / "out/prepare.json").read_text())["vocab_size"] == made
 
 
 @pytest.mark.parametrize("corpus", ["multi30k", "iwslt14"])

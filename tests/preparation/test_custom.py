@@ -103,6 +103,23 @@ def test_ready_splits(small_multi30k: Path, tmp_path: Path) -> None:
     assert preparing.lines(tmp_path / "valid.en") == preparing.lines(Path(f"{valid}.en"))
 
 
+def test_sentences_of_ready_splits_that_training_knows_are_told(tmp_path: Path) -> None:
+    train = [f"This is sentence no. {i}." for i in range(60)]
+    own = [f"Another one, no. {i}." for i in range(4)]
+    for name, de, en in (
+        ("train", train, train),
+        ("valid", own, own),
+        ("test", [*own, train[7].upper(), train[7]], [*own, *own[:2]]),
+    ):
+        preparing.write(tmp_path / f"{name}.de", de)
+        preparing.write(tmp_path / f"{name}.en", en)
+    prefixes = [word for x in ("train", "valid", "test") for word in (f"--{x}-pref", tmp_path / x)]
+    done = preparing.prepare("custom", tmp_path / "out", *prefixes, "-s", "de", "-t", "en", "--vocab-size", 60)
+    told = [line for line in done.stdout.splitlines() if "in the training text too" in line]
+    assert len(told) == 1
+    assert told[0].startswith("| test.de: 2 of 6 sentences are in the training text too")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
 import preparing
 import pytest
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.preparation import corpora as known
 from fairseq_dsp.preparation.cleaning import Texts
 
@@ -134,13 +136,35 @@ def write_raw(corpus: known.Corpus, folder: Path) -> None:
     texts.close()
 
 
-def test_tokenised_text_with_its_codes(corpora: Path, tmp_path: Path) -> None:
-    """The other form of the corpus: tokenised, with ready merges; the XML files give the references."""
-    small = tmp_path / "small"
-    small.mkdir()
+@pytest.fixture
+def small(corpora: Path, tmp_path: Path) -> Path:
+    """The tokenised corpus with a part of its training text."""
+    folder = tmp_path / "small"
+    folder.mkdir()
     for path in (corpora / "iwslt14-47k").iterdir():
         keep = None if path.name.startswith(("code", "test")) else 200
-        preparing.write(small / path.name, preparing.lines(path)[:keep])
+        preparing.write(folder / path.name, preparing.lines(path)[:keep])
+    return folder
+
+
+def test_compressed_files_are_the_same_corpus(small: Path, corpora: Path, tmp_path: Path) -> None:
+    xml, found = shutil.copytree(corpora / "iwslt14-raw", tmp_path / "xml"), []
+    for name in ("raw", "compressed"):
+        if name == "compressed":
+            preparing.compress(small)
+            preparing.compress(xml)
+        (tmp_path / name).mkdir()
+        corpus = known.module("iwslt14").iwslt14(("de", "en"), [small, xml], "", tmp_path, use_codes=False, workers=1)
+        write_raw(corpus, tmp_path / name)
+        found.append((corpus.origin, corpus.detokenised, preparing.contents(tmp_path / name)))
+    assert found[0] == found[1]
+    with pytest.raises(UserError, match=r"code\.gz is compressed, but BPE merges are read as they are"):
+        known.module("iwslt14").iwslt14(("de", "en"), [small], "", tmp_path, use_codes=True, workers=1)
+    assert found[0][0].keys() > {"train.de", "IWSLT14.TED.tst2010.de-en.en.xml"}
+
+
+def test_tokenised_text_with_its_codes(small: Path, corpora: Path, tmp_path: Path) -> None:
+    """The other form of the corpus: tokenised, with ready merges; the XML files give the references."""
     raw_dirs = [small, corpora / "iwslt14-raw"]
     arguments = argparse.Namespace(
         corpus="iwslt14", source_lang="de", target_lang="en", raw_dir=raw_dirs, url="", out=tmp_path, bpe="subword-nmt",

@@ -149,10 +149,10 @@ def test_a_study_takes_its_sizes_from_a_pretrained_model(
 def test_other_labels_are_another_corpus(data: Path, tmp_path: Path) -> None:
     """Files of labels have the same size whatever they say."""
     copy = shutil.copytree(data, tmp_path / data.name)
-    key = read_study(write(tmp_path, copy)).data.summary["key"]
-    assert key == read_study(write(tmp_path, data)).data.summary["key"]
+    key = read_study(write(tmp_path, copy)).data.key
+    assert key == read_study(write(tmp_path, data)).data.key
     labels = bytearray((copy / "label/test.bin").read_bytes())
     labels[0], labels[-2] = labels[-2], labels[0]
     labels[0] ^= 1
     (copy / "label/test.bin").write_bytes(labels)
-    assert key != read_study(write(tmp_path, copy)).data.summary["key"]
+    assert key != read_study(write(tmp_path, copy)).data.key

@@ -25,6 +25,9 @@ from fairseq_dsp.model import HeadSet
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
 
+NO_EFFECT = ["--num-workers", "1", "--log-interval", "3"]
+"""Options that may be others when a call goes on."""
+
 
 def test_it_prunes_a_stock_checkpoint_to_several_numbers_of_heads(pruned_out: tuple[Path, str]) -> None:
     out, printed = pruned_out
@@ -204,11 +207,13 @@ def test_run_again_it_does_nothing_twice(
     before = files(out)
     moved = tmp_path / "moved.pt"
     shutil.copy(stock_checkpoint, moved)
-    call(moved, prepared, out, *SHORT, heads=[6, 3])
+    call(moved, prepared, out, *SHORT, *NO_EFFECT, heads=[6, 3])
     assert (out / "table.md").read_text() in capsys.readouterr().out
     after = files(out)
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name]] == ["prune.json"]  # the checkpoint's new place
+    options = json.loads(after["prune.json"])["options"]
+    assert {name: own["num-workers"] for name, own in options.items()} == {"6": "1", "3": "1"}
 
 
 @pytest.mark.slow
@@ -231,7 +236,7 @@ def test_killed_half_way_it_goes_on(
     process.kill()
     process.wait()
     assert not (out / "compact.pt").exists()
-    dsp(*arguments)
+    dsp(*arguments, *NO_EFFECT)
     straight = pruned_out[0]
     assert (out / "compact.heads.json").read_bytes() == (straight / "compact-k6.heads.json").read_bytes()
     one, other = (load_checkpoint_to_cpu(str(path)) for path in (out / "compact.pt", straight / "compact-k6.pt"))

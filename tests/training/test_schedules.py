@@ -28,6 +28,7 @@ VOITA = [
 
 
 SIX = json.dumps({"total": 12, "kept": 6} | {name: [[0], [0]] for name in ("encoder_self", "decoder_self", "cross")})
+NO_CROSS = json.dumps({**json.loads(SIX), "total": 8, "kept": 4, "cross": []})
 NONE_LAST = json.dumps({**json.loads(SIX), "kept": 5, "cross": [[0], []]})
 PLAIN = ["--heads-to-keep", 6, "--cooldown-updates", 10]
 
@@ -182,6 +183,28 @@ def test_alignments_need_a_head_of_the_last_layer(flags: list, refused: bool, ti
     flags = ["--cpu", *flags, "--load-alignments", "--max-update", 1]
     told = pytest.raises(UserError, match="all its heads may be removed: give --min-heads-per-module 1")
     with told if refused else contextlib.nullcontext():
+        inprocess.train(tiny_data, tmp_path, *flags)
+
+
+@pytest.mark.parametrize(("metric", "option"), [("bleu", "--eval-bleu"), ("accuracy", "--report-accuracy")])
+def test_a_metric_that_validation_does_not_compute(metric: str, option: str, tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", "--best-checkpoint-metric", metric, "--max-update", 1]
+    with pytest.raises(UserError, match=f"is {metric}, which validation computes with {option} only: give that too"):
+        inprocess.train(tiny_data, tmp_path, *flags)
+    assert not list(tmp_path.glob("*.pt"))
+    inprocess.train(tiny_data, tmp_path / "computed", *flags, option)
+
+
+def test_a_training_that_diverges_is_told_in_a_sentence(tiny_data: Path, tmp_path: Path):
+    told = r"the gradients of update 3 hold a NaN or an infinity \(gradients are Nan/Inf\), so training stops: lower"
+    with pytest.raises(UserError, match=told):
+        inprocess.train(tiny_data, tmp_path, "--cpu", "--lr", 1e30, "--max-update", 5)
+
+
+@pytest.mark.parametrize("flags", [[], ["--heads-to-keep", 4], ["--compact", "--kept-heads", NO_CROSS]])
+def test_alignments_need_cross_attention(flags: list, tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", "--no-cross-attention", *flags, "--load-alignments", "--max-update", 1]
+    with pytest.raises(UserError, match="this model has no cross-attention: leave it out"):
         inprocess.train(tiny_data, tmp_path, *flags)
 
 
