@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import hashlib
 import json
 import os
-import platform
 import re
 import secrets
 import shutil
@@ -165,7 +165,15 @@ def check_target(path: str | Path) -> Path:
 
 def _beside(path: Path) -> Path:
     """A hidden name in the same folder, and so on the same disk, that no other process uses, on any machine."""
-    return path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(8)}{TEMPORARY}")
+    return path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+
+
+@functools.cache
+def _here() -> str:
+    """A name of what numbers processes: this machine since it was started and, in a container, the container."""
+    started = Path("/proc/sys/kernel/random/boot_id").read_text()
+    namespace = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{started}{namespace}".encode()).hexdigest()[:12]
 
 
 def _left(path: Path) -> Iterator[Path]:
@@ -175,7 +183,7 @@ def _left(path: Path) -> Iterator[Path]:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove what processes of this machine that were killed have left of *path*; what may still be written stays."""
-    ours = re.compile(rf"\.{re.escape(f'{path.name}.{platform.node()}')}-(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}")
+    ours = re.compile(rf"\.{re.escape(f'{path.name}.{_here()}')}-(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}")
     for left in list(_left(path)):
         if not (match := ours.fullmatch(left.name)) or _runs(int(match[1])):
             continue

@@ -29,7 +29,7 @@ def _explaining(stock: Callable[..., Any], self: Any, *args: Any, **kwargs: Any)
         return stock(self, *args, **kwargs)
     except Exception as error:
         found = find_in_chain(error, FloatingPointError)
-        if found is None or "inconsistent" in str(found):
+        if found is None or "inconsistent" in str(found) or find_in_chain(error, OSError):  # crash.pt cannot be written
             raise
         raise UserError(
             f"the gradients of update {self.get_num_updates() + 1} hold a NaN or an infinity "

@@ -83,14 +83,15 @@ class PreparedData:
 
     @functools.cached_property
     def key(self) -> str | None:
-        """A name of its content, which corpora of other content do not have; None of a preparation without one.
+        """A checksum by which corpora are told apart; None of a preparation that has none.
 
-        A data-bin from elsewhere says nothing of its texts: they are read, whatever their size, when this is asked for.
+        A data-bin from elsewhere says nothing of its texts: all of them are read for it.
         """
         key: str | None = self.summary.get("key")
         if self.summary["data_bin"] != ".":
             return key
-        texts = self.folder.glob("*/*.bin" if self.classifies else "*.bin")
+        beside = self.folder.glob("*/*" if self.classifies else "*")
+        texts = [path for path in beside if path.suffix in (".bin", ".idx")]
         return settings_key([key, {str(path.relative_to(self.folder)): sha256(path) for path in texts}])
 
     @property

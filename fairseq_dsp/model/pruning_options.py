@@ -184,10 +184,11 @@ def check_selection(name: str) -> None:
         raise ValueError(f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: {HINT}")
 
 
+_HOW = {kind.options.get(role) for kind in KINDS.values() for role in ("start", "updates")}
 _CHOICE = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.choice))
 
 WHICH_STAY = (
-    *(name for name in _CHOICE if name not in ("heads_to_keep_start", "heads_to_keep_updates")),
+    *(name for name in _CHOICE if name not in _HOW),
     *(kind.options["width"] for kind in KINDS.values() if kind.has_width),
     *COSTS,
     "kept_heads",

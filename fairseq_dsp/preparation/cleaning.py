@@ -188,8 +188,8 @@ def say_known(folder: Path, splits: Sequence[str], languages: tuple[str, str]) -
         for split, lines in zip(splits[1:], texts, strict=True):
             if count := sum(line in known for line in lines):
                 say(
-                    f"{split}.{language}: {count} of {len(lines)} sentences are in the training text too, which "
-                    "flatters scores: leave them out of one of the two"
+                    f"{split}.{language}: {count} of {len(lines)} sentences are in the training text too; many of them "
+                    "flatter scores, so leave them out of one of the two"
                 )
 
 

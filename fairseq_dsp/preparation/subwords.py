@@ -5,7 +5,6 @@ The file names of the models are those that fairseq's hub interface looks for in
 
 from __future__ import annotations
 
-import contextlib
 import io
 import random
 import re
@@ -131,8 +130,12 @@ def _learn_subword_nmt(learning: Learning) -> int:
     """Learn; return the number of merges."""
     from subword_nmt.learn_bpe import learn_bpe
 
-    with learning.model.open("w", encoding="utf-8") as codes, contextlib.suppress(ValueError):  # no pair at all
-        learn_bpe((line + "\n" for line in learning.sentences()), codes, learning.vocab_size)
+    with learning.model.open("w", encoding="utf-8") as codes:
+        try:
+            learn_bpe((line + "\n" for line in learning.sentences()), codes, learning.vocab_size)
+        except ValueError as error:
+            if isinstance(error, UserError) or "empty" not in str(error):  # the most frequent of no pairs
+                raise
     made = _count_merges(learning.model)
     if not made:
         raise UserError(

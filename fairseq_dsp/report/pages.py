@@ -123,9 +123,8 @@ def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
         if any(run["label"] == label and run["scores"]["kept"] for run in results.runs):
             pictures[f"heads-{label}"] = f"Heads kept: {name}", figures.head_maps(results, label)
     learning = results.curves()
-    seeds = {
-        run["label"]: run["seed"] for run in sorted(results.runs, key=lambda run: -run["seed"])
-    }  # of each the least
+    falling = sorted(results.runs, key=lambda run: -run["seed"])
+    seeds = {run["label"]: run["seed"] for run in falling}  # of each method the least
     drawn = {label: of_method for label in titles if (of_method := _curves_of(learning, label, seeds[label]))}
     for label, curves in (drawn or {BASE_TITLE: {}}).items():
         seed = seeds[label if drawn else results.runs[0]["label"]]

@@ -158,18 +158,23 @@ def _do(step: Step, run: Run, environment: Mapping[str, str] | None, launch: Lau
 def _note_inputs(step: Step, run: Run) -> None:
     """Note in a run's record what a step is about to read of other runs, and what went into that.
 
-    A model that is trained again may be another one, although its options are the same.
+    A model that is trained again may be another one, although its options are the same. If one was read before that
+    and another after it, both are noted.
     """
-    runs, read = run.folder.parent, dict[str, str]()
+    runs = run.folder.parent
+    read: dict[str, set[str]] = {}
     for path in step.inputs:
         if path.is_relative_to(runs) and not path.is_relative_to(run.folder):
             name = path.relative_to(runs)
-            read |= (read_json(runs / name.parts[0] / RECORD) or {}).get(FILES, {})
+            files = list((read_json(runs / name.parts[0] / RECORD) or {}).get(FILES, {}).items())
             if name.name != SUMMARY:  # it names the checkpoint that translated, which is noted
-                read[str(name)] = _content(path)
+                files.append((str(name), _content(path)))
+            for file, content in files:
+                read.setdefault(file, set()).add(content)
     if read:
         record = read_json(run.folder / RECORD)
-        write_json(run.folder / RECORD, record | {FILES: record.get(FILES, {}) | read})
+        found = {file: " and ".join(sorted(contents)) for file, contents in read.items()}
+        write_json(run.folder / RECORD, record | {FILES: record.get(FILES, {}) | found})
 
 
 def _content(path: Path) -> str:
