@@ -36,6 +36,7 @@ shape() { # NAME WIDTH NEURONS ENCODER-LAYERS DECODER-LAYERS [options of pruning
 
 shape unpruned 256 1024 3 3
 shape heads-18 256 1024 3 3 --heads-to-keep 18 --uniform-heads
+shape heads-12-3-3 256 1024 3 3 --heads-to-keep 18 --uniform-heads --min-encoder-heads 12
 shape heads-9 256 1024 3 3 --heads-to-keep 9 --uniform-heads
 for file in "${@:3}"; do
     shape "chosen-$(basename "$file" .json)" 256 1024 3 3 --head-selection fixed --kept-heads "$file"
@@ -43,6 +44,7 @@ done
 shape units-48 256 1024 3 3 --ffn-units-to-keep 48
 shape units-24 256 1024 3 3 --ffn-units-to-keep 24
 shape both-18-48 256 1024 3 3 --heads-to-keep 18 --uniform-heads --ffn-units-to-keep 48
+shape both-12-3-3-48 256 1024 3 3 --heads-to-keep 18 --uniform-heads --min-encoder-heads 12 --ffn-units-to-keep 48
 shape both-9-24 256 1024 3 3 --heads-to-keep 9 --uniform-heads --ffn-units-to-keep 24
 shape layers-3-2 256 1024 3 2
 shape layers-2-2 256 1024 2 2
