@@ -281,8 +281,8 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
         )
         raise UserError(f"{out} holds the result of another call ({changes}): give another folder, or remove that one")
     free = {name: value for name, value in asked["given"].items() if name not in other["given"]}
-    before = there["given"].keys() - one["given"].keys()  # what is left out now has its default again
-    return {k: {name: own[name] for name in own if name not in before} | free for k, own in options.items()}
+    gone = there["given"].keys() - one["given"].keys() - free.keys()  # what is left out now has its default again
+    return {k: {name: own[name] for name in own if name not in gone} | free for k, own in options.items()}
 
 
 def _effective(given: Options) -> Options:

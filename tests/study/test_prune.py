@@ -214,6 +214,9 @@ def test_run_again_it_does_nothing_twice(
     assert [name for name in before if before[name] != after[name]] == ["prune.json"]  # the checkpoint's new place
     options = json.loads(after["prune.json"])["options"]
     assert {name: own["num-workers"] for name, own in options.items()} == {"6": "1", "3": "1"}
+    call(moved, prepared, out, *SHORT, heads=[6, 3])
+    options = json.loads(files(out)["prune.json"])["options"]
+    assert not [own for own in options.values() if "num-workers" in own]  # it has its default again
 
 
 @pytest.mark.slow
