@@ -72,10 +72,8 @@ class _Heads(Kind):
 
     def check(self, options: Any) -> None:
         super().check(options)
-        total, per_type = (
-            options.heads_to_keep,
-            any(getattr(options, name) is not None for name in self.budgets.values()),
-        )
+        total = options.heads_to_keep
+        per_type = any(getattr(options, name) is not None for name in self.budgets.values())
         if total is not None and per_type:
             raise ValueError(
                 f"--heads-to-keep {total} is one budget for all attention types, but a budget for a type is given too: "

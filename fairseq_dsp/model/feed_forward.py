@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .gates import scale_columns
 from .kinds import Kind, UnitModule, register
-from .sets import given
+from .sets import given_units
 
 SHARE = 16
 """A layer has so many units by default."""
@@ -41,11 +41,11 @@ class FeedForwardOptions(FairseqDataclass):
 
 class _FeedForwardUnits(Kind):
     def is_chosen(self, options: Any) -> bool:
-        return super().is_chosen(options) or given(options, self) is not None
+        return super().is_chosen(options) or given_units(options, self) is not None
 
     def unit_width(self, options: Any) -> int:
         sizes = {side: getattr(options, f"{side}_ffn_embed_dim", None) for side in ("encoder", "decoder")}
-        units, width = given(options, self), self.option(options, "width")
+        units, width = given_units(options, self), self.option(options, "width")
         if units is not None and width not in (None, units.width):
             raise ValueError(
                 f"--ffn-unit-width is {width}, but the units of --kept-heads are {units.width} neurons wide: leave the "

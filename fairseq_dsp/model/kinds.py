@@ -94,8 +94,7 @@ class Kind(ABC):
             return
         if width < 1:
             raise ValueError(f"{flag(self.options['width'])} is {width}, but it must be 1 or more")
-        costs = any(getattr(options, name) is not None for name in COSTS)
-        if not (costs or self.has_budget(options) or options.kept_heads):
+        if not (options.cost or self.has_budget(options) or options.kept_heads):
             raise ValueError(
                 f"{flag(self.options['width'])} {width} is about {self.units}, but none are chosen: leave it out, or "
                 f"give {flag(self.options['to_keep'])}"

@@ -16,7 +16,7 @@ from .drawn_numbers import Range
 from .gates import ALL, CHOOSING, FIXED
 from .kinds import KINDS, Kind, flag
 from .pruning_options import PruningConfig
-from .sets import HeadSet
+from .sets import given_units
 from .uniform import uniform_counts
 from .units import ranges
 
@@ -105,14 +105,14 @@ class PruningPlan:
         """Return the units that are given to a model, 0/1; None if it chooses. *Shape:* (N)"""
         if not self.config.kept_heads:
             return None
-        given = HeadSet.read(self.config.kept_heads).set_of(self.kind)
-        if given is None:
+        units = given_units(self.config, self.kind)
+        if units is None:
             to_keep = self.kind.options["to_keep"]
             raise ValueError(
                 f"{flag(to_keep)} is given, but the set of --kept-heads says nothing of {self.kind.units}: give a set "
                 f"that does, or leave out {flag(to_keep)}, which keeps all of them"
             )
-        return given.to_gates(self.shape)
+        return units.to_gates(self.shape)
 
     def _option(self, role: str) -> Any:
         return self.kind.option(self.config, role)

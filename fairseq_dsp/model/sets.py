@@ -204,7 +204,7 @@ class HeadSet(UnitSet):
         return replace(heads, others=tuple(others))
 
 
-def given(options: Any, kind: Kind) -> UnitSet | None:
+def given_units(options: Any, kind: Kind) -> UnitSet | None:
     """Return the units of a kind in the set of ``--kept-heads``, None without one."""
     file = getattr(options, "kept_heads", None)
     return HeadSet.read(file).set_of(kind) if file else None

@@ -19,7 +19,7 @@ from fairseq.dataclass import FairseqDataclass
 
 from .feed_forward import FeedForward, _module
 from .kinds import Kind, register
-from .sets import given
+from .sets import given_units
 
 
 @dataclass
@@ -29,7 +29,7 @@ class BlockOptions(FairseqDataclass):
 
 class _Blocks(Kind):
     def is_chosen(self, options: Any) -> bool:
-        return super().is_chosen(options) or given(options, self) is not None
+        return super().is_chosen(options) or given_units(options, self) is not None
 
     def unit_width(self, options: Any) -> None:
         return None  # the size of the layer says it
