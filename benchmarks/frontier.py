@@ -40,7 +40,6 @@ from fairseq_dsp.removal.checkpoint import TrainedModel
 from fairseq_dsp.removal.data_bin import task_of
 from fairseq_dsp.removal.export_ctranslate2 import convert
 from fairseq_dsp.removal.export_fairseq import stock_state
-from fairseq_dsp.report import figures
 from fairseq_dsp.study.results import BASE, Results, Row, read_results
 
 ENGINE, FAIRSEQ = "CTranslate2 int8", "fairseq"
@@ -154,30 +153,6 @@ def table(points: Sequence[Point], batches: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def picture(points: Sequence[Point], batches: Sequence[int]) -> figures.Figure:
-    """Return BLEU against sentences a second: a plot for each batch size, a line for each method in an engine."""
-    figure = figures.Figure(figsize=(6 * len(batches), 5), layout="constrained")
-    methods = list(dict.fromkeys(p.method for p in points))
-    for axes, size in zip(figure.subplots(1, len(batches), squeeze=False, sharey=True)[0], batches, strict=True):
-        for method, engine in dict.fromkeys((p.method, p.engine) for p in points):
-            own = sorted((p for p in points if (p.method, p.engine) == (method, engine)), key=lambda p: p.heads)
-            colour, marker = figures.look(methods.index(method))
-            label, fill = (f"{method}, {engine}", "none") if engine == ENGINE else (method, None)
-            axes.plot(
-                [p.speed[size] for p in own], [p.mean for p in own], label=label, linestyle=":",
-                color=colour, marker=marker, markerfacecolor=fill,
-            )  # fmt: skip
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.set_xlabel("sentences a second")
-        axes.set_title(f"batch {size}")
-        figures.tidy(axes)
-    figure.axes[0].set_ylabel("BLEU")
-    figures.legend(figure)
-    return figure
-
-
 def main() -> None:
     """Measure and print, and write the files with ``--output``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -187,7 +162,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--runs", type=int, default=20, help="of one sentence; a quarter as many of larger batches")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, help="new folder for frontier.json, frontier.md and frontier.svg")
+    parser.add_argument("--output", type=Path, help="new folder for frontier.json and frontier.md")
     args = parser.parse_args()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     target = None if args.output is None else check_target(args.output)
@@ -220,8 +195,6 @@ def main() -> None:
             temporary.mkdir()
             (temporary / "frontier.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             (temporary / "frontier.md").write_text(report + "\n", encoding="utf-8")
-            svg = figures.svg(picture(points, args.batch_sizes))
-            (temporary / "frontier.svg").write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ same heads. These are spread over as many modules as possible, which costs most.
 turns, update by update, so that a noisy machine harms all alike. The batch is random tokens of the given size; what is
 timed is fairseq's trainer: forward, backward, clipping, Adam. Peak memory is measured in a fresh process for each model
 (on a GPU: torch's own peak; on the CPU: the process's peak resident set). A whole training is worked out from its two
-parts: by default 30% of the updates choose. On the CPU, the operations are counted that forward and backward are made
+parts: 30% of the updates choose. On the CPU, the operations are counted that forward and backward are made
 of, views aside: a GPU is given about as many, but those of the selection at once.
 
 With --together N, N processes train at the same time on one GPU, a third of them the stock model, a third while the

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 _FINAL_STOP = re.compile(r"([^\s.])\.$")
 
 
-def tokenised(sentence: str, language: str) -> str:
+def tokenised(sentence: str, language: str, *, lowercase: bool = False) -> str:
     """Return the tokens with spaces between them, with the escapes that Moses writes (``&apos;`` …).
 
     :param language: picks the abbreviations, after which a full stop stays with its word; at the end of a sentence it
         is split off any word, which sacremoses does not do.
+    :param lowercase: lower-case the result.
     """
-    return _FINAL_STOP.sub(r"\1 .", _tokenizer(language).tokenize(sentence, return_str=True))
+    tokens = _FINAL_STOP.sub(r"\1 .", _tokenizer(language).tokenize(sentence, return_str=True))
+    return tokens.lower() if lowercase else tokens
 
 
 def detokenised(tokens: str, language: str) -> str:

@@ -6,6 +6,7 @@
 #   scripts/preprocess.sh iwslt14 data/iwslt14 [--raw-dir DIR]         downloaded, or from a folder
 #   scripts/preprocess.sh custom mine.de mine.en data/mine             your own parallel text
 #   scripts/preprocess.sh nli data/sick --raw-dir DIR --encoder DIR    sentence pairs of SICK, SNLI or MNLI
+#   scripts/preprocess.sh distilled CKPT DATA data/distilled           DATA with the translations of a model beside it
 #
 #   scripts/preprocess.sh CORPUS --help                                all options of a corpus
 #
@@ -17,7 +18,7 @@ one_thread
 
 case ${1:-} in
   -h | --help) show_help; exit ;;
-  '') show_help >&2; die "no CORPUS given: expected phrases, multi30k, iwslt14, custom or nli" ;;
+  '') show_help >&2; die "no CORPUS given: expected phrases, multi30k, iwslt14, custom, nli or distilled" ;;
 esac
 export PREPARE_NAME=${PREPARE_NAME:-scripts/preprocess.sh} PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 for word in "$@"; do

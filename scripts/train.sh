@@ -83,28 +83,19 @@ if [[ "$data" == *:* ]]; then
     exit 1
 fi
 summary=$("$PYTHON" - "$data" <<'PY'
-import json, os, sys
-from fairseq_dsp.corpus import folder_of  # DATA/data-bin is taken for DATA, as prune does
-folder = str(folder_of(sys.argv[1]))
-path = os.path.join(folder, "prepare.json")
-if not os.path.isfile(path):
-    sys.exit(f"error: {folder} holds no prepared corpus (no prepare.json): make one with scripts/preprocess.sh")
+import sys
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.evaluation.prepared import PreparedData
 try:
-    with open(path, encoding="utf-8") as file:
-        summary = json.load(file)
-    if summary.get("task") == "sentence_prediction":
-        sys.exit(
-            f"error: {folder} holds texts with labels, but this script trains translation models: "
-            "docs/guide/classifiers.md shows how to train a classifier"
-        )
-    summary["source_lang"], summary["target_lang"], summary["data_bin"]
-except (OSError, ValueError, LookupError, AttributeError) as error:
-    sys.exit(f"error: {path} cannot be read ({error}): run scripts/preprocess.sh again")
-data = [os.path.join(folder, name) for name in summary.get("data_bins", [summary["data_bin"]])]
-missing = [path for path in data if not os.path.isdir(path)]
-if missing:
-    sys.exit(f"error: {missing[0]} is missing, but {path} names it: run scripts/preprocess.sh again")
-print(summary["source_lang"], summary["target_lang"], ":".join(data))
+    data = PreparedData.read(sys.argv[1])
+except UserError as error:
+    sys.exit(f"error: {error}")
+if data.classifies:
+    sys.exit(
+        f"error: {data.folder} holds texts with labels, but this script trains translation models: "
+        "docs/guide/classifiers.md shows how to train a classifier"
+    )
+print(*data.languages, ":".join(map(str, data.data_bins)))
 PY
 )
 read -r source_lang target_lang data_bins <<<"$summary"

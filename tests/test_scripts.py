@@ -96,8 +96,8 @@ def test_the_recipe_of_train_fits_other_choices(choice: list[str], gone: str | N
     ("summary", "message"),
     [
         ('{"task": "sentence_prediction", "data_bin": "data-bin"}', "holds texts with labels, but this script trains"),
-        ('{"data_bin"', "prepare.json cannot be read"),
-        ("[]", "prepare.json cannot be read"),
+        ('{"data_bin"', "prepare.json is not JSON"),
+        ("[]", "prepare.json lacks bpe, data_bin"),
     ],
 )
 def test_a_folder_without_translations_is_refused_by_train(summary: str, message: str, tmp_path: Path) -> None:

@@ -249,18 +249,7 @@ class PreparedData:
 
         :raises UserError: if it is missing or damaged.
         """
-        from fairseq.data import Dictionary
-
-        path = self.data_bin / name
-        try:
-            return Dictionary.load(str(path))
-        except FileNotFoundError as error:
-            raise UserError(f"{path} is missing: run scripts/preprocess.sh again") from error
-        except Exception as error:  # fairseq raises what it likes
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{path} is no dictionary of fairseq's ({reason}): run scripts/preprocess.sh again"
-            ) from error
+        return read_dictionary(self.data_bin / name)
 
     def _label_dictionary(self) -> Any:
         return self.dictionary("label/dict.txt")
@@ -280,3 +269,19 @@ class PreparedData:
             ) from error
         # only a line feed ends a line, as in the preparation
         return text.removesuffix("\n").split("\n")
+
+
+def read_dictionary(path: Path) -> Any:
+    """Read a dictionary as fairseq does.
+
+    :raises UserError: if it is missing or damaged.
+    """
+    from fairseq.data import Dictionary
+
+    try:
+        return Dictionary.load(str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: run scripts/preprocess.sh again") from error
+    except Exception as error:  # fairseq raises what it likes
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no dictionary of fairseq's ({reason}): run scripts/preprocess.sh again") from error

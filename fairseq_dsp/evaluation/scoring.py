@@ -54,7 +54,10 @@ def score(data: PreparedData, split: str, hypotheses: Sequence[str]) -> dict[str
     tokens, reference_tokens = list(hypotheses), data.tokenised_references(split)
     if reference_tokens is None:
         lower = bool(data.summary["lowercase"])
-        tokens, reference_tokens = (_tokenised(lines, data.languages[1], lower) for lines in (plain, references))
+        tokens, reference_tokens = (
+            [moses.tokenised(line, data.languages[1], lowercase=lower) for line in lines]
+            for lines in (plain, references)
+        )
     return {"tokenised_bleu": _score(BLEU(tokenize="none", force=True), tokens, reference_tokens), **scores}
 
 
@@ -63,11 +66,6 @@ def detokenised(data: PreparedData, hypotheses: Sequence[str]) -> list[str]:
     if data.summary["tokenizer"] == "none":
         return list(hypotheses)
     return [moses.detokenised(line, data.languages[1]) for line in hypotheses]
-
-
-def _tokenised(lines: Sequence[str], language: str, lower: bool) -> list[str]:
-    tokens = [moses.tokenised(line, language) for line in lines]
-    return [line.lower() for line in tokens] if lower else tokens
 
 
 def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:

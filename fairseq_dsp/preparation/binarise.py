@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import UserError
+from ..evaluation.prepared import read_dictionary
 from .stages import say
 from .workers import in_order
 
@@ -31,7 +32,9 @@ _COUNT = struct.Struct("<Q")
 
 def write_dictionary(counts: Counter[str], path: Path) -> None:
     """Write fairseq's dictionary of some subwords, as fairseq-preprocess would."""
-    dictionary = _fairseq_dictionary()()
+    from fairseq.data import Dictionary
+
+    dictionary = Dictionary()
     for word, count in counts.items():
         dictionary.add_symbol(word, n=count)
     dictionary.finalize(padding_factor=8)
@@ -135,19 +138,7 @@ def _binarise(piece: Piece, *, dictionary: Path) -> tuple[int, int, int]:
     return sentences, tokens, unknown
 
 
-def read_dictionary(path: Path) -> Any:
-    """Read fairseq's dictionary of a data-bin, fairseq's own symbols included."""
-    return _fairseq_dictionary().load(str(path))
-
-
 _dictionary = cache(read_dictionary)  # once a process
-
-
-def _fairseq_dictionary() -> Any:
-    """fairseq's class; importing it imports all of fairseq."""
-    from fairseq.data import Dictionary
-
-    return Dictionary
 
 
 class _Joined:
@@ -195,9 +186,11 @@ def check_dictionary(path: Path) -> Any:
 
     :raises UserError: if it is none.
     """
+    from fairseq.data import Dictionary
+
     if not path.is_file():
         raise UserError(f"the dictionary {path} is {'not a file' if path.exists() else 'missing'}")
-    words = _fairseq_dictionary()()
+    words = Dictionary()
     try:
         with path.open(encoding="utf-8") as file:
             words.add_from_file(file)

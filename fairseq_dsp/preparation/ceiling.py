@@ -8,7 +8,6 @@ from typing import Any
 from ..deployment.text import joined
 from ..evaluation.prepared import PreparedData
 from ..evaluation.scoring import metrics, score
-from .binarise import read_dictionary
 from .stages import say
 
 UNKNOWN = "<unk>"
@@ -18,7 +17,7 @@ _NEVER_SHOWN = {"<s>", "</s>"}
 def measure(data: PreparedData) -> dict[str, dict[str, Any]]:
     """The best scores for every text that can be scored: each metric, and ``unknown``, how many references hold an
     unknown subword."""
-    known = read_dictionary(data.data_bin / f"dict.{data.languages[1]}.txt")
+    known = data.dictionary(f"dict.{data.languages[1]}.txt")
     found: dict[str, dict[str, Any]] = {}
     for split in data.splits:
         subwords = data.subwords(split, data.languages[1])

@@ -21,11 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..corpus import SUMMARY
 from ..errors import UserError
 from ..evaluation import preprocessed
 from ..evaluation.prepared import PreparedData
-from ..files import read_json, settings_key, sha256, write_json
+from ..files import read_json, settings_key, sha256
 from .arguments import positive
 from .lines import write_lines
 from .stages import STAMP, Workspace, say, told_in_one_sentence
@@ -97,7 +96,6 @@ def run(args: argparse.Namespace) -> None:
         keys = dict.fromkeys((*others, "translations", names[0]), key)
         with Workspace(args.out) as space:
             if is_done(space, settings, keys, args.force):
-                say(f"{made.data_bin} is ready: nothing to do")
                 return
             for name in others:
                 space.stage(name, key, partial(_copy, data.folder / name))
@@ -108,10 +106,9 @@ def run(args: argparse.Namespace) -> None:
             for i, (name, part) in enumerate(parts.items()):
                 own = key + name if i else key
                 space.stage(name, own, partial(_add, part, texts / f"{name}.{data.languages[1]}", args.translations))
-            space.remove_others()
             # what these count is another text now
             left = {name: value for name, value in made.summary.items() if name not in ("pairs", "longest")}
-            write_json(args.out / SUMMARY, {**left, "settings": settings, "key": key})
+            space.finish({**left, "settings": settings, "key": key})
     if len(names) > 1:
         say(f"the training text is in {len(names)} parts, for fairseq-train {made.training_data}")
     say(f"{made.data_bin} is ready for fairseq-train; translations of each training sentence: {args.translations}")
@@ -144,13 +141,12 @@ def _translate(
     the reference."""
     from ..evaluation.beam_search import beam_search
     from ..evaluation.inputs import checkpoint_paths, positions
-    from .binarise import read_dictionary
 
     a, b = _MOST
     longest_source, longest = positions(checkpoint_paths(checkpoint))
     for name, part in parts.items():
         source, target = part.languages
-        dictionary = read_dictionary(part.data_bin / f"dict.{target}.txt")
+        dictionary = part.dictionary(f"dict.{target}.txt")
         sources, references = (part.binarised(f"train.{source}-{target}.{side}") for side in (source, target))
         if sources is None or references is None:
             raise UserError(f"{part.data_bin} holds no training text: run scripts/preprocess.sh again")

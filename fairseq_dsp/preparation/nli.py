@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..corpus import SUMMARY
 from ..errors import UserError
-from ..evaluation.prepared import refuse_colon
-from ..files import settings_key, sha256, write_json
+from ..evaluation.prepared import CLASSIFICATION, refuse_colon
+from ..files import settings_key, sha256
 from ..wordpiece import WordPiece, cut
 from .arguments import positive
 from .corpora import split_names
@@ -121,7 +120,6 @@ def run(args: argparse.Namespace) -> None:
         keys = {"raw": settings_key(of_raw), "pieces": settings_key(settings), "data-bin": settings_key(settings)}
         with Workspace(args.out) as space:
             if is_done(space, settings, keys, args.force):
-                say(f"{args.out / 'data-bin'} is ready: nothing to do")
                 return
             encoder.check_dictionary()
             raw = space.stage("raw", keys["raw"], lambda folder: _write(corpus.texts, folder))
@@ -130,9 +128,8 @@ def run(args: argparse.Namespace) -> None:
                 "pieces", keys["pieces"], lambda folder: _encode(raw, splits, encoder, positions, folder)
             )
             space.stage("data-bin", keys["data-bin"], lambda folder: _binarise(pieces, splits, encoder, folder))
-            space.remove_others()
             summary = {
-                "task": "sentence_prediction",
+                "task": CLASSIFICATION,
                 "corpus": corpus.name,
                 "data_bin": "data-bin",
                 "bpe": "wordpiece",
@@ -145,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
                 "settings": settings,
                 "key": keys["data-bin"],
             }
-            write_json(args.out / SUMMARY, summary)
+            space.finish(summary)
     say(f"{args.out / 'data-bin'} is ready for fairseq-train --task sentence_prediction --num-classes {len(LABELS)}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..plain import is_blank, plain
+from .corpora import split_names
 from .lines import find_text, read_lines, read_text
 from .stages import say
 
@@ -98,7 +99,7 @@ def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
     if left_out:
         say(f"left out {left_out} training pairs that recur in a test set")
     texts = {"train": train, "valid": valid}
-    texts |= {"test" + (str(i) if i else ""): there[split] for i, split in enumerate(tests)}
+    texts |= {name: there[split] for name, split in zip(split_names(len(tests))[2:], tests, strict=True)}
     names = tuple(f"{name}-{split}" if name == "mnli" else name for split in tests)
     return NliCorpus(name, texts, names, files, left_out, choice)
 

@@ -23,10 +23,9 @@ from typing import Any
 
 from ..corpus import SUMMARY
 from ..deployment.text import joined
-from ..evaluation.prepared import PreparedData, refuse_colon
-from ..files import write_json
+from ..evaluation.prepared import PreparedData, read_dictionary, refuse_colon
 from . import ceiling
-from .binarise import binarise, read_counts, read_dictionary, write_counts
+from .binarise import binarise, read_counts, write_counts
 from .cleaning import Texts, say_known
 from .corpora import Corpus
 from .lines import count_lines, stored_lines, write_lines
@@ -53,7 +52,6 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
     refuse_colon(out / "data-bin")
     with Workspace(out) as space:
         if is_done(space, settings, keys, force):
-            say(f"{out / 'data-bin'} is ready: nothing to do")
             return
         work = _Work(corpus, options, space, keys)
         work.make_text()
@@ -61,9 +59,8 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
         summary = work.summary(settings, shards)
         space.stage("references", keys["references"], work.make_references)
         _choose_references(PreparedData(out, summary))
-        space.remove_others()
         summary["ceiling"] = ceiling.measure(PreparedData(out, summary))
-        write_json(out / SUMMARY, summary)
+        space.finish(summary)
     say(f"{work.data_bin} is ready for fairseq-train; settings and names of the test sets are in {out / SUMMARY}")
     if len(shards) > 1:
         say(f"fairseq-train reads the {len(shards)} shards as {':'.join(str(out / name) for name in shards)}")

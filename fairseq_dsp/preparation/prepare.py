@@ -71,9 +71,8 @@ def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add(
         "--bpe-sample",
         type=positive,
-        default=SAMPLE,
         metavar="N",
-        help="learn the BPE on at most N training pairs, chosen at random (default: %(default)s)",
+        help=f"learn the BPE on at most N training pairs, chosen at random (default: {SAMPLE})",
     )
     add("--bpe-model", type=Path, metavar="FILE", help="use this BPE model instead of learning one")
     add("--source-dictionary", type=Path, metavar="FILE", help="use this fairseq dictionary for the source language")
@@ -81,10 +80,9 @@ def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add(
         "--character-coverage",
         type=share,
-        default=1.0,
         metavar="SHARE",
         help="share of the characters that sentencepiece covers; use 0.9995 for scripts with thousands of them "
-        "(default: %(default)s)",
+        "(default: 1)",
     )
     add(
         "--joined-dictionary",
@@ -139,10 +137,14 @@ def _prepare(args: argparse.Namespace) -> None:
     _settle_languages(args)
     model, dictionaries = args.bpe_model, (args.source_dictionary, args.target_dictionary)
     with told_in_one_sentence(args.out):
-        if model and args.vocab_size:
-            args.parser.error(
-                "--vocab-size is for learning a BPE model, and --bpe-model gives a ready one: leave one out"
-            )
+        for name in ("vocab_size", "bpe_sample", "character_coverage") if model else ():
+            if getattr(args, name) is not None:
+                flag = "--" + name.replace("_", "-")
+                args.parser.error(
+                    f"{flag} is for learning a BPE model, and --bpe-model gives a ready one: leave one out"
+                )
+        if args.character_coverage is not None and args.bpe != "sentencepiece":
+            args.parser.error(f"--character-coverage is for sentencepiece, but --bpe is {args.bpe}: leave it out")
         if args.joined_dictionary and all(dictionaries):
             args.parser.error("--joined-dictionary means one, but two are given: leave one of the dictionaries out")
         if model:
@@ -156,8 +158,8 @@ def _prepare(args: argparse.Namespace) -> None:
             tokenizer=args.tokenizer or ("none" if args.bpe == "sentencepiece" else "moses"),
             lowercase=args.lowercase,
             joined_dictionary=_joined(args),
-            coverage=args.character_coverage,
-            sample=args.bpe_sample,
+            coverage=1.0 if args.character_coverage is None else args.character_coverage,
+            sample=args.bpe_sample or SAMPLE,
             seed=getattr(args, "seed", 1),
             model=model,
             dictionaries=dictionaries,

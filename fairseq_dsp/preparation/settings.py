@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from .cleaning import Cleaning
 from .corpora import Corpus
 from .download import text_hash
 from .lines import RULES
-from .stages import Workspace
-from .subwords import NORMALISATION, SAMPLE
+from .stages import Workspace, say
+from .subwords import NORMALISATION
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Options:
     tokenizer: str
     lowercase: bool
     joined_dictionary: bool
-    coverage: float = 1.0
-    sample: int = SAMPLE
-    seed: int = 1
-    model: Path | None = None
-    dictionaries: tuple[Path | None, Path | None] = (None, None)
-    cleaning: Cleaning = field(default_factory=Cleaning)
-    shard_size: int | None = None
-    workers: int = field(default=1, compare=False)
+    coverage: float
+    sample: int
+    seed: int
+    model: Path | None
+    dictionaries: tuple[Path | None, Path | None]
+    cleaning: Cleaning
+    shard_size: int | None
+    workers: int
 
 
 def settings_of(corpus: Corpus, options: Options) -> dict[str, Any]:
@@ -118,8 +118,12 @@ def is_done(space: Workspace, settings: dict[str, Any], keys: dict[str, str], fo
                 "models may have been trained on it: choose another output folder, or give --force to replace it"
             )
         return False
-    stages = keys | {name: keys["data-bin"] + name for name in there.get("data_bins", ["data-bin"])[1:]}
-    return all(space.finished(stage, key) for stage, key in stages.items())
+    names = there.get("data_bins", ["data-bin"])
+    stages = keys | {name: keys[names[0]] + name for name in names[1:]}
+    done = all(space.finished(stage, key) for stage, key in stages.items())
+    if done:
+        say(f"{space.out / names[0]} is ready: nothing to do")
+    return done
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:

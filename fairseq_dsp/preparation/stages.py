@@ -128,12 +128,13 @@ class Workspace:
         else:
             shutil.rmtree(hidden)
 
-    def remove_others(self) -> None:
-        """Remove the stages of an earlier preparation that this one does not have."""
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Remove the stages of an earlier preparation that this one does not have, and write the summary."""
         for folder in self.out.iterdir():
             hidden = folder.name.startswith(".")
             if not hidden and folder.name not in self.reports and self._is_stage(folder.name):
                 self._remove(folder.name)
+        write_json(self.out / SUMMARY, summary)
 
     def stage(self, name: str, key: str, make: Callable[[Path], Any]) -> Path:
         """Make the stage unless it is finished; the folder appears whole or not at all.

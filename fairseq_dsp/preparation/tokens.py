@@ -30,8 +30,7 @@ def tokenise(
 
 
 def _tokenise_batch(lines: list[str], *, language: str, lowercase: bool) -> list[str]:
-    out = [moses.tokenised(line, language) for line in lines]
-    return [line.lower() for line in out] if lowercase else out
+    return [moses.tokenised(line, language, lowercase=lowercase) for line in lines]
 
 
 def detokenise(lines: Iterable[str], language: str) -> Iterator[str]:

@@ -139,12 +139,12 @@ def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
 
 def _curves_of(learning: dict[str, dict[str, Curve]], label: str, seed: int) -> dict[str, dict[str, Curve]]:
     """The learning curves of a method, by what distinguishes its trainings: the number of heads, a share, a penalty."""
-    found = {}
+    found, letters = {}, "".join(filter(None, _BUDGETS))
     for run, curves in learning.items():
         # the name of another method may begin with this one's
-        if match := re.fullmatch(rf"{label}(?:-([klpf])([\d.e-]+)|-training)?-s{seed}", run):
+        if match := re.fullmatch(rf"{label}(?:-([{letters}])([\d.e-]+)|-training)?-s{seed}", run):
             kind, number = match.groups()
-            found[float(number or 0)] = _BUDGETS[kind].format(number), curves
+            found[float(number or 0), kind or ""] = _BUDGETS[kind].format(number), curves
     return {name: curves for _, (name, curves) in sorted(found.items(), reverse=True)}
 
 

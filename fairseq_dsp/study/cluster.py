@@ -21,10 +21,10 @@ from ..files import write_json
 from ..subset import OWN
 from .lock import LockedError
 from .nodes import FIRST_NODE, Nodes
-from .runner import RunError, execute, is_done, is_done_alike
+from .runner import RunError, drop_blocked, execute, is_done, is_done_alike
 from .runs import LOG, Run
 from .slurm import SlurmError, queued, submit
-from .slurm_options import KEYS, check_options
+from .slurm_options import KEYS
 
 _JOB = "slurm.json"
 POLL = 5.0  # seconds between two looks for results
@@ -115,7 +115,6 @@ def run_on_slurm(
     for tool in ("sbatch", "squeue", "srun"):
         if not shutil.which(tool):
             raise UserError(f"the command {tool} is missing: run the sweep where SLURM is, or without --slurm")
-    check_options(options)
     slurm = _Slurm(options, folder, say)
     waiting, broken = list(runs), set[str]()
     there = slurm.first_answer()
@@ -124,12 +123,9 @@ def run_on_slurm(
     gone: dict[str, float] = {}  # since when SLURM does not know a job any more
     ready: list[Run] = []
     while waiting or ready or going:
+        drop_blocked(waiting, broken, failed)
         for run in list(waiting):
-            if blocking := broken.intersection(run.needs):
-                waiting.remove(run)
-                broken.add(run.name)
-                failed(run, f"not started, because {', '.join(sorted(blocking))} failed")
-            elif done.issuperset(run.needs):
+            if done.issuperset(run.needs):
                 waiting.remove(run)
                 ready.append(run)
         going |= slurm.submit_some(ready, busy=bool(going))
@@ -220,7 +216,7 @@ class _Slurm:
         :raises UserError: if SLURM refuses a run for good.
         """
         taken: dict[str, Run] = {}
-        nodes = Nodes(*(self.options.get(key, usual) for key, usual in (("nodes", 1), ("gpus", 0), ("cpus", 1))))
+        nodes = Nodes(self.options.get("nodes", 1), self.options.get("gpus", 0), self.options.get("cpus", 1))
         while ready and time.monotonic() >= self.not_before:
             portion = ready[: self.size]
             try:

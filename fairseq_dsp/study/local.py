@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..errors import UserError
 from .lock import LockedError
-from .runner import RunError, execute
+from .runner import RunError, drop_blocked, execute
 from .runs import Run
 
 PAUSE = 5.0
@@ -113,12 +113,9 @@ def run_locally(
     going: dict[Future[None], tuple[Run, int]] = {}
     pool = ThreadPoolExecutor(local.jobs)
     while waiting or going:
+        drop_blocked(waiting, broken, failed)
         for run in list(waiting):
-            if blocking := broken.intersection(run.needs):
-                waiting.remove(run)
-                broken.add(run.name)
-                failed(run, f"not started, because {', '.join(sorted(blocking))} failed")
-            elif slots and done.issuperset(run.needs) and elsewhere.get(run.name, 0) <= time.monotonic():
+            if slots and done.issuperset(run.needs) and elsewhere.get(run.name, 0) <= time.monotonic():
                 waiting.remove(run)
                 slot = slots.pop(0)
                 going[pool.submit(execute, run, local.environment(slot))] = run, slot

@@ -65,8 +65,6 @@ def check_units(recipe: Options, base: Options, methods: Sequence[Method]) -> No
 
 def check_range(method: Method) -> None:
     """Raise a ``ValueError`` for a number of heads that the training of a ``range`` is not for."""
-    assert method.low is not None
-    assert method.high is not None
     for k in method.heads:
         if not method.low <= k <= method.high:
             raise ValueError(

@@ -308,4 +308,4 @@ def _local(models: int) -> Local:
     """As many trainings at a time as a sweep has, with the threads that the environment says, if it does."""
     default = Local.of(None, None, None)
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return Local.of(min(models, default.jobs), int(threads) if threads.isdecimal() else None, None)
+    return Local.of(min(models, default.jobs), (int(threads) or None) if threads.isdecimal() else None, None)

@@ -93,6 +93,18 @@ def with_wanted(runs: Sequence[Run], stale: Callable[[Run], Container[str]] = la
     return found[::-1]
 
 
+def drop_blocked(waiting: list[Run], broken: set[str], failed: Callable[[Run, str], None]) -> None:
+    """Take the runs off the list *waiting* that need a *broken* one, and count them as broken, too.
+
+    :param failed: called with each of them and the reason.
+    """
+    for run in list(waiting):
+        if blocking := broken.intersection(run.needs):
+            waiting.remove(run)
+            broken.add(run.name)
+            failed(run, f"not started, because {', '.join(sorted(blocking))} failed")
+
+
 def execute(run: Run, environment: Mapping[str, str] | None = None, launch: Launch = tuple) -> None:
     """Do what is missing of a run, and write its result.
 

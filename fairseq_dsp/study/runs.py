@@ -243,7 +243,7 @@ class _Maker:
             kept = ["--heads-to-keep", str(heads)]
         if recovery is not None:
             if score_heads is None:
-                steps.append(self.commands.heads("heads", model, chosen, kept))
+                steps.append(self.commands.heads(model, chosen, kept))
             recovered = folder / "recovered"
             again = trained_on if method.compensate else options_of  # the learning rate of `prune`, or the recipe's
             more = with_fixed(again(self.study, recovery), str(chosen))

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..evaluation.prepared import PreparedData
-from ..evaluation.scoring import metric_names
 from ..model.units import ARCHITECTURES
 from ..removal.compact import sizes
 from .options import Options
@@ -45,18 +43,6 @@ def read_pretrained(path: Any) -> tuple[Path | None, Options]:
     own = sizes(MODEL_REGISTRY[ours.model].namespace(config), architecture)
     options = {"arch": architecture, **{flag.removeprefix("--"): value for flag, value in own.items()}}
     return Path(path).absolute(), options
-
-
-def check_metric(given: Any, data: PreparedData) -> str:
-    """Return the metric that the methods of a study are compared by.
-
-    :param given: what the study says; None for the corpus's own.
-    :raises ValueError: if the corpus has no such metric.
-    """
-    metric = metric_names(data)[0]
-    if given is not None and given != metric:
-        raise ValueError(f"metric is {given!r}, but models on {data.folder} are compared by {metric}: give that")
-    return metric
 
 
 def trained_base(base: Options) -> UnprunedModel | None:

@@ -106,10 +106,10 @@ class Commands:
             words += ["--split", self.study.split, *text]
         return Step("translate", (*_command(), *words), products=(out / SUMMARY,), inputs=(model,))
 
-    def heads(self, name: str, model: Path, chosen: Path, kept: Sequence[str] = ()) -> Step:
+    def heads(self, model: Path, chosen: Path, kept: Sequence[str]) -> Step:
         """Return what writes the heads that a model keeps to the file *chosen*."""
         command = (*_command(), "heads", str(model), "--format", "json", *kept)
-        return Step(name, command, products=(chosen,), inputs=(model,), output=chosen)
+        return Step("heads", command, products=(chosen,), inputs=(model,), output=chosen)
 
     def score_heads(self, model: Path, heads: int, chosen: Path, words: Sequence[str], seed: int) -> Step:
         """Return what scores the heads of a model, and writes the best to the file *chosen*.

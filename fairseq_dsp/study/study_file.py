@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
+from ..evaluation.scoring import metric_names
 from .method_checks import (
     check_given_base,
     check_range,
@@ -22,7 +23,7 @@ from .method_checks import (
     shares_of,
 )
 from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false
-from .start_model import check_metric, read_pretrained, trained_base
+from .start_model import read_pretrained, trained_base
 from .titles import METHODS, read_title, with_titles
 from .values import boolean, check_keys, closest, is_name, mapping, numbers
 from .yaml_file import read_yaml
@@ -73,8 +74,8 @@ class Method:
     shares: tuple[tuple[str, float], ...] = ()
     recovery: Options | None = None
     penalties: tuple[float, ...] = ()
-    low: int | None = None
-    high: int | None = None
+    low: int = 0
+    high: int = 0
     from_base: bool = False
     distill: bool = False
     compensate: bool = False
@@ -95,7 +96,6 @@ class Study:
     :param split: the text that is translated.
     :param compare: the name of a method that the report compares the others with, if any.
     :param trained: the checkpoint of a model that is the unpruned one, instead of a training.
-    :param metric: what methods are compared by: ``bleu`` or ``accuracy``.
     :param pretrained: the checkpoint that trainings start from, unless they start from the unpruned model.
     """
 
@@ -116,7 +116,6 @@ class Study:
     max_len_b: int = MAX_LEN_B
     compare: str | None = None
     trained: Path | None = None
-    metric: str = "bleu"
     pretrained: Path | None = None
     local: dict[str, Any] = field(default_factory=dict)
     slurm: dict[str, Any] = field(default_factory=dict)
@@ -159,10 +158,13 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     shape = heads_by_type(prepared, {**recipe, **base})
     total = sum(map(sum, shape.values()))
     prepared.check_split(split)
+    metric = metric_names(prepared)[0]
+    if content.get("metric", metric) != metric:  # an earlier version's key, which is right or a mistake
+        raise ValueError(f"metric is {content['metric']!r}, but models on {prepared.folder} are compared by {metric}")
     checkpoint = content.get("checkpoint", "best")
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint is {checkpoint!r}, but best or last is expected")
-    seeds = numbers(content.get("seeds", [1]), "seeds", int, 1, 2**31 - 1)
+    seeds = numbers(content.get("seeds", [1]), "seeds", int, 1, 2**31 - 1, least=1)
     heads = numbers(content.get("heads") or [], "heads", int, 0, total)
     shares = read_shares(content, "the study")
     entries = content["methods"]
@@ -221,7 +223,6 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         max_len_a=numbers([evaluate.get("max-len-a", MAX_LEN_A)], "max-len-a", float, 0, 1000)[0],
         max_len_b=numbers([evaluate.get("max-len-b", MAX_LEN_B)], "max-len-b", int, 1, 10**6)[0],
         compare=compare,
-        metric=check_metric(content.get("metric"), prepared),
         trained=model.path if model else None,
         pretrained=pretrained,
         local=dict(_part(content, "local")),
@@ -303,7 +304,8 @@ def _method(
         if "max-update" not in recovery:
             raise ValueError(f"recovery of {name} lacks max-update, the number of its updates")
     low, high = content.get("low", min(heads, default=0)), content.get("high", total)
-    low, high = numbers([low, high], f"low and high of {name}", int, 0, total)
+    (low,) = numbers([low], f"low of {name}", int, 0, total)
+    (high,) = numbers([high], f"high of {name}", int, 0, total)
     if low > high:
         raise ValueError(f"low of {name} is {low}, above its high of {high}: swap them")
     start = content.get("start", "base" if kind in FROM_BASE or kind == "random" else "scratch")
@@ -326,13 +328,13 @@ def _method(
         method=kind,
         name=name,
         heads=heads,
-        seeds=numbers(content["seeds"], f"seeds of {name}", int, 1, 2**31 - 1) if "seeds" in content else seeds,
+        seeds=numbers(content.get("seeds", list(seeds)), f"seeds of {name}", int, 1, 2**31 - 1, least=1),
         options=options,
         shares=shares,
         recovery=recovery,
         penalties=penalties,
-        low=low if kind == "range" else None,
-        high=high if kind == "range" else None,
+        low=low if kind == "range" else 0,
+        high=high if kind == "range" else 0,
         from_base=start == "base",
         distill=boolean(content.get("distill", False), f"distill of {name}"),
         compensate=boolean(content.get("compensate", False), f"compensate of {name}"),

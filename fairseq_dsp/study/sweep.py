@@ -30,8 +30,7 @@ the keys of a study (* must be given):
   evaluate      split, beam, lenpen, max-len-a, max-len-b
   compact       false: score pruned models with masks
   compare       a method, for the report          local         jobs, cores, gpus
-  metric        bleu or accuracy, as the corpus   pretrained    checkpoint that trainings start from: its sizes are the
-                is compared by                                  recipe's
+  pretrained    checkpoint that trainings start from: its sizes are the recipe's
   slurm         partition, account, qos, constraint, minutes, cpus, gpus, nodes, memory_gb; at_a_time: jobs of an array
                 that run at once; array_size: jobs of an array at most (default: what the cluster takes); requeues: how
                 often a job may run out of time (default 100); setup: lines for the shell; additional: options of sbatch
@@ -82,7 +81,7 @@ from ..errors import STOPPED, UserError
 from ..evaluation import preprocessed
 from ..files import read_json, write_json, write_text
 from .checks import check_runs
-from .cluster import check_options, run_on_slurm
+from .cluster import run_on_slurm
 from .local import Local, run_locally
 from .lock import LockedError, locked
 from .records import RECORD, check_records, stale_steps
@@ -90,6 +89,7 @@ from .results import REFERENCES, STUDY, read_results, summary_table
 from .runner import LOCK, is_done, missing_steps, progress, stop_all, with_wanted
 from .runs import RUNS, Run, expand
 from .slurm import DEFAULTS
+from .slurm_options import check_options
 from .study_file import Study, read_study
 
 _LOCAL_KEYS = ("jobs", "cores", "gpus")
@@ -267,7 +267,6 @@ def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
             for name, m in {m.name: m for m in study.methods}.items()
         ],
         "compare": study.compare,
-        "metric": study.metric,
         "given_base": study.trained is not None,
         "runs": [run.name for run in runs if run.scored],
     }

@@ -52,8 +52,6 @@ def of_range(study: Study, method: Method) -> Options:
     Its best checkpoint is the one that is best with the least number: it has the most to learn. The order is chosen in
     as short a share as that of many heads: all sizes need the updates that come after.
     """
-    assert method.low is not None
-    assert method.high is not None
     own: Options = {"heads-to-keep": method.low, "heads-to-keep-low": method.low, "heads-to-keep-high": method.high}
     if method.from_base:
         return continued(study, method.options, own)

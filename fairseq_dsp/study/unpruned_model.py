@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..evaluation.prepared import PreparedData
+from ..evaluation.prepared import PreparedData, read_dictionary
 from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
 from ..model.flat_options import NO_FILES
 from ..model.units import ROBERTA, TRANSFORMER, modules_in, shape_of
@@ -122,9 +122,9 @@ class UnprunedModel:
         """
         get = self._option
         options: Options = {**self.sizes, "lr": max(_numbers(get("optimization", "lr", [5e-4])))}
-        for section, name in (("task", "max_source_positions"), ("task", "max_target_positions")):
-            if get(section, name) not in (None, 1024):
-                options[name.replace("_", "-")] = get(section, name)
+        for name in ("max_source_positions", "max_target_positions"):
+            if get("task", name) not in (None, 1024):
+                options[name.replace("_", "-")] = get("task", name)
         options |= {"optimizer": "adam", "adam-betas": "(0.9, 0.98)"}
         if get("optimizer", "_name") == "adam":
             betas = get("optimizer", "adam_betas", options["adam-betas"])
@@ -155,8 +155,6 @@ class UnprunedModel:
         :raises UserError: if it has other languages, or dictionaries of other sizes; or of other words, where the
             folder of its training data, if it is there still, or the checkpoint's own has dictionaries.
         """
-        from fairseq.data import Dictionary
-
         if data.classifies:
             raise UserError(f"{data.folder} holds sentences with labels, but {self.path} translates: give its corpus")
         languages = self._option("task", "source_lang"), self._option("task", "target_lang")
@@ -168,10 +166,7 @@ class UnprunedModel:
         folders = [first_folder(self._option("task", "data", ".")), self.path.parent]
         for stack, language in zip(("encoder", "decoder"), data.languages, strict=True):
             name = f"dict.{language}.txt"
-            try:
-                words = Dictionary.load(str(data.data_bin / name))
-            except FileNotFoundError as error:
-                raise UserError(f"{data.data_bin / name} is missing: run scripts/preprocess.sh again") from error
+            words = data.dictionary(name)
             rows = len(self.state["model"][f"{stack}.embed_tokens.weight"])
             advice = "give the corpus that it was trained on, or one prepared with its subwords and dictionaries"
             if rows != len(words):
@@ -180,7 +175,7 @@ class UnprunedModel:
                     f"{advice}"
                 )
             for folder in folders:
-                if (folder / name).is_file() and Dictionary.load(str(folder / name)).symbols != words.symbols:
+                if (folder / name).is_file() and read_dictionary(folder / name).symbols != words.symbols:
                     raise UserError(
                         f"{data.data_bin / name} has other words than {folder / name}, the dictionary of {self.path}: "
                         f"{advice}"

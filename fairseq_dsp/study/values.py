@@ -34,21 +34,22 @@ def closest(word: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def numbers(value: Any, where: str, kind: type, low: float, high: float) -> tuple[Any, ...]:
+def numbers(value: Any, where: str, kind: type, low: float, high: float, *, least: int = 0) -> tuple[Any, ...]:
     """Return a list of numbers, all different and within *low* and *high*.
 
     :param kind: ``int`` or ``float``.
-    :raises ValueError: if it is no such list; an empty one is refused for seeds alone.
+    :param least: how many there must be at least, 0 or 1.
+    :raises ValueError: if it is no such list.
     """
     if not isinstance(value, list):
         raise ValueError(f"{where} is {value!r}, but a list of numbers is expected, such as [1, 2]")
-    if not value and where.startswith("seeds"):
+    if len(value) < least:
         raise ValueError(f"{where} is an empty list, but one number at least is expected, such as [1]")
     for number in value:
         right = isinstance(number, (int, float) if kind is float else int) and not isinstance(number, bool)
         if not right or not low <= number <= high:
             raise ValueError(f"{where} holds {number!r}, but numbers from {low} to {high} are expected")
-    if len({f"{number:.12g}" for number in value}) != len(value) and not where.startswith("low"):
+    if len({f"{number:.12g}" for number in value}) != len(value):
         raise ValueError(f"{where} holds a number twice ({value}): give each once")
     return tuple(kind(number) for number in value)
 

@@ -18,7 +18,6 @@ from fairseq_dsp.evaluation import inputs
 from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.evaluation.preprocessed import read_data
 from fairseq_dsp.preparation import distilled
-from fairseq_dsp.preparation.binarise import read_dictionary
 from fairseq_dsp.preparation.stages import STAMP
 
 WORDS = {"de": ("ja", "nein", "gut", "neu"), "en": ("yes", "no", "good", "new")}
@@ -63,7 +62,7 @@ def made(corpus: Path, model: Path) -> Path:
 def texts(folder: Path, data_bin: str, split: str, language: str) -> list[str]:
     """A binarised text, in subwords."""
     data = PreparedData(folder, {**PreparedData.read(folder).summary, "data_bin": data_bin})
-    words = read_dictionary(folder / data_bin / f"dict.{language}.txt")
+    words = data.dictionary(f"dict.{language}.txt")
     return [words.string(line) for line in data.binarised(f"{split}.de-en.{language}", words)]
 
 

@@ -89,6 +89,6 @@ def test_learning_curves_are_of_a_seed_that_the_method_has(made_up: Results, tmp
 
 def test_learning_curves_are_of_one_method(made_up: Results) -> None:
     """Their names say what each training was asked for."""
-    names = ["joint-k6-s1", "joint-l0.01-s1", "joint-p0.5-s1", "joint-f0.25-s1", "joint-k6-s2", "joint-more-k6-s1"]
+    names = ["joint-k6-s1", "joint-l0.01-s1", "joint-p0.5-s1", "joint-f0.5-s1", "joint-k6-s2", "joint-more-k6-s1"]
     found = _curves_of({name: {} for name in names}, "joint", 1)
-    assert list(found) == ["6 heads", "0.5 of the parameters", "0.25 of the FLOPs", "λ = 0.01"]
+    assert list(found) == ["6 heads", "0.5 of the parameters", "0.5 of the FLOPs", "λ = 0.01"]

@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write(folder: Path, data: Path, **changes: Any) -> Path:
     content = {
         "name": "pairs", "data": str(data), "recipe": {"arch": "roberta_dsp_tiny", **RECIPE}, "heads": [2],
-        "methods": ["joint", {"method": "michel", "options": {"sentences": 10}}], "metric": "accuracy",
+        "methods": ["joint", {"method": "michel", "options": {"sentences": 10}}],
         "compare": "michel", **changes,
     }  # fmt: skip
     path = folder / "study.yaml"

@@ -16,8 +16,9 @@ import pytest
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.files import write_json
 from fairseq_dsp.study import cluster, slurm
-from fairseq_dsp.study.cluster import check_options, run_on_slurm
+from fairseq_dsp.study.cluster import run_on_slurm
 from fairseq_dsp.study.runs import Run
+from fairseq_dsp.study.slurm_options import check_options
 
 SBATCH = """#!/bin/bash
 cd "$(dirname "$0")"

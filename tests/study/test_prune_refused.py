@@ -97,6 +97,11 @@ def test_a_corpus_of_another_model(stock_checkpoint: Path, prepared: Path, tmp_p
     ):
         (other / "data-bin/dict.yy.txt").write_text("".join(f"{line}\n" for line in lines))
         assert message in refused(stock_checkpoint, other, tmp_path / "out", heads=[6])
+    for damage, reason in (("xyz", "Incorrect dictionary format"), (words[0], "Duplicate word")):
+        (other / "data-bin/dict.yy.txt").write_text("".join(f"{line}\n" for line in [*words[:-1], damage]))
+        assert f"is no dictionary of fairseq's ({reason}" in refused(
+            stock_checkpoint, other, tmp_path / "out", heads=[6]
+        )
     (other / "data-bin/dict.yy.txt").unlink()
     assert "dict.yy.txt is missing" in refused(stock_checkpoint, other, tmp_path / "out", heads=[6])
     beside = tmp_path / "moved"  # the training data are gone, the dictionaries beside the checkpoint are there
