@@ -9,7 +9,7 @@ from typing import Any
 from .. import extras
 from ..errors import UserError
 from ..files import sha256, write_json
-from .text import Text, is_plain
+from .text import Text, check_files
 from .translator import Search, Translator
 
 WEIGHTS = "model.bin"
@@ -93,16 +93,7 @@ def _config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise UserError(f"{file} is of the format {config['format']}, but {FORMAT} is expected: {AGAIN}")
-        for name in [*config["sha256"], *([config["bpe_model"]] if config["bpe"] else [])]:
-            if not is_plain(name):
-                raise UserError(
-                    f"{TEXT} names {name}, but only files of its own folder are read: do not trust this folder"
-                )
-        for name, checksum in config["sha256"].items():
-            if not (folder / name).is_file():
-                raise UserError(f"the file {name} is missing in {folder}: {AGAIN}")
-            if sha256(folder / name) != checksum:
-                raise UserError(f"the file {name} in {folder} is not as it was written (its checksum differs): {AGAIN}")
+        check_files(folder, TEXT, config["sha256"], [config["bpe_model"]] if config["bpe"] else [], again=AGAIN)
         least = min(int(config["positions"][side]) for side in ("source", "target"))
         if least < 2 or not {"tokenizer", "lowercase", "source_lang", "target_lang"} <= set(config):
             raise ValueError("something is missing")

@@ -14,13 +14,12 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from safetensors.torch import load_file
 
 from ..errors import UserError
-from ..files import sha256
 from ..model import PrunableRoberta, PrunableTransformer
 from ..model.flat_options import NO_FILES
 from .classifier import Classifier
 from .fairseq_translator import FairseqTranslator
 from .reading import CONFIG
-from .text import Text, is_plain
+from .text import Text, check_files
 
 WEIGHTS = "model.safetensors"
 FORMAT = "fairseq_dsp 1"
@@ -40,12 +39,11 @@ def from_pretrained(folder: str | Path) -> FairseqTranslator | Classifier:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise UserError(f"{folder / CONFIG} is of the format {config['format']}, but {FORMAT} is expected: {again}")
-        _check_names(config)
-        for name, checksum in config["sha256"].items():
-            if not (folder / name).is_file():
-                raise UserError(f"the file {name} is missing in {folder}: {again}")
-            if (config_checksum(config) if name == CONFIG else sha256(folder / name)) != checksum:
-                raise UserError(f"the file {name} in {folder} is not as it was written (its checksum differs): {again}")
+        languages = [] if config.get("task") == TASK else [config["source_lang"], config["target_lang"]]
+        named = [*languages, *([config["bpe_model"]] if config["bpe"] else [])]
+        check_files(folder, CONFIG, config["sha256"], named, again=again, own=config_checksum(config))
+        if not isinstance(json.loads(config["model"]["kept_heads"]), dict):
+            raise ValueError("kept_heads is no set of heads")
         # the weights hold the embeddings, whatever file they came from before training
         options = Namespace(**{**config["model"], **NO_FILES})
         if config.get("task") == TASK:
@@ -104,15 +102,3 @@ def config_checksum(config: dict[str, Any]) -> str:
     """Return the checksum of a configuration, whatever it says its own is."""
     others = {name: checksum for name, checksum in config["sha256"].items() if name != CONFIG}
     return hashlib.sha256(json.dumps({**config, "sha256": others}, sort_keys=True).encode()).hexdigest()
-
-
-def _check_names(config: dict[str, Any]) -> None:
-    """Raise an error unless all the files that a configuration names are the folder's own."""
-    languages = [] if config.get("task") == TASK else [config["source_lang"], config["target_lang"]]
-    for name in [*config["sha256"], *languages, *([config["bpe_model"]] if config["bpe"] else [])]:
-        if not is_plain(name):
-            raise UserError(
-                f"{CONFIG} names {name}, but only files of its own folder are read: do not trust this folder"
-            )
-    if not isinstance(json.loads(config["model"]["kept_heads"]), dict):
-        raise ValueError("kept_heads is no set of heads")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import extras, moses
 from ..errors import UserError
+from ..files import sha256
 from ..plain import normalised, plain
 
 KINDS_OF_BPE = ("sentencepiece", "subword_nmt")
@@ -164,6 +165,36 @@ class Text:
         """Return the plain text of a translation's subwords."""
         text = self._bpe.decode(subwords) if self._bpe else subwords
         return moses.detokenised(text, self._languages[1]) if self._moses else text
+
+
+def check_files(
+    folder: Path,
+    said_by: str,
+    checksums: Mapping[str, str],
+    others: Iterable[str],
+    *,
+    again: str,
+    own: str | None = None,
+) -> None:
+    """Check the files that an exported folder says it has.
+
+    :param said_by: the file that says so.
+    :param checksums: for each file, its SHA-256.
+    :param others: further files that it names.
+    :param again: what to do if a file is missing or altered.
+    :param own: the checksum of *said_by* itself, which holds it.
+    :raises UserError: if one is outside of the folder, is missing, or is not as it was written.
+    """
+    for name in (*checksums, *others):
+        if not is_plain(name):
+            raise UserError(
+                f"{said_by} names {name}, but only files of its own folder are read: do not trust this folder"
+            )
+    for name, checksum in checksums.items():
+        if not (folder / name).is_file():
+            raise UserError(f"the file {name} is missing in {folder}: {again}")
+        if (own if own and name == said_by else sha256(folder / name)) != checksum:
+            raise UserError(f"the file {name} in {folder} is not as it was written (its checksum differs): {again}")
 
 
 def is_plain(name: str) -> bool:

@@ -53,7 +53,7 @@ def positions(checkpoints: Sequence[str]) -> tuple[int, int]:
     least = []
     for path in checkpoints:
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
-        options = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
+        options = state["cfg"]["model"]
         sides = ("max_source_positions", "max_target_positions")
         least.append([int(getattr(options, side, None) or 1024) for side in sides])
     source, target = (min(side) for side in zip(*least, strict=True))

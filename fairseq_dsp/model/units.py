@@ -31,6 +31,16 @@ class Architecture:
         """Return the types of modules of a kind that the architecture has."""
         return [name for name, (stack, _) in kind.places.items() if stack in self.stacks]
 
+    def sized(self, given: str) -> str:
+        """Return the size of this package's model that is like *given*, the model itself where there is none.
+
+        :param given: the name of a size of either model.
+        """
+        from fairseq.models import ARCH_CONFIG_REGISTRY
+
+        name = given if given.startswith(self.model) else given.replace(self.stock, self.model, 1)
+        return name if name in ARCH_CONFIG_REGISTRY else self.model
+
     def place(self, kind: Kind, of_type: str, layer: int) -> str:
         """Return the name of a module in the state dict."""
         stack, attribute = kind.places[of_type]

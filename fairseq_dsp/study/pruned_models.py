@@ -12,13 +12,14 @@ from ..evaluation.measuring import measure
 from ..evaluation.runners import load
 from ..files import read_json, replacing, write_json
 from ..markdown import markdown_table
+from ..model.kinds import BEAM, LENGTH
 from .results import BASE, Results
 from .runs import Run
 
 METHOD = "pruned"
 """The label of the runs."""
-BATCH, LENGTH, TURNS = 64, 25, 5
-"""Of measuring the speed: sentences of a batch, subwords of each, and how often each model translates it."""
+BATCH, TURNS = 64, 5
+"""Of measuring the speed: sentences of a batch, and how often each model translates it."""
 
 
 def place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
@@ -55,7 +56,7 @@ def measure_speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
         return there
     print("measuring the speed of each model", file=sys.stderr)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    runners = {name: load(str(file), 5, LENGTH, device, "float32") for name, file in models.items()}
+    runners = {name: load(str(file), BEAM, LENGTH, device, "float32") for name, file in models.items()}
     found = measure(runners, [BATCH], LENGTH, TURNS, device=device)
     measured = {one.model: one.sentences_per_second for one in found}
     write_json(path, measured)

@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..model.units import ARCHITECTURES
 from ..removal.compact import sizes
 from .options import Options
-from .unpruned_model import UnprunedModel
+from .unpruned_model import UnprunedModel, architecture_of
 
 
 def read_pretrained(path: Any) -> tuple[Path | None, Options]:
@@ -19,7 +19,7 @@ def read_pretrained(path: Any) -> tuple[Path | None, Options]:
     :raises UserError: if it is no checkpoint, or its model has no heads to prune.
     """
     from fairseq import checkpoint_utils
-    from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
+    from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 
     if path is None:
         return None, {}
@@ -28,9 +28,8 @@ def read_pretrained(path: Any) -> tuple[Path | None, Options]:
             f"pretrained is {path!r}, but no such checkpoint is there: make one with fairseq-dsp import-bert"
         )
     state = checkpoint_utils.load_checkpoint_to_cpu(path)
-    config: Any = (state.get("cfg") or {}).get("model") or state.get("args")
-    given = str(getattr(config, "_name", None) or getattr(config, "arch", None) or "unknown")
-    given = str(getattr(config, "arch", None) or given)
+    config: Any = (state.get("cfg") or {}).get("model")
+    given = str(getattr(config, "arch", None) or architecture_of(state))
     name = ARCH_MODEL_NAME_REGISTRY.get(given, given)
     ours = next((one for one in ARCHITECTURES.values() if name in (one.model, one.stock)), None)
     if ours is None:
@@ -38,8 +37,7 @@ def read_pretrained(path: Any) -> tuple[Path | None, Options]:
             f"the pretrained model {path} is of the architecture {given}, whose heads cannot be pruned: give one of "
             f"{', '.join(f'{one.stock} or {one.model}' for one in ARCHITECTURES.values())}, of any size"
         )
-    architecture = given if given.startswith(ours.model) else given.replace(ours.stock, ours.model, 1)
-    architecture = architecture if architecture in ARCH_CONFIG_REGISTRY else ours.model
+    architecture = ours.sized(given)
     own = sizes(MODEL_REGISTRY[ours.model].namespace(config), architecture)
     options = {"arch": architecture, **{flag.removeprefix("--"): value for flag, value in own.items()}}
     return Path(path).absolute(), options

@@ -41,14 +41,14 @@ class UnprunedModel:
         :raises UserError: if it is none, or its model is no plain Transformer for translation, or pruned already.
         """
         from fairseq import checkpoint_utils
-        from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
+        from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
         path = Path(path).absolute()
         if not path.is_file():
             raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
         config: Any = (state.get("cfg") or {}).get("model")
-        given = _architecture(state)
+        given = architecture_of(state)
         if ARCH_MODEL_NAME_REGISTRY.get(given, given) in (ROBERTA.model, ROBERTA.stock):
             raise UserError(
                 f"the checkpoint {path} is of the architecture {given}, but this command is for translation: fine-tune "
@@ -82,8 +82,7 @@ class UnprunedModel:
                 raise ValueError(
                     "it is pruned already: give the unpruned model, or make it small with fairseq-dsp compact"
                 )
-            architecture = given if given.startswith(MODEL) else given.replace(STOCK, MODEL, 1)
-            architecture = architecture if architecture in ARCH_CONFIG_REGISTRY else MODEL
+            architecture = TRANSFORMER.sized(given)
             own = {flag.removeprefix("--"): value for flag, value in sizes(options, architecture).items()}
             for name in ("max-source-positions", "max-target-positions"):  # the task's
                 own.pop(name, None)
@@ -105,7 +104,7 @@ class UnprunedModel:
         """Whether it is of stock fairseq's architecture, whose heads have no importance."""
         from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
-        given = _architecture(self.state)
+        given = architecture_of(self.state)
         return ARCH_MODEL_NAME_REGISTRY.get(given, given) == STOCK
 
     @property
@@ -205,7 +204,8 @@ class UnprunedModel:
         return default if value is None else value
 
 
-def _architecture(state: dict[str, Any]) -> str:
+def architecture_of(state: dict[str, Any]) -> str:
+    """Return the name that a checkpoint has for its model's architecture."""
     config: Any = (state.get("cfg") or {}).get("model")
     return str(getattr(config, "_name", None) or getattr(config, "arch", None) or "unknown")
 
