@@ -47,22 +47,20 @@ def apply() -> None:
 
 def _keep(kind: Any, part: str, counters: Sequence[str]) -> None:
     """Have the state of a kind of object hold the counters of a part of it, if it has that part."""
-    stock_state, stock_load = kind.state_dict, kind.load_state_dict
 
-    @functools.wraps(stock_state)
-    def state_dict(self: Any) -> dict[str, Any]:
+    def state_dict(stock: Callable[..., dict[str, Any]], self: Any) -> dict[str, Any]:
         counting = getattr(self, part)
         own = {} if counting is None else {COUNTS: {name: getattr(counting, name) for name in counters}}
-        return {**stock_state(self), **own}
+        return {**stock(self), **own}
 
-    @functools.wraps(stock_load)
-    def load_state_dict(self: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        stock_load(self, state_dict, *args, **kwargs)
-        counts = state_dict.get(COUNTS, {}) if getattr(self, part) is not None else {}
+    def load_state_dict(stock: Callable[..., Any], self: Any, state: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        stock(self, state, *args, **kwargs)
+        counts = state.get(COUNTS, {}) if getattr(self, part) is not None else {}
         for name in set(counters) & set(counts):
             setattr(getattr(self, part), name, counts[name])
 
-    kind.state_dict, kind.load_state_dict = state_dict, load_state_dict
+    wrap(kind, "state_dict", state_dict)
+    wrap(kind, "load_state_dict", load_state_dict)
 
 
 def _command() -> dict[str, Any]:
@@ -96,6 +94,8 @@ def _restoring_count(
     reset_meters: bool = False,
 ) -> Any:
     state = stock(self, filename, reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters)
+    if state is not None and reset_optimizer and reset_meters:
+        self._previous_training_time = 0  # that of another training
     if state is None or reset_optimizer:
         return state
     if not reset_meters:  # as for the best score

@@ -18,9 +18,8 @@ from typing import Any
 from fairseq import utils
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.files import PACKAGE
 from fairseq_dsp.wrapping import wrap
-
-PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def apply() -> None:

@@ -48,5 +48,7 @@ def run(args: argparse.Namespace) -> None:
     state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
     for name, value in projections.items():
         state["model"][name] = value.cpu().to(state["model"][name])
-    write_files({out: state | {"last_optimizer_state": None}})
+    # an average, of the weights before, would stay; a training that starts here makes another
+    extra = {name: value for name, value in state["extra_state"].items() if not name.startswith("ema")}
+    write_files({out: state | {"last_optimizer_state": None, "extra_state": extra}})
     print(f"{out}: {len(projections) // 2} output projections fitted for {heads.counts()}")

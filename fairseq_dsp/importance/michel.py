@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..model import TYPES, HeadSet, modules_of
 from ..model.kinds import UnitModule
+from ..model.units import shape_of
 from ..subset import Budget, Draw, hard_gates, shrink
 
 HEAD = "sentence_classification_head"
@@ -60,7 +61,7 @@ def score(model: nn.Module, batches: Iterable[dict[str, Any]], *, gates: Tensor 
     """
     modules = modules_with_all_heads(model)
     sizes = [module.units for module in modules]
-    shape = {kind: [module.units for module in modules if module.type == kind] for kind in TYPES}
+    shape = shape_of(modules)
     xi = torch.ones(sum(sizes)) if gates is None else gates.float()
     total = torch.zeros(sum(sizes), dtype=torch.float64)
     sentences = 0

@@ -86,11 +86,6 @@ class PrunableAttention(MultiheadAttention):
         return not (self.use_xformers or self.add_zero_attn or self.bias_k is not None)
 
     @property
-    def reads_encoder(self) -> bool:
-        """Whether what it attends to comes from the encoder, alone or with the queries' own side."""
-        return not self.self_attention
-
-    @property
     def is_noisy(self) -> bool:
         """Whether training changes the projections' parameters where they are called, as quantisation noise does."""
         return bool(self.out_proj._forward_pre_hooks)

@@ -105,8 +105,6 @@ class _Heads(Kind):
             raise ValueError(f"--min-heads-per-module is {options.min_heads_per_module}, but it must be 0 or more")
         for name, floor in self.floors.items():
             least = getattr(options, floor)
-            if least is not None and least < 0:
-                raise ValueError(f"{flag(floor)} is {least}, but it must be 0 or more")
             if least and per_type:
                 raise ValueError(
                     f"{flag(floor)} {least} is for one budget for all attention types, but a budget for a type is "
@@ -128,9 +126,6 @@ class _Heads(Kind):
     def unit_width(self, options: Any) -> None:
         """No option says how wide a head is: the number of heads does."""
 
-    def units_in(self, options: Any, side: str) -> int:
-        return int(getattr(options, f"{side}_attention_heads"))
-
     def unit_flops(self, module: UnitModule, source: int, steps: int, beam: int) -> int:
         """See :class:`Kind`. The encoder's keys and values are computed once a sentence; queries meet keys."""
         flops = super().unit_flops(module, source, steps, beam)
@@ -149,7 +144,7 @@ class _Heads(Kind):
         if f"{name}.out_proj.bias" not in names or (kind == "cross" and getattr(options, "no_cross_attention", False)):
             return None
         side, _ = self.places[kind]
-        heads, width = self.units_in(options, side), getattr(options, f"{side}_embed_dim")
+        heads, width = (int(getattr(options, f"{side}_{size}")) for size in ("attention_heads", "embed_dim"))
         key_width = options.encoder_embed_dim if kind == "cross" else width
         return attention_module(kind, layer, name, heads, width // heads, width, key_width)
 

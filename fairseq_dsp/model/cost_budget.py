@@ -55,20 +55,20 @@ class CostBudget:
         for place, own in enumerate(modules):
             for module, units in zip(own, ranges([module.units for module in own]), strict=True):
                 groups.setdefault((place, cost_of(module)), []).extend(units)
-        self._floors = [_floors(plan) for plan in plans]
         found = [Group(place, tuple(units), cost) for (place, cost), units in groups.items()]
-        self.groups = [Group(g.place, g.units, g.cost, _least(g, self._floors)) for g in found]
-        self.whole = sum(g.cost * len(g.units) for g in self.groups)
+        self.whole = sum(g.cost * len(g.units) for g in found)
         """What all units cost."""
-        if self._least_cost() > self.at(self.share):
-            self._floors = [_floors(plan, given=True) for plan in plans]  # a small budget has not the default ones
+        for given_alone in (False, True):  # a small budget has not the default floors
+            self._floors = [_floors(plan, given=given_alone) for plan in plans]
             self.groups = [Group(g.place, g.units, g.cost, _least(g, self._floors)) for g in found]
-            if self._least_cost() > self.at(self.share):
-                raise ValueError(
-                    f"{flag(option)} is {self.share}, but the least numbers of units that are asked for have "
-                    f"{self._least_cost() / self.whole:.3f} of the {self.what}: raise it, or lower "
-                    f"{' and '.join(name for plan in plans for name in self._asked_floors(plan))}"
-                )
+            if self._least_cost() <= self.at(self.share):
+                break
+        else:
+            raise ValueError(
+                f"{flag(option)} is {self.share}, but the least numbers of units that are asked for have "
+                f"{self._least_cost() / self.whole:.3f} of the {self.what}: raise it, or lower "
+                f"{' and '.join(name for plan in plans for name in self._asked_floors(plan))}"
+            )
         self.left_over = max(min(g.cost for g in self.groups), math.floor(LEFT_OVER * self.whole))
         """How much less than the budget the units that stay may cost."""
         self._check_exchange(option)

@@ -68,7 +68,7 @@ def compare(model: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
 
     :raises OtherDictionaryError: if one differs.
     """
-    _compare(model, dict(state), prefix, getattr(state, "_metadata", {}).get(prefix.removesuffix("."), {}))
+    _compare(model, state, prefix, getattr(state, "_metadata", {}).get(prefix.removesuffix("."), {}))
 
 
 def with_fingerprints(parameters: dict[str, Tensor], source: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
@@ -113,15 +113,18 @@ def _fingerprint(dictionary: Any) -> str:
 
 
 def _leave(model: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    metadata[_KEY] = {stack: _fingerprint(dictionary) for stack, dictionary in _of(model).items()}
+
+
+def _compare(model: nn.Module, state: Mapping[str, Any], prefix: str, metadata: dict[str, Any], *_: Any) -> None:
+    for stack, dictionary in _of(model).items():
+        _same(stack, metadata.get(_KEY, {}).get(stack), _rows(state, prefix + stack), dictionary)
+
+
+def _of(model: nn.Module) -> dict[str, Any]:
+    """The dictionaries that a model's stacks know."""
     found = {stack: getattr(getattr(model, stack, None), "dictionary", None) for stack in _STACKS}
-    metadata[_KEY] = {stack: _fingerprint(one) for stack, one in found.items() if one is not None}
-
-
-def _compare(model: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any) -> None:
-    for stack in _STACKS:
-        dictionary = getattr(getattr(model, stack, None), "dictionary", None)
-        if dictionary is not None:
-            _same(stack, metadata.get(_KEY, {}).get(stack), _rows(state, prefix + stack), dictionary)
+    return {stack: dictionary for stack, dictionary in found.items() if dictionary is not None}
 
 
 def _rows(state: Mapping[str, Tensor], stack: str) -> int | None:

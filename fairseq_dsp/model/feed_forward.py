@@ -68,9 +68,6 @@ class _FeedForwardUnits(Kind):
                 )
         return int(width)
 
-    def units_in(self, options: Any, side: str) -> int:
-        return int(getattr(options, f"{side}_ffn_embed_dim")) // self.unit_width(options)
-
     def describe(self, kind: str, layer: int, name: str, module: Any, options: Any) -> UnitModule:
         width = self.unit_width(options) if self.is_chosen(options) else 1
         inside = getattr(module.fc1, "out_features", 0)  # without units it is no linear layer any more

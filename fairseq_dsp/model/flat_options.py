@@ -16,15 +16,15 @@ from ..version import __version__
 from .pruning_options import check_selection
 
 IN_FORCE = "fairseq_dsp"
-"""Where a checkpoint's options say, as JSON, the version that trained it and the defaults that were in force."""
+"""Where a checkpoint's options say, as JSON, the version that trained it."""
 
 NO_FILES = dict.fromkeys(("encoder_embed_path", "decoder_embed_path"))
 """Options of a model that name files which are not needed once it is trained: its weights started from them."""
 
 
-def in_force(**defaults: int) -> str:
+def in_force() -> str:
     """Return what :data:`IN_FORCE` says of a model that this version builds."""
-    return json.dumps({"version": __version__, **defaults})
+    return json.dumps({"version": __version__})
 
 
 def flat_names(config: type[Any] = TransformerConfig, prefix: str = "") -> set[str]:

@@ -128,10 +128,6 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def units_in(self, options: Any, side: str) -> int:
-        """Return the number of units of each module of a stack, ``encoder`` or ``decoder``, of a model of *options*."""
-
-    @abstractmethod
     def describe(self, kind: str, layer: int, name: str, module: Any, options: Any) -> UnitModule:
         """Return the description of a module of a model, stock or not."""
 

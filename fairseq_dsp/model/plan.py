@@ -48,12 +48,10 @@ class PruningPlan:
             self._count(kind.options.get(role), self.units)
         self.range = self._range()
         total = getattr(config, to_keep)
-        if config.cost is not None:  # about as many as of all units
-            total = round(config.cost[1] * self.units)
         if config.cost is None:
             self.budget = self.budget_of(self.range.high if self.range and total is None else total)
-        else:
-            self.budget = Budget.top(total, self.units)  # what is drawn from is a CostBudget's
+        else:  # about as many as of all units; what is drawn from is a CostBudget's
+            self.budget = Budget.top(round(config.cost[1] * self.units), self.units)
         for name, option in kind.floors.items():
             self._count(option, sum(self.shape[name]))
         floors = {name: option for name, option in kind.floors.items() if not self.floor_is_default(name)}
@@ -181,13 +179,6 @@ class PruningPlan:
             return None
         first = self._all if start is None or self._option("uniform") else [start]
         return [shrink(elapsed, one, last, updates) for one, last in zip(first, self._last, strict=True)]
-
-    def resolved(self) -> dict[str, int]:
-        """Return the options whose default follows from others, as they are in force."""
-        if not self.prunes or self.budget_is_by_type or not self.selection.learns:
-            return {}
-        total = self.range.high if self.range else self.budget.total
-        return {name: self.floor(kind, total) for kind, name in self.kind.floors.items()}
 
     @property
     def budget_is_by_type(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
-from itertools import chain
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -126,9 +125,8 @@ class PrunableModel(BaseFairseqModel):
                     )
         except ValueError as error:
             raise UserError(str(error)) from error
-        resolved = [pruner.plan.resolved().items() for pruner in model.pruners.values()]
         widths = {p.kind.options["width"]: p.width for p in model.pruners.values() if p.kind.has_width}
-        _set(config, args, **{IN_FORCE: in_force(**dict(chain.from_iterable(resolved)))}, **widths)
+        _set(config, args, **{IN_FORCE: in_force()}, **widths)
         return model
 
     def _add_gates(self, options: PruningConfig, args: Any) -> None:

@@ -46,7 +46,7 @@ class UnitPruner:
         self.width = kind.unit_width(options)
         self.plan = PruningPlan(config, shape_of(self.modules, kind), kind)
         attentions = [module for module in model.modules() if isinstance(module, PrunableAttention)]
-        if hasattr(model, "decoder") and not any(attention.reads_encoder for attention in attentions):
+        if hasattr(model, "decoder") and all(attention.self_attention for attention in attentions):
             # nothing goes backward through the encoder, where the gates are entered: they are in the decoder too
             model.decoder.dropout_module.register_forward_hook(self._enter_decoder)  # type: ignore[union-attr]
         places: dict[Any, int] = {module: place for place, module in enumerate(model.modules())}

@@ -246,12 +246,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_vocabulary(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; give the folder of a published BERT") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error}): give the folder of a published BERT") from error
-    pieces = [line.removesuffix("\r") for line in lines]
     missing = [piece for piece in (*SPECIALS, "[MASK]") if piece not in pieces]
     if missing:
         raise UserError(f"{path} has no {missing[0]}, but BERT's vocabularies do: give the folder of a published BERT")

@@ -198,7 +198,7 @@ class TrainedModel:
 
     def state_with(self, parameters: dict[str, Tensor], options: Namespace | dict[str, Any]) -> dict[str, Any]:
         """Return what to save: the state with other parameters and options, without what only resuming needs."""
-        config = OmegaConf.create(self.state["cfg"] or {}, flags={"allow_objects": True})
+        config = OmegaConf.create(self.state["cfg"], flags={"allow_objects": True})
         container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
         container["model"] = options
         history = {k: v for k, v in self.state["optimizer_history"][-1].items() if k != "lr_scheduler_state"}

@@ -33,16 +33,7 @@ def task_of(model: TrainedModel, data: str | None) -> Any:
     """
     check_task(model.state, model.path, any_plugin=False)
     config = OmegaConf.create(model.state["cfg"]["task"])
-    folder = data or config.data
-    with open_dict(config):
-        config.data = folder
-    try:
-        task = tasks.setup_task(config)
-    except Exception as error:
-        raise UserError(
-            f"the dictionaries of {model.path} cannot be read from {folder}: give --data with the folder that "
-            "fairseq-preprocess made for the model"
-        ) from error
+    task, folder = _set_up(model, config, data, "fairseq-preprocess made for the model")
     if getattr(model.options, "merge_src_tgt_embed", False) and task.source_dictionary != task.target_dictionary:
         raise UserError(
             f"{model.path} was trained with --merge-src-tgt-embed on two different dictionaries, so fairseq would "
@@ -67,20 +58,26 @@ def classification_task_of(model: TrainedModel, data: str | None) -> Any:
             "fine-tune it on such a corpus first"
         )
     check_fine_tuned(model.state, model.path)
-    folder = data or config.data
     with open_dict(config):
-        config.data, config._name = folder, CLASSIFICATION
-    try:
-        task = tasks.setup_task(config)
-    except Exception as error:
-        raise UserError(
-            f"the dictionaries of {model.path} cannot be read from {folder}: give --data with the folder that has "
-            "input0/dict.txt and label/dict.txt"
-        ) from error
+        config._name = CLASSIFICATION
+    task, folder = _set_up(model, config, data, "has input0/dict.txt and label/dict.txt")
     check_labels(task, trained_labels(model.state["model"]))
     with fitting(model.path, folder):
         check(model.state["model"], encoder=task.source_dictionary)
     return task
+
+
+def _set_up(model: TrainedModel, config: Any, data: str | None, needed: str) -> tuple[Any, str]:
+    """Return a task with the dictionaries of a folder, by default the one of training, and the folder."""
+    folder = data or config.data
+    with open_dict(config):
+        config.data = folder
+    try:
+        return tasks.setup_task(config), folder
+    except Exception as error:
+        raise UserError(
+            f"the dictionaries of {model.path} cannot be read from {folder}: give --data with the folder that {needed}"
+        ) from error
 
 
 def check_task(state: dict[str, Any], path: str, *, any_plugin: bool = True) -> None:

@@ -35,11 +35,10 @@ def run(args: argparse.Namespace) -> None:
     out = check_target(args.out)
     model = TrainedModel.read(args.checkpoint, **budgets(args))
     write_files({out: stock_state(model)})
-    if not model.classifies:
-        model.alignment_heads("fairseq-generate --print-alignment")
     if model.classifies:
         print(f"{out}: a stock roberta; fairseq-validate DATA --path {out} --task sentence_prediction …")
     else:
+        model.alignment_heads("fairseq-generate --print-alignment")
         print(f"{out}: a stock transformer; fairseq-generate DATA --path {out} --beam 5")
 
 

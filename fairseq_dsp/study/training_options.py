@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from ..model import HEADS, KINDS, HeadSet, PruningConfig, UnitSet, with_heads
-from ..model.units import modules_by, shape_of
+from ..model.units import shape_by
 from . import pruning_recipe
 from .options import BUDGETS, Options, defaults, parse_options
 from .study_file import Method, Study
@@ -117,7 +117,7 @@ def with_random_units(heads: HeadSet, numbers: Mapping[str, int], options: Names
     others = []
     for i, (name, number) in enumerate(numbers.items()):
         kind = KINDS[name]
-        shape = shape_of(modules_by(options, kind), kind)
+        shape = shape_by(options, kind)
         total = sum(map(sum, shape.values()))
         if not 0 <= number <= total:
             raise ValueError(f"{number} {kind.units} are to be drawn, but there are {total}: give a number up to that")

@@ -27,7 +27,7 @@ def hard_top_k(scores: Tensor, k: int) -> Tensor:
     :raises ValueError: if *scores* is not a vector of finite numbers or *k* is not within 0 … N.
     """
     check_vector(scores, "scores", wait=True)
-    return hard_gates(scores, Budget.top(_checked_k(scores, k), scores.numel()))
+    return hard_gates(scores, Budget.top(k, scores.numel()))
 
 
 def relaxed_top_k(scores: Tensor, k: int, temperature: float, noise: Tensor | None = None) -> Tensor:
@@ -47,7 +47,7 @@ def relaxed_top_k(scores: Tensor, k: int, temperature: float, noise: Tensor | No
     check_vector(scores, "scores", wait=True)
     if noise is not None:
         check_vector(noise, "noise", wait=True)
-    return relaxed_gates(scores, Budget.top(_checked_k(scores, k), scores.numel()), temperature, noise)
+    return relaxed_gates(scores, Budget.top(k, scores.numel()), temperature, noise)
 
 
 def gumbel_noise(n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -106,9 +106,3 @@ def check_vector(values: Tensor, name: str, wait: bool = False) -> None:
         raise ValueError(f"the {name} have shape {tuple(values.shape)}, but a vector of one number a head is needed")
     if (wait or values.device.type == "cpu") and not torch.isfinite(values).all():
         raise ValueError(f"the {name} hold a NaN or an infinity: every head needs a finite number")
-
-
-def _checked_k(scores: Tensor, k: int) -> int:
-    if scores.dim() == 1 and not 0 <= k <= scores.numel():
-        raise ValueError(f"k is {k}, but of {scores.numel()} heads 0 to {scores.numel()} can be kept")
-    return k

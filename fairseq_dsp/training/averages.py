@@ -7,6 +7,7 @@ the model that it follows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,10 @@ from fairseq.models.ema.ema import EMA
 from ..wrapping import wrap
 
 
+@functools.cache
 def install() -> None:
     """Have fairseq copy the choice instead of averaging it; a second call changes nothing."""
-    if not hasattr(EMA.__init__, "__wrapped__"):
-        wrap(EMA, "__init__", _copying_choice)
+    wrap(EMA, "__init__", _copying_choice)
 
 
 def _copying_choice(stock: Callable[..., None], self: EMA, model: Any, *args: Any, **kwargs: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,13 +83,13 @@ def _generators_untouched() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
+@functools.cache
 def install() -> None:
     """Have fairseq's trainer tell the criterion that a training starts; a second call changes nothing.
 
     fairseq builds the criterion alike to train and to validate, and only a training needs the teacher.
     """
-    if not hasattr(Trainer.__init__, "__wrapped__"):
-        wrap(Trainer, "__init__", _telling_the_criterion)
+    wrap(Trainer, "__init__", _telling_the_criterion)
 
 
 def _telling_the_criterion(

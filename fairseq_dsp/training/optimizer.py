@@ -20,6 +20,7 @@ Everything else, the checkpoints' format and the optimiser's name included, stay
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -36,10 +37,9 @@ EPSILON = 1e-12
 small: the usual 1e-8 would shorten the steps of just those heads."""
 
 
+@functools.cache
 def install() -> None:
     """Wrap fairseq's optimisers; a second call changes nothing."""
-    if hasattr(optim.build_optimizer, "__wrapped__"):
-        return
     wrap(optim, "build_optimizer", _with_importance_group)
     wrap(FP16Optimizer, "build_optimizer", _importance_last)
     wrap(FP16Optimizer, "build_fp32_params", _with_mark)

@@ -3,6 +3,7 @@ loss reads though they may be gone; a metric that nothing computes."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -24,12 +25,12 @@ from ..wrapping import wrap
 logger = logging.getLogger(__name__)
 
 
+@functools.cache
 def install() -> None:
     """Have fairseq's trainer tell when a training begins or goes on; a second call changes nothing."""
-    if not hasattr(Trainer.begin_epoch, "__wrapped__"):
-        wrap(Trainer, "get_train_iterator", _counting)
-        wrap(Trainer, "load_checkpoint", _comparing)
-        wrap(Trainer, "begin_epoch", _telling)
+    wrap(Trainer, "get_train_iterator", _counting)
+    wrap(Trainer, "load_checkpoint", _comparing)
+    wrap(Trainer, "begin_epoch", _telling)
 
 
 def _counting(stock: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import inprocess
 import pytest
 import support
+import torch
 from fairseq import checkpoint_utils
 from fairseq_cli import train as command
 from quick_python import quick_python
@@ -77,6 +78,13 @@ def test_fine_tuning_counts_from_0(tiny_data: Path, tmp_path: Path):
     start = ["--finetune-from-model", tmp_path / "first/checkpoint_last.pt"]
     inprocess.train(tiny_data, tmp_path / "second", *STEADY, *start)
     assert epoch(tmp_path / "second") == 3
+    first = torch.load(tmp_path / "first/checkpoint_last.pt", weights_only=True)
+    first["extra_state"]["previous_training_time"] = 36_000
+    torch.save(first, tmp_path / "first/checkpoint_last.pt")
+    short = ["--cpu", "--max-update", 2, "--stop-time-hours", 5]
+    third = inprocess.train(tiny_data, tmp_path / "third", *short, *start)
+    assert updates(third) == 2
+    assert third["extra_state"]["previous_training_time"] < 36_000
 
 
 @pytest.mark.parametrize("flags", [["--max-update", 7], ["--stop-time-hours", 1e-9, "--max-update", 30]])

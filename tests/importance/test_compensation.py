@@ -125,8 +125,13 @@ def difference(one: Any, other: Any, batches: list[dict[str, Any]]) -> float:
 def test_from_a_checkpoint_to_a_training(stock: Path, tiny_data: Path, tmp_path: Path, capsys: Any) -> None:
     heads, out = tmp_path / "heads.json", tmp_path / "start.pt"
     heads.write_text(json.dumps(HEADS))
-    command = ["compensate", str(stock), str(out), "--data", str(tiny_data), "--kept-heads", str(heads), "--cpu"]
+    base = torch.load(stock, weights_only=True)
+    base["extra_state"]["ema"] = base["model"]  # as of --store-ema
+    torch.save(base, tmp_path / "base.pt")
+    command = ["compensate", str(tmp_path / "base.pt"), str(out), "--data", str(tiny_data), "--kept-heads", str(heads)]
+    command.append("--cpu")
     assert main(command) == 0
+    assert "ema" not in torch.load(out, weights_only=True)["extra_state"]
     assert "5 output projections fitted for 5 of 12 heads" in capsys.readouterr().out
     before, after = (torch.load(path, weights_only=True) for path in (stock, out))
     changed = {name for name, value in before["model"].items() if not torch.equal(value, after["model"][name])}

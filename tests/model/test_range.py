@@ -48,7 +48,6 @@ def test_a_smaller_number_has_its_share_of_the_encoders_floor() -> None:
     importance = torch.cat([torch.zeros(12), torch.arange(1.0, 25.0)])  # the encoder's are the least
     found = {k: [int(part.sum()) for part in plan.keep(importance, k).split(12)] for k in (36, 24, 18, 12, 9, 6, 3)}
     assert {k: counts[0] for k, counts in found.items()} == {36: 12, 24: 6, 18: 5, 12: 3, 9: 3, 6: 2, 3: 1}
-    assert plan.resolved() == {"min_encoder_heads": 9, "min_cross_heads": 1, "min_decoder_heads": 0}
     for seed in range(20):
         drawn = plan.sample(importance, 3, seed)
         assert (drawn[:12] > 0).sum() >= plan.floor("encoder_self", int(drawn.sum()))

@@ -34,9 +34,6 @@ class _Blocks(Kind):
     def unit_width(self, options: Any) -> None:
         return None  # the size of the layer says it
 
-    def units_in(self, options: Any, side: str) -> int:
-        return 1
-
     def describe(self, kind: str, layer: int, name: str, module: Any, options: Any) -> Any:
         size = int(options.encoder_ffn_embed_dim)
         left = getattr(module.fc1, "out_features", 0)

@@ -100,7 +100,7 @@ def test_what_is_not_finite_is_refused(bad: float):
 @pytest.mark.parametrize("k", [-1, 4])
 def test_k_out_of_range_is_refused(k: int):
     for choose in (lambda: hard_top_k(torch.zeros(3), k), lambda: relaxed_top_k(torch.zeros(3), k, 0.1)):
-        with pytest.raises(ValueError, match=f"k is {k}, but of 3 heads 0 to 3 can be kept"):
+        with pytest.raises(ValueError, match=f"{k} heads are to be kept of 3: give a number from 0 to 3"):
             choose()
 
 
