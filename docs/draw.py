@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from pathlib import Path
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 RESULTS = Path(__file__).parent / "results"
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#666666"  # told apart with colour blindness too
 ENGINE = "CTranslate2 int8"
+LABELS = {"half": (7, -8), "layers-2-2": (7, -4), "sixth-long": (7, -7), "layers-2-2-two": (7, -8), "halves": (7, -10)}
+"""Where labels of `frontier` stand, in points from the model's mark, for those that would meet others."""
 
 
 def read(name: str) -> Any:
@@ -73,20 +76,26 @@ def overview() -> Figure:
 def frontier() -> Figure:
     """BLEU against speed in CTranslate2 with int8, of pruned models and of unpruned ones with fewer layers."""
     figure = Figure(figsize=(9, 4), layout="constrained")
-    kinds = {"pruned": (BLUE, "o"), "fewer layers": (GREEN, "s"), "unpruned": (GREY, "D")}
+    kinds = [("pruned", BLUE, "o"), ("fewer layers", GREEN, "s"), ("unpruned", GREY, "D")]
     for axes, batch in zip(figure.subplots(1, 2, sharey=True), (1, 64), strict=True):
-        for kind, (colour, marker) in kinds.items():
-            found = [m for m in read("frontier")["models"] if m["kind"] == kind]
+        for (kind, colour, marker), long in itertools.product(kinds, (True, False)):
+            known = [m for m in read("frontier")["models"] if m["kind"] == kind]
+            found = [m for m in known if (int(m["with translations"].replace(",", "")) >= 4000) == long]
+            if not found:
+                continue
             speeds = [fast(m, batch) for m in found]
-            axes.plot(speeds, [m["bleu"] for m in found], marker, color=colour, label=kind)
+            axes.plot(
+                speeds, [m["bleu"] for m in found], marker, color=colour, markerfacecolor=colour if long else "none",
+                label=kind if long or kind == "unpruned" else f"{kind}, 1,300 updates or fewer with translations",
+            )  # fmt: skip
             for model, at in zip(found, speeds, strict=True):
-                offset = model.get("label at", {}).get(str(batch), [6, 3])
+                offset = LABELS.get(model["name"], (6, 3))
                 axes.annotate(model["label"], (at, model["bleu"]), offset, textcoords="offset points", fontsize=7)
         axes.set(title=f"batches of {batch}" if batch > 1 else "one sentence", xlabel="times as fast as unpruned")
-        axes.margins(x=0.18, y=0.1)
+        axes.margins(x=0.25, y=0.1)
         tidy(axes)
     figure.axes[0].set_ylabel("BLEU, four test sets of Multi30k")
-    figure.axes[0].legend(frameon=False, fontsize=8, loc="lower left")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 
