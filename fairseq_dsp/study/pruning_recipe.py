@@ -83,16 +83,12 @@ def scores_once(options: Options, total: int) -> bool:
 
 
 def touch_up(options: Options, updates: int) -> Options:
-    """Options of so many updates more for one number of heads of a range, with half of the learning rate.
+    """Options of so many updates more for one number of heads of a range.
 
     :param options: of the training for the range, as `training` leaves them.
     """
-    from fairseq.utils import eval_str_list
-
-    found = options | {"max-update": updates, "lr": max(eval_str_list(options["lr"])) / 2}
-    if options.get("lr-scheduler") == _LINEAR:
-        found |= _linear(updates)
-    return found
+    linear = options.get("lr-scheduler") == _LINEAR
+    return options | {"max-update": updates} | (_linear(updates) if linear else {})
 
 
 def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[int]]) -> Options:

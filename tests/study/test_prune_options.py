@@ -69,7 +69,9 @@ def test_the_options_of_a_model(
     assert "min-decoder-heads" not in share
     assert not ends.keys() & options.keys()
     found = pruning_recipe.touch_up({"lr": "0.4", "max-update": 100, "lr-shrink": "0.5"}, 20)
-    assert found == {"lr": 0.2, "max-update": 20, "lr-shrink": "0.5"}, "fairseq's own scheduler, which has no length"
+    assert found == {"lr": "0.4", "max-update": 20, "lr-shrink": "0.5"}, "fairseq's own scheduler, which has no length"
+    found = pruning_recipe.touch_up({"lr": 0.4, "max-update": 100, "lr-scheduler": "polynomial_decay"}, 20)
+    assert (found["lr"], found["warmup-updates"], found["total-num-update"]) == (0.4, 1, 20)
     hydra = ("model._name=transformer", "criterion._name=label_smoothed_cross_entropy", "optimization.max_update=1")
     inprocess.train_hydra("base", data.data_bin, tmp_path / "hydra", *inprocess.HYDRA_TINY, *hydra)
     own = UnprunedModel.read(tmp_path / "hydra/checkpoint_last.pt")
