@@ -177,7 +177,7 @@ def test_one_training_for_a_range(
 
 @pytest.mark.slow
 def test_each_k_of_a_range_is_touched_up(stock_checkpoint: Path, prepared: Path, tmp_path: Path) -> None:
-    """The heads are those of the range's model, and its weights were trained on, with the learning rate of its training."""
+    """The heads are those of the range's model, and its weights were trained on, with the same learning rate."""
     out = tmp_path / "out"
     call(stock_checkpoint, prepared, out, *SHORT, heads=[12, 6], range=True, touch_up=8)
     words = words_of(out, "pruned-k6-s1")
