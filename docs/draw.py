@@ -15,7 +15,14 @@ from matplotlib.figure import Figure
 RESULTS = Path(__file__).parent / "results"
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#666666"  # told apart with colour blindness too
 ENGINE = "CTranslate2 int8"
-LABELS = {"half": (7, -8), "layers-2-2": (7, -4), "sixth-long": (7, -7), "layers-2-2-two": (7, -8), "halves": (7, -10)}
+LABELS = {
+    "half": (7, -8),
+    "layers-2-2": (7, -4),
+    "sixth-long": (7, -7),
+    "layers-2-2-two": (7, -8),
+    "halves": (7, -10),
+    "two-on": (7, -8),
+}
 """Where labels of `frontier` stand, in points from the model's mark, for those that would meet others."""
 
 
