@@ -22,6 +22,7 @@ LABELS = {
     "layers-2-2-two": (7, -8),
     "halves": (7, -10),
     "two-on": (7, -8),
+    "unpruned": (6, -10),
 }
 """Where labels of `frontier` stand, in points from the model's mark, for those that would meet others."""
 
