@@ -32,9 +32,9 @@ def read(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def points(method: str, engine: str, of: str) -> list[dict[str, Any]]:
-    """The points of a method in the JSON of a results page, the most heads first."""
-    found = [p for p in read(of)["points"] if p["method"] == method and p["engine"] == engine]
+def points(method: str, engine: str) -> list[dict[str, Any]]:
+    """The points of a method among the converged models whose speed was measured, the most heads first."""
+    found = [p for p in read("multi30k-converged-speed")["points"] if p["method"] == method and p["engine"] == engine]
     return sorted(found, key=lambda p: -p["heads"])
 
 
@@ -48,8 +48,8 @@ def overview() -> Figure:
     """BLEU and speed of converged models against the number of heads kept."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    own, free, uniform = "multi30k-converged-speed", ("long", "long9", "few"), ("uniform", "uniform9")
-    (stock,) = points("unpruned, fairseq's transformer", "fairseq", own)
+    free, uniform = ("long", "long9", "few"), ("uniform", "uniform9")
+    (stock,) = points("unpruned, fairseq's transformer", "fairseq")
     for axes, methods, engine, colour, style, label in (
         (left, free, "fairseq", BLUE, "-", "any heads"),
         (left, uniform, "fairseq", GREEN, ":", "as many in each module"),
@@ -57,7 +57,7 @@ def overview() -> Figure:
         (right, free, ENGINE, ORANGE, "-", ENGINE),
         (right, uniform, ENGINE, GREEN, ":", f"{ENGINE}, as many in each module"),
     ):
-        found = [p for m in ("unpruned", *methods) for p in points(m, engine, own)]
+        found = [p for m in ("unpruned", *methods) for p in points(m, engine)]
         bleu, deviation = means(found)
         values = bleu if axes is left else [p["speed"]["64"] for p in found]
         axes.errorbar(
@@ -85,10 +85,10 @@ def frontier() -> Figure:
     """BLEU against speed in CTranslate2 with int8, of pruned models and of unpruned ones with fewer layers."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     kinds = [("pruned", BLUE, "o"), ("fewer layers", GREEN, "s"), ("unpruned", GREY, "D")]
+    models = read("frontier")["models"]
     for axes, batch in zip(figure.subplots(1, 2, sharey=True), (1, 64), strict=True):
         for (kind, colour, marker), long in itertools.product(kinds, (True, False)):
-            known = [m for m in read("frontier")["models"] if m["kind"] == kind]
-            found = [m for m in known if (int(m["with translations"].replace(",", "")) >= 4000) == long]
+            found = [m for m in models if m["kind"] == kind and (m["with translations"] >= 4000) == long]
             if not found:
                 continue
             speeds = [fast(m, batch) for m in found]

@@ -158,9 +158,9 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     shape = heads_by_type(prepared, {**recipe, **base})
     total = sum(map(sum, shape.values()))
     prepared.check_split(split)
-    metric = metric_names(prepared)[0]
-    if content.get("metric", metric) != metric:  # an earlier version's key, which is right or a mistake
-        raise ValueError(f"metric is {content['metric']!r}, but models on {prepared.folder} are compared by {metric}")
+    given, metric = content.get("metric"), metric_names(prepared)[0]
+    if given not in (None, metric):  # an earlier version's key
+        raise ValueError(f"metric is {given!r}, but models on {prepared.folder} are compared by {metric}: leave it out")
     checkpoint = content.get("checkpoint", "best")
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint is {checkpoint!r}, but best or last is expected")
