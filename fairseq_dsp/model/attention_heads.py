@@ -171,7 +171,6 @@ HEADS = register(
             "high": "heads_to_keep_high",
             "per_module": "min_heads_per_module",
             "uniform": "uniform_heads",
-            "module_penalty": "module_penalty",
             "l0_penalty": "l0_penalty",
         },
         budgets={

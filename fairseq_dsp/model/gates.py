@@ -58,21 +58,6 @@ def to_columns(gates: Tensor, modules: Sequence[UnitModule]) -> Tensor:
     return columns[0] if len(columns) == 1 else torch.cat(columns)
 
 
-def open_modules(gates: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return how many modules some gates leave open, differentiable; a scalar.
-
-    Σ_m (1 − Π_u (1 − g_u)) over the modules m and their units u, of gates within 0 and 1: the number of modules with an
-    open gate where all are 0 or 1. So a gate costs nothing beside another one that is open.
-
-    :param gates: *Shape:* (N).
-    :param sizes: number of units of each module.
-    """
-    # relaxed gates may exceed 1: they count as 1, but learn
-    closed = 1 - gates - (gates.clamp(0, 1) - gates).detach()
-    parts = closed.split(list(sizes))
-    return len(parts) - torch.stack([part.prod() for part in parts]).sum()
-
-
 def scale_columns(weight: Tensor, factors: Tensor) -> Tensor:
     """Return a matrix with its columns scaled, rounded once to its own precision.
 

@@ -16,7 +16,7 @@ from .attention import PrunableAttention
 from .attention_heads import HEADS
 from .cost_budget import KindOfBudget
 from .entering import Entering, Gates, Graph, KeptParts, NoGradient, ScaledColumns, enter
-from .gates import ALL, CHOOSING, FIXED, UnitChoice, open_modules, to_columns
+from .gates import ALL, CHOOSING, FIXED, UnitChoice, to_columns
 from .kinds import GatedModule, Kind, UnitModule, flag
 from .monitor import GradientMonitor, UnitCounter
 from .plan import PruningPlan
@@ -69,7 +69,6 @@ class UnitPruner:
         self.sampled: Tensor | None = None
         """The gates of the last training forward pass. *Shape:* (N)"""
         self._entered: list[Entering] = []  # what the modules compute with in the current update
-        self._gates: Tensor | None = None  # the same with their graph, for a penalty in the loss
         self.monitor = GradientMonitor()
         self.update = 0
         """The number of updates made so far: an update that overflowed is none."""
@@ -79,7 +78,7 @@ class UnitPruner:
         self._parts: dict[Hashable, KeptParts] = {}  # of these units
         self._left: UnitSet | None = None  # the trained units of a model of which layers are left out
         self._loaded = False
-        self._penalty_taken = False
+        self._penalty_due = False  # after a forward pass, until the loss has it
         self._recomputes = any(getattr(options, f"{name}_activations", False) for name in ("checkpoint", "offload"))
         self._graph: weakref.ref[Graph] | None = None  # of the last training pass
         model.register_load_state_dict_pre_hook(self._before_loading)
@@ -94,12 +93,7 @@ class UnitPruner:
     @property
     def penalised(self) -> bool:
         """Whether the options put a penalty on the gates into the loss of a training update."""
-        return self.plan.prunes and (self._module_penalty > 0 or self.plan.penalised)
-
-    @property
-    def _module_penalty(self) -> float:
-        """How much the loss of a target token grows by for each module that keeps a unit."""
-        return self.kind.option(self.plan.config, "module_penalty") or 0.0
+        return self.plan.prunes and self.plan.penalised
 
     @property
     def temperature(self) -> float:
@@ -149,12 +143,11 @@ class UnitPruner:
         self._optimiser["active"] = phase == CHOOSING
         if phase == CHOOSING:
             importance = self.importance.view(-1)  # no leaf: what watches its gradient goes with this pass
-            self._gates = gates = self.chosen_by.sample(importance, self.update, self.seed)
-            self.sampled = gates.detach()
+            gates = self.chosen_by.sample(importance, self.update, self.seed)
+            self.sampled, self._penalty_due = gates.detach(), self.penalised
             self.monitor.watch(importance, gates)
             self.monitor.report(self.temperature, self.plan.selection.when_vanished)
             return self._set_gates(x, gates)
-        self._gates = None
         if phase == ALL:
             self.sampled = torch.ones_like(self.importance)
             self._leave()
@@ -170,18 +163,17 @@ class UnitPruner:
 
         :raises UserError: if the loss went without its penalty.
         """
-        if self._gates is not None and self.penalised and not self._penalty_taken:
-            given = "--l0-penalty" if self.plan.penalised else "--module-penalty"
+        if self._penalty_due:
             raise UserError(
-                f"{given} is a part of the loss, but this criterion does not add it: use --criterion "
+                "--l0-penalty is a part of the loss, but this criterion does not add it: use --criterion "
                 "label_smoothed_cross_entropy_dsp, or sentence_prediction_dsp for classification"
             )
-        self._penalty_taken, self._gates, self.update = False, None, updates
+        self.update = updates
         self._entered.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         # they carry or name a graph, which can be neither copied nor pickled
-        return {**self.__dict__, "_gates": None, "_entered": [], "_parts": {}, "_graph": None}
+        return {**self.__dict__, "_entered": [], "_parts": {}, "_graph": None}
 
     def _enter_decoder(self, _: nn.Module, __: Any, x: Tensor) -> Tensor:
         for entering in self._entered:
@@ -241,19 +233,12 @@ class UnitPruner:
         return selection.expected_open(self.importance)
 
     def penalty(self) -> Tensor:
-        """Return what the loss of the current training update grows by for each target token; a scalar.
+        """Return what the loss of a training update of a penalised selection grows by for each target token; a scalar.
 
-        λ · E[number of open gates] for a penalised selection (Voita et al. 2019, section 5.1), and, while units are
-        being chosen, ``module_penalty`` · :func:`~.gates.open_modules`.
+        λ · E[number of open gates] (Voita et al. 2019, section 5.1).
         """
-        self._penalty_taken = True
-        total = torch.zeros((), device=self.importance.device)
-        if self.plan.penalised:
-            total = total + self.kind.option(self.plan.config, "l0_penalty") * self.expected_open()
-        if self._module_penalty and self._gates is not None:
-            sizes = [module.units for module in self.modules]
-            total = total + self._module_penalty * open_modules(self._gates, sizes)
-        return total
+        self._penalty_due = False
+        return self.kind.option(self.plan.config, "l0_penalty") * self.expected_open()
 
     def measured(self) -> tuple[list[str], Tensor]:
         """Return what to log of the last training forward pass; see :meth:`~.monitor.UnitCounter.count`."""

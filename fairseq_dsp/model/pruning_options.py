@@ -13,10 +13,11 @@ from ..subset import HINT, SELECTIONS
 from .attention_heads import HEADS, HeadOptions
 from .feed_forward import FeedForwardOptions
 from .kinds import COSTS, KINDS, flag
+from .retired import RetiredOptions
 
 
 @dataclass
-class PruningConfig(FeedForwardOptions, HeadOptions):
+class PruningConfig(RetiredOptions, FeedForwardOptions, HeadOptions):
     """How a model's units are pruned, of all kinds; each field is a flag of the same name with dashes."""
 
     parameters_to_keep: Optional[float] = field(
@@ -67,13 +68,6 @@ class PruningConfig(FeedForwardOptions, HeadOptions):
         metadata={
             "help": "weight of the expected number of open gates in the loss of a target token, for "
             "hard_concrete (default: adapted so that this number stays at --heads-to-keep)"
-        },
-    )
-    module_penalty: float = field(
-        default=0.0,
-        metadata={
-            "help": "weight of the number of modules with an open gate in the loss of a target token: gathers the "
-            "heads in few modules, so that a compact model skips the others; try 0.02"
         },
     )
     freeze_weights: bool = field(
@@ -134,13 +128,6 @@ class PruningConfig(FeedForwardOptions, HeadOptions):
                 "number of heads is given: give --l0-penalty, such as 0.001, or --heads-to-keep, to which the weight "
                 "is then adapted"
             )
-        if not (math.isfinite(self.module_penalty) and self.module_penalty >= 0):
-            raise ValueError(f"--module-penalty is {self.module_penalty}, but it must be a finite number, 0 or more")
-        if self.module_penalty and not SELECTIONS[self.head_selection].learns:
-            raise ValueError(
-                f"--module-penalty {self.module_penalty} influences the choice of the heads, but --head-selection "
-                f"{self.head_selection} does not choose any: leave it out"
-            )
         if (self.head_selection == "fixed") != (self.kept_heads is not None):
             raise ValueError(
                 "--head-selection fixed and --kept-heads FILE belong together, but only one of them is given: give "
@@ -196,11 +183,11 @@ WHICH_STAY = (
 )
 """The options that say which units a training ends with, apart from what it learns."""
 
-_ABOUT_GATES = (*_CHOICE, *COSTS, "head_selection", "l0_penalty", "module_penalty", "freeze_weights")
+_ABOUT_GATES = (*_CHOICE, *COSTS, "head_selection", "l0_penalty", "freeze_weights")
 
 
 def with_heads(file: str) -> dict[str, Any]:
     """Return the values of options that have a trained model keep the heads of a file, however it chose its own."""
     fields_ = PruningConfig.__dataclass_fields__
-    reset = ("freeze_weights", "l0_penalty", "module_penalty", "pruning_warmup_updates", *HEADS.choice, *COSTS)
+    reset = ("freeze_weights", "l0_penalty", "pruning_warmup_updates", *HEADS.choice, *COSTS)
     return {"head_selection": "fixed", "kept_heads": file} | {name: fields_[name].default for name in reset}

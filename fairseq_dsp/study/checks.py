@@ -13,6 +13,7 @@ from ..evaluation.prepared import PreparedData
 from ..importance import compensate, score_heads
 from ..model import PruningConfig
 from ..model.cost_budget import plans_of
+from ..model.retired import refuse_retired
 from .options import parse_options, parse_training, parse_words, without_chatter
 from .records import with_records
 from .runner import is_done, missing_steps
@@ -108,6 +109,10 @@ def _check_training(args: Namespace, where: str, checkpoint: str, starts: bool, 
     for reason in _why_no_checkpoint(args, checkpoint, starts=starts):
         raise ValueError(f"{where}: {reason}")
     pruning = PruningConfig.from_namespace(args)
+    try:
+        refuse_retired(pruning)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     if pruning.kept_heads is None:  # or they are another step's
         try:
             plans = plans_of(pruning, args)

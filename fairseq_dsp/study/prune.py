@@ -48,6 +48,8 @@ from ..errors import UserError
 from ..evaluation import preprocessed
 from ..evaluation.prepared import PreparedData
 from ..files import sha256, write_json, write_text
+from ..model import PruningConfig
+from ..model.retired import refuse_retired
 from ..removal.data_bin import translating
 from . import pruning_recipe
 from .local import Local
@@ -243,6 +245,7 @@ def _options(
             once = pruning_recipe.scores_once(given | own, model.heads)
             options |= {} if once else pruning_recipe.schedule(data, options, model.shape)
             args = parse_options(data, options, "the command line")
+            refuse_retired(PruningConfig.from_namespace(args))
             found[name] = {option: value for option, value in options.items() if option not in own}
             found[name] |= {"head-selection": "fixed"} if once else {}
     except ValueError as error:

@@ -23,12 +23,11 @@ from .distillation import Teacher
 
 
 class _PenalisedCriterion(FairseqCriterion):
-    """Stands before a stock criterion: adds the penalties on open gates in training; validation never does.
+    """Stands before a stock criterion: adds the penalty on open gates in training; validation never does.
 
-    With ``--l0-penalty`` λ · E[number of open gates] per target token (Voita et al. 2019), with ``--module-penalty``
-    the same of the attention modules that are open, while heads are being chosen. The loss is a sum over target tokens,
-    or over sentences that are classified, so penalties are multiplied by their number: they mean the same for every
-    batch size and ``--update-freq``.
+    With ``--l0-penalty`` λ · E[number of open gates] per target token (Voita et al. 2019). The loss is a sum over
+    target tokens, or over sentences that are classified, so the penalty is multiplied by their number: it means the
+    same for every batch size and ``--update-freq``.
     """
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
@@ -41,8 +40,7 @@ class _PenalisedCriterion(FairseqCriterion):
             # the sample size is the divisor of the gradient: tokens, or sentences with --sentence-avg
             loss = loss + sample_size * pruner.penalty().to(loss)
             log["loss"] = loss.data
-            if pruner.plan.penalised:
-                log["expected_heads"] = pruner.expected_open().detach() * sample_size
+            log["expected_heads"] = pruner.expected_open().detach() * sample_size
         return loss, sample_size, log
 
     @classmethod

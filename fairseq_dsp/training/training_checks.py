@@ -20,6 +20,7 @@ from ..model import HEADS, PrunableModel, modules_of
 from ..model.gates import FIXED
 from ..model.kinds import KINDS, flag
 from ..model.pruning_options import WHICH_STAY, PruningConfig
+from ..model.retired import refuse_retired
 from ..wrapping import wrap
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
         _refuse_metric(self.cfg)
         model = self.get_model()
         if isinstance(model, PrunableModel):
+            _refuse_retired(model)
             _tell_ignored(model)
             _refuse_blocks(model)
             if getattr(self.cfg.task, "load_alignments", False):
@@ -90,6 +92,14 @@ def _refuse_metric(cfg: Any) -> None:
                 f"--best-checkpoint-metric is {metric}, which validation computes with {flag(option)} only: give that "
                 "too, or another metric, such as loss"
             )
+
+
+def _refuse_retired(model: PrunableModel) -> None:
+    """Raise a `UserError` for an option that is no more, which a hydra config may hold."""
+    try:
+        refuse_retired(PruningConfig.from_namespace(model.args))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _tell_ignored(model: PrunableModel) -> None:

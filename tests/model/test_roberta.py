@@ -139,7 +139,7 @@ def attentions(model: Any) -> list[Any]:
             "--head-selection gumbel", "--head-selection ste", "--head-selection hard_concrete",
             "--min-heads-per-module 1", "--heads-to-keep-start 4 --heads-to-keep-updates 9",
             "--heads-to-keep-low 1 --heads-to-keep-high 3", "--pruning-warmup-updates 3",
-            "--module-penalty 0.02 --criterion sentence_prediction_dsp", "--task sentence_prediction_dsp",
+            "--task sentence_prediction_dsp",
         ],
         "--head-selection ste",
         "--task sentence_prediction_dsp",

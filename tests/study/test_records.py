@@ -124,6 +124,19 @@ def test_how_a_scoring_fits_into_memory_has_no_effect(results: Path, plan: Sweep
         plan(methods=scoring(steps=3))
 
 
+def test_an_option_that_is_no_more_stays_in_what_is_finished(results: Path, plan: Sweep, methods: list[Any]) -> None:
+    assert all_done(plan())
+    with_it = [{"method": "joint", "options": {"module-penalty": 0.02}}, *methods[1:3]]
+    with pytest.raises(UserError, match=r"joint-k6-s1 holds results of another study.*module-penalty 0.0, now 0.02"):
+        plan(methods=with_it)
+    study = read_study(results.parent / "study.yaml")
+    for run in check_runs(study, expand(study, results)):
+        write_json(run.folder / "run.json", run.record)  # as it was when there was the option
+    assert all_done(plan(methods=with_it))
+    with pytest.raises(UserError, match=r"joint, train: --module-penalty is 0\.02, but is an option no more: it"):
+        plan(methods=with_it, heads=[6, 3])
+
+
 @pytest.mark.parametrize("name", ["base-s1", "joint-k6-s1"])
 def test_other_defaults_are_not_mixed(results: Path, plan: Sweep, name: str, methods: list[Any]) -> None:
     path = records(results)[name]

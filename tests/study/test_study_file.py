@@ -197,12 +197,12 @@ def test_merged_keys_are_not_given_twice(write_study: WriteStudy, tmp_path: Path
 
 
 def test_a_recovery_takes_no_part_in_the_choice(write_study: WriteStudy) -> None:
-    recipe = {"arch": "transformer_dsp_tiny", "max-update": 9, "dropout": 0, "module-penalty": 0.1}
+    recipe = {"arch": "transformer_dsp_tiny", "max-update": 9, "dropout": 0, "min-heads-per-module": 1}
     recipe["pruning-warmup-updates"] = 3
     runs = runs_of(write_study(recipe=recipe, methods=[{"method": "joint", "recovery": {"max-update": 2}}]))
     train, recover = (words(runs["joint-k6-s1"], step) for step in ("train", "recover"))
-    assert value(train, "--module-penalty") == "0.1"
-    assert not {"--module-penalty", "--pruning-warmup-updates", "--freeze-weights", "--l0-penalty"} & set(recover)
+    assert value(train, "--min-heads-per-module") == "1"
+    assert not {"--min-heads-per-module", "--pruning-warmup-updates", "--freeze-weights", "--l0-penalty"} & set(recover)
     assert value(recover, "--dropout") == "0"
 
 

@@ -1,4 +1,4 @@
-"""Penalties per target token: on open heads, constant or adapted to a number of heads, and on open modules."""
+"""A penalty per target token on open heads, constant or adapted to a number of heads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import torch
 from support import mostly_slow
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.model import TYPES
-from fairseq_dsp.model.gates import open_modules
 from fairseq_dsp.model.pruning_options import PruningConfig, with_heads
 from fairseq_dsp.subset.hard_concrete import HardConcrete, hold, open_probability
 
@@ -111,81 +109,10 @@ def test_all_heads_stay_if_so_many_are_asked_for(tiny_data: Path):
     assert plan.keep(importance, 5).sum() == 5
 
 
-CONCENTRATED = ["--heads-to-keep", 6, "--criterion", "label_smoothed_cross_entropy_dsp"]
-
-
-@pytest.mark.parametrize("average", [(), ("--sentence-avg",)])
-@pytest.mark.parametrize("selection", mostly_slow(["simple", "gumbel", "ste"], "simple"))
-def test_every_open_module_costs_the_same(selection: str, average: tuple, tiny_data: Path, tmp_path: Path):
-    flags = [*CONCENTRATED, "--dropout", 0, "--head-selection", selection, "--cooldown-updates", 50, *average]
-    configs = [inprocess.argparse_config(tiny_data, tmp_path, *flags, "--module-penalty", p) for p in (0.3, 0)]
-    (model, criterion, samples), (plain, _, _) = (inprocess.with_criterion(config, 5, 10, 20) for config in configs)
-    plain.load_state_dict(model.state_dict())
-    for update in range(3):
-        model.set_num_updates(update)
-        plain.set_num_updates(update)
-        sample = samples[update]
-        ours, size, _ = criterion(model.train(), sample)
-        theirs, _, _ = criterion(plain.train(), sample)
-        gates = model.pruner.sampled.clamp(0, 1).split([module.units for module in model.pruner.modules])
-        expected = sum(1 - float(torch.prod(1 - of_module)) for of_module in gates)
-        if selection != "gumbel":
-            assert expected == sum(bool(of_module.any()) for of_module in gates)
-        assert float(ours - theirs) / size == pytest.approx(0.3 * expected, abs=1e-4)
-    assert criterion(model.eval(), samples[0])[0] == criterion(plain.eval(), samples[0])[0], "not in validation"
-    model.set_num_updates(50)
-    if selection == "simple":  # the heads are chosen, so there is nothing left to say about them
-        plain.set_num_updates(50)
-        assert criterion(model.train(), samples[0])[0] == criterion(plain.train(), samples[0])[0]
-
-
-def test_the_number_of_open_modules_has_the_gradient_of_its_formula(tiny_data: Path):
-    model = inprocess.model(tiny_data, "--cpu", *CONCENTRATED)
-    pruner = model.pruner
-    heads = [module.units for module in pruner.modules]
-
-    def count(gates: torch.Tensor) -> torch.Tensor:
-        return open_modules(gates, [module.units for module in pruner.modules])
-
-    generator = torch.Generator().manual_seed(1)
-    soft = torch.rand(sum(heads), generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(count, soft)
-    relaxed = torch.linspace(0.1, 1.9, sum(heads)).double().requires_grad_()
-    count(relaxed).backward()
-    closed = [1 - of_module.clamp(0, 1) for of_module in relaxed.detach().split(heads)]
-    # a gate above 1 counts as 1, but goes on learning
-    expected = [float(torch.cat([of[:i], of[i + 1 :]]).prod()) for of in closed for i in range(len(of))]
-    assert relaxed.grad is not None
-    torch.testing.assert_close(relaxed.grad, torch.tensor(expected, dtype=torch.float64))
-    for _ in range(20):
-        hard = (torch.rand(sum(heads), generator=generator) < 0.4).double().requires_grad_()
-        count(hard).backward()
-        # a head costs a module if no other head keeps it open
-        expected = [float(sum(z) - z[i] == 0) for z in hard.detach().split(heads) for i in range(len(z))]
-        assert hard.grad is not None
-        assert hard.grad.tolist() == expected
-
-
-@pytest.mark.slow
-def test_the_penalty_gathers_the_heads_in_few_modules(tiny_data: Path, tmp_path: Path):
-    modules = []
-    for i, penalty in enumerate((0.0, 10.0)):
-        flags = ["--cpu", *CONCENTRATED, "--cooldown-updates", 40, "--module-penalty", penalty]
-        state = inprocess.train(tiny_data, tmp_path / str(i), *flags, "--max-update", 40)
-        model = inprocess.model(tiny_data, *flags)
-        model.load_state_dict(state["model"])
-        kept = model.pruner.kept()
-        modules.append(int(dict(zip(*model.pruner.measured(), strict=True))["kept_modules"]))
-        assert (kept.kept, modules[-1]) == (6, sum(bool(h) for t in TYPES for h in kept.of(t)))
-    assert modules[0] > modules[1] == 3  # of 6, which have two heads each
-
-
-@pytest.mark.parametrize(
-    "penalty", ["--head-selection hard_concrete --l0-penalty 0.01", "--heads-to-keep 6 --module-penalty 1"]
-)
 @pytest.mark.parametrize("flags", ["--task translation", "--task translation_dsp --update-freq 2"])
-def test_a_criterion_that_ignores_the_penalty_is_refused(penalty: str, flags: str, tiny_data: Path, tmp_path: Path):
-    stock = ["--cpu", "--criterion", "label_smoothed_cross_entropy", *penalty.split(), *flags.split()]
+def test_a_criterion_that_ignores_the_penalty_is_refused(flags: str, tiny_data: Path, tmp_path: Path):
+    stock = ["--cpu", "--criterion", "label_smoothed_cross_entropy", *flags.split()]
+    stock += ["--head-selection", "hard_concrete", "--l0-penalty", 0.01]
     with pytest.raises(UserError, match="use --criterion label_smoothed_cross_entropy_dsp"):
         inprocess.train(tiny_data, tmp_path, *stock)
 
@@ -197,8 +124,6 @@ def test_a_criterion_that_ignores_the_penalty_is_refused(penalty: str, flags: st
         ("--head-selection hard_concrete", "neither its weight nor a number of heads is given"),
         ("--head-selection hard_concrete --l0-penalty nan", "must be a finite number"),
         ("--head-selection hard_concrete --l0-penalty -0.1", "must be a finite number, 0 or more"),
-        ("--heads-to-keep 6 --module-penalty inf", "--module-penalty is inf, but it must be a finite number"),
-        ("--heads-to-keep 6 --module-penalty -1", "--module-penalty is -1.0, but it must be a finite number, 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(flags: str, sentence: str, tiny_data: Path):
@@ -206,11 +131,9 @@ def test_options_that_make_no_sense_are_refused(flags: str, sentence: str, tiny_
         inprocess.model(tiny_data, *flags.split())
 
 
-def test_heads_that_are_given_are_not_gathered():
-    with pytest.raises(ValueError, match="fixed does not choose any: leave it out"):
-        PruningConfig(head_selection="fixed", kept_heads="heads.json", module_penalty=1.0).check()
+def test_any_model_can_be_made_to_keep_given_heads():
     for options in (
-        {"heads_to_keep": 6, "module_penalty": 1.0, "pruning_warmup_updates": 5},
+        {"heads_to_keep": 6, "pruning_warmup_updates": 5},
         {"head_selection": "hard_concrete", "l0_penalty": 0.1},
         {"heads_to_keep": 6, "freeze_weights": True},
     ):
