@@ -14,13 +14,13 @@ from ..importance import compensate, score_heads
 from ..model import PruningConfig
 from ..model.cost_budget import plans_of
 from ..model.retired import refuse_retired
+from ..validation_metrics import HIGHEST_IS_BEST, LOWEST_IS_BEST, why_not_computed
 from .options import parse_options, parse_training, parse_words, without_chatter
 from .records import with_records
 from .runner import is_done, missing_steps
 from .runs import Run
 from .steps import Step
 from .study_file import Study
-from .values import closest
 
 _OF_THIS_RUN = {"--seed": "0"} | dict.fromkeys(("--save-dir", "--finetune-from-model", "--kept-heads"), "PATH")
 """Options of a training with values that differ between runs of the same method → what stands for them."""
@@ -34,18 +34,8 @@ _READING: dict[str, Any] = {"score-heads": score_heads, "compensate": compensate
 _NOT_RECORDED = {"checkpoint", "data", "out", "scores", "kept_heads", "max_tokens", "cpu"}
 """Arguments of these that say where, not what."""
 
-_LOWEST_IS_BEST = {"loss", "nll_loss", "ppl"}
-_HIGHEST_IS_BEST = {"bleu": "eval-bleu", "accuracy": "report-accuracy"}
-"""Metrics of a validation → the option without which there is none."""
-
 _ENDING = {"max_epoch": 0, "stop_time_hours": 0, "stop_min_lr": -1, "patience": -1}
 """What may end a training before ``max-update`` → the value with which it does not."""
-
-_KNOWN_TASKS = {"translation", "translation_dsp", "sentence_prediction", "sentence_prediction_dsp"}
-_KNOWN_CRITERIA = {
-    "cross_entropy", "label_smoothed_cross_entropy", "label_smoothed_cross_entropy_dsp", "sentence_prediction",
-    "sentence_prediction_dsp",
-}  # fmt: skip
 
 
 def check_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
@@ -167,23 +157,13 @@ def _why_no_checkpoint(args: Namespace, checkpoint: str, *, starts: bool) -> Ite
 
 def _why_no_metric(args: Namespace, checkpoint: str) -> Iterator[str]:
     """Say why the metric that chooses the best checkpoint would be missing, or choose the worst."""
-    metric = args.best_checkpoint_metric
-    option = _HIGHEST_IS_BEST.get(metric)
-    always = metric == "accuracy" and args.criterion.startswith("sentence_prediction")
-    if option and not always and not getattr(args, option.replace("-", "_"), False):
-        yield f"best-checkpoint-metric is {metric}, which no validation has without {option}: give that too"
-    known = _LOWEST_IS_BEST | set(_HIGHEST_IS_BEST)
-    if args.criterion == "cross_entropy" and not args.sentence_avg:
-        known -= {"nll_loss"}  # it is the loss
-    if args.task in _KNOWN_TASKS and args.criterion in _KNOWN_CRITERIA and metric not in known:
-        yield (
-            f"best-checkpoint-metric is {metric}, which no validation has{closest(metric, known)}: "
-            f"give one of {', '.join(sorted(known))}"
-        )
-    highest = args.maximize_best_checkpoint_metric
-    if checkpoint == "best" and option and not highest:
+    metric, highest = args.best_checkpoint_metric, args.maximize_best_checkpoint_metric
+    reason = why_not_computed(metric, args.task, args.criterion, lambda option: bool(getattr(args, option, False)))
+    if reason:
+        yield reason
+    if checkpoint == "best" and metric in HIGHEST_IS_BEST and not highest:
         yield f"the highest {metric} is the best, but maximize-best-checkpoint-metric is not given: give that too"
-    if checkpoint == "best" and metric in _LOWEST_IS_BEST and highest:
+    if checkpoint == "best" and metric in LOWEST_IS_BEST and highest:
         yield f"the lowest {metric} is the best, but maximize-best-checkpoint-metric is given: leave it out"
 
 

@@ -21,6 +21,7 @@ from ..model.gates import FIXED
 from ..model.kinds import KINDS, flag
 from ..model.pruning_options import WHICH_STAY, PruningConfig
 from ..model.retired import refuse_retired
+from ..validation_metrics import why_not_computed
 from ..wrapping import wrap
 
 logger = logging.getLogger(__name__)
@@ -85,13 +86,14 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
 
 def _refuse_metric(cfg: Any) -> None:
     """Raise a `UserError` if the best checkpoint is to have the best value of what validation does not compute."""
-    metric = cfg.checkpoint.best_checkpoint_metric
-    for name, part, option in (("bleu", cfg.task, "eval_bleu"), ("accuracy", cfg.criterion, "report_accuracy")):
-        if metric == name and getattr(part, option, None) is False and not cfg.dataset.disable_validation:
-            raise UserError(
-                f"--best-checkpoint-metric is {metric}, which validation computes with {flag(option)} only: give that "
-                "too, or another metric, such as loss"
-            )
+
+    def given(option: str) -> bool:
+        return any(getattr(part, option, False) for part in (cfg.task, cfg.criterion, cfg.optimization))
+
+    task, criterion = (str(getattr(part, "_name", "")) for part in (cfg.task, cfg.criterion))
+    reason = why_not_computed(cfg.checkpoint.best_checkpoint_metric, task, criterion, given)
+    if reason and not cfg.dataset.disable_validation:
+        raise UserError(reason)
 
 
 def _refuse_retired(model: PrunableModel) -> None:

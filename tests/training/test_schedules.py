@@ -195,6 +195,14 @@ def test_a_metric_that_validation_does_not_compute(metric: str, option: str, tin
     inprocess.train(tiny_data, tmp_path / "computed", *flags, option)
 
 
+def test_a_metric_that_nothing_computes(tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", "--best-checkpoint-metric", "nll_los", "--max-update", 1]
+    told = "is nll_los, which validation does not compute, did you mean nll_loss.: give one of accuracy, bleu, loss"
+    with pytest.raises(UserError, match=told):
+        inprocess.train(tiny_data, tmp_path, *flags)
+    inprocess.train(tiny_data, tmp_path / "not asked", *flags, "--disable-validation")
+
+
 def test_a_training_that_diverges_is_told_in_a_sentence(tiny_data: Path, tmp_path: Path):
     told = r"the gradients of update 3 hold a NaN or an infinity \(gradients are Nan/Inf\), so training stops: lower"
     with pytest.raises(UserError, match=told):
