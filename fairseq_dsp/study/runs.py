@@ -118,8 +118,11 @@ class _Maker:
         return self._run(method, None, seed, None, suffix="", start=self.base(seed), scored=False)
 
     def _seed_of_base(self, seed: int) -> int:
-        """The seed in the name of the unpruned model; of one that is given the least, whatever their order."""
-        return min(self.study.seeds) if self.study.trained else seed
+        """The seed in the name of the unpruned model: of one that is given, with which it began, or the least."""
+        if not self.study.trained:
+            return seed
+        begun = [one for one in self.study.seeds if (self.folder / f"base-s{one}").is_dir()]
+        return min(begun or self.study.seeds)
 
     def of(self, method: Method) -> Iterator[Run]:
         """The runs of a method, those first that others of them need."""

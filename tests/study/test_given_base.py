@@ -65,6 +65,25 @@ def test_another_model_in_its_place_is_refused(
         plan(study, results)
 
 
+def test_a_smaller_seed_joins_what_is_there(
+    stock: Path, write_study: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"base": {"checkpoint": str(stock)}, "recipe": RECIPE, "methods": METHODS}
+    results = tmp_path / "results"
+    for run in checked_runs(read_study(write_study(seeds=[3, 2], **changes)), results):
+        run.folder.mkdir(parents=True)
+        begin(run)
+        (run.folder / "result.json").write_text("{}")
+    assert {path.name for path in (results / "runs").iterdir()} == {"base-s2", "joint-k6-s2", "joint-k6-s3"}
+    plan(write_study(seeds=[1, 2, 3], **changes), results)
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.endswith(": done")] == [
+        "# base-s2: done", "# joint-k6-s2: done", "# joint-k6-s3: done",
+    ]  # fmt: skip
+    assert "joint-k6-s1" in printed
+    assert "base-s1" not in printed
+
+
 @pytest.mark.parametrize(
     ("base", "recipe", "told"),
     [
