@@ -59,6 +59,7 @@ def test_what_cannot_be_pruned(
         (["--lr", "1", "2"], "the command line has the word 2, which does not belong to an option"),
         (["--encoder-layers", "3"], "leave out options that set the model's sizes: the checkpoint has them"),
         (["--min-encoder-heads", "4"], "4"),
+        (["--module-penalty", "0.02"], "--module-penalty is 0.02, but is an option no more"),
     ):
         assert message in refused(stock_checkpoint, prepared, out, *more, heads=[3])
     translated = tmp_path / "translated"
