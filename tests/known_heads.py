@@ -31,7 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gumbel, the paper's temperatures": {"initial_temperature": 0.1, "final_temperature": 1e-8, "cooldown": 0.25},
     "ste": {"head_selection": "ste"},
     "simple": {"head_selection": "simple"},
-    "hard_concrete at K": {"head_selection": "hard_concrete", "heads_to_keep_start": N, "shrinking": 0.5},
+    "hard_concrete at K": {"head_selection": "hard_concrete", "shrinking": 0.5},
     "michel, one shot": {"steps": 1},
     "michel, greedy in 6 steps": {"steps": 6},
 }

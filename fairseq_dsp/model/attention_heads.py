@@ -47,13 +47,9 @@ class HeadOptions(FairseqDataclass):
         default=False,
         metadata={"help": "the same number of heads in all modules of a stack: CTranslate2 needs no padding then"},
     )
-    heads_to_keep_start: Optional[int] = field(
-        default=None,
-        metadata={"help": "number of heads from which the budget shrinks to --heads-to-keep (default: all)"},
-    )
     heads_to_keep_updates: Optional[int] = field(
         default=None,
-        metadata={"help": "updates over which the budget shrinks; that of feed-forward units starts from all"},
+        metadata={"help": "updates over which the budgets of heads and feed-forward units shrink from all"},
     )
     heads_to_keep_low: Optional[int] = field(
         default=None,
@@ -79,8 +75,8 @@ class _Heads(Kind):
                 f"--heads-to-keep {total} is one budget for all attention types, but a budget for a type is given too: "
                 "give either --heads-to-keep or --encoder-/--cross-/--decoder-heads-to-keep"
             )
-        start, low, high = (f"heads_to_keep_{end}" for end in ("start", "low", "high"))
-        for one, other in ((start, "heads_to_keep_updates"), (low, high), (high, low)):
+        low, high = "heads_to_keep_low", "heads_to_keep_high"
+        for one, other in ((low, high), (high, low)):
             if getattr(options, one) is not None and getattr(options, other) is None:
                 raise ValueError(
                     f"{flag(one)} and {flag(other)} belong together, but only {flag(one)} is given: give both"
@@ -165,7 +161,6 @@ HEADS = register(
         },
         options={
             "to_keep": "heads_to_keep",
-            "start": "heads_to_keep_start",
             "updates": "heads_to_keep_updates",
             "low": "heads_to_keep_low",
             "high": "heads_to_keep_high",

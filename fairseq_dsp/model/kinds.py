@@ -34,7 +34,7 @@ class Kind(ABC):
     :param places: for each type, the stack whose layers hold such modules, and the attribute of a layer; an empty one
         is the layer itself.
     :param options: the options about its units, by what they are about: ``to_keep``, and, where it has them, ``width``,
-        ``start``, ``updates``, ``low``, ``high``, ``per_module``, ``uniform`` and ``l0_penalty``.
+        ``updates``, ``low``, ``high``, ``per_module``, ``uniform`` and ``l0_penalty``.
     :param budgets: for some types, the option that gives it a budget of its own.
     :param floors: for some types, the option that gives the least number of units of all its modules together. The
         first has its units first.

@@ -44,7 +44,7 @@ class PruningPlan:
             penalised=self.penalised,
         )
         to_keep = kind.options["to_keep"]
-        for role in ("start", "low", "high"):
+        for role in ("low", "high"):
             self._count(kind.options.get(role), self.units)
         self.range = self._range()
         total = getattr(config, to_keep)
@@ -62,17 +62,6 @@ class PruningPlan:
                 f"{given}, but only {self.budget.total} {kind.units} are to be kept: lower it or raise {flag(to_keep)}"
             )
         self._last = self._uniform(self.budget.total) if self._option("uniform") else [self.budget.total]  # of `_all`
-        start = self._option("start")
-        if start is not None and start < self.units and self._option("uniform"):
-            raise ValueError(
-                f"{flag(kind.options['start'])} is {start}, but with {flag(kind.options['uniform'])} the budget "
-                f"shrinks from all {self.units} {kind.units}: leave it out"
-            )
-        if start is not None and start < self.budget.total:
-            raise ValueError(
-                f"{flag(kind.options['start'])} {start} is below the budget of {self.budget.total} {kind.units} to "
-                "which it shrinks: give a start that is larger"
-            )
         if self.range:
             self._check_range(self.range, total)
 
@@ -174,11 +163,10 @@ class PruningPlan:
 
     def _counts_at(self, elapsed: int) -> list[int] | None:
         """Return how many of :attr:`_all` are kept in a training in which that shrinks, None in any other."""
-        updates, start = self._option("updates"), self._option("start")
+        updates = self._option("updates")
         if updates is None or self.budget.keeps_all or self.range or not self.selection.learns:
             return None
-        first = self._all if start is None or self._option("uniform") else [start]
-        return [shrink(elapsed, one, last, updates) for one, last in zip(first, self._last, strict=True)]
+        return [shrink(elapsed, one, last, updates) for one, last in zip(self._all, self._last, strict=True)]
 
     @property
     def budget_is_by_type(self) -> bool:

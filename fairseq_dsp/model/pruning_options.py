@@ -139,7 +139,7 @@ class PruningConfig(RetiredOptions, FeedForwardOptions, HeadOptions):
             raise ValueError(f"{flag(option)} is {share}, but a share from 0 to 1 is expected, such as 0.5 for half")
         others = [name for name in COSTS if name != option]
         for kind in KINDS.values():
-            roles = ("to_keep", "start", "low", "high", "uniform", "l0_penalty")
+            roles = ("to_keep", "low", "high", "uniform", "l0_penalty")
             others += [*(kind.options[role] for role in roles if role in kind.options), *kind.budgets.values()]
         for name in (*others, "kept_heads"):
             value = getattr(self, name)
@@ -171,7 +171,7 @@ def check_selection(name: str) -> None:
         raise ValueError(f"--head-selection is {name}, but one of {', '.join(SELECTIONS)} is expected: {HINT}")
 
 
-_HOW = {kind.options.get(role) for kind in KINDS.values() for role in ("start", "updates")}
+_HOW = {kind.options.get("updates") for kind in KINDS.values()}
 _CHOICE = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.choice))
 
 WHICH_STAY = (

@@ -14,6 +14,7 @@ from ..importance import compensate, score_heads
 from ..model import PruningConfig
 from ..model.cost_budget import plans_of
 from ..model.retired import refuse_retired
+from ..model.units import shape_by
 from ..validation_metrics import HIGHEST_IS_BEST, LOWEST_IS_BEST, why_not_computed
 from .options import parse_options, parse_training, parse_words, without_chatter
 from .records import with_records
@@ -100,7 +101,7 @@ def _check_training(args: Namespace, where: str, checkpoint: str, starts: bool, 
         raise ValueError(f"{where}: {reason}")
     pruning = PruningConfig.from_namespace(args)
     try:
-        refuse_retired(pruning)
+        refuse_retired(pruning, sum(map(sum, shape_by(args).values())))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     if pruning.kept_heads is None:  # or they are another step's

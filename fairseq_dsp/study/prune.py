@@ -245,7 +245,7 @@ def _options(
             once = pruning_recipe.scores_once(given | own, model.heads)
             options |= {} if once else pruning_recipe.schedule(data, options, model.shape)
             args = parse_options(data, options, "the command line")
-            refuse_retired(PruningConfig.from_namespace(args))
+            refuse_retired(PruningConfig.from_namespace(args), model.heads)
             found[name] = {option: value for option, value in options.items() if option not in own}
             found[name] |= {"head-selection": "fixed"} if once else {}
     except ValueError as error:

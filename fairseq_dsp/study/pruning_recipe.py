@@ -38,7 +38,7 @@ _OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric", "sentence_a
 """What these read of others' options."""
 _LINEAR = "polynomial_decay"
 _OF_A_RANGE = "heads-to-keep-high"
-_BUDGETS = {"heads-to-keep-start", "heads-to-keep-updates", "heads-to-keep-low", _OF_A_RANGE}
+_BUDGETS = {"heads-to-keep-updates", "heads-to-keep-low", _OF_A_RANGE}
 
 
 def updates_after(updates: int, *, a_range: bool = False, few: bool = False) -> int:
@@ -105,7 +105,7 @@ def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[
     if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
         return {}
     updates, total = _number(options, "max-update", 0), sum(map(sum, shape.values()))
-    shares, kept = any(name in options for name in SHARES), _heads_kept(options, total)
+    kept = _heads_kept(options, total)
     parts = _MANY if keeps_many(data, options, shape) else _FEW
     shrinking, cooldown = (_share(part, updates) for part in parts)
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
@@ -113,9 +113,7 @@ def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[
         found |= {"heads-to-keep-updates": shrinking}
     if not _BUDGETS & options.keys():
         shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
-        found |= {"heads-to-keep-updates": shrinking} if shares else {
-            "heads-to-keep-start": total, "heads-to-keep-updates": shrinking
-        }  # fmt: skip
+        found |= {"heads-to-keep-updates": shrinking}
     if _OF_A_RANGE in options or kept < total:
         found |= _floors(options, kept, shape)
     return {name: value for name, value in found.items() if name not in options}

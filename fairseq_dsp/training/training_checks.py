@@ -20,7 +20,7 @@ from ..model import HEADS, PrunableModel, modules_of
 from ..model.gates import FIXED
 from ..model.kinds import KINDS, flag
 from ..model.pruning_options import WHICH_STAY, PruningConfig
-from ..model.retired import refuse_retired
+from ..model.retired import RetiredOptions, refuse_retired
 from ..validation_metrics import why_not_computed
 from ..wrapping import wrap
 
@@ -99,7 +99,8 @@ def _refuse_metric(cfg: Any) -> None:
 def _refuse_retired(model: PrunableModel) -> None:
     """Raise a `UserError` for an option that is no more, which a hydra config may hold."""
     try:
-        refuse_retired(PruningConfig.from_namespace(model.args))
+        heads = model.pruner.plan.units if model.pruner else 0
+        refuse_retired(PruningConfig.from_namespace(model.args), heads)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -115,8 +116,9 @@ def _tell_ignored(model: PrunableModel) -> None:
 
 
 def _names() -> Iterator[str]:
-    """Yield the names of all options of pruning."""
-    return (field.name for field in fields(PruningConfig) if not field.name.startswith("_"))
+    """Yield the names of all options of pruning that a training takes."""
+    retired = {field.name for field in fields(RetiredOptions)}
+    return (field.name for field in fields(PruningConfig) if field.name not in retired)
 
 
 def _tell_opened(pruner: Any) -> None:

@@ -208,9 +208,8 @@ def test_what_does_not_fit_is_refused(build: Any, flags: tuple, sentence: str) -
 @pytest.mark.parametrize(
     ("options", "units", "heads"),
     [
-        ({"heads_to_keep": 6, "heads_to_keep_start": 10}, [16, 13, 10, 8, 5, 5], [10, 9, 8, 7, 6, 6]),
         ({"heads_to_keep": 6}, [16, 13, 10, 8, 5, 5], [12, 10, 9, 8, 6, 6]),
-        ({"heads_to_keep": 12, "heads_to_keep_start": 12}, [16, 13, 10, 8, 5, 5], [12] * 6),
+        ({"heads_to_keep": 12}, [16, 13, 10, 8, 5, 5], [12] * 6),
         ({}, [16, 13, 10, 8, 5, 5], [12] * 6),
     ],
 )

@@ -106,7 +106,7 @@ def test_phases(build: Any) -> None:
         FIXED,
         FIXED,
     ]
-    shrinking = ("--heads-to-keep-start", 12, "--heads-to-keep-updates", 70)  # 12 until update 5, of 12 − 7 · 5 / 70
+    shrinking = ("--heads-to-keep-updates", 70)  # 12 until update 5, of 12 − 7 · 5 / 70
     assert phases("--cooldown-updates", 99, *shrinking) == [ALL, ALL, ALL, CHOOSING, CHOOSING, FIXED]
     for selection in ("gumbel", "ste", "hard_concrete"):  # whose importance goes on learning
         assert phases("--cooldown-updates", 5, "--head-selection", selection) == [CHOOSING] * 6

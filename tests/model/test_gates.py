@@ -215,7 +215,7 @@ def test_a_model_can_be_copied_and_pickled_after_training_on_a_batch(build, batc
 @pytest.mark.parametrize("selection", ["simple", "gumbel", "ste", "hard_concrete"])
 def test_schedules_begin_after_the_updates_with_all_heads(build, batch, selection: str) -> None:
     flags = ("--heads-to-keep", 2, "--head-selection", selection, "--cooldown-updates", 4, "--final-temperature", 0.5)
-    shrinking = ("--heads-to-keep-start", 10, "--heads-to-keep-updates", 4)
+    shrinking = ("--heads-to-keep-updates", 5)
     at_once, later = build(*flags, *shrinking), build(*flags, *shrinking, "--pruning-warmup-updates", 20)
     for update in (0, 19):
         later.train().set_num_updates(update)
@@ -237,9 +237,7 @@ def test_schedules_begin_after_the_updates_with_all_heads(build, batch, selectio
 
 
 def test_a_larger_budget_at_first_and_a_drawn_budget(build, batch) -> None:
-    model = build(
-        "--heads-to-keep", 2, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 10, "--initial-temperature", 0.1
-    ).train()
+    model = build("--heads-to-keep", 2, "--heads-to-keep-updates", 10, "--initial-temperature", 0.1).train()
     totals = {}
     for update in (0, 5, 10, 50):
         model.set_num_updates(update)

@@ -14,6 +14,14 @@ from fairseq_dsp.errors import UserError
 SENTENCE = "--module-penalty is 0.02, but is an option no more: .* give --uniform-heads$"
 
 
+def test_a_budget_shrinks_from_all_heads(tiny_data: Path, tmp_path: Path) -> None:
+    """The number of heads that it starts from may be given no more, but that of all of them does no harm."""
+    flags = ["--cpu", "--heads-to-keep", 5, "--heads-to-keep-updates", 9, "--max-update", 1, "--heads-to-keep-start"]
+    inprocess.train(tiny_data, tmp_path / "all", *flags, 12)
+    with pytest.raises(UserError, match=r"--heads-to-keep-start is 10, but is an option no more: .* so leave it out$"):
+        inprocess.train(tiny_data, tmp_path / "fewer", *flags, 10)
+
+
 def test_no_training_takes_one(tiny_data: Path, tmp_path: Path) -> None:
     flags = ["--cpu", "--heads-to-keep", 6, "--max-update", 1]
     with pytest.raises(UserError, match=SENTENCE):

@@ -137,7 +137,7 @@ def attentions(model: Any) -> list[Any]:
     support.mostly_slow(
         [
             "--head-selection gumbel", "--head-selection ste", "--head-selection hard_concrete",
-            "--min-heads-per-module 1", "--heads-to-keep-start 4 --heads-to-keep-updates 9",
+            "--min-heads-per-module 1", "--heads-to-keep-updates 9",
             "--heads-to-keep-low 1 --heads-to-keep-high 3", "--pruning-warmup-updates 3",
             "--task sentence_prediction_dsp",
         ],

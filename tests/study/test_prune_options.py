@@ -31,7 +31,7 @@ def test_the_options_of_a_model(
     assert (options["heads-to-keep-updates"], options["cooldown-updates"]) == (125, 150)
     scored = {k: options_of(model, data, k, {}).get("head-selection") for k in (12, 11, 6, 5)}
     assert scored == {12: None, 11: "fixed", 6: "fixed", 5: None}  # half of the heads and more
-    assert not {"cooldown-updates", "pruning-lr", "heads-to-keep-start"} & options_of(model, data, 6, {}).keys()
+    assert not {"cooldown-updates", "pruning-lr", "heads-to-keep-updates"} & options_of(model, data, 6, {}).keys()
     chosen = {"head-selection": "simple"}
     floors = {k: options_of(model, data, k, chosen).get("min-encoder-heads") for k in (12, 11, 5, 4, 2, 1)}
     assert floors == {12: None, 11: 3, 5: 2, 4: 1, 2: 1, 1: 0}  # of the encoder's 4 of 12; one in cross-attention stays
@@ -83,4 +83,3 @@ def test_the_options_of_a_model(
     assert main(["export-fairseq", str(tmp_path / "checkpoint_last.pt"), str(tmp_path / "exported.pt")]) == 0
     exported = UnprunedModel.read(tmp_path / "exported.pt")
     assert (exported.heads, exported.sizes["arch"], exported.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
-    assert options_of(exported, data, 5, {})["heads-to-keep-start"] == 12

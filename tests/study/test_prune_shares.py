@@ -23,7 +23,7 @@ def test_it_prunes_to_a_share_of_the_parameters(
     words = words_of(out, "pruned-p0.4-s1")
     expected = {"parameters-to-keep": 0.4, "heads-to-keep-updates": 5, "cooldown-updates": 6, "min-encoder-heads": 2}
     assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
-    assert not {"--heads-to-keep", "--heads-to-keep-start", "--ffn-units-to-keep"} & {*words}
+    assert not {"--heads-to-keep", "--ffn-units-to-keep"} & {*words}
     kept = HeadSet.read(out / "compact.heads.json")
     heads, units = (one.kept for one in kept.all)
     assert f"| pruned | {heads} + {units} units |" in capsys.readouterr().out

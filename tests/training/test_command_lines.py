@@ -25,7 +25,6 @@ GROUPS: list[dict[str, Any]] = [
         "min_encoder_heads": 1,
         "min_cross_heads": 2,
         "min_decoder_heads": 3,
-        "heads_to_keep_start": 9,
         "heads_to_keep_updates": 4,
         "head_selection": "ste",
         "pruning_lr": 0.03,
@@ -126,9 +125,8 @@ CONFIGS = {
     "pipelined_paper": "model.heads_to_keep=5 model.cooldown_updates=5 checkpoint.finetune_from_model=BASE",
     "ste": "model.heads_to_keep=5",
     "voita": "checkpoint.finetune_from_model=BASE",
-    "voita_at_k": "model.heads_to_keep=5 model.heads_to_keep_start=12 model.heads_to_keep_updates=9 "
-    "checkpoint.finetune_from_model=BASE",
-    "prune": "model.heads_to_keep=5 model.heads_to_keep_start=12 model.heads_to_keep_updates=5 "
+    "voita_at_k": "model.heads_to_keep=5 model.heads_to_keep_updates=9 checkpoint.finetune_from_model=BASE",
+    "prune": "model.heads_to_keep=5 model.heads_to_keep_updates=5 "
     "model.cooldown_updates=6 model.min_encoder_heads=2 lr_scheduler.total_num_update=20 "
     "checkpoint.finetune_from_model=BASE",
     "recovery": "model.kept_heads=HEADS lr_scheduler.total_num_update=20 checkpoint.finetune_from_model=BASE",

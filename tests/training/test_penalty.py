@@ -91,8 +91,7 @@ def test_without_a_weight_the_expected_number_of_open_gates_is_the_budget(
 
 
 def test_the_expectation_follows_a_shrinking_budget(tiny_data: Path):
-    flags = ["--head-selection", "hard_concrete", "--heads-to-keep", 2]
-    flags += ["--heads-to-keep-start", 12, "--heads-to-keep-updates", 10]
+    flags = ["--head-selection", "hard_concrete", "--heads-to-keep", 2, "--heads-to-keep-updates", 10]
     plan = inprocess.model(tiny_data, *flags).pruner.plan
     importance = torch.linspace(-3, 3, 12)
     means = [sum((plan.sample(importance, u, seed) > 0).sum() for seed in range(300)) / 300 for u in (0, 5, 10, 20)]

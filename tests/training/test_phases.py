@@ -56,19 +56,16 @@ def test_killed_on_either_side_of_the_update_that_fixes_the_heads(train_tiny, ti
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
-    "flags", [[], ["--fp16"], ["--fp16", "--ffn-units-to-keep", 40], ["--heads-to-keep-start", 12]]
+    "flags", [[], ["--fp16"], ["--fp16", "--ffn-units-to-keep", 40], ["--heads-to-keep-updates", 4]]
 )
 def test_a_gpu_trains_through_all_phases(flags: list, tiny_data: Path, tmp_path: Path):
-    shrinking = ["--heads-to-keep-updates", 4] if "--heads-to-keep-start" in flags else []
-    options = [*CHOICE[1:], "--pruning-warmup-updates", 2, *flags, *shrinking, "--max-update", 12]
+    options = [*CHOICE[1:], "--pruning-warmup-updates", 2, *flags, "--max-update", 12]
     state = inprocess.train(tiny_data, tmp_path, *options)
     assert state["model"]["heads.kept"].sum() == 5
     assert state["model"]["heads.phase"] == FIXED
 
 
-@pytest.mark.parametrize(
-    "before", [["--pruning-warmup-updates", 8], ["--heads-to-keep-start", 12, "--heads-to-keep-updates", 119]]
-)
+@pytest.mark.parametrize("before", [["--pruning-warmup-updates", 8], ["--heads-to-keep-updates", 119]])
 def test_nothing_moves_before_pruning_begins_and_the_first_step_is_no_longer_than_any(
     before: list, tiny_data: Path, tmp_path: Path
 ):

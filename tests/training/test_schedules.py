@@ -42,7 +42,7 @@ PLAIN = ["--heads-to-keep", 6, "--cooldown-updates", 10]
             [*GUMBEL, "--update-freq", 2],
             VOITA,
             ["--head-selection", "hard_concrete", "--heads-to-keep", 5],
-            ["--heads-to-keep", 3, "--heads-to-keep-start", 12, "--heads-to-keep-updates", 15],
+            ["--heads-to-keep", 3, "--heads-to-keep-updates", 15],
             [*RANGE, "--heads-to-keep", 3],
             [*RANGE, "--cooldown-updates", 5, "--update-freq", 2],
             ["--ffn-units-to-keep", 7, "--ffn-unit-width", 8, "--heads-to-keep-updates", 15],
