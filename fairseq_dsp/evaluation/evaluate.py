@@ -38,7 +38,7 @@ from .prepared import PreparedData
 from .scoring import detokenised, metric_names, metrics, score
 from .significance import bootstrap
 
-_OTHER_BUDGETS = (*HEADS.budgets.values(), HEADS.options["start"], HEADS.options["updates"])
+_OTHER_BUDGETS = (*HEADS.budgets.values(), HEADS.options["updates"])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
