@@ -135,7 +135,7 @@ def _new_options(ours: argparse.ArgumentParser, stock: argparse.ArgumentParser) 
     known = {word for action in stock._actions for word in action.option_strings}
     rows = ["| option | meaning | default |", "|---|---|---|"]
     for action in ours._actions:
-        if action.option_strings and not known & set(action.option_strings):
+        if action.help != argparse.SUPPRESS and not known & set(action.option_strings):
             default = "none" if action.default in (None, argparse.SUPPRESS) else f"`{action.default}`"
             if action.nargs == 0:
                 default = "off"
