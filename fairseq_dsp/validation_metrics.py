@@ -7,37 +7,55 @@ from collections.abc import Callable
 
 LOWEST_IS_BEST = {"loss", "nll_loss", "ppl"}
 
-HIGHEST_IS_BEST = {"bleu": "eval_bleu", "accuracy": "report_accuracy"}
-"""Metrics → the option of fairseq-train without which validation does not compute them."""
-
-_KNOWN_TASKS = {"translation", "translation_dsp", "sentence_prediction", "sentence_prediction_dsp"}
-_KNOWN_CRITERIA = {
-    "cross_entropy", "label_smoothed_cross_entropy", "label_smoothed_cross_entropy_dsp", "sentence_prediction",
-    "sentence_prediction_dsp",
+_OF_LABELS = {
+    "mcc": "report_mcc", "f1": "report_acc_and_f1", "acc_and_f1": "report_acc_and_f1",
+    "pearson": "report_pearson_and_spearman", "spearman": "report_pearson_and_spearman",
+    "pearson_and_spearman": "report_pearson_and_spearman",
 }  # fmt: skip
+_OF_TASKS = {
+    "translation": {"bleu": "eval_bleu"},
+    "translation_dsp": {"bleu": "eval_bleu"},
+    "sentence_prediction": {},
+    "sentence_prediction_dsp": {},
+}
+_OF_CRITERIA = {
+    "cross_entropy": {},
+    "label_smoothed_cross_entropy": {"accuracy": "report_accuracy"},
+    "label_smoothed_cross_entropy_dsp": {"accuracy": "report_accuracy"},
+    "sentence_prediction": _OF_LABELS,
+    "sentence_prediction_dsp": _OF_LABELS,
+}
+"""For the tasks and criteria that are known here: metrics → the option without which validation does not have them."""
+
+HIGHEST_IS_BEST = {"bleu", "accuracy", *_OF_LABELS}
 
 
-def why_not_computed(metric: str, task: str, criterion: str, given: Callable[[str], bool]) -> str | None:
+def why_not_computed(metric: str, task: str, criterion: str, given: Callable[[str], bool | None]) -> str | None:
     """Say what is wrong with ``--best-checkpoint-metric``, None if validation computes it or nobody knows.
 
     :param metric: its value.
     :param task: name of the task.
     :param criterion: name of the criterion.
-    :param given: whether an option, such as ``eval_bleu``, is given.
+    :param given: whether an option, such as ``eval_bleu``, is given; None where there is no such option.
     """
-    option = HIGHEST_IS_BEST.get(metric)
-    if option:
-        if given(option) or (metric == "accuracy" and criterion.startswith("sentence_prediction")):
-            return None
-        flag = f"--{option.replace('_', '-')}"
+    options = {"bleu": "eval_bleu", "accuracy": "report_accuracy"}
+    always = {metric}
+    if task in _OF_TASKS and criterion in _OF_CRITERIA:
+        options = _OF_TASKS[task] | _OF_CRITERIA[criterion]
+        if criterion.startswith("sentence_prediction"):
+            always = {"loss", "nll_loss"} | (set() if given("regression_target") else {"accuracy"})
+        else:
+            always = LOWEST_IS_BEST
+            if criterion == "cross_entropy" and not given("sentence_avg"):
+                always = always - {"nll_loss"}  # it is the loss
+    option = options.get(metric)
+    if option and given(option) is False:
         return (
-            f"--best-checkpoint-metric is {metric}, which validation computes with {flag} only: give that too, or "
-            "another metric, such as loss"
+            f"--best-checkpoint-metric is {metric}, which validation computes with --{option.replace('_', '-')} only: "
+            "give that too, or another metric, such as loss"
         )
-    known = LOWEST_IS_BEST | set(HIGHEST_IS_BEST)
-    if criterion == "cross_entropy" and not given("sentence_avg"):
-        known -= {"nll_loss"}  # it is the loss
-    if metric in known or task not in _KNOWN_TASKS or criterion not in _KNOWN_CRITERIA:
+    known = always | set(options)
+    if metric in known:
         return None
     close = difflib.get_close_matches(metric, known, n=1)
     return (

@@ -78,7 +78,7 @@ class UnitPruner:
         self._parts: dict[Hashable, KeptParts] = {}  # of these units
         self._left: UnitSet | None = None  # the trained units of a model of which layers are left out
         self._loaded = False
-        self._penalty_due = False  # after a forward pass, until the loss has it
+        self._penalty_taken: bool | None = None  # in the loss of this update; None before its first pass
         self._recomputes = any(getattr(options, f"{name}_activations", False) for name in ("checkpoint", "offload"))
         self._graph: weakref.ref[Graph] | None = None  # of the last training pass
         model.register_load_state_dict_pre_hook(self._before_loading)
@@ -144,7 +144,8 @@ class UnitPruner:
         if phase == CHOOSING:
             importance = self.importance.view(-1)  # no leaf: what watches its gradient goes with this pass
             gates = self.chosen_by.sample(importance, self.update, self.seed)
-            self.sampled, self._penalty_due = gates.detach(), self.penalised
+            self.sampled = gates.detach()
+            self._penalty_taken = bool(self._penalty_taken)
             self.monitor.watch(importance, gates)
             self.monitor.report(self.temperature, self.plan.selection.when_vanished)
             return self._set_gates(x, gates)
@@ -163,17 +164,17 @@ class UnitPruner:
 
         :raises UserError: if the loss went without its penalty.
         """
-        if self._penalty_due:
+        if self.penalised and self._penalty_taken is False:
             raise UserError(
                 "--l0-penalty is a part of the loss, but this criterion does not add it: use --criterion "
                 "label_smoothed_cross_entropy_dsp, or sentence_prediction_dsp for classification"
             )
-        self.update = updates
+        self._penalty_taken, self.update = None, updates
         self._entered.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         # they carry or name a graph, which can be neither copied nor pickled
-        return {**self.__dict__, "_entered": [], "_parts": {}, "_graph": None}
+        return {**self.__dict__, "_penalty_taken": None, "_entered": [], "_parts": {}, "_graph": None}
 
     def _enter_decoder(self, _: nn.Module, __: Any, x: Tensor) -> Tensor:
         for entering in self._entered:
@@ -237,7 +238,7 @@ class UnitPruner:
 
         λ · E[number of open gates] (Voita et al. 2019, section 5.1).
         """
-        self._penalty_due = False
+        self._penalty_taken = True
         return self.kind.option(self.plan.config, "l0_penalty") * self.expected_open()
 
     def measured(self) -> tuple[list[str], Tensor]:

@@ -13,7 +13,7 @@ from ..subset import HINT, SELECTIONS
 from .attention_heads import HEADS, HeadOptions
 from .feed_forward import FeedForwardOptions
 from .kinds import COSTS, KINDS, flag
-from .retired import RetiredOptions
+from .retired import RETIRED, RetiredOptions
 
 
 @dataclass
@@ -189,5 +189,5 @@ _ABOUT_GATES = (*_CHOICE, *COSTS, "head_selection", "l0_penalty", "freeze_weight
 def with_heads(file: str) -> dict[str, Any]:
     """Return the values of options that have a trained model keep the heads of a file, however it chose its own."""
     fields_ = PruningConfig.__dataclass_fields__
-    reset = ("freeze_weights", "l0_penalty", "pruning_warmup_updates", *HEADS.choice, *COSTS)
+    reset = ("freeze_weights", "l0_penalty", "pruning_warmup_updates", *HEADS.choice, *COSTS, *RETIRED)
     return {"head_selection": "fixed", "kept_heads": file} | {name: fields_[name].default for name in reset}

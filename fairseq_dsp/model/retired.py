@@ -27,13 +27,21 @@ _INSTEAD = {
 }
 
 
-def refuse_retired(options: RetiredOptions, heads: int) -> None:
-    """Raise a ``ValueError`` if a training is to have an option that is no more.
+RETIRED = tuple(_INSTEAD)
+"""Their names."""
+
+
+def with_effect(options: RetiredOptions, heads: int) -> list[str]:
+    """Return the names of those that a training of an earlier version would do something with.
 
     :param heads: number of heads of the model: a budget that is to shrink from so many does.
     """
-    for option in fields(RetiredOptions):
-        value = getattr(options, option.name)
-        as_now = value == option.default or (option.name, value) == ("heads_to_keep_start", heads)
-        if not option.name.startswith("_") and not as_now:
-            raise ValueError(f"{flag(option.name)} is {value}, but is an option no more: {_INSTEAD[option.name]}")
+    nothing = {field.name: {field.default} for field in fields(RetiredOptions)}
+    nothing["heads_to_keep_start"].add(heads)
+    return [name for name in RETIRED if getattr(options, name) not in nothing[name]]
+
+
+def refuse_retired(options: RetiredOptions, heads: int) -> None:
+    """Raise a ``ValueError`` if a training is to have one that does something; see `with_effect`."""
+    for name in with_effect(options, heads):
+        raise ValueError(f"{flag(name)} is {getattr(options, name)}, but is an option no more: {_INSTEAD[name]}")

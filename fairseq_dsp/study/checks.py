@@ -159,7 +159,7 @@ def _why_no_checkpoint(args: Namespace, checkpoint: str, *, starts: bool) -> Ite
 def _why_no_metric(args: Namespace, checkpoint: str) -> Iterator[str]:
     """Say why the metric that chooses the best checkpoint would be missing, or choose the worst."""
     metric, highest = args.best_checkpoint_metric, args.maximize_best_checkpoint_metric
-    reason = why_not_computed(metric, args.task, args.criterion, lambda option: bool(getattr(args, option, False)))
+    reason = why_not_computed(metric, args.task, args.criterion, lambda option: getattr(args, option, None))
     if reason:
         yield reason
     if checkpoint == "best" and metric in HIGHEST_IS_BEST and not highest:

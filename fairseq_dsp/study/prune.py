@@ -243,7 +243,7 @@ def _options(
             every = max(1, round(updates / SAVES))
             options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
             once = pruning_recipe.scores_once(given | own, model.heads)
-            options |= {} if once else pruning_recipe.schedule(data, options, model.shape)
+            options |= {} if once else pruning_recipe.schedule(options, model.shape)
             args = parse_options(data, options, "the command line")
             refuse_retired(PruningConfig.from_namespace(args), model.heads)
             found[name] = {option: value for option, value in options.items() if option not in own}

@@ -5,8 +5,8 @@ to them, and all updates train the model that is left, while the learning rate f
 
 Otherwise the training chooses. All heads are there at first, and the budget shrinks to K over a share of the updates. A
 little later the heads are fixed, and the weights train on with just these to the end, while the learning rate falls to
-0. Few heads take longer to choose. The choice is slow: the importance has a tenth of the usual learning rate.
-Feed-forward units, where some are pruned, have the same schedule.
+0. The choice is slow: the importance has a tenth of the usual learning rate. Feed-forward units, where some are pruned,
+have the same schedule.
 
 A quarter of the heads, at least, is the encoder's, and one the decoder's; see `default_floor` of the kind.
 
@@ -21,6 +21,7 @@ from dataclasses import fields
 
 from ..evaluation.prepared import PreparedData
 from ..model import HEADS, PruningConfig
+from ..model.retired import RETIRED
 from ..model.units import shape_by
 from .options import BUDGETS, DEFAULTS, SHARES, Options, parse_options
 
@@ -29,11 +30,8 @@ SCORING: Options = {"split": "train", "sentences": 2000, "steps": 6}
 """Options of score-heads, where the heads are scored once."""
 PRUNING_LR = 0.02
 _WARM_UP = 0.05
-_MANY = 0.25, 0.3
-"""Of a training that keeps a third of the heads, and of the units, or more: the shares of it until the budget is K, and
-until the heads are fixed."""
-_FEW = 0.4, 0.45
-"""The same for fewer."""
+_SHRINKING, _CHOOSING = 0.25, 0.3
+"""The shares of a training until the budget is K, and until the heads are fixed."""
 _OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric", "sentence_avg", "tpu"}
 """What these read of others' options."""
 _LINEAR = "polynomial_decay"
@@ -78,7 +76,8 @@ def scores_once(options: Options, total: int) -> bool:
     :param options: what is given, ``heads-to-keep`` among it if a number is.
     :param total: N, the number of heads of the model.
     """
-    own = {field.name.replace("_", "-") for field in fields(PruningConfig)} & options.keys()
+    names = {field.name for field in fields(PruningConfig)} - {*RETIRED}
+    own = {name.replace("_", "-") for name in names} & options.keys()
     return own == {"heads-to-keep"} and total <= 2 * int(options["heads-to-keep"]) < 2 * total
 
 
@@ -91,23 +90,21 @@ def touch_up(options: Options, updates: int) -> Options:
     return options | {"max-update": updates} | (_linear(updates) if linear else {})
 
 
-def schedule(data: PreparedData, options: Options, shape: Mapping[str, Sequence[int]]) -> Options:
+def schedule(options: Options, shape: Mapping[str, Sequence[int]]) -> Options:
     """What options leave open of how the heads, and the units of other kinds, are chosen.
 
-    :param data: the corpus.
     :param options: of the training, ``max-update`` among them, and ``heads-to-keep`` or a share of the cost.
     :param shape: for each attention type, the number of heads of each layer of the model.
     :return: only options that are not given; none for a selection other than ``simple``, or for frozen weights, which
         have schedules of their own.
-    :raises ValueError: as `training`, or if fairseq does not take the options.
+    :raises ValueError: as `training`.
     """
     options = {name: value for name, value in options.items() if value is not False}
     if options.get("head-selection", PruningConfig.head_selection) != "simple" or options.get("freeze-weights"):
         return {}
     updates, total = _number(options, "max-update", 0), sum(map(sum, shape.values()))
     kept = _heads_kept(options, total)
-    parts = _MANY if keeps_many(data, options, shape) else _FEW
-    shrinking, cooldown = (_share(part, updates) for part in parts)
+    shrinking, cooldown = _share(_SHRINKING, updates), _share(_CHOOSING, updates)
     found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
     if _OF_A_RANGE in options and BUDGETS.keys() & options.keys():  # that of heads is drawn
         found |= {"heads-to-keep-updates": shrinking}

@@ -121,7 +121,7 @@ class _Maker:
         """The seed in the name of the unpruned model: of one that is given, with which it began, or the least."""
         if not self.study.trained:
             return seed
-        begun = [one for one in self.study.seeds if (self.folder / f"base-s{one}").is_dir()]
+        begun = [int(path.name.removeprefix("base-s")) for path in self.folder.glob("base-s*")]
         return min(begun or self.study.seeds)
 
     def of(self, method: Method) -> Iterator[Run]:

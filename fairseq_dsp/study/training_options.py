@@ -29,7 +29,7 @@ def options_of(study: Study, *more: Options, anneal: bool = False) -> Options:
     if not anneal:
         return options
     if study.pretrained:
-        options |= pruning_recipe.schedule(study.data, options, study.shape)
+        options |= pruning_recipe.schedule(options, study.shape)
     return _annealed(options)
 
 
@@ -43,7 +43,7 @@ def continued(study: Study, given: Options, own: Options) -> Options:
     """The same of one that chooses its heads; its own options say how many."""
     whole = defaults(study.data) | study.recipe | given | own
     options = trained_on(study, given | own, few=not pruning_recipe.keeps_many(study.data, whole, study.shape))
-    return _annealed(options | pruning_recipe.schedule(study.data, options, study.shape))
+    return _annealed(options | pruning_recipe.schedule(options, study.shape))
 
 
 def of_range(study: Study, method: Method) -> Options:

@@ -1,4 +1,4 @@
-"""The stock criteria with what pruning may add: penalties on open gates; for translation, a teacher.
+"""The stock criteria with what pruning may add: a penalty on open gates; for translation, a teacher.
 
 fairseq reads the types of the options at run time and knows ``Optional[X]`` only: no postponed annotations here.
 """
@@ -69,7 +69,7 @@ class PruningCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
 @register_criterion("label_smoothed_cross_entropy_dsp", dataclass=PruningCriterionConfig)
 class PruningCriterion(_PenalisedCriterion, LabelSmoothedCrossEntropyCriterion):
-    """The stock criterion with penalties on open gates and, with ``--distill-from``, a teacher, both in training only.
+    """The stock criterion with a penalty on open gates and, with ``--distill-from``, a teacher, both in training only.
 
     The loss with a teacher is (1 − β) · loss + β · Σ_tokens H(p_teacher, p), the cross-entropy with the distribution of
     a trained model, where β is ``--distill-weight``.
@@ -119,4 +119,4 @@ class PruningCriterion(_PenalisedCriterion, LabelSmoothedCrossEntropyCriterion):
 
 @register_criterion("sentence_prediction_dsp", dataclass=SentencePredictionConfig)
 class PruningSentencePredictionCriterion(_PenalisedCriterion, SentencePredictionCriterion):
-    """The stock criterion of classification with penalties on open gates."""
+    """The stock criterion of classification with a penalty on open gates."""

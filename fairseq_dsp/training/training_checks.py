@@ -20,7 +20,7 @@ from ..model import HEADS, PrunableModel, modules_of
 from ..model.gates import FIXED
 from ..model.kinds import KINDS, flag
 from ..model.pruning_options import WHICH_STAY, PruningConfig
-from ..model.retired import RetiredOptions, refuse_retired
+from ..model.retired import RETIRED, refuse_retired, with_effect
 from ..validation_metrics import why_not_computed
 from ..wrapping import wrap
 
@@ -51,6 +51,8 @@ def _comparing(
         return state
     before: Any = (checkpoint_utils.load_checkpoint_to_cpu(filename).get("cfg") or {}).get("model")
     one, other = (PruningConfig.from_namespace(options) for options in (before, model.args))
+    for name in with_effect(one, model.pruner.plan.units if model.pruner else 0):
+        logger.warning("%s was %s in this training so far, and is an option no more", flag(name), getattr(one, name))
     for name in _names():
         was, now = getattr(one, name), getattr(other, name)
         if was == now:
@@ -87,10 +89,12 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
 def _refuse_metric(cfg: Any) -> None:
     """Raise a `UserError` if the best checkpoint is to have the best value of what validation does not compute."""
 
-    def given(option: str) -> bool:
-        return any(getattr(part, option, False) for part in (cfg.task, cfg.criterion, cfg.optimization))
+    parts = cfg.task, cfg.criterion, cfg.optimization
 
-    task, criterion = (str(getattr(part, "_name", "")) for part in (cfg.task, cfg.criterion))
+    def given(option: str) -> bool | None:
+        return next((value for part in parts if (value := getattr(part, option, None)) is not None), None)
+
+    task, criterion = (str(getattr(part, "_name", "")) for part in parts[:2])
     reason = why_not_computed(cfg.checkpoint.best_checkpoint_metric, task, criterion, given)
     if reason and not cfg.dataset.disable_validation:
         raise UserError(reason)
@@ -117,8 +121,7 @@ def _tell_ignored(model: PrunableModel) -> None:
 
 def _names() -> Iterator[str]:
     """Yield the names of all options of pruning that a training takes."""
-    retired = {field.name for field in fields(RetiredOptions)}
-    return (field.name for field in fields(PruningConfig) if field.name not in retired)
+    return (f.name for f in fields(PruningConfig) if not f.name.startswith("_") and f.name not in RETIRED)
 
 
 def _tell_opened(pruner: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import inprocess
 import pytest
+import torch
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.errors import UserError
@@ -31,6 +32,20 @@ def test_no_training_takes_one(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=SENTENCE):
         inprocess.train_hydra("joint", tiny_data, tmp_path / "two", *overrides)
     inprocess.train(tiny_data, tmp_path / "three", *flags, "--module-penalty", 0)  # with which it did nothing
+
+
+def test_a_training_that_goes_on_without_one_is_told(
+    tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = ["--cpu", "--heads-to-keep", 5, "--heads-to-keep-updates", 9]
+    state = inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 1)
+    for start, told in ((12, False), (10, True)):
+        state["cfg"]["model"].heads_to_keep_start = start
+        torch.save(state, tmp_path / "checkpoint_last.pt")
+        caplog.clear()
+        inprocess.train(tiny_data, tmp_path, *flags, "--max-update", 2)
+        warned = "--heads-to-keep-start was 10 in this training so far, and is an option no more"
+        assert (warned in caplog.messages) == told
 
 
 @pytest.mark.parametrize("hydra", [False, True], ids=["fairseq-train", "fairseq-hydra-train"])

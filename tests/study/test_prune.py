@@ -81,7 +81,7 @@ def test_shares_are_written_out_as_updates(pruned_out: tuple[Path, str], stock_c
         "arch": "transformer_dsp",
     }  # fmt: skip
     few = {
-        "heads-to-keep": 3, "heads-to-keep-updates": 8, "cooldown-updates": 9,
+        "heads-to-keep": 3, "heads-to-keep-updates": 5, "cooldown-updates": 6,
         "pruning-lr": 0.02, "min-encoder-heads": 1, "min-decoder-heads": 1,
         "finetune-from-model": stock_checkpoint,
     }  # fmt: skip
@@ -93,7 +93,7 @@ def test_shares_are_written_out_as_updates(pruned_out: tuple[Path, str], stock_c
         for name in ("heads-to-keep", "finetune-from-model"):
             expected.pop(name, None)
         assert {name: str(recorded[name]) for name in expected} == {n: str(v) for n, v in expected.items()}
-    assert "--heads-to-keep-updates 8 --min-encoder-heads 1 --min-decoder-heads 1 --heads-to-keep 3\n" in printed
+    assert "--heads-to-keep-updates 5 --min-encoder-heads 1 --min-decoder-heads 1 --heads-to-keep 3\n" in printed
     assert f"--head-selection fixed --kept-heads {out / 'runs/pruned-k6-s1/kept.json'}\n" in printed
 
 

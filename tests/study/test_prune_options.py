@@ -38,7 +38,7 @@ def test_the_options_of_a_model(
     floors = {k: options_of(model, data, k, chosen).get("min-decoder-heads") for k in (12, 11, 3, 2, 1)}
     assert floors == {12: None, 11: 1, 3: 1, 2: None, 1: None}
     for own in ("min-encoder-heads", "min-cross-heads", "encoder-heads-to-keep", "min-heads-per-module"):
-        found = pruning_recipe.schedule(data, {"max-update": 100, "heads-to-keep": 6, own: 1}, model.shape)
+        found = pruning_recipe.schedule({"max-update": 100, "heads-to-keep": 6, own: 1}, model.shape)
         assert "min-encoder-heads" not in found, f"{own} shares the heads out"
     given = {"max-update": "100", "cooldown-updates": "20", "lr": "0.5", "pruning-lr": "0.2"}
     options = options_of(model, data, 6, given)
@@ -57,14 +57,14 @@ def test_the_options_of_a_model(
     units = {"ffn-units-to-keep": 64, "ffn-unit-width": 1}  # of 128
     assert options_of(model, data, 6, units)["max-update"] == 2000
     options = options_of(model, data, 6, units | {"ffn-units-to-keep": 42})
-    assert (options["max-update"], options["total-num-update"], options["cooldown-updates"]) == (6000, 6000, 2700)
+    assert (options["max-update"], options["total-num-update"], options["cooldown-updates"]) == (6000, 6000, 1800)
     ends = {"heads-to-keep": 3, "heads-to-keep-low": 3, "heads-to-keep-high": 12}
     options = prune._options(model, data, {"3 to 12": ends}, {})["3 to 12"]
     assert (options["max-update"], options["cooldown-updates"], options["min-encoder-heads"]) == (4000, 1200, 3)
     assert options["min-decoder-heads"] == 1
     fewer = ends | {"heads-to-keep": 2, "heads-to-keep-low": 2}
     assert "min-decoder-heads" not in prune._options(model, data, {"2 to 12": fewer}, {})["2 to 12"]
-    share = pruning_recipe.schedule(data, {"max-update": 100, "parameters-to-keep": 0.5}, model.shape)
+    share = pruning_recipe.schedule({"max-update": 100, "parameters-to-keep": 0.5}, model.shape)
     assert share["min-encoder-heads"] == 2
     assert "min-decoder-heads" not in share
     assert not ends.keys() & options.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,19 @@ def test_the_penalty_is_the_same_for_every_batch_size(average: tuple, tiny_data:
         assert log["expected_heads"] == pytest.approx(expected * size)
     for m in (model, plain):
         assert criterion(m.eval(), samples[0])[0] == criterion(plain.eval(), samples[0])[0], "not in validation"
+
+
+def test_a_pass_without_a_loss_beside_others_is_no_fault(tiny_data: Path, tmp_path: Path):
+    """One that runs out of memory, after which fairseq goes on with the other micro-batches."""
+    model, criterion, samples = batches(tiny_data, tmp_path, "--l0-penalty", 0.3)
+    model.train()
+    model(**samples[0]["net_input"])
+    copy.deepcopy(model).set_num_updates(1)  # what is averaged has not been trained
+    with pytest.raises(UserError, match="this criterion does not add it"):
+        model.set_num_updates(1)
+    criterion(model, samples[1])
+    model(**samples[0]["net_input"])
+    model.set_num_updates(1)
 
 
 @pytest.mark.slow
