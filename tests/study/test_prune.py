@@ -127,7 +127,7 @@ def test_it_prunes_feed_forward_units_and_as_many_heads_everywhere(
     printed = dsp("prune", stock_checkpoint, prepared, out, *budgets, *SHORT).stdout
     assert f"| pruned | {kept} + 21 units |" in printed
     words = words_of(out, f"pruned-k{kept}-s1")
-    expected = {"heads-to-keep": kept, "ffn-units-to-keep": 21, "heads-to-keep-updates": 8, "cooldown-updates": 9}
+    expected = {"heads-to-keep": kept, "ffn-units-to-keep": 21, "heads-to-keep-updates": 5, "cooldown-updates": 6}
     assert {name: value(words, f"--{name}") for name in expected} == {n: str(v) for n, v in expected.items()}
     found = json.loads((out / "compact.heads.json").read_text())
     assert (found["kept"], found["ffn"]["kept"], found["ffn"]["total"]) == (kept, 21, 64)
