@@ -21,6 +21,8 @@ LABELS = {
     "sixth-long": (7, -7),
     "layers-2-2-two": (7, -8),
     "halves": (7, -10),
+    "two": (6, -9),
+    "price-of-flops": (7, -7),
     "two-on": (7, -8),
     "unpruned": (6, -10),
 }
