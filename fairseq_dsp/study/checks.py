@@ -102,19 +102,15 @@ def _check_training(args: Namespace, where: str, checkpoint: str, starts: bool, 
     pruning = PruningConfig.from_namespace(args)
     try:
         refuse_retired(pruning, sum(map(sum, shape_by(args).values())))
+        plans = plans_of(pruning, args) if pruning.kept_heads is None else []  # or they are another step's
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    if pruning.kept_heads is None:  # or they are another step's
-        try:
-            plans = plans_of(pruning, args)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        early = [name for name, never in _ENDING.items() if getattr(args, name) != never]
-        if early and any(plan.learns for plan in plans):
-            raise ValueError(
-                f"{where}: {early[0].replace('_', '-')} may end the training before the {args.max_update} updates that "
-                "its schedule counts on, without its final heads: leave it out"
-            )
+    early = [name for name, never in _ENDING.items() if getattr(args, name) != never]
+    if early and any(plan.learns for plan in plans):
+        raise ValueError(
+            f"{where}: {early[0].replace('_', '-')} may end the training before the {args.max_update} updates that "
+            "its schedule counts on, without its final heads: leave it out"
+        )
     texts.check_trained_on(args, where)
 
 

@@ -88,7 +88,6 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
 
 def _refuse_metric(cfg: Any) -> None:
     """Raise a `UserError` if the best checkpoint is to have the best value of what validation does not compute."""
-
     parts = cfg.task, cfg.criterion, cfg.optimization
 
     def given(option: str) -> bool | None:
