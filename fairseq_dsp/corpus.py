@@ -1,4 +1,4 @@
-"""Where a prepared corpus has what fairseq reads."""
+"""Where a prepared corpus has what fairseq reads, and for which task."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from .files import read_json
 
 SUMMARY = "prepare.json"
 """What the data preparation writes last, beside the folders that it has made."""
+
+CLASSIFICATION = "sentence_prediction"
+"""fairseq's task of a corpus with labels, and of what is trained on one; this package's name begins with it."""
 
 
 def data_bin_of(data: str) -> str:

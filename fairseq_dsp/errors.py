@@ -1,7 +1,9 @@
-"""The one kind of error whose text is meant for the user, not for a developer."""
+"""The one kind of error whose text is meant for the user, not for a developer, and what such texts share."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TypeVar
 
 Kind = TypeVar("Kind", bound=BaseException)
@@ -23,3 +25,9 @@ def find_in_chain(error: BaseException | None, kind: type[Kind]) -> Kind | None:
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return a question that names the known word most like *word*, for the middle of an error's text, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""

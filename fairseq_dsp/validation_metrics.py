@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
+
+from .errors import closest
 
 LOWEST_IS_BEST = {"loss", "nll_loss", "ppl"}
 
@@ -57,8 +58,7 @@ def why_not_computed(metric: str, task: str, criterion: str, given: Callable[[st
     known = always | set(options)
     if metric in known:
         return None
-    close = difflib.get_close_matches(metric, known, n=1)
     return (
-        f"--best-checkpoint-metric is {metric}, which validation does not compute"
-        f"{f', did you mean {close[0]}?' if close else ''}: give one of {', '.join(sorted(known))}"
+        f"--best-checkpoint-metric is {metric}, which validation does not compute{closest(metric, known)}: give one of "
+        f"{', '.join(sorted(known))}"
     )

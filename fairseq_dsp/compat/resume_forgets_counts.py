@@ -1,13 +1,14 @@
 """Trainings that are called again.
 
 Broken: ve-fairseq 0.12.3 counts in memory only how often the validation has not improved, so that ``--patience`` and
-``--lr-patience`` count from 0 whenever a training is resumed, and so does half precision the updates until it raises
-the scale of the loss. A training that had come to its end, by patience, ``--max-update`` or ``--stop-time-hours``,
-trains on each time it is called, an update at least. And a second training in one process takes over the count and the
-best score of the first.
+``--lr-patience`` count from 0 whenever a training is resumed, and so do half precision the updates until it raises the
+scale of the loss, and ``--ema-update-freq`` those until it averages again. A training that had come to its end, by
+patience, ``--max-update`` or ``--stop-time-hours``, trains on each time it is called, an update at least. And a second
+training in one process takes over the count and the best score of the first.
 
-Fix: checkpoints hold these counts; a training that is at its end says so and trains no more; and each training
-starts with a count and a best score of its own. Can go when fairseq does so.
+Fix: checkpoints hold these counts, but for that of the average, which follows from the number of updates; a training
+that is at its end says so and trains no more; and each training starts with a count and a best score of its own. Can go
+when fairseq does so.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fairseq import checkpoint_utils
+from fairseq.models.ema.ema import EMA
 from fairseq.optim import fp16_optimizer
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
 from fairseq.trainer import Trainer
@@ -43,6 +45,7 @@ def apply() -> None:
     for optimizer in (fp16_optimizer._FP16OptimizerMixin, fp16_optimizer._MemoryEfficientFP16OptimizerMixin):
         counters = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
         _keep(optimizer, "scaler", counters)
+    wrap(EMA, "step", _counting_updates)
 
 
 def _keep(kind: Any, part: str, counters: Sequence[str]) -> None:
@@ -61,6 +64,12 @@ def _keep(kind: Any, part: str, counters: Sequence[str]) -> None:
 
     wrap(kind, "state_dict", state_dict)
     wrap(kind, "load_state_dict", load_state_dict)
+
+
+def _counting_updates(stock: Callable[..., None], self: EMA, model: Any, updates: int | None = None) -> None:
+    if updates is not None:  # the update that has just been made, from 1
+        self.update_freq_counter = (updates - 1) % self.config.ema_update_freq
+    stock(self, model, updates)
 
 
 def _command() -> dict[str, Any]:

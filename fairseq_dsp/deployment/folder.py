@@ -13,6 +13,7 @@ from fairseq.tasks.sentence_prediction import SentencePredictionConfig, Sentence
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from safetensors.torch import load_file
 
+from ..corpus import CLASSIFICATION
 from ..errors import UserError
 from ..model import PrunableRoberta, PrunableTransformer
 from ..model.flat_options import NO_FILES
@@ -23,9 +24,6 @@ from .text import Text, check_files
 
 WEIGHTS = "model.safetensors"
 FORMAT = "fairseq_dsp 1"
-
-TASK = "sentence_prediction"
-"""What the configuration of a model that classifies has as its task; that of a translation model has none."""
 
 
 def from_pretrained(folder: str | Path) -> FairseqTranslator | Classifier:
@@ -39,14 +37,14 @@ def from_pretrained(folder: str | Path) -> FairseqTranslator | Classifier:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise UserError(f"{folder / CONFIG} is of the format {config['format']}, but {FORMAT} is expected: {again}")
-        languages = [] if config.get("task") == TASK else [config["source_lang"], config["target_lang"]]
+        languages = [] if config.get("task") == CLASSIFICATION else [config["source_lang"], config["target_lang"]]
         named = [*languages, *([config["bpe_model"]] if config["bpe"] else [])]
         check_files(folder, CONFIG, config["sha256"], named, again=again, own=config_checksum(config))
         if not isinstance(json.loads(config["model"]["kept_heads"]), dict):
             raise ValueError("kept_heads is no set of heads")
         # the weights hold the embeddings, whatever file they came from before training
         options = Namespace(**{**config["model"], **NO_FILES})
-        if config.get("task") == TASK:
+        if config.get("task") == CLASSIFICATION:
             task = _classification_task(config, folder)
             model = PrunableRoberta.build_model(options, task)
             model.register_classification_head(task.cfg.classification_head_name, num_classes=task.cfg.num_classes)
@@ -56,7 +54,7 @@ def from_pretrained(folder: str | Path) -> FairseqTranslator | Classifier:
         weights = load_file(str(folder / WEIGHTS))
         weights |= {name: weights[other] for name, other in config["shared"].items()}
         model.load_state_dict(weights)
-        if config.get("task") == TASK:
+        if config.get("task") == CLASSIFICATION:
             return Classifier(model, task, config, folder)
         return FairseqTranslator(model, task, Text(config, folder))
     except UserError:

@@ -9,12 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..corpus import SUMMARY, folder_of
+from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
 from ..files import settings_key, sha256
-
-CLASSIFICATION = "sentence_prediction"
-"""fairseq's task of a corpus with labels."""
 
 
 def refuse_colon(data_bin: Path) -> None:

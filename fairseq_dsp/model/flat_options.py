@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from argparse import Namespace
 from dataclasses import fields, is_dataclass
@@ -12,6 +11,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.models.transformer import TransformerConfig
 from omegaconf import DictConfig, OmegaConf, ValidationError, open_dict
 
+from ..errors import closest
 from ..version import __version__
 from .pruning_options import check_selection
 
@@ -74,9 +74,7 @@ def model_namespace(
     known = known.union({"_name", "arch", IN_FORCE}, *typed)
     for key, value in options.items():
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "remove it"
-            raise ValueError(f"the model config has an unknown key {key}: {hint}")
+            raise ValueError(f"the model config has an unknown key {key}{closest(key, known) or ': remove it'}")
         for part in typed:
             if key in part and key != "_name":
                 try:

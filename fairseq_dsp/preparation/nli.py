@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..corpus import CLASSIFICATION
 from ..errors import UserError
-from ..evaluation.prepared import CLASSIFICATION, refuse_colon
+from ..evaluation.prepared import refuse_colon
 from ..files import settings_key, sha256
 from ..wordpiece import WordPiece, cut
 from .arguments import positive

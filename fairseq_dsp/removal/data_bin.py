@@ -11,7 +11,7 @@ from typing import Any
 from fairseq import tasks
 from omegaconf import OmegaConf, open_dict
 
-from ..corpus import SUMMARY, folder_of
+from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
 from ..files import PACKAGE
 from ..model.dictionaries import check, fitting
@@ -20,8 +20,6 @@ from .checkpoint import TrainedModel
 
 POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}
 """How fairseq undoes a subword method."""
-CLASSIFICATION = "sentence_prediction"
-"""fairseq's task; this package's name begins with it."""
 
 
 def task_of(model: TrainedModel, data: str | None) -> Any:

@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..corpus import data_bin_of
-from ..deployment.folder import CONFIG, FORMAT, TASK, WEIGHTS, config_checksum, from_pretrained
+from ..corpus import CLASSIFICATION, data_bin_of
+from ..deployment.folder import CONFIG, FORMAT, WEIGHTS, config_checksum, from_pretrained
 from ..deployment.text import GPT2, GPT2_IDS, is_plain
 from ..errors import UserError
 from ..files import check_target, new_folder, sha256
@@ -138,7 +138,8 @@ def run(args: argparse.Namespace) -> None:
 def _classification(task: Any) -> dict[str, Any]:
     """Return what the configuration says of a classification."""
     names = ("num_classes", "init_token", "separator_token", "max_positions", "classification_head_name")
-    own = {"task": TASK, "labels": labels_of(task.label_dictionary)} | {n: getattr(task.cfg, n) for n in names}
+    labels = labels_of(task.label_dictionary)
+    own = {"task": CLASSIFICATION, "labels": labels, **{name: getattr(task.cfg, name) for name in names}}
     # without the folder of the second sentences, these may have been left out of what is at hand
     return own | ({"sentences": 2} if (first_folder(task.cfg.data) / "input1").is_dir() else {})
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
+from ..errors import closest
 from ..evaluation.prepared import PreparedData
 from ..model import HEADS, KINDS
 from ..model.kinds import COSTS
 from ..model.units import ROBERTA, TRANSFORMER, shape_by
 from ..subset import HINT
-from .values import closest, mapping
+from .values import mapping
 
 Options = dict[str, Any]
 """Options of fairseq-train without the leading dashes; true stands for a flag without a value."""

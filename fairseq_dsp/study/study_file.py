@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, closest
 from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import read_data
@@ -25,7 +25,7 @@ from .method_checks import (
 from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false
 from .start_model import read_pretrained, trained_base
 from .titles import METHODS, read_title, with_titles
-from .values import boolean, check_keys, closest, is_name, mapping, numbers
+from .values import boolean, check_keys, is_name, mapping, numbers
 from .yaml_file import read_yaml
 
 FROM_BASE = {"pipelined", "voita", "michel"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ..errors import closest
 
 
 def mapping(value: Any, where: str) -> Mapping[str, Any]:
@@ -26,12 +27,6 @@ def check_keys(content: Mapping[str, Any], known: Iterable[str], where: str, req
     for key in required:
         if key not in content:
             raise ValueError(f"{where} lacks the key {key}: add it")
-
-
-def closest(word: str, known: Iterable[str]) -> str:
-    """Return a question that names the known word most like *word*, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def numbers(value: Any, where: str, kind: type, low: float, high: float, *, least: int = 0) -> tuple[Any, ...]:

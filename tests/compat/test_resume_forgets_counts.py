@@ -121,6 +121,15 @@ def test_half_precision_raises_its_scale_at_the_same_update(tiny_data: Path, tmp
     assert straight["last_optimizer_state"]["loss_scale"] == resumed["last_optimizer_state"]["loss_scale"] == 8
 
 
+def test_the_average_is_updated_at_the_same_updates(tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", "--store-ema", "--ema-update-freq", 3, "--ema-decay", 0.5, "--lr", 0.01]
+    straight = inprocess.train(tiny_data, tmp_path / "straight", *flags, "--max-update", 7)
+    for end in (4, 7):  # averaged after 3 and 6 updates
+        resumed = inprocess.train(tiny_data, tmp_path / "resumed", *flags, "--max-update", end)
+    torch.testing.assert_close(resumed["model"], straight["model"])
+    torch.testing.assert_close(resumed["extra_state"]["ema"], straight["extra_state"]["ema"])
+
+
 def test_checkpoints_without_a_count_load(tiny_data: Path, tmp_path: Path):
     state = inprocess.train(tiny_data, tmp_path, *STEADY, "--max-epoch", 2)
     del state["extra_state"]["early_stopping"]

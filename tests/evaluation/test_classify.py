@@ -13,8 +13,9 @@ import support
 import torch
 
 from fairseq_dsp import cli
+from fairseq_dsp.corpus import CLASSIFICATION
 from fairseq_dsp.evaluation.evaluate import interval
-from fairseq_dsp.evaluation.prepared import CLASSIFICATION, PreparedData
+from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.importance.michel import gate_gradients
 
 

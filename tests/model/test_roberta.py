@@ -179,7 +179,7 @@ def test_hydra_trains_the_same_model(pair_data: Path, tmp_path: Path) -> None:
     )["model"]  # fmt: skip
     assert set(one) == set(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    with pytest.raises(UserError, match="unknown key heads_to_kep: did you mean heads_to_keep"):
+    with pytest.raises(UserError, match="unknown key heads_to_kep, did you mean heads_to_keep"):
         inprocess.build(inprocess.hydra_config("nli", pair_data, tmp_path, "+model.heads_to_kep=2", configs=tmp_path))
 
 

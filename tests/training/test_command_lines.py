@@ -100,8 +100,8 @@ def test_a_size_that_follows_from_a_nested_one_follows_it(tiny_data: Path, tmp_p
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("+model.heads_to_kep=6", "unknown key heads_to_kep: did you mean heads_to_keep?"),
-        ("+model.encoder.layerz=2", "unknown key encoder_layerz: did you mean encoder_layers?"),
+        ("+model.heads_to_kep=6", "unknown key heads_to_kep, did you mean heads_to_keep?"),
+        ("+model.encoder.layerz=2", "unknown key encoder_layerz, did you mean encoder_layers?"),
         ("+model.whatever=2", "unknown key whatever: remove it"),
         ("+model.min_heads_per_module=two", "min_heads_per_module cannot be used: Value 'two'"),
         ("+model.head_selection=best", "--head-selection is best, but one of fixed, gumbel"),
@@ -171,7 +171,7 @@ def test_an_unknown_key_is_one_sentence_on_the_command_line(tiny_data: Path, tmp
     args = hydra_args("joint", tiny_data, tmp_path, *inprocess.HYDRA_TINY, "+model.heads_to_kep=6")
     done = run_fairseq("hydra_train", *args, cwd=tmp_path, check=False)
     assert done.returncode != 0
-    assert "error: the model config has an unknown key heads_to_kep: did you mean heads_to_keep?" in done.stdout
+    assert "error: the model config has an unknown key heads_to_kep, did you mean heads_to_keep?" in done.stdout
     assert "Traceback" not in done.stdout
     assert not list(tmp_path.glob("*.pt"))
 
