@@ -163,6 +163,12 @@ def check_target(path: str | Path) -> Path:
     return path
 
 
+def holds_nothing(folder: Path, *but: str) -> bool:
+    """Whether a folder is empty, but for files of these names and what a killed process left of one half-written."""
+    temporary = re.compile(rf"\..+{re.escape(TEMPORARY)}")
+    return all(entry.name in but or temporary.fullmatch(entry.name) for entry in folder.iterdir())
+
+
 def _beside(path: Path) -> Path:
     """A hidden name in the same folder, and so on the same disk, that no other process uses, on any machine."""
     return path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")

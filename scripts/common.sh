@@ -59,7 +59,7 @@ find_system_python() {
 # the very setup.py, pyproject.toml and constraints.txt of now. A torch that the user had put there stays: .installed
 # names it in its second line.
 ensure_venv() {
-  local venv=$ROOT/.venv stamp wanted base torch=""
+  local venv=$ROOT/.venv stamp wanted base torch="" clear=""
   stamp=$venv/.installed
   wanted=$(cd "$ROOT" && cat setup.py pyproject.toml constraints.txt | cksum)
   if [[ -x $venv/bin/python && -f $stamp && $(head -n 1 "$stamp") == "$wanted" ]]; then return; fi
@@ -67,12 +67,13 @@ ensure_venv() {
     torch=$(sed -n 2p "$stamp")
   else # also after an attempt that was interrupted
     [[ -z $1 ]] || say "the active environment $1 is not used: fairseq-dsp is not installed in it"
-    if [[ ! -x $venv/bin/python ]]; then
-      base=$(find_system_python)
-      say "making a virtual environment in $venv with $base"
-      "$base" -m venv "$venv"
-    fi
     torch=$(torch_of "$venv/bin/python")
+  fi
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then # none, half made, or of a Python that is gone
+    base=$(find_system_python)
+    say "making a virtual environment in $venv with $base"
+    "$venv/bin/python" -c "" 2>/dev/null || clear=--clear
+    "$base" -m venv ${clear:+"$clear"} "$venv"
   fi
   say "installing fairseq-dsp and what it needs into $venv (about 2 GB, a minute or so; more with a CUDA build of torch) ..."
   "$venv/bin/python" -m pip install --disable-pip-version-check --editable "$ROOT[dev]" \

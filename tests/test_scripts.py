@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,7 @@ def test_a_torch_that_is_installed_stays(theirs: str | None, tmp_path: Path) -> 
     fake_python(
         tmp_path / ".venv/bin/python",
         f"if [[ $1 == -c ]]; then {f'echo torch=={theirs}' if theirs else 'exit 1'}; exit; fi",
+        "[[ $3 != --version ]] || exit 0",
         f'while [[ $1 != --constraint ]]; do shift; done; cat "$2" >>"{tmp_path}/constraints"',
     )
     pinned = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
@@ -135,3 +137,21 @@ def test_a_torch_that_is_installed_stays(theirs: str | None, tmp_path: Path) -> 
     (tmp_path / "setup.py").write_text("changed")
     bash(script, tmp_path)
     assert (tmp_path / "constraints").read_text() == wanted * 2
+
+
+@pytest.mark.parametrize("left", ["interrupted", "of a Python that is gone", "installed, of a Python that is gone"])
+def test_an_environment_that_does_not_work_is_mended(left: str, tmp_path: Path) -> None:
+    venv = tmp_path / ".venv"
+    for name in ("setup.py", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    if left == "interrupted":  # before it had pip
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+        (venv / "theirs").touch()
+    else:
+        (venv / "bin").mkdir(parents=True)
+        (venv / "bin/python").symlink_to(tmp_path / "gone")
+        if left.startswith("installed"):
+            (venv / ".installed").write_text("0 0\n")
+    script = 'source scripts/common.sh; ROOT=$1; (ensure_venv "") >&2 || "$ROOT/.venv/bin/python" -m pip --version'
+    assert bash(script, tmp_path, PIP_NO_INDEX="1").startswith("pip ")  # there is nothing to install
+    assert (venv / "theirs").exists() == (left == "interrupted")

@@ -136,6 +136,12 @@ class PreparedData:
         return ["--source-lang", self.languages[0], "--target-lang", self.languages[1]]
 
     @property
+    def described(self) -> dict[str, Any] | None:
+        """What was given of the text of somebody's own data-bin, such as its subwords; None if nobody had to."""
+        given: dict[str, Any] | None = self.summary.get("given")
+        return given and {name: value for name, value in given.items() if name != "references"}
+
+    @property
     def classifies(self) -> bool:
         """Whether its sentences, or pairs of them, have labels; otherwise it is a parallel corpus."""
         return self.summary.get("task") == CLASSIFICATION

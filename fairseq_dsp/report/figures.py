@@ -17,7 +17,8 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from ..model import KINDS, HeadSet, Kind  # noqa: E402
 from ..model.sets import Layers  # noqa: E402
-from ..study.results import BASE, BASE_TITLE, Results, Row  # noqa: E402
+from ..study.results import Results, Row  # noqa: E402
+from ..study.titles import BASE, BASE_TITLE  # noqa: E402
 from ..study.training_log import NAMES, Curve  # noqa: E402
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # for the colour-blind too

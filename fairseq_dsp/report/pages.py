@@ -11,7 +11,8 @@ from ..evaluation.significance import Comparison
 from ..files import write_text
 from ..markdown import markdown_table
 from ..study.options import SHARES
-from ..study.results import BASE, BASE_TITLE, Results, stopped
+from ..study.results import Results, stopped
+from ..study.titles import BASE, BASE_TITLE
 from ..study.training_log import Curve
 from . import figures, tables
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from ..errors import UserError
 from ..evaluation.scoring import TITLES
 from ..evaluation.significance import Bootstrap, Comparison, Estimate, holm
-from ..study.results import BASE, Results, Row
+from ..study.results import Results, Row
+from ..study.titles import BASE
 
 NOTE = (
     "A 95% confidence interval, and p with it, covers what other seeds and test sentences would give; with † only the "

@@ -93,21 +93,26 @@ def check_structure(method: Method, methods: Sequence[Method], *, compact: bool)
             )
 
 
-def check_sizes(data: PreparedData, sizes: Options, trainings: Mapping[str, Options]) -> None:
-    """Raise a ``ValueError`` if a training gives its model another size than the pretrained one has.
+def check_starts(
+    data: PreparedData, recipe: Options, base: Options, methods: Sequence[Method], sizes: Options | None
+) -> None:
+    """Raise a ``ValueError`` if a training gives its model another size than the one has that it starts from.
 
-    :param sizes: the architecture and the sizes of the pretrained model.
-    :param trainings: all options of each, by what names it.
+    That is the unpruned model or, for a recovery, the one that the method has trained.
+
+    :param sizes: the architecture and the sizes of a pretrained model, from which the others start; None without.
     """
-    theirs = vars(parse_options(data, sizes, "pretrained"))
-    for where, options in trainings.items():
-        ours = vars(parse_options(data, options, where))
-        for name in (f"{stack}_{size}" for stack in ("encoder", "decoder") for size in _SIZES):
-            if name in theirs and ours.get(name) != theirs[name]:
-                raise ValueError(
-                    f"{name.replace('_', '-')} of {where} is {ours.get(name)}, but the pretrained model, from which "
-                    f"the trainings start, has {theirs[name]}: leave it out"
-                )
+    scoring = [m for m in methods if m.method == "michel"]
+    training = [m for m in methods if m.method != "michel"]
+    if sizes is not None:
+        own = {"base": base} | {m.name: m.options for m in training if m.method != "structure"}
+        _check_sizes(data, sizes, {name: {**recipe, **one} for name, one in own.items()}, "pretrained model")
+    from_base = {m.name: {**recipe, **m.options} for m in training if m.from_base}
+    from_base |= {f"recovery of {m.name}": {**recipe, **m.recovery} for m in scoring if m.recovery}
+    _check_sizes(data, {**recipe, **base}, from_base, "unpruned model")
+    for m in training:
+        recovery = {f"recovery of {m.name}": {**recipe, **m.recovery}} if m.recovery else {}
+        _check_sizes(data, {**recipe, **m.options}, recovery, "model of its pruning")
 
 
 def check_given_base(model: UnprunedModel, data: PreparedData, recipe: Options, methods: Sequence[Method]) -> None:
@@ -125,3 +130,23 @@ def check_given_base(model: UnprunedModel, data: PreparedData, recipe: Options, 
                 f"{method.name} removes heads of the model as it is, but {model.path} is of fairseq's {STOCK}: leave "
                 f"that out, or give a model that was trained on with --arch {MODEL} --finetune-from-model"
             )
+
+
+def _check_sizes(data: PreparedData, sizes: Options, trainings: Mapping[str, Options], model: str) -> None:
+    """Raise a ``ValueError`` if a training gives its model another size than the one has that it starts from.
+
+    :param sizes: the architecture and the sizes of the latter.
+    :param trainings: all options of each, by what names it.
+    :param model: what the latter is called.
+    """
+    if not trainings:
+        return
+    theirs = vars(parse_options(data, sizes, f"the {model}"))
+    for where, options in trainings.items():
+        ours = vars(parse_options(data, options, where))
+        for name in (f"{stack}_{size}" for stack in ("encoder", "decoder") for size in _SIZES):
+            if name in theirs and ours.get(name) != theirs[name]:
+                raise ValueError(
+                    f"{name.replace('_', '-')} of {where} is {ours.get(name)}, but the {model}, from which it starts, "
+                    f"has {theirs[name]}: leave it out"
+                )

@@ -47,7 +47,7 @@ from typing import Any
 from ..errors import UserError
 from ..evaluation import preprocessed
 from ..evaluation.prepared import PreparedData
-from ..files import sha256, write_json, write_text
+from ..files import holds_nothing, sha256, write_json, write_text
 from ..model import PruningConfig
 from ..model.retired import refuse_retired
 from ..removal.data_bin import translating
@@ -57,11 +57,12 @@ from .method_checks import chooses_units, read_shares
 from .options import BUDGETS, SHARES, Options, parse_options, read_words
 from .pruned_models import METHOD, measure_speeds, place, table
 from .records import NO_EFFECT
-from .results import BASE, read_results
+from .results import read_results
 from .runner import LOCK, is_done
 from .runs import Run
 from .study_file import Method, Study
 from .sweep import alone, checked_runs, do_runs, interruptible, print_commands, write_study
+from .titles import BASE
 from .unpruned_model import UnprunedModel
 from .values import numbers
 
@@ -159,7 +160,7 @@ def run(args: argparse.Namespace) -> None:
         "data": data.key or str(data.folder.absolute()),
         "heads": list(heads), "seed": args.seed, "split": args.split, "given": given,
         "range": args.range, "distill": args.distill, "shares": [list(share) for share in shares],
-        "touch-up": args.touch_up,
+        "touch-up": args.touch_up, "text": data.described,
     }  # fmt: skip
     options = _recorded(out, asked) or _options(model, data, trainings, given)
     kept = [f"{share:.12g} of the {SHARES[name]} of its units" for name, share in shares]
@@ -261,16 +262,15 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     """
     path = out / RECORD
     try:
-        there = {"range": False, "distill": False, "shares": [], "touch-up": None} | json.loads(
-            path.read_text(encoding="utf-8")
-        )
+        early = {"range": False, "distill": False, "shares": [], "touch-up": None, "text": asked["text"]}
+        there = early | json.loads(path.read_text(encoding="utf-8"))
         one, other = ({**part, "given": _effective(part["given"])} for part in (there, asked))
         differing = [name for name in asked if one[name] != other[name]]
         if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
             differing.remove("checkpoint")  # moved
         options: dict[str, Options] = there["options"]
     except FileNotFoundError:
-        if out.is_dir() and any(entry.name != LOCK for entry in out.iterdir()):
+        if out.is_dir() and not holds_nothing(out, LOCK):
             raise UserError(f"{out} is not empty, and this command did not make it: give another folder") from None
         return None
     except OSError as error:

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..errors import UserError
 from ..evaluation.measuring import measure
 from ..evaluation.runners import load
 from ..files import read_json, replacing, write_json
 from ..markdown import markdown_table
 from ..model.kinds import BEAM, LENGTH
-from .results import BASE, Results
+from .results import Results
 from .runs import Run
+from .titles import BASE
 
 METHOD = "pruned"
 """The label of the runs."""
@@ -40,11 +42,16 @@ def place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
 def _link(made: Path, target: Path) -> None:
     """Have a file at another place too, if it is there and has changed."""
     if made.exists() and not (target.exists() and target.samefile(made)):
-        with replacing(target) as temporary:
-            try:
-                os.link(made, temporary)
-            except OSError:  # a file system without links
-                shutil.copyfile(made, temporary)
+        try:
+            with replacing(target) as temporary:
+                try:
+                    os.link(made, temporary)
+                except OSError:  # a file system without links
+                    shutil.copyfile(made, temporary)
+        except OSError as error:
+            raise UserError(
+                f"{target} cannot be written ({error.strerror}): fix that, then run the same command again"
+            ) from error
 
 
 def measure_speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:

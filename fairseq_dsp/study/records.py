@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import read_json, settings_key, write_json
 from ..version import __version__
-from .runs import RESULT, SCORING, Run
+from .runs import RESULT, SCORING, TEXT, Run
 
 RECORD = "run.json"
 UNKNOWN = "unknown"
@@ -31,6 +31,8 @@ OTHER_RUNS = "start", "teacher", "heads_of"
 
 FILES = "files"
 """Where a record has, for each file of another run that went into the run, RUN/FILE, a checksum of its content."""
+AND = " and "
+"""Between two checksums, if the file was another one when it was read again."""
 
 _OWN = {"version", "needs", "resolved", FILES}
 """What a record has beside a run's identity."""
@@ -238,7 +240,7 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
         known = {"options", "recovery", *OTHER_RUNS}
     differing = _differing({key: value for key, value in there.items() if key not in _OWN}, ours)
     for key in differing:
-        if key not in known:
+        if key not in known and not (key == TEXT and key not in there):  # which early versions did not record
             own = key in SCORING and not (key == "checkpoint" and ours["recovery"])
             one, other = (part.get(key, "as usual") for part in (there, ours))
             (scoring if own else training).append(f"{key} {one}, now {other}")

@@ -15,14 +15,13 @@ from ..evaluation.prepared import PreparedData
 from ..evaluation.scoring import TITLES, metric_names, metrics
 from ..evaluation.significance import Bootstrap, resample, sentence_counts
 from ..model import HeadSet
-from .records import FILES
+from .records import AND, FILES
 from .runs import LOG, RESULT, RUNS
+from .titles import BASE, BASE_TITLE
 from .training_log import Curve, final_valid_loss, learning_curves
 
 STUDY = "study.json"
 REFERENCES = "references.txt"
-BASE = "base"
-BASE_TITLE = "unpruned"
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,8 @@ class Results:
         for run in self.runs:
             ways = {"by version {}": run.get("version", "unknown")}  # early versions did not write theirs
             ways |= {"trained by {} process(es)": run["processes"]} if "processes" in run else {}
-            ways |= {f"from {file} (checksum {{}})": content[:8] for file, content in run.get(FILES, {}).items()}
+            for file, contents in run.get(FILES, {}).items():
+                ways[f"from {file} (checksum {{}})"] = AND.join(one[:8] for one in contents.split(AND))
             for way, value in ways.items():
                 made.setdefault(way, {}).setdefault(value, []).append(run["run"])
         notes = [

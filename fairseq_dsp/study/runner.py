@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..files import read_json, remove, replacing, sha256, write_json, write_text
 from .lock import locked
 from .options import SHARES
-from .records import FILES, RECORD, begin, check_records, version_of
+from .records import AND, FILES, RECORD, begin, check_records, version_of
 from .runs import LOG, RESULT, Run
 from .steps import COMPACT_HEADS, SCORES, Step
 from .training_log import read_log, training_seconds
@@ -170,23 +170,30 @@ def _do(step: Step, run: Run, environment: Mapping[str, str] | None, launch: Lau
 def _note_inputs(step: Step, run: Run) -> None:
     """Note in a run's record what a step is about to read of other runs, and what went into that.
 
-    A model that is trained again may be another one, although its options are the same. If one was read before that
-    and another after it, both are noted.
+    A model that is trained again may be another one, although its options are the same. If one step read the one
+    before that, and a later step another, both are noted.
     """
     runs = run.folder.parent
+
+    def of_others(step: Step) -> list[Path]:
+        return [path for path in step.inputs if path.is_relative_to(runs) and not path.is_relative_to(run.folder)]
+
     read: dict[str, set[str]] = {}
-    for path in step.inputs:
-        if path.is_relative_to(runs) and not path.is_relative_to(run.folder):
-            name = path.relative_to(runs)
-            files = list((read_json(runs / name.parts[0] / RECORD) or {}).get(FILES, {}).items())
-            if name.name != SUMMARY:  # it names the checkpoint that translated, which is noted
-                files.append((str(name), _content(path)))
-            for file, content in files:
-                read.setdefault(file, set()).add(content)
+    for path in of_others(step):
+        name = path.relative_to(runs)
+        files = list((read_json(runs / name.parts[0] / RECORD) or {}).get(FILES, {}).items())
+        if name.name != SUMMARY:  # it names the checkpoint that translated, which is noted
+            files.append((str(name), _content(path)))
+        for file, content in files:
+            read.setdefault(file, set()).update(content.split(AND))
     if read:
         record = read_json(run.folder / RECORD)
-        found = {file: " and ".join(sorted(contents)) for file, contents in read.items()}
-        write_json(run.folder / RECORD, record | {FILES: record.get(FILES, {}) | found})
+        noted = record.get(FILES, {})
+        if step.name != next(one.name for one in run.steps if of_others(one)):  # the first: the run is made anew
+            for file in read.keys() & noted.keys():
+                read[file].update(noted[file].split(AND))
+        found = {file: AND.join(sorted(contents)) for file, contents in read.items()}
+        write_json(run.folder / RECORD, record | {FILES: noted | found})
 
 
 def _content(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,11 @@ RUNS = "runs"
 RESULT = "result.json"
 LOG = "log.txt"
 
-SCORING = ("split", "beam", "lenpen", "max_len_a", "max_len_b", "checkpoint", "compact")
-"""What of a study has an effect on the scores of a run, not on its own trainings."""
+_SCORING = ("split", "beam", "lenpen", "max_len_a", "max_len_b", "checkpoint", "compact")
+TEXT = "text"
+SCORING = (*_SCORING, TEXT)
+"""What of a study has an effect on the scores of a run, not on its own trainings: :data:`TEXT` is what the user says of
+a data-bin's."""
 
 EVALUATION_WORK = 0.05
 """The work of compacting and translating, as a share of the updates of a training; for the progress bar."""
@@ -94,10 +98,12 @@ class _Maker:
         self.commands = Commands(study)
         self.folder = results / RUNS
         self.common: dict[str, Any] = {"data": study.data.key or str(study.data.folder)}
-        self.common |= {name: getattr(study, name) for name in SCORING}
+        self.common |= {name: getattr(study, name) for name in _SCORING}
         for name, usual in {"max_len_a": MAX_LEN_A, "max_len_b": MAX_LEN_B}.items():
             if self.common[name] == usual:  # results of before there were these options stay usable
                 del self.common[name]
+        if study.data.described is not None:
+            self.common[TEXT] = study.data.described
         if study.pretrained:
             self.common["pretrained"] = sha256(study.pretrained)
         if study.trained and study.base:  # prune keeps an account of its own
@@ -121,8 +127,8 @@ class _Maker:
         """The seed in the name of the unpruned model: of one that is given, with which it began, or the least."""
         if not self.study.trained:
             return seed
-        begun = [int(path.name.removeprefix("base-s")) for path in self.folder.glob("base-s*")]
-        return min(begun or self.study.seeds)
+        begun = [re.fullmatch(r"base-s(\d+)", path.name) for path in self.folder.glob("base-s*")]
+        return min([int(name[1]) for name in begun if name] or self.study.seeds)
 
     def of(self, method: Method) -> Iterator[Run]:
         """The runs of a method, those first that others of them need."""

@@ -16,7 +16,7 @@ from ..evaluation.scoring import metric_names
 from .method_checks import (
     check_given_base,
     check_range,
-    check_sizes,
+    check_starts,
     check_structure,
     check_units,
     read_shares,
@@ -24,7 +24,7 @@ from .method_checks import (
 )
 from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false
 from .start_model import read_pretrained, trained_base
-from .titles import METHODS, read_title, with_titles
+from .titles import BASE, BASE_TITLE, METHODS, read_title, with_titles
 from .values import boolean, check_keys, is_name, mapping, numbers
 from .yaml_file import read_yaml
 
@@ -179,13 +179,13 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     )
     if model:
         check_given_base(model, prepared, recipe, methods)
-    if pretrained:
-        own = {m.name: m.options for m in methods if m.method not in ("michel", "structure")}
-        check_sizes(prepared, sizes, {name: {**recipe, **one} for name, one in ({"base": base} | own).items()})
+    check_starts(prepared, recipe, base, methods, sizes if pretrained else None)
     methods = with_titles(methods, recipe)
     names = [method.name for method in methods]
-    if "base" in names:
-        raise ValueError("a method is called base, as the unpruned model is: give it another name with the key name")
+    for name_of_base in {BASE, BASE_TITLE}.intersection(names):
+        raise ValueError(
+            f"a method is called {name_of_base}, as the unpruned model is: give it another name with the key name"
+        )
     for one, other in itertools.combinations(methods, 2):
         if one.name == other.name and not _complete_each_other(one, other):
             raise ValueError(
@@ -293,10 +293,10 @@ def _method(
                 f"{name} needs either penalties, a list of numbers such as [0.0003, 0.001], or heads of its own"
             )
         heads = () if penalties else heads
-    elif kind == "unpruned":
+    if kind == "unpruned":
         if "heads" in content:
             raise ValueError(f"{name} has the key heads, but it keeps all its heads: its options say how many it has")
-    elif not heads and not shares:
+    elif not heads and not shares and not penalties:
         raise ValueError(f"{name} has no head counts: give heads, to it or to the study")
     recovery = content.get("recovery")
     if recovery is not None:

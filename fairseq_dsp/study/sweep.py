@@ -79,7 +79,7 @@ from typing import Any
 
 from ..errors import STOPPED, UserError
 from ..evaluation import preprocessed
-from ..files import read_json, write_json, write_text
+from ..files import holds_nothing, read_json, write_json, write_text
 from .checks import check_runs
 from .cluster import run_on_slurm
 from .local import Local, run_locally
@@ -102,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", metavar="STUDY", type=Path, help="the study, a YAML file")
     parser.add_argument("--results", metavar="DIR", type=Path, help="where results go (default: results/NAME)")
     parser.add_argument("--data", metavar="DATA", help="prepared corpus, instead of the one that the study names")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: a GPU each, or a core each)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one a GPU, or a core, up to 4)")
     parser.add_argument("--cores", type=int, metavar="N", help="threads of a run (default: its share of the cores)")
     parser.add_argument("--gpus", metavar="LIST", help="GPUs to use, such as 0,1 (default: all; '' for none)")
     parser.add_argument("--slurm", action="store_true", help="run as SLURM jobs; the study's slurm says how")
@@ -118,6 +118,11 @@ def run(args: argparse.Namespace) -> None:
     study = read_study(args.study, data=args.data, text=preprocessed.given_by(args))
     results: Path = args.results or Path("results") / study.name
     local = local_of(args, study)
+    if args.slurm and (given := [f"--{key}" for key in _LOCAL_KEYS if getattr(args, key) is not None]):
+        raise UserError(
+            f"--slurm is given with {', '.join(given)}, which divides this machine: leave one out; the study's slurm "
+            "says how many jobs run at a time (at_a_time), and what each has"
+        )
     check_options(study.slurm)
     _check_study(results, study)
     runs = checked_runs(study, results)
@@ -243,7 +248,7 @@ def _check_study(results: Path, study: Study) -> None:
         raise UserError(f"{path} cannot be read ({error.strerror}): give another folder with --results") from error
     except (OSError, ValueError, KeyError, TypeError):  # missing or broken: it is written anew beside a sweep's runs
         ours = next(results.glob(f"{RUNS}/*/{RECORD}"), None) is not None
-        if not ours and results.is_dir() and any(entry.name != LOCK for entry in results.iterdir()):
+        if not ours and results.is_dir() and not holds_nothing(results, LOCK):
             raise UserError(
                 f"{results} is not empty, and no sweep made it: give another folder with --results"
             ) from None

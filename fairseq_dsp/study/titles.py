@@ -11,6 +11,11 @@ from .options import Options
 if TYPE_CHECKING:
     from .study_file import Method
 
+BASE = "base"
+"""What a study calls its unpruned model, with which all is compared."""
+BASE_TITLE = "unpruned"
+"""What people read there."""
+
 METHODS = {
     "joint": "exact subsets",
     "ste": "straight-through",
@@ -62,7 +67,7 @@ def with_titles(methods: Sequence[Method], recipe: Options) -> tuple[Method, ...
     for method in methods:
         if method.of in titles:
             titles[method.name] = titles[method.name].replace("OTHER", titles[method.of])
-    names: dict[str, str] = {}
+    names = {BASE_TITLE: BASE}
     for name in dict.fromkeys(method.name for method in methods):
         title = titles[name]
         if names.setdefault(title, name) != name:

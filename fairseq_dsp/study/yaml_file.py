@@ -38,7 +38,9 @@ def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"the study {path} cannot be read ({error.strerror}): give a YAML file such as "
             "scripts/studies/quickstart.yaml"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # of a date that there is not, or text of another encoding
         raise UserError(f"the study {path} is not YAML: {' '.join(str(error).split())}") from error
     try:
         content = dict(mapping(content, "the file"))

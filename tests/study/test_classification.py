@@ -141,9 +141,9 @@ def test_a_study_takes_its_sizes_from_a_pretrained_model(
     study = write(tmp_path, data, recipe=RECIPE, pretrained=str(pretrained), methods=["joint", structure], compare=None)
     found = next(run for run in expand(read_study(study), tmp_path) if run.method == "structure")
     assert "--finetune-from-model" not in found.steps[0].command  # its weights are new
-    other = {"method": "unpruned", "options": {"encoder-layers": 2}}
+    other = {"method": "unpruned", "name": "deep", "options": {"encoder-layers": 2}}
     study = write(tmp_path, data, recipe=RECIPE, pretrained=str(pretrained), methods=["joint", other], compare=None)
-    with pytest.raises(UserError, match=r"encoder-layers of unpruned is 2, but the pretrained model, .*, has 1"):
+    with pytest.raises(UserError, match=r"encoder-layers of deep is 2, but the pretrained model, .*, has 1"):
         read_study(study)
 
 

@@ -75,6 +75,7 @@ def test_a_smaller_seed_joins_what_is_there(
         begin(run)
         (run.folder / "result.json").write_text("{}")
     assert {path.name for path in (results / "runs").iterdir()} == {"base-s2", "joint-k6-s2", "joint-k6-s3"}
+    (results / "runs/base-slow-k6-s1").mkdir()  # of a method of that name
     plan(write_study(seeds=[1, 2, 3], **changes), results)
     printed = capsys.readouterr().out
     assert [line for line in printed.splitlines() if line.endswith(": done")] == [

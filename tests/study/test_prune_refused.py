@@ -133,6 +133,11 @@ def test_a_folder_with_something_else(
         ([6, 3], SHORT, {"seed": 2}, "(seed 1, now 2): give another folder, or remove that one"),
     ):
         assert message in refused(stock_checkpoint, prepared, out, *more, heads=heads, **options)
+    record = json.loads((out / "prune.json").read_text())
+    (out / "prune.json").write_text(json.dumps(record | {"text": {"bpe": "subword-nmt"}}))
+    message = 'holds the result of another call (text {"bpe": "subword-nmt"}, now null)'
+    assert message in refused(stock_checkpoint, prepared, out, *SHORT, heads=[6, 3])
+    (out / "prune.json").write_bytes(before["prune.json"])
     assert files(out) == before
     other = tmp_path / "other.pt"
     state = torch.load(stock_checkpoint, weights_only=True)

@@ -220,6 +220,8 @@ def test_a_base_with_other_weights_is_told(results: Path, write_study: Callable[
         f"from {file} (checksum {two[file][:8]}) michel-k6-s1."
     )
     assert read.mixture in summary_table(read)
+    change(records(results)[michel.name].with_name("result.json"), files={file: f"{one[file]} and {two[file]}"})
+    assert f"(checksum {one[file][:8]} and {two[file][:8]}) michel-k6-s1." in read_results(results).mixture
 
 
 def test_a_study_is_mended_before_it_has_scores(results: Path, plan: Sweep) -> None:
@@ -332,6 +334,23 @@ def test_other_lengths_of_translations_are_no_other_training(tmp_path: Path, wri
     (run.folder / "result.json").write_text("{}")
     with pytest.raises(UserError, match=r"scores of .*\(.*max_len_b 300, now as usual\).*remove result.json"):
         check_records([run], finished=False)
+
+
+def test_what_is_said_of_a_data_bin_is_part_of_its_scores(
+    tiny_data: Path, tmp_path: Path, write_study: Callable[..., Path]
+) -> None:
+    given = {"folder": str(tiny_data), "references": str(tiny_data.parent / "test.yy")}
+
+    def first(**text: Any) -> Run:
+        return expand(read_study(write_study(data={**given, **text})), tmp_path / "results")[0]
+
+    run = first()
+    begin(run)
+    (run.folder / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"scores of .*\(text {}, now {'bpe': 'subword-nmt'}\).*remove result.json"):
+        check_records([first(bpe="subword-nmt")], finished=False)
+    change(run.folder / "run.json", text=...)  # as early versions left it
+    check_records([first(bpe="subword-nmt")], finished=True)
 
 
 def test_other_random_heads_are_another_training(tmp_path: Path, write_study: Callable[..., Path]) -> None:

@@ -145,6 +145,13 @@ def test_what_a_run_was_made_from_is_noted(tmp_path: Path) -> None:
     remove(middle, "result.json", "model", "compact", "scores")
     execute(middle)
     assert noted(middle) == {"base/model": two}
+    again = tuple(replace(step, inputs=(*step.inputs, base.folder / "model")) for step in middle.steps)
+    middle = replace(middle, steps=again)  # it reads the base in each step, once the one, then the other
+    remove(middle, "result.json", "scores")
+    (base.folder / "model").write_text("model\n")
+    execute(middle)
+    both = read_json(middle.folder / "run.json")["files"]["base/model"].split(" and ")
+    assert {content[:4] for content in both} == {one, two}
 
 
 def locally(

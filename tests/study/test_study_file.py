@@ -54,6 +54,24 @@ def value(command: list[str], option: str) -> str:
         ({"methods": [{"method": "joint", "heads": [13]}]}, "13, but numbers from 0 to 12"),
         ({"methods": ["joint", "joint"]}, "two methods are called joint"),
         ({"methods": [{"method": "ste", "name": "base"}]}, "a method is called base"),
+        (
+            {"methods": [{"method": "unpruned"}]},
+            "a method is called unpruned, as the unpruned model is: give it",
+        ),
+        ({"methods": [{"method": "ste", "title": "unpruned"}]}, "base and ste have the same title, unpruned"),
+        ({"methods": ["joint", {"method": "voita", "heads": []}]}, "voita has no head counts"),
+        (
+            {"methods": [{"method": "joint", "start": "base", "options": {"decoder-layers": 1}}]},
+            "decoder-layers of joint is 1, but the unpruned model, from which it starts, has",
+        ),
+        (
+            {"base": {"encoder-ffn-embed-dim": 8}, "methods": [{"method": "michel", "recovery": {"max-update": 4}}]},
+            "encoder-ffn-embed-dim of recovery of michel is 32, but the unpruned model, from which it starts, has 8",
+        ),
+        (
+            {"methods": [{"method": "joint", "recovery": {"max-update": 4, "encoder-layers": 1}}]},
+            "encoder-layers of recovery of joint is 1, but the model of its pruning, from which it starts, has",
+        ),
         ({"methods": [{"method": "range", "low": 9, "high": 3}]}, "low of range is 9, above its high of 3"),
         (
             {"methods": [{"method": "range", "low": 4, "heads": [3]}]},
@@ -132,6 +150,9 @@ def test_unreadable_studies(tmp_path: Path) -> None:
     (tmp_path / "key.yaml").write_text("? [a, b]\n: 3\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"key.yaml is not YAML: .*unhashable key"):
         read_study(tmp_path / "key.yaml")
+    (tmp_path / "date.yaml").write_text("description: 2024-02-30", encoding="utf-8")
+    with pytest.raises(UserError, match=r"date.yaml is not YAML: day is out of range"):
+        read_study(tmp_path / "date.yaml")
     (tmp_path / "list.yaml").write_text("- joint", encoding="utf-8")
     with pytest.raises(UserError, match=r"the file is \['joint'\], but keys with values are expected"):
         read_study(tmp_path / "list.yaml")

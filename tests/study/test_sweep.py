@@ -18,6 +18,7 @@ import support
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from quick_python import quick_python
 
+from fairseq_dsp.cli import main
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.files import write_text
 from fairseq_dsp.study import sweep
@@ -155,6 +156,18 @@ def test_a_folder_of_another_study(
         studies.plan(write_study(), identity)
     with pytest.raises(UserError, match="not empty, and no sweep made it"):
         studies.plan(write_study(), finished[0])
+    (tmp_path / "killed").mkdir()
+    for left in (".lock", ".study.json.0123456789ab-7-89abcdef.tmp"):
+        (tmp_path / "killed" / left).touch()
+    studies.plan(write_study(), tmp_path / "killed")
+
+
+def test_what_divides_this_machine_does_not_divide_a_cluster(
+    write_study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", str(write_study()), "--slurm", "--jobs", "2", "--gpus", "0"]) == 1
+    told = capsys.readouterr().err
+    assert "--slurm is given with --jobs, --gpus, which divides this machine: leave one out; the study's slurm" in told
 
 
 def test_full_disk(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_few_of_any_kind_are_trained_for_longer(
             {"methods": [{"method": "joint", "parameters-to-keep": [0.2], "options": {"min-heads-per-module": 1}}]},
             "parameters-to-keep is 0.2, but the least numbers of units that are asked for have 0.302",
         ),
-        ({"methods": [{"method": "unpruned", "options": UNITS}]}, "options of unpruned has"),
+        ({"methods": [{"method": "unpruned", "name": "other", "options": UNITS}]}, "options of other has"),
         ({"methods": [{"method": "joint", "recovery": {**UNITS, "max-update": 2}}]}, "recovery of joint has"),
         (
             {"methods": [{"method": "joint", "start": "base", "options": {"ffn-units-to-keep": 65}}]},
