@@ -81,6 +81,16 @@ def train_on_two_processes(data: Path, folder: Path, *flags: object) -> tuple[di
     return inprocess.checkpoint(folder / "checkpoints"), records
 
 
+def refuse(rank: int) -> None:
+    """Raise what is meant for the user, behind what fairseq would make of it."""
+    from fairseq_dsp.errors import UserError
+
+    try:
+        raise UserError("give another number, such as 6")
+    except UserError:
+        raise RuntimeError("please ensure that the architectures match")  # noqa: B904
+
+
 def reduce(rank: int, store: Path, out: Path) -> None:
     """Average with another process the gradients of weights in half precision and of importance, and write them down.
 

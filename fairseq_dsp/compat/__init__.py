@@ -21,6 +21,7 @@ _FIXES = (
     "legacy_ddp_mixes_types",
     "amp_unscales_twice",
     "ema_needs_its_own_checkpoint",
+    "average_loses_layer_norms",
     "resume_forgets_counts",
     "resume_regroups_sentences",
     "torchrun_splits_training",

@@ -2,16 +2,18 @@
 
 Broken: in ve-fairseq 0.12.3 the first process reads the checkpoint and sends it to the others, which read what they get
 with ``torch.load``: since torch 2.6 that refuses fairseq's place holders for tensors and omegaconf's configurations.
-Tensors travel as their memory lies, so that a transposed one arrives scrambled. And a process that does not see the
-file waits for no checkpoint, so that all of them hang.
+Tensors travel as their memory lies, so that a transposed one arrives scrambled. What a state dict says of itself, such
+as its dictionaries, is lost, in the first process too. And a process that does not see the file waits for no
+checkpoint, so that all of them hang.
 
 Fix: configurations travel as plain values, place holders are let through while they travel, tensors are laid out row
-by row before, and processes of which only some see the checkpoint end with one sentence. Can go when fairseq sends
-plain values.
+by row before, the state dict of the model gets back what it said, and processes of which only some see the checkpoint
+end with one sentence. Can go when fairseq sends plain values.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -26,13 +28,25 @@ from fairseq_dsp.errors import UserError
 from fairseq_dsp.wrapping import wrap
 
 _CONFIG = "an omegaconf configuration"
+_METADATA = "what the state dict of the model says of itself"
 
 
 def apply() -> None:
     """Wrap the functions that send objects and tensors, and the method that loads checkpoints."""
+    wrap(distributed_utils, "broadcast_object", _with_metadata)
     wrap(distributed_utils, "broadcast_tensors", _row_by_row)
     wrap(distributed_utils, "_broadcast_object_slow", _sending_plain_values)
     wrap(Trainer, "load_checkpoint", _seen_by_all)
+
+
+def _with_metadata(stock: Callable[..., Any], obj: Any, *args: Any, **kwargs: Any) -> Any:
+    if isinstance(obj, dict) and (metadata := getattr(obj.get("model"), "_metadata", None)) is not None:
+        obj = {**obj, _METADATA: metadata}
+    received = stock(obj, *args, **kwargs)
+    if isinstance(received, dict) and _METADATA in received:
+        received["model"] = OrderedDict(received["model"])
+        received["model"]._metadata = OrderedDict(received.pop(_METADATA))
+    return received
 
 
 def _sending_plain_values(stock: Callable[..., Any], obj: Any, *args: Any, **kwargs: Any) -> Any:

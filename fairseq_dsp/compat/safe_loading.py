@@ -42,7 +42,8 @@ def allowed_types() -> list[Any]:
     """The types that fairseq's checkpoints hold beside tensors and plain values; building one of them runs no code.
 
     ``argparse.Namespace`` is the configuration; the rest are the arrays of n-gram counts that validation with BLEU
-    leaves in the meters. numpy < 2 and numpy >= 2 write the array's constructor under different module names.
+    leaves in the meters, and the number of a metric such as a correlation. numpy < 2 and numpy >= 2 write the
+    constructors of both under different module names.
     """
     constructor = np.empty(0).__reduce__()[0]
     numeric = [np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
@@ -53,8 +54,18 @@ def allowed_types() -> list[Any]:
         np.dtype,
         (constructor, "numpy.core.multiarray._reconstruct"),
         (constructor, "numpy._core.multiarray._reconstruct"),
+        (_number, "numpy.core.multiarray.scalar"),
+        (_number, "numpy._core.multiarray.scalar"),
         *[type(np.dtype(scalar)) for scalar in numeric],
     ]
+
+
+def _number(dtype: np.dtype[Any], content: bytes) -> float:
+    """Return a number as Python's own; stands for numpy's constructor, which makes objects, too."""
+    if dtype.kind not in "biuf" or not isinstance(content, bytes) or len(content) != dtype.itemsize:
+        raise pickle.UnpicklingError(f"{content!r} is no number of the type {dtype}")
+    number: float = np.frombuffer(content, dtype)[0].item()
+    return number
 
 
 def allow() -> None:

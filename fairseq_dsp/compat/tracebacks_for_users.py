@@ -3,15 +3,16 @@
 Broken: the commands of ve-fairseq 0.12.3 catch nothing, so the sentence of a `UserError` drowns in the traceback; an
 error on loading a model is even replaced by "please ensure that the architectures match".
 
-Fix: where one of fairseq's commands runs, a `UserError` (also one that fairseq replaced by its own) is printed
-alone, and so is what to do after Ctrl-C; the exit status stays. ``LOGLEVEL=DEBUG`` brings the traceback back. Can go
-when fairseq prints errors as one line.
+Fix: where one of fairseq's commands runs, a `UserError` (also one that fairseq replaced by its own, or that was raised
+in a process that it started for a GPU) is printed alone, and so is what to do after Ctrl-C; the exit status stays.
+``LOGLEVEL=DEBUG`` brings the traceback back. Can go when fairseq prints errors as one line.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -30,12 +31,22 @@ def apply() -> None:
 def _report(
     otherwise: Callable[..., Any], kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    if found := find_in_chain(error, UserError):
+    if found := find_in_chain(error, UserError) or _of_process(error):
         print(f"error: {found}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print(f"\n{STOPPED}", file=sys.stderr)
     else:
         otherwise(kind, error, traceback)
+
+
+def _of_process(error: BaseException) -> str | None:
+    """What a process that torch started said to the user, of which the error has the traceback as its text."""
+    if type(error).__name__ != "ProcessRaisedException":
+        return None
+    kinds: tuple[type[UserError], ...] = (UserError, *UserError.__subclasses__())
+    names = "|".join(re.escape(f"{kind.__module__}.{kind.__qualname__}") for kind in kinds)
+    said = re.findall(rf"^(?:{names}): (.+)$", str(error), re.MULTILINE)
+    return said[-1] if said else None
 
 
 def _is_fairseq_command() -> bool:

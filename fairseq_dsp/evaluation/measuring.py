@@ -149,7 +149,8 @@ def _reset_peak(device: str) -> int:
 def _held(runner: Any) -> int:
     """Return the bytes of a model's parameters and buffers; what several modules share counts once."""
     model = runner.model
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def flops(runner: Runner, length: int) -> int | None:

@@ -106,7 +106,8 @@ def _module(
 class FeedForward:
     """The feed-forward part of a layer, whose units can be gated or left out; see :class:`~.kinds.GatedModule`.
 
-    It has no state of its own: that is in the layer's ``fc1`` and ``fc2``.
+    It has no state of its own: that is in the layer's ``fc1`` and ``fc2``, which are torch's linear layers until there
+    is some.
 
     :param layer: a layer that fairseq built.
     :param width: number of hidden neurons of a unit.
@@ -118,8 +119,10 @@ class FeedForward:
     def __init__(self, layer: Any, width: int) -> None:
         self.layer = layer
         self.width = width
+
+    def _begin(self) -> None:
         for name, own in (("fc1", _First), ("fc2", _Last)):
-            if type(linear := getattr(layer, name)) is nn.Linear:
+            if type(linear := getattr(self.layer, name)) is nn.Linear:
                 linear.__class__ = own
 
     @property
@@ -131,12 +134,14 @@ class FeedForward:
     @property
     def given(self) -> tuple[Tensor, ...]:
         """What it computes with in place of its own parameters; see :class:`~.kinds.GatedModule`."""
-        given: tuple[Tensor, ...] = (*self.layer.fc1.given, *self.layer.fc2.given)
+        given: tuple[Tensor, ...] = (*getattr(self.layer.fc1, "given", ()), *getattr(self.layer.fc2, "given", ()))
         return given
 
     @given.setter
     def given(self, given: tuple[Tensor, ...]) -> None:
-        self.layer.fc1.given, self.layer.fc2.given = given[:-1], given[-1:]
+        if given or self.given:
+            self._begin()
+            self.layer.fc1.given, self.layer.fc2.given = given[:-1], given[-1:]
 
     @property
     def is_noisy(self) -> bool:
@@ -151,25 +156,28 @@ class FeedForward:
     @property
     def gate(self) -> Tensor | None:
         """What multiplies each unit; None for 1. *Shape:* (units)"""
-        gate: Tensor | None = self.layer.fc2.gate
+        gate: Tensor | None = getattr(self.layer.fc2, "gate", None)
         return gate
 
     @gate.setter
     def gate(self, gate: Tensor | None) -> None:
-        self.layer.fc2.gate = gate
+        if gate is not None or self.gate is not None:
+            self._begin()
+            self.layer.fc2.gate = gate
 
     @property
     def kept(self) -> tuple[int, ...] | None:
         """The only units to compute; None for all there are parameters for."""
-        kept: tuple[int, ...] | None = self.layer.fc1.kept
+        kept: tuple[int, ...] | None = getattr(self.layer.fc1, "kept", None)
         return kept
 
     @kept.setter
     def kept(self, kept: Sequence[int] | None) -> None:
         first, last = self.layer.fc1, self.layer.fc2
         kept = None if kept is None or len(kept) * self.width == first.out_features else tuple(kept)
-        if kept == first.kept:
+        if kept == self.kept:
             return
+        self._begin()
         for linear in (first, last):
             linear.kept = kept
             linear.weight.at_rest = kept == ()  # the optimiser leaves it as it is

@@ -77,7 +77,7 @@ def _own_settings(group: dict[str, Any]) -> dict[str, Any]:
     mark = _mark(group["params"][0]) if group["params"] else None
     if mark is None:
         return {}
-    own = {"lr": mark["lr"], "weight_decay": 0.0}
+    own = {"lr": mark["lr"], "weight_decay": 0.0, "scale_parameter": False}  # which would make it depend on the values
     if isinstance(group.get("eps"), float):  # Adafactor has two, of another meaning
         own["eps"] = EPSILON
     return {name: value for name, value in own.items() if name in group}

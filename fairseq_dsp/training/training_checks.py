@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from itertools import chain
@@ -15,7 +16,7 @@ from typing import Any
 from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
 
-from ..errors import UserError
+from ..errors import UserError, find_in_chain
 from ..model import HEADS, PrunableModel, modules_of
 from ..model.gates import FIXED
 from ..model.kinds import KINDS, flag
@@ -45,7 +46,16 @@ def _comparing(
     stock: Callable[..., Any], self: Any, filename: str, reset_optimizer: bool = False, *args: Any, **kwargs: Any
 ) -> Any:
     """Raise a `UserError` if a training goes on with another number of units, or others, than it began with."""
-    state = stock(self, filename, reset_optimizer, *args, **kwargs)
+    try:
+        state = stock(self, filename, reset_optimizer, *args, **kwargs)
+    except Exception as error:
+        if reason := _other_training(error):
+            raise UserError(
+                f"{filename} does not fit this training ({reason}): give the options that it was trained with or, to "
+                f"train its weights on with another criterion or optimiser, another --save-dir and "
+                f"--finetune-from-model {filename}"
+            ) from error
+        raise
     model = self.get_model()
     if state is None or reset_optimizer or not isinstance(model, PrunableModel) or not os.path.isfile(filename):
         return state
@@ -66,8 +76,18 @@ def _comparing(
     return state
 
 
+def _other_training(error: Exception) -> str | None:
+    """What differs between a checkpoint and a training, if fairseq could not load it for that; None otherwise."""
+    if isinstance(error, AssertionError) and (found := re.search(r"(\w+) does not match", str(error))):
+        return f"another {found[1].lower()}"
+    mismatch = find_in_chain(error, RuntimeError)
+    if find_in_chain(error, UserError) or mismatch is None or "loading state_dict" not in str(mismatch):
+        return None
+    lines = [line.strip() for line in str(mismatch).splitlines()[1:]]
+    return next((line for line in lines if line.startswith("size mismatch")), lines[0])
+
+
 def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
-    stock(self, epoch)
     if not hasattr(self, "schedule_is_checked"):
         self.schedule_is_checked = True
         _refuse_metric(self.cfg)
@@ -76,6 +96,7 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
             _refuse_retired(model)
             _tell_ignored(model)
             _refuse_blocks(model)
+            _refuse_quantisation(model, self.cfg.common)
             if getattr(self.cfg.task, "load_alignments", False):
                 _refuse_alignments(model)
         for pruner in getattr(model, "pruners", {}).values():
@@ -84,6 +105,7 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
                 _tell_opened(pruner)
             for text in _too_late(pruner, self.cfg, self.batches_of_epoch):
                 logger.warning(text)
+    stock(self, epoch)
 
 
 def _refuse_metric(cfg: Any) -> None:
@@ -176,6 +198,15 @@ def _refuse_blocks(model: PrunableModel) -> None:
                     f"{units.kind.units}, each of {module.width} columns, which leaves {columns}: give a size that "
                     f"divides {module.width}"
                 )
+
+
+def _refuse_quantisation(model: PrunableModel, common: Any) -> None:
+    """Raise a `UserError` if layers whose units may go are to be replaced by quantised ones, which have no gates."""
+    if common.quantization_config_path and any(pruner.plan.prunes for pruner in model.pruners.values()):
+        raise UserError(
+            f"--quantization-config-path {common.quantization_config_path} replaces the layers whose units are pruned "
+            "in this training, so that all of them would be computed again: leave it out, or the options of pruning"
+        )
 
 
 def _refuse_alignments(model: PrunableModel) -> None:

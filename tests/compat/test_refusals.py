@@ -2,6 +2,10 @@
 
 import sys
 
+import pytest
+import ranks
+import torch
+
 from fairseq_dsp.compat import tracebacks_for_users
 from fairseq_dsp.errors import UserError, find_in_chain
 
@@ -52,3 +56,10 @@ def test_a_user_error_is_found_behind_what_fairseq_made_of_it():
     shown.__context__ = UserError("Give a number.")  # as if raised while that was handled
     assert str(find_in_chain(shown, UserError)) == "Give a number."
     assert find_in_chain(shown, OSError) is None
+
+
+def test_what_a_process_of_a_gpu_says_is_printed_alone(capsys):
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as raised:
+        torch.multiprocessing.spawn(ranks.refuse)
+    tracebacks_for_users._report(sys.__excepthook__, raised.type, raised.value, None)
+    assert capsys.readouterr().err == "error: give another number, such as 6\n"

@@ -118,8 +118,9 @@ def test_harmless_but_unknown_types_are_refused_too(tmp_path):
 def test_nothing_that_is_allowed_runs_code():
     """Only data types, and the constructor of arrays: neither a function of the system nor anything of fairseq's."""
     names = {getattr(kind, "__name__", None) or kind[1].rsplit(".")[-1] for kind in safe_loading.allowed_types()}
-    assert {"Namespace", "ndarray", "dtype", "_reconstruct"} <= names
-    assert all(name.endswith("DType") for name in names - {"Namespace", "ndarray", "dtype", "_reconstruct"})
+    harmless = {"Namespace", "ndarray", "dtype", "_reconstruct", "scalar"}
+    assert harmless <= names
+    assert all(name.endswith("DType") for name in names - harmless)
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64])
@@ -134,6 +135,20 @@ def test_arrays_of_old_and_new_numpy_load(dtype, module, tmp_path):
     loaded = torch.load(tmp_path / "array.pt", weights_only=True)
     np.testing.assert_array_equal(loaded, array)
     assert loaded.dtype == array.dtype
+
+
+@pytest.mark.parametrize("number", [np.float64(0.1), np.float32(-2.5), np.int64(-7), np.bool_(True)])
+def test_a_metric_that_is_a_number_of_numpy_loads(number, tmp_path):
+    torch.save({"best": number}, tmp_path / "written.pt")
+    loaded = torch.load(tmp_path / "written.pt", weights_only=True)["best"]
+    assert loaded == number
+    assert type(loaded) in (float, int, bool)
+
+
+def test_no_other_value_of_numpy_loads(tmp_path):
+    torch.save({"best": np.void(b"x" * 16), "other": np.zeros(1, "i4,f8")[0]}, tmp_path / "written.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "written.pt", weights_only=True)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, "half", "all but ten bytes"])

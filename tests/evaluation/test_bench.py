@@ -233,3 +233,10 @@ def test_parts_of_one_tensor_count_each_and_copies_of_an_embedding_once():
     parts = dict(zip("qkv", whole.split(4), strict=True))
     shared = {f"{stack}.embed_tokens.weight": embedding.clone() for stack in ("encoder", "decoder")}
     assert runners._bytes(parts | shared) == 4 * (whole.numel() + embedding.numel())
+
+
+def test_memory_that_modules_share_counts_once():
+    model = torch.nn.Linear(4, 3)
+    model.register_buffer("joined", model.weight.detach())  # as the projections of several heads in one matrix
+    model.register_buffer("part", model.weight.detach()[1:])
+    assert measuring._held(SimpleNamespace(model=model)) == 4 * (12 + 3)

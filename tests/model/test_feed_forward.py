@@ -170,6 +170,10 @@ def test_a_model_without_units_to_choose_says_nothing_of_them(build: Any) -> Non
     assert list(json.loads(model.kept().to_json())) == [
         "version", "total", "kept", "encoder_self", "decoder_self", "cross",
     ]  # fmt: skip
+    layers = [*model.encoder.layers, *model.decoder.layers]
+    assert {type(linear) for layer in layers for linear in (layer.fc1, layer.fc2)} == {
+        torch.nn.Linear
+    }  # as tools expect
 
 
 def test_phases_of_both_kinds(build: Any) -> None:

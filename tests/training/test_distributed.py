@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,22 @@ def test_a_training_resumes(tiny_data: Path, tmp_path: Path):
     assert_agreement(records, 7, 16)
     for name, value in straight["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
+
+
+@pytest.mark.slow
+def test_other_words_are_refused(tiny_data: Path, tmp_path: Path):
+    """A dictionary with as many words, but others: the state dict arrives with what it says of its own."""
+    flags = ["--cpu", "--heads-to-keep", 6, "--cooldown-updates", 2, "--max-update", 3]
+    inprocess.train(tiny_data, tmp_path / "start", *flags)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_data, other)
+    first, second, *words = (other / "dict.yy.txt").read_text().splitlines(keepends=True)
+    (other / "dict.yy.txt").write_text("".join([second, first, *words]))
+    start = ["--finetune-from-model", tmp_path / "start/checkpoint_last.pt"]
+    for rank, process in enumerate(start_two_processes(other, tmp_path / "out", *flags, *start)):
+        process.join(240)
+        assert process.exitcode == 1
+        assert "was trained with another target dictionary" in (tmp_path / f"out/log{rank}").read_text()
 
 
 def test_pipelined_pruning_and_recovery(stock: Path, tiny_data: Path, tmp_path: Path):

@@ -90,6 +90,26 @@ def test_adafactor(tiny_data: Path, equal_importance: Path, tmp_path: Path):
     assert (inprocess.importance(state["model"]) - inprocess.importance(start)).abs().min() > 0
 
 
+def test_the_rate_does_not_depend_on_the_importance(tiny_data: Path, equal_importance: Path, tmp_path: Path):
+    """Adafactor multiplies it by the size of the parameter, unless it is told not to."""
+    options = ["--cpu", "--optimizer", "adafactor", "--adafactor-eps", "(1e-30,1e-3)", "--lr", 1e-3]
+    options += [
+        "--heads-to-keep",
+        6,
+        "--pruning-lr",
+        RATE,
+        "--max-update",
+        1,
+        "--finetune-from-model",
+        equal_importance,
+    ]
+    one, other = (
+        inprocess.importance(inprocess.train(tiny_data, tmp_path / str(len(flags)), *options, *flags)["model"])
+        for flags in ([], ["--scale-parameter"])
+    )
+    torch.testing.assert_close(one, other)
+
+
 def test_a_frozen_model_trains_with_the_same_steps(tiny_data: Path, equal_importance: Path, tmp_path: Path):
     options = ["--cpu", "--heads-to-keep", 6, "--pruning-lr", RATE, "--freeze-weights", "--max-update", 1]
     state = inprocess.train(tiny_data, tmp_path, *options, "--finetune-from-model", equal_importance)["model"]

@@ -126,6 +126,33 @@ def test_a_training_does_not_go_on_with_other_heads(tiny_data: Path, tmp_path: P
     assert "--pruning-lr was 0.2 in this training so far, and is 0.1 from here on" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--criterion", "label_smoothed_cross_entropy_dsp"], r"another criterion"),
+        (["--optimizer", "sgd"], r"another optimizer"),
+        (["--encoder-layers", 1], r"size mismatch for heads.importance.*"),
+    ],
+)
+def test_a_training_does_not_go_on_as_another(flags: list, told: str, tiny_data: Path, tmp_path: Path):
+    heads = ["--cpu", "--heads-to-keep", 6, "--cooldown-updates", 2]
+    inprocess.train(tiny_data, tmp_path, *heads, "--max-update", 4)
+    with pytest.raises(UserError, match=rf"does not fit this training \({told}\): give the options that it was"):
+        inprocess.train(tiny_data, tmp_path, *heads, "--max-update", 8, *flags)
+
+
+def test_layers_whose_units_may_go_are_not_quantised(tiny_data: Path, tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "n_centroids: {Linear: {key: in_features, value: {'*': 8}}}\n"
+        "block_sizes: {Linear: {key: fuzzy_name, value: {fc: 8}}}\n"
+        "layers_to_quantize: [decoder\\.layers\\.\\d+\\.fc1]\n"
+    )
+    flags = ["--cpu", "--max-update", 4, "--quantization-config-path", config]
+    with pytest.raises(UserError, match=r"--quantization-config-path .* replaces the layers whose units are pruned"):
+        inprocess.train(tiny_data, tmp_path / "out", *flags, "--heads-to-keep", 6, "--cooldown-updates", 2)
+
+
 @pytest.mark.parametrize("budget", [[], ["--heads-to-keep", 4]])
 def test_heads_that_come_back_are_told(
     budget: list, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
