@@ -45,12 +45,14 @@ the keys of a study (* must be given):
                   joint       weights and importance train together (Li et al. 2021)
                   ste         the same with a straight-through gradient
                   pipelined   the importance alone trains, on the frozen base model
-                  voita       penalties: the weights of the L0 penalty, or heads of its own (Voita et al. 2019)
+                  voita       penalties: the weights of the L0 penalty, or heads of its own (Voita et al. 2019), from
+                              the unpruned model
                   michel      options of score-heads: split, sentences, steps (Michel et al. 2019); compensate (true:
-                              the output projections are fitted to the chosen heads); with recovery it has the recipe
-                              of `fairseq-dsp prune` for half of the heads or more, where its options say nothing
-                  random      heads drawn by the seed, one in cross-attention at least, fixed from the first update;
-                              with ffn-units-to-keep in its options feed-forward units, too
+                              the output projections are fitted to the chosen heads, and a recovery has the learning
+                              rate of `fairseq-dsp prune`, where its options say nothing)
+                  random      heads drawn by the seed, one in cross-attention at least, fixed from the first update,
+                              from the unpruned model, or start: scratch; with ffn-units-to-keep in its options
+                              feed-forward units, too
                   structure   of: a method, whose heads are trained from scratch with new weights
                   range       low, high: one training for every K between the two, start: base from the unpruned model
                   unpruned    another model without pruning, such as a smaller one: options
