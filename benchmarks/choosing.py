@@ -95,7 +95,7 @@ def main() -> None:
     times: dict[Kind, list[float]] = {kind: [] for kind in kinds}
     for i in tqdm(range(args.samples + 1), desc="samples"):
         for kind in kinds:
-            if kind.n < 1000 or i <= args.samples // 5:
+            if kind.n < 1000 or i <= max(1, args.samples // 5):
                 times[kind].append(kind.seconds(args.device))
     print("| selection | N | K | floors | ms, sample and gradient | operations |\n|---|---|---|---|---|---|")
     rows = []

@@ -69,14 +69,19 @@ class Point:
         return statistics.fmean(self.bleu)
 
 
-def engine_bleu(folder: Path, data: PreparedData, study: dict[str, Any]) -> float:
-    """Return the BLEU of a folder for CTranslate2, with the study's beam search."""
+def engine_bleu(folder: Path, data: PreparedData, study: dict[str, Any], search: dict[str, Any]) -> float:
+    """Return the BLEU of a folder for CTranslate2, with the study's beam search.
+
+    :param search: the scores of the study's own model, which say how it was translated with.
+    """
     import ctranslate2
 
     engine = ctranslate2.Translator(str(folder), intra_threads=torch.get_num_threads())
-    # fairseq stops at 200 subwords, too
+    if search["max_len_a"]:
+        raise UserError("max-len-a is not 0 in the study, but CTranslate2 has one limit for all lengths: leave it out")
     found = engine.translate_batch(
-        data.subwords(study["split"], data.languages[0]), beam_size=study["beam"], max_decoding_length=200,
+        data.subwords(study["split"], data.languages[0]), beam_size=search["beam"],
+        length_penalty=search["lenpen"] or 1e-6, max_decoding_length=search["max_len_b"],
         max_batch_size=4096, batch_type="tokens",
     )  # fmt: skip
     undo = POST_PROCESS[data.summary["bpe"]]
@@ -115,7 +120,7 @@ def models(
                 convert(model, task_of(model, str(data.data_bin)), target, "int8")
         point = Point(
             f"{title(row)}, int8", row.name, ENGINE, row.heads, parameters,
-            [engine_bleu(target, data, results.study) for target in engines],
+            [engine_bleu(target, data, results.study, row.runs[0]["scores"]) for target in engines],
         )  # fmt: skip
         yield point, EngineRunner(engines[0], results.study["beam"], length, "cpu")
 

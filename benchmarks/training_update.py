@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=64)
     parser.add_argument("--length", type=int, default=32, help="tokens a sentence")
     parser.add_argument("--vocabulary", type=int, default=8000)
-    parser.add_argument("--updates", type=int, default=20, help="timed updates of each model, after three to warm up")
+    parser.add_argument("--updates", type=int, default=20, help="timed updates of each, after three to warm up")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--together", type=int, metavar="N", help="let N processes train on one GPU at the same time")
     parser.add_argument("--seconds", type=float, default=20, help="of --together (default: %(default)s)")
@@ -236,6 +236,8 @@ def main() -> None:
     parser.add_argument("--start", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.updates < 2:
+        parser.error(f"--updates is {args.updates}, but quartiles need 2 or more")
     torch.set_num_threads(args.threads)
     if args.memory_of:
         print("MEMORY", measure_memory(read_model(args.memory_of), args, args.folder))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -166,7 +167,7 @@ def _tokenised(languages: tuple[str, str], raw_dirs: list[Path], use_codes: bool
 
     def write_tokenised(_: Path, texts: Texts) -> None:
         for split in ("train", "valid", "test"):
-            texts.write(split, read(split))
+            texts.write(split, ((a.lower(), b.lower()) for a, b in read(split)))
 
     return Corpus(
         "iwslt14", languages, origin, ["iwslt14_test"], write_raw, write_tokenised, codes, detokenised=not xml
@@ -237,12 +238,15 @@ def _download(url: str, downloads: Path, names: list[str]) -> Path:
         try:
             text_hash(archive)  # to the end, where gzip has its checksum
             with tarfile.open(archive) as tar, new_folder(folder) as partial:
+                partial.mkdir()
                 members = {Path(member.name).name: member for member in tar if member.isfile()}
                 for name in names:
                     if name not in members:
                         raise _UnusableError(f"the archive of {url} lacks {name}: {elsewhere}")
-                    members[name].name = name
-                    tar.extract(members[name], partial, filter="data")
+                    content = tar.extractfile(members[name])
+                    assert content is not None  # of a file, which it is
+                    with content, (partial / name).open("wb") as file:
+                        shutil.copyfileobj(content, file)
                     expected = CHECKSUMS.get(name)
                     if expected and text_hash(partial / name) != expected:
                         raise _UnusableError(

@@ -44,13 +44,17 @@ def replacing(path: str | Path, temporary: str | Path | None = None) -> Iterator
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file; its folder is made where it is not there.
+    """Write a UTF-8 file; its folder is made where it is not there. What is no file, such as a pipe, is written to.
 
     :raises UserError: if it cannot be written, for example because the disk is full; nothing half-written stays.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        if path.absolute().parts[1] in ("dev", "proc") or path.is_fifo():
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            return
+        with replacing(path.resolve()) as temporary:  # where a link leads to
             temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from quick_python import quick_python
 
-from fairseq_dsp.files import new_folder, remove, replacing, write_files
+from fairseq_dsp.files import new_folder, remove, replacing, write_files, write_text
 
 
 def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
@@ -122,3 +123,27 @@ sys.exit(cli.main(["slow"]))
         process.terminate()
         assert process.wait() == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_stays_and_a_pipe_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link, target, pipe = tmp_path / "link", tmp_path / "there/file", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    write_text(pipe, "through")
+    assert reader.communicate(timeout=60)[0] == "through"
+    assert pipe.is_fifo()
+
+
+def test_standard_output_is_written_to(tmp_path: Path) -> None:
+    """Where it is a file, too, which may have text already."""
+    script = "print('first', flush=True); from fairseq_dsp.files import write_text; from pathlib import Path; "
+    script += "write_text(Path('/dev/stdout'), 'second'); print(' third')"
+    with (tmp_path / "out").open("a") as out:
+        subprocess.run([quick_python(), "-c", script], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "first\nsecond third\n"

@@ -13,6 +13,9 @@ from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
 from ..files import settings_key, sha256
 
+_MMAP = b"MMIDIDX"
+"""What the index of a text begins with that fairseq binarised as it does by default."""
+
 
 def refuse_colon(data_bin: Path) -> None:
     """Raise a `UserError` for a ``data-bin`` whose path fairseq-train would take for a list of folders."""
@@ -122,6 +125,14 @@ class PreparedData:
                     f"{data_bin} has further training texts beside train, as train1, but distillation needs one: "
                     "binarise them as one"
                 )
+            for index in data_bin.glob("train.*.idx"):
+                with index.open("rb") as file:
+                    mapped = file.read(len(_MMAP)) == _MMAP
+                if not mapped:
+                    raise UserError(
+                        f"{index} is not of fairseq's format mmap, which distillation needs: binarise the text with "
+                        "fairseq-preprocess --dataset-impl mmap"
+                    )
 
     @property
     def languages(self) -> tuple[str, str]:
@@ -231,6 +242,8 @@ class PreparedData:
         path = self.data_bin / name
         try:
             text = data_utils.load_indexed_dataset(str(path), dictionary)
+            if text is not None and text.supports_prefetch:  # of fairseq-preprocess --dataset-impl cached
+                text.prefetch(range(len(text)))
             if text is not None and len(text):
                 text[len(text) - 1]  # at the end of the file
         except (ValueError, AssertionError, OSError, struct.error) as error:

@@ -70,6 +70,10 @@ class Corpus:
         """The names of its texts."""
         return split_names(len(self.test_sets))
 
+    def test_names(self) -> dict[str, str]:
+        """What its test sets are called by users, by their names as texts."""
+        return dict(zip(self.splits()[2:], self.test_sets, strict=True))
+
 
 def split_names(test_sets: int) -> list[str]:
     """The names of the texts as fairseq numbers them: train, valid, test, test1, …"""

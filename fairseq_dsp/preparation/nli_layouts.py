@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,18 +85,23 @@ def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
     if not train:
         raise UserError(f"all {left_out} training pairs of {folder} recur in a test set: get the corpus again")
     if valid is None:
-        if held_out >= len(train):
+        times = Counter(map(_pair, train))
+        single = [i for i, row in enumerate(train) if times[_pair(row)] == 1]  # none of them is known from training
+        if held_out >= len(train) or held_out > len(single):
             raise UserError(
-                f"{held_out} pairs are to be held out for validation, but {folder} has {len(train)} to train on: give "
-                "a smaller --valid-size"
+                f"{held_out} pairs are to be held out for validation, but {folder} has {len(train)} to train on, of "
+                f"which {len(single)} occur once: give a smaller --valid-size"
             )
-        chosen = set(random.Random(seed).sample(range(len(train)), held_out))
+        chosen = set(random.Random(seed).sample(single, held_out))
         valid = [row for i, row in enumerate(train) if i in chosen]
         train = [row for i, row in enumerate(train) if i not in chosen]
         say(f"{held_out} pairs are held out for validation")
         choice: list[int] | None = [held_out, seed]
     else:
         choice = None
+        there_too = {_pair(row) for row in train}
+        if known := sum(_pair(row) in there_too for row in valid):
+            say(f"{known} of {len(valid)} validation pairs are in the training text too")
     if left_out:
         say(f"left out {left_out} training pairs that recur in a test set")
     texts = {"train": train, "valid": valid}

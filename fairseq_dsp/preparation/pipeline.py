@@ -24,9 +24,10 @@ from typing import Any
 from ..corpus import SUMMARY
 from ..deployment.text import joined
 from ..evaluation.prepared import PreparedData, read_dictionary, refuse_colon
+from ..files import read_json, write_json
 from . import ceiling
 from .binarise import binarise, read_counts, write_counts
-from .cleaning import Texts, say_known
+from .cleaning import Cleaning, Texts, say_known
 from .corpora import Corpus
 from .lines import count_lines, stored_lines, write_lines
 from .settings import Options, is_done, settings_of, stage_keys
@@ -52,6 +53,7 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
     refuse_colon(out / "data-bin")
     with Workspace(out) as space:
         if is_done(space, settings, keys, force):
+            _name_test_sets(space.out / SUMMARY, corpus)
             return
         work = _Work(corpus, options, space, keys)
         work.make_text()
@@ -69,6 +71,15 @@ def prepare(corpus: Corpus, options: Options, out: Path, *, force: bool = False)
             "fairseq-train needs the languages, since it cannot tell them from the file names: "
             f"--source-lang {corpus.languages[0]} --target-lang {corpus.languages[1]}"
         )
+
+
+def _name_test_sets(path: Path, corpus: Corpus) -> None:
+    """Take over other names of the same test sets."""
+    there = read_json(path)
+    names = corpus.test_names()
+    if there["test_sets"] != names:
+        write_json(path, {**there, "test_sets": names})
+        say(f"the test sets are called {', '.join(corpus.test_sets)} from now on")
 
 
 @dataclass
@@ -96,15 +107,16 @@ class _Work:
         self.bpe = self.space.stage("bpe", self.keys["bpe"], self._encode)
 
     def _make_raw(self, folder: Path) -> dict[str, Any]:
-        texts = Texts(folder, self.corpus.languages, self.options.cleaning)
+        cleaning = self.options.cleaning
+        if self.corpus.write_tokenised:  # what is to train on is known there
+            cleaning = Cleaning(normalise=cleaning.normalise)
+        texts = Texts(folder, self.corpus.languages, cleaning)
         self.corpus.write_raw(texts)
         return texts.finish(["test"] if self.corpus.write_tokenised else self.corpus.splits())
 
     def _tokenise(self, folder: Path) -> dict[str, Any] | None:
         if self.corpus.write_tokenised:
-            # what has raw text was cleaned there
-            cleaned = "train" in self.space.reports["raw"]["pairs"]
-            texts = Texts(folder, self.corpus.languages, None if cleaned else self.options.cleaning)
+            texts = Texts(folder, self.corpus.languages, self.options.cleaning)
             self.corpus.write_tokenised(self.raw, texts)
             return texts.finish(self.corpus.splits())
         for split in self.corpus.splits():
@@ -238,7 +250,7 @@ class _Work:
             "lowercase": options.lowercase,
             "normalise": options.cleaning.normalise,
             "joined_dictionary": options.joined_dictionary,
-            "test_sets": dict(zip(tests, corpus.test_sets, strict=True)),
+            "test_sets": corpus.test_names(),
             "references": {split: f"raw/{split}.{target}" for split in scored},
             "references_are_detokenised": corpus.detokenised,
             "pairs": {

@@ -68,7 +68,9 @@ def settings_of(corpus: Corpus, options: Options) -> dict[str, Any]:
         "character-coverage": options.coverage if learned else None,
         "joined-dictionary": options.joined_dictionary,
     }
-    settings |= options.cleaning.settings()
+    settings |= (cleaning := options.cleaning.settings())
+    if cleaning and corpus.write_tokenised:
+        settings["cleaned"] = "tokenised text"
     if options.model:
         settings["bpe-model"] = text_hash(options.model)
     elif not corpus.codes:
@@ -88,7 +90,7 @@ def stage_keys(settings: dict[str, Any], *, tokenised: bool) -> dict[str, str]:
     :param tokenised: the corpus comes tokenised, so there is a stage for that whatever the settings.
     """
     of_stage = {
-        "raw": ["corpus", "text-rules", "source-lang", "target-lang", "input", *Cleaning.names()],
+        "raw": ["corpus", "text-rules", "source-lang", "target-lang", "input", "cleaned", *Cleaning.names()],
         "tokenised": ["tokenizer", "lowercase"],
         "bpe": ["bpe", "vocab-size", "character-coverage", "normalisation", "bpe-sample", "bpe-model"],
         "data-bin": ["joined-dictionary", "source-dictionary", "target-dictionary", "shard-size"],

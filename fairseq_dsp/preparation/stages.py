@@ -178,6 +178,8 @@ def told_in_one_sentence(out: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise UserError("stopped: run the same command again to go on from the last finished stage") from error
+    except BrokenPipeError:  # of whoever read what is printed
+        raise
     except OSError as error:
         where = error.filename or out
         if error.errno in FULL_DISK:

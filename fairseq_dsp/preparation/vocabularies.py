@@ -26,20 +26,21 @@ def make_dictionaries(
     :param joined: one dictionary for both languages.
     :raises UserError: if a ready one is none, or lacks many of the subwords.
     """
+    sides = counts
     if joined:
         together: Counter[str] = counts[0] + counts[1]
         counts = [together, together]
         given = [given[0] or given[1]] * 2
-    for words, path, ready in zip(counts, paths, given, strict=True):
+    for words, path, ready, side in zip(counts, paths, given, sides, strict=True):
         if ready is None:
             write_dictionary(words, path)
             continue
-        _check_covers(ready, words)
+        _check_covers(ready, side)
         shutil.copyfile(ready, path)
 
 
 def _check_covers(ready: Path, words: Counter[str]) -> None:
-    """Say how many subwords of the training text a ready dictionary lacks.
+    """Say how many subwords of a side of the training text a ready dictionary lacks.
 
     :param words: how often each occurs.
     :raises UserError: if they are many, or it is no dictionary.

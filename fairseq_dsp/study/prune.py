@@ -4,17 +4,19 @@ the cost of all, train it on, remove the others for good, and compare the result
 CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp. Model sizes, batches, loss and
 learning rate are read from it. By default, training continues for a third of the updates that the model has had, or for
 as many as it has had where less than a third of the heads or units stays, but at least for 500; with --range for two
-thirds, at least for 1,000. The learning rate falls linearly to 0. Where half of the heads or more stay, they are scored once (fairseq-dsp score-heads), the output projections are fitted to them
-(fairseq-dsp compensate), and every update trains the model that is left. With fewer heads, other units, or an option
-that says how to choose, the training chooses them, from a budget that shrinks from all units to what is to be kept:
-give --head-selection simple if the model is far from converged.
+thirds, at least for 1,000. The learning rate falls linearly to 0. Where half of the heads or more stay, they are scored
+once (fairseq-dsp score-heads), the output projections are fitted to them (fairseq-dsp compensate), and every update
+trains the model that is left. With fewer heads, other units, or an option that says how to choose, the training chooses
+them, from a budget that shrinks from all units to what is to be kept: give --head-selection simple if the model is far
+from converged.
 
 With several K, each has a training of its own; with --range, one training serves every K from the least to the most.
 
 OUT then holds
   compact.pt, compact.heads.json    the small model, and its heads; with several K compact-kK.pt, compact-kK.heads.json
                                     (several shares: compact-p0.5.pt of parameters, compact-f0.5.pt of FLOPs)
-  range.pt                          with --range: the model of every K: commands cut it with --heads-to-keep K, else to the least
+  range.pt                          with --range: the model of every K; --heads-to-keep K chooses one in other commands,
+                                    by default the least
   table.md                          BLEU with its interval, the difference, parameters, sentences a second
   prune.json                        what was asked for, and the options of each training in update numbers
   runs/                             for each model its checkpoints, log, scores and translations

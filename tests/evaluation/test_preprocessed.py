@@ -139,6 +139,19 @@ def test_other_text_of_equal_size_is_another_corpus(tiny_data: Path, references:
     assert read_data(data, "test", given).key != read_data(tiny_data, "test", given).key
 
 
+def test_a_text_that_fairseq_reads_as_a_whole(tiny_data: Path, references: Path, tmp_path: Path) -> None:
+    """The format "cached": it is scored, but not distilled."""
+    texts = tiny_data.parent
+    prefix = ["-s", "xx", "-t", "yy", "--trainpref", texts / "train", "--testpref", texts / "test"]
+    prefix += ["--destdir", tmp_path / "bin", "--dataset-impl", "cached"]
+    prefix += ["--srcdict", tiny_data / "dict.xx.txt", "--tgtdict", tiny_data / "dict.yy.txt"]
+    support.run_fairseq("preprocess", *prefix)
+    data = read_data(tmp_path / "bin", "test", {"references": str(references)})
+    assert len(data.references("test")) == 20
+    with pytest.raises(UserError, match="is not of fairseq's format mmap, which distillation needs: binarise"):
+        data.check_distillable()
+
+
 def test_languages_with_hyphens(tiny_data: Path, tmp_path: Path, references: Path) -> None:
     data = tmp_path / "bin"
     prefix = ["--testpref", tmp_path / "t", "--destdir", data, "--source-lang", "zh-Hant", "--target-lang", "pt-BR"]

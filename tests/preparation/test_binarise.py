@@ -82,7 +82,10 @@ def test_a_ready_dictionary(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     write_counts(Counter({"▁b": 5, "▁a": 3}), ready)
     make_dictionaries([words, words], out, (ready, None), joined=True)
     assert out[0].read_bytes() == out[1].read_bytes() == ready.read_bytes() == "▁b 5\n▁a 3\n".encode()
-    assert "2 of 200 subwords of the training text are not in it" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("1 of 100 subwords of the training text are not in it") == 2
+    with pytest.raises(UserError, match="lacks 60% of the subwords of the training text, such as ▁other:"):
+        # as of a dictionary of the source alone
+        make_dictionaries([words, Counter({"▁other": 3, "▁a": 2})], out, (ready, None), joined=True)
     half = folder / "half.txt"
     write_counts(Counter({"▁b": 1}), half)
     with pytest.raises(UserError, match="lacks 50% of the subwords of the training text, such as ▁a:"):

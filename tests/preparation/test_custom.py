@@ -120,6 +120,22 @@ def test_sentences_of_ready_splits_that_training_knows_are_told(tmp_path: Path) 
     assert told[0].startswith("| test.de: 2 of 6 sentences are in the training text too")
 
 
+def test_other_names_of_the_same_test_sets_are_taken_over(tmp_path: Path) -> None:
+    for name in ("train", "valid", "dev1"):
+        lines = [f"{name}: this is sentence no. {i}." for i in range(40)]
+        preparing.write(tmp_path / f"{name}.de", lines)
+        preparing.write(tmp_path / f"{name}.en", lines)
+    flags = ["-s", "de", "-t", "en", "--vocab-size", 60]
+    prefixes = ["--train-pref", tmp_path / "train", "--valid-pref", tmp_path / "valid", "--test-pref"]
+    preparing.prepare("custom", tmp_path / "out", *prefixes, tmp_path / "dev1", *flags)
+    before = json.loads((tmp_path / "out/prepare.json").read_text())
+    for language in ("de", "en"):
+        (tmp_path / f"dev1.{language}").rename(tmp_path / f"newstest.{language}")
+    done = preparing.prepare("custom", tmp_path / "out", *prefixes, tmp_path / "newstest", *flags)
+    assert "nothing to do" in done.stdout
+    assert json.loads((tmp_path / "out/prepare.json").read_text()) == {**before, "test_sets": {"test": "newstest"}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -116,6 +116,33 @@ def test_training_text_is_cleaned_and_split(prepared: Path) -> None:
     assert summary["joined_dictionary"] is False
 
 
+@pytest.mark.slow
+def test_cleaning_leaves_the_validation_text_as_it_is(archive: Path, prepared: Path, tmp_path: Path) -> None:
+    flags = ["--url", archive.as_uri(), "--vocab-size", 300, "--workers", 1, "--max-words", 15, "--deduplicate"]
+    preparing.prepare("iwslt14", tmp_path / "out", *flags)
+    for name in ("valid.de", "valid.en", "test.de"):
+        assert preparing.lines(tmp_path / "out/tokenised" / name) == preparing.lines(prepared / "tokenised" / name)
+    train = preparing.lines(prepared / "tokenised/train.de")
+    short = preparing.lines(tmp_path / "out/tokenised/train.de")
+    assert 0 < len(short) < len(train)
+    assert max(len(line.split()) for line in short) == 15
+    summary = json.loads((tmp_path / "out/prepare.json").read_text())
+    assert summary["pairs"]["train"] == len(short)
+    assert sum(summary["left_out"]["train"].values()) >= len(train) - len(short)
+
+
+def test_tokenised_text_is_lower_cased_as_its_recipe_says(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        preparing.write(tmp_path / f"{split}.de", ["Das ist Berlin ."])
+        preparing.write(tmp_path / f"{split}.en", ["This is Berlin ."])
+    corpus = known.module("iwslt14").iwslt14(("de", "en"), [tmp_path], "", tmp_path, use_codes=False, workers=1)
+    texts = Texts(tmp_path / "out", corpus.languages)
+    (tmp_path / "out").mkdir()
+    corpus.write_tokenised(tmp_path, texts)
+    texts.close()
+    assert preparing.lines(tmp_path / "out/train.de") == ["das ist berlin ."]
+
+
 def test_every_23rd_pair_is_for_validation() -> None:
     source = [f"Satz {i}" for i in range(100)]
     found = list(known.module("iwslt14").split_train(zip(source, source, strict=True)))

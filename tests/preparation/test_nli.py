@@ -11,6 +11,8 @@ import preparing
 import pytest
 
 pytest.importorskip("tokenizers", reason="the extra nli is not installed")
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.preparation.nli_layouts import read_corpus
 from fairseq_dsp.wordpiece import WordPiece
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "crab", "play", "##s", "sleep", "newt", "no", "."]
@@ -99,6 +101,27 @@ def test_each_layout(tmp_path: Path, encoder: Path, write: Callable[[Path], None
             assert len(preparing.lines(out / f"pieces/{split}.{name}")) == size
     assert preparing.lines(out / "pieces/test.input0")[0] == "a newt sleep ##s ."
     assert "nothing to do" in preparing.prepare(*command).stdout
+
+
+def test_a_pair_that_occurs_twice_is_not_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mnli(tmp_path)
+    twice = [(f"A newt, no. {i}.", "It sleeps.", "neutral") for i in range(9)] * 2
+    once = [("One newt.", "It sleeps.", "neutral"), ("Two newts.", "They sleep.", "neutral")]
+    table(tmp_path / "train.tsv", "mnli", [*twice, *once])
+    corpus = read_corpus(tmp_path, held_out=2, seed=1)
+    assert corpus.texts["valid"] == once
+    with pytest.raises(UserError, match=r"3 pairs are to be held out .* 20 to train on, of which 2 occur once"):
+        read_corpus(tmp_path, held_out=3, seed=1)
+    sick(tmp_path)
+    for name in ("train.tsv", "dev_matched.tsv", "dev_mismatched.tsv"):
+        (tmp_path / name).unlink()
+    table(tmp_path / "SICK_trial.txt", "sick", PAIRS[2:])
+    table(tmp_path / "SICK_train.txt", "sick", PAIRS[2:])
+    capsys.readouterr()
+    read_corpus(tmp_path, held_out=1, seed=1)
+    assert (
+        f"{len(PAIRS[2:])} of {len(PAIRS[2:])} validation pairs are in the training text too" in capsys.readouterr().out
+    )
 
 
 def test_compressed_files_are_the_same_corpus(tmp_path: Path, encoder: Path) -> None:
