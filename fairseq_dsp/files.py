@@ -19,6 +19,8 @@ from .errors import UserError, find_in_chain
 
 TEMPORARY = ".tmp"
 
+_DEVICES = [Path(name) for name in ("/dev", "/dev/fd", "/proc/self/fd")]
+
 PACKAGE = Path(__file__).resolve().parent
 """What ``--user-dir`` takes, from any folder."""
 
@@ -50,7 +52,7 @@ def write_text(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.absolute().parts[1] in ("dev", "proc") or path.is_fifo():
+        if path.absolute().parent in _DEVICES or path.is_fifo():
             with path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(text)
             return
