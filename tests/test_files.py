@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,11 @@ def test_standard_output_is_written_to(tmp_path: Path) -> None:
     with (tmp_path / "out").open("a") as out:
         subprocess.run([quick_python(), "-c", script], stdout=out, check=True)
     assert (tmp_path / "out").read_text() == "first\nsecond third\n"
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no file system in memory")
+def test_a_file_system_in_memory_has_files() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for text in ("first", "second"):
+            write_text(Path(folder) / "file", text)
+        assert (Path(folder) / "file").read_text() == "second"
