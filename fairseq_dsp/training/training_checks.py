@@ -49,12 +49,8 @@ def _comparing(
     try:
         state = stock(self, filename, reset_optimizer, *args, **kwargs)
     except Exception as error:
-        if reason := _other_training(error):
-            raise UserError(
-                f"{filename} does not fit this training ({reason}): give the options that it was trained with or, to "
-                f"train its weights on with another criterion or optimiser, another --save-dir and "
-                f"--finetune-from-model {filename}"
-            ) from error
+        if found := _other_training(error, filename):
+            raise UserError(f"{filename} does not fit this training ({found[0]}): give {found[1]}") from error
         raise
     model = self.get_model()
     if state is None or reset_optimizer or not isinstance(model, PrunableModel) or not os.path.isfile(filename):
@@ -76,15 +72,17 @@ def _comparing(
     return state
 
 
-def _other_training(error: Exception) -> str | None:
-    """What differs between a checkpoint and a training, if fairseq could not load it for that; None otherwise."""
+def _other_training(error: Exception, filename: str) -> tuple[str, str] | None:
+    """What differs between a checkpoint and a training, if fairseq could not load it for that, and what to give."""
     if isinstance(error, AssertionError) and (found := re.search(r"(\w+) does not match", str(error))):
-        return f"another {found[1].lower()}"
+        instead = f"another --save-dir and --finetune-from-model {filename}"
+        return f"another {found[1].lower()}", f"the one that it was trained with, or {instead}"
     mismatch = find_in_chain(error, RuntimeError)
     if find_in_chain(error, UserError) or mismatch is None or "loading state_dict" not in str(mismatch):
         return None
-    lines = [line.strip() for line in str(mismatch).splitlines()[1:]]
-    return next((line for line in lines if line.startswith("size mismatch")), lines[0])
+    lines = [line.strip().rstrip(".") for line in str(mismatch).splitlines()[1:]]
+    first = next((line for line in lines if line.startswith("size mismatch")), lines[0])
+    return first, "the architecture and the sizes that it was trained with"
 
 
 def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:

@@ -100,5 +100,6 @@ def test_a_checkpoint_of_another_size_is_refused(train_tiny, stock: Path, tmp_pa
     assert done.returncode != 0
     last = done.stdout.strip().splitlines()[-1]
     assert str(stock) in last
-    assert "architecture" in last
+    assert "size mismatch for" in last
+    assert "give the architecture and the sizes" in last
     assert not list(tmp_path.iterdir())

@@ -129,7 +129,7 @@ def test_a_sweep_goes_on_beside_its_jobs(
     results, log = tmp_path / "results", tmp_path / "sweep.log"
     folders = [results / "runs" / name for name in ("base-s1", "joint-k6-s1")]
     environment = support.environment(**slurm)
-    command = [quick_python(), "-c", LOOKING_OFTEN, "sweep", str(study), "--results", str(results), "--cores", "1"]
+    command = [quick_python(), "-c", LOOKING_OFTEN, "sweep", str(study), "--results", str(results)]
 
     def start(*words: str) -> subprocess.Popen[bytes]:
         with log.open("wb") as file:
@@ -151,7 +151,7 @@ def test_a_sweep_goes_on_beside_its_jobs(
         sweep.wait()
         for folder in folders:
             (folder / "slurm.json").unlink()
-        sweep = start("--jobs", "2")
+        sweep = start("--jobs", "2", "--cores", "1")
         wait_for(lambda: log.read_text().count("which is doing it") == 2, log.read_text)
         assert f", SLURM job {subprocess_id(jobs[0], environment)}, which is doing it" in log.read_text()
         control("resume")
