@@ -137,7 +137,7 @@ def test_a_sweep_goes_on_beside_its_jobs(
                 [*command, *words], env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
 
-    def control(word: str) -> None:
+    def control(word: str, *jobs: str) -> None:
         for job in jobs:
             subprocess.run(["scontrol", word, job], env=environment, check=True)
 
@@ -145,8 +145,11 @@ def test_a_sweep_goes_on_beside_its_jobs(
     try:
         wait_for(lambda: all((folder / "slurm.json").exists() for folder in folders), log.read_text)
         jobs = [json.loads((folder / "slurm.json").read_text())["job"] for folder in folders]
-        wait_for(lambda: all((folder / "log.txt").exists() for folder in folders), log.read_text)
-        control("suspend")
+        waiting = dict(zip(folders, jobs, strict=True))
+        while waiting:  # each as soon as it has begun: it is a short training
+            wait_for(lambda: any((folder / "log.txt").exists() for folder in waiting), log.read_text)
+            begun = [folder for folder in waiting if (folder / "log.txt").exists()]
+            control("suspend", *map(waiting.pop, begun))
         sweep.kill()
         sweep.wait()
         for folder in folders:
@@ -154,7 +157,7 @@ def test_a_sweep_goes_on_beside_its_jobs(
         sweep = start("--jobs", "2", "--cores", "1")
         wait_for(lambda: log.read_text().count("which is doing it") == 2, log.read_text)
         assert f", SLURM job {subprocess_id(jobs[0], environment)}, which is doing it" in log.read_text()
-        control("resume")
+        control("resume", *jobs)
         assert sweep.wait(600) == 0, log.read_text()
     finally:
         sweep.kill()
