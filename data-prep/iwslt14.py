@@ -132,13 +132,15 @@ def iwslt14(
         sizes = texts.pairs["train"], texts.pairs["valid"]
         say(f"{sizes[0]} training and {sizes[1]} validation pairs (of the full corpus: 160239, 7283)")
 
-    return Corpus("iwslt14", languages, origin, ["iwslt14_test"], write_raw, write_tokenised)
+    return Corpus("iwslt14", languages, origin, ["iwslt14_test"], write_raw, write_tokenised, splits_late=True)
 
 
 def _tokenised(languages: tuple[str, str], raw_dirs: list[Path], use_codes: bool) -> Corpus:
     """The corpus from text that is tokenised already."""
     names = [f"{split}.{language}" for split in ("train", "valid", "test") for language in languages]
     origin: dict[str, object] = {name: text_hash(_need(raw_dirs, name)) for name in names}
+    if any(line != line.lower() for name in names for line in read_lines(_need(raw_dirs, name))):
+        origin["capitals"] = "lower-cased"
     names = [_xml_name(part, language) for part in TEST_PARTS for language in languages]
     xml = {name: text_hash(path) for name in names if (path := _find(raw_dirs, name))}
     origin |= xml

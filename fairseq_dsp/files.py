@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from .errors import UserError, find_in_chain
 
 TEMPORARY = ".tmp"
 
-_DEVICES = [Path(name) for name in ("/dev", "/dev/fd", "/proc/self/fd")]
+_STREAMS = {"/dev/stdout": "stdout", "/dev/stderr": "stderr"}
 
 PACKAGE = Path(__file__).resolve().parent
 """What ``--user-dir`` takes, from any folder."""
@@ -52,7 +53,10 @@ def write_text(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.absolute().parent in _DEVICES or path.is_fifo():
+        if str(path) in _STREAMS:  # opened again, a file would be overwritten by what is printed next
+            print(text, end="", file=getattr(sys, _STREAMS[str(path)]), flush=True)
+            return
+        if path.exists() and not path.is_file():
             with path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(text)
             return

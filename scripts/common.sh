@@ -72,7 +72,11 @@ ensure_venv() {
   if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then # none, half made, or of a Python that is gone
     base=$(find_system_python)
     say "making a virtual environment in $venv with $base"
-    "$venv/bin/python" -c "" 2>/dev/null || clear=--clear
+    if ! "$venv/bin/python" -c "" 2>/dev/null; then
+      clear=--clear
+      [[ -z $torch ]] || say "its $torch is gone with it: install that again, if you need it, and call this again"
+      torch=""
+    fi
     "$base" -m venv ${clear:+"$clear"} "$venv"
   fi
   say "installing fairseq-dsp and what it needs into $venv (about 2 GB, a minute or so; more with a CUDA build of torch) ..."

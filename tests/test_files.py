@@ -139,13 +139,19 @@ def test_a_link_stays_and_a_pipe_is_written_to(tmp_path: Path) -> None:
     write_text(pipe, "through")
     assert reader.communicate(timeout=60)[0] == "through"
     assert pipe.is_fifo()
+    link.unlink()
+    link.symlink_to(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    write_text(link, "the link")
+    assert reader.communicate(timeout=60)[0] == "the link"
+    assert pipe.is_fifo()
 
 
 def test_standard_output_is_written_to(tmp_path: Path) -> None:
     """Where it is a file, too, which may have text already."""
-    script = "print('first', flush=True); from fairseq_dsp.files import write_text; from pathlib import Path; "
+    script = "print('first'); from fairseq_dsp.files import write_text; from pathlib import Path; "
     script += "write_text(Path('/dev/stdout'), 'second'); print(' third')"
-    with (tmp_path / "out").open("a") as out:
+    with (tmp_path / "out").open("w") as out:
         subprocess.run([quick_python(), "-c", script], stdout=out, check=True)
     assert (tmp_path / "out").read_text() == "first\nsecond third\n"
 

@@ -148,7 +148,7 @@ class PreparedData:
 
     @property
     def described(self) -> dict[str, Any] | None:
-        """What was given of the text of somebody's own data-bin, such as its subwords; None if nobody had to."""
+        """What was given of the text of somebody's own data-bin, such as its subwords; None for a prepared corpus."""
         given: dict[str, Any] | None = self.summary.get("given")
         return given and {name: value for name, value in given.items() if name != "references"}
 

@@ -55,6 +55,7 @@ class Corpus:
     :param write_tokenised: instead of tokenising all of raw/: is given the folder raw/ and the texts of tokenised/.
     :param codes: a ready table of BPE merges.
     :param detokenised: the references in raw/ had to be made from tokenised text.
+    :param splits_late: raw/ has the text to train and to validate on as one, which *write_tokenised* splits.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Corpus:
     write_tokenised: Callable[[Path, Texts], None] | None = None
     codes: Path | None = None
     detokenised: bool = False
+    splits_late: bool = False
 
     def splits(self) -> list[str]:
         """The names of its texts."""

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..plain import is_blank, plain
@@ -63,7 +64,7 @@ class NliCorpus:
     test_sets: tuple[str, ...]
     files: dict[str, Path]
     left_out: int
-    held_out: list[int] | None
+    held_out: list[Any] | None
 
 
 def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
@@ -96,7 +97,9 @@ def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
         valid = [row for i, row in enumerate(train) if i in chosen]
         train = [row for i, row in enumerate(train) if i not in chosen]
         say(f"{held_out} pairs are held out for validation")
-        choice: list[int] | None = [held_out, seed]
+        choice: list[Any] | None = [held_out, seed]
+        if len(single) < len(train):
+            choice = [held_out, seed, "of pairs that occur once"]
     else:
         choice = None
         there_too = {_pair(row) for row in train}

@@ -108,7 +108,7 @@ class _Work:
 
     def _make_raw(self, folder: Path) -> dict[str, Any]:
         cleaning = self.options.cleaning
-        if self.corpus.write_tokenised:  # what is to train on is known there
+        if self.corpus.splits_late:  # what is to train on is not known yet
             cleaning = Cleaning(normalise=cleaning.normalise)
         texts = Texts(folder, self.corpus.languages, cleaning)
         self.corpus.write_raw(texts)

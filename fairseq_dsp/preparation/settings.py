@@ -69,8 +69,8 @@ def settings_of(corpus: Corpus, options: Options) -> dict[str, Any]:
         "joined-dictionary": options.joined_dictionary,
     }
     settings |= (cleaning := options.cleaning.settings())
-    if cleaning and corpus.write_tokenised:
-        settings["cleaned"] = "tokenised text"
+    if corpus.splits_late and cleaning.keys() - {"normalise"}:
+        settings["cleaned"] = "after the split"  # of earlier versions before it
     if options.model:
         settings["bpe-model"] = text_hash(options.model)
     elif not corpus.codes:

@@ -148,5 +148,5 @@ def _check_sizes(data: PreparedData, sizes: Options, trainings: Mapping[str, Opt
             if name in theirs and ours.get(name) != theirs[name]:
                 raise ValueError(
                     f"{name.replace('_', '-')} of {where} is {ours.get(name)}, but the {model}, from which it starts, "
-                    f"has {theirs[name]}: leave it out"
+                    f"has {theirs[name]}: give both the same"
                 )

@@ -1,14 +1,14 @@
 """Prune a trained model in one command: choose K of its heads, or F of its feed-forward units, or both, or a share of
 the cost of all, train it on, remove the others for good, and compare the result with the original on the test set.
 
-CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp. Model sizes, batches, loss and
-learning rate are read from it. By default, training continues for a third of the updates that the model has had, or for
-as many as it has had where less than a third of the heads or units stays, but at least for 500; with --range for two
-thirds, at least for 1,000. The learning rate falls linearly to 0. Where half of the heads or more stay, they are scored
-once (fairseq-dsp score-heads), the output projections are fitted to them (fairseq-dsp compensate), and every update
-trains the model that is left. With fewer heads, other units, or an option that says how to choose, the training chooses
-them, from a budget that shrinks from all units to what is to be kept: give --head-selection simple if the model is far
-from converged.
+CKPT is a checkpoint of fairseq's transformer, or an unpruned one of transformer_dsp. Sizes, batches, label smoothing,
+learning rate and the settings of Adam are read from it. By default, training continues for a third of the updates that
+the model has had, or for as many as it has had where less than a third of the heads or units stays, but at least for
+500; with --range for two thirds, at least for 1,000. The learning rate falls linearly to 0. Where half of the heads or
+more stay, they are scored once (fairseq-dsp score-heads), the output projections are fitted to them (fairseq-dsp
+compensate), and every update trains the model that is left. With fewer heads, other units, or an option that says how
+to choose, the training chooses them, from a budget that shrinks from all units to what is to be kept: give
+--head-selection simple if the model is far from converged.
 
 With several K, each has a training of its own; with --range, one training serves every K from the least to the most.
 

@@ -238,9 +238,10 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
             training += _differing_options(one, other, str(ours["checkpoint"]), {*one, *other})
         training += [f"other {key}" for key in OTHER_RUNS if _needed(there.get(key)) != _needed(ours.get(key))]
         known = {"options", "recovery", *OTHER_RUNS}
-    differing = _differing({key: value for key, value in there.items() if key not in _OWN}, ours)
+    early = {TEXT: ours.get(TEXT)} if ours.get(TEXT) is not None else {}  # what early versions did not record
+    differing = _differing(early | {key: value for key, value in there.items() if key not in _OWN}, ours)
     for key in differing:
-        if key not in known and not (key == TEXT and key not in there):  # which early versions did not record
+        if key not in known:
             own = key in SCORING and not (key == "checkpoint" and ours["recovery"])
             one, other = (part.get(key, "as usual") for part in (there, ours))
             (scoring if own else training).append(f"{key} {one}, now {other}")

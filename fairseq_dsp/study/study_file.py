@@ -180,12 +180,12 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     if model:
         check_given_base(model, prepared, recipe, methods)
     check_starts(prepared, recipe, base, methods, sizes if pretrained else None)
-    methods = with_titles(methods, recipe)
     names = [method.name for method in methods]
     for name_of_base in {BASE, BASE_TITLE}.intersection(names):
         raise ValueError(
             f"a method is called {name_of_base}, as the unpruned model is: give it another name with the key name"
         )
+    methods = with_titles(methods, recipe)
     for one, other in itertools.combinations(methods, 2):
         if one.name == other.name and not _complete_each_other(one, other):
             raise ValueError(

@@ -67,9 +67,11 @@ def with_titles(methods: Sequence[Method], recipe: Options) -> tuple[Method, ...
     for method in methods:
         if method.of in titles:
             titles[method.name] = titles[method.name].replace("OTHER", titles[method.of])
-    names = {BASE_TITLE: BASE}
+    names: dict[str, str] = {}
     for name in dict.fromkeys(method.name for method in methods):
         title = titles[name]
+        if title == BASE_TITLE:
+            raise ValueError(f"the title of {name} is {title}, as tables call the base: give it another title")
         if names.setdefault(title, name) != name:
             raise ValueError(f"{names[title]} and {name} have the same title, {title}: give one of them another title")
     return tuple(replace(method, title=titles[method.name]) for method in methods)

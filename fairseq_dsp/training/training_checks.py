@@ -199,11 +199,11 @@ def _refuse_blocks(model: PrunableModel) -> None:
 
 
 def _refuse_quantisation(model: PrunableModel, common: Any) -> None:
-    """Raise a `UserError` if layers whose units may go are to be replaced by quantised ones, which have no gates."""
+    """Raise a `UserError` if layers may be replaced by quantised ones, which have no gates, where units are pruned."""
     if common.quantization_config_path and any(pruner.plan.prunes for pruner in model.pruners.values()):
         raise UserError(
-            f"--quantization-config-path {common.quantization_config_path} replaces the layers whose units are pruned "
-            "in this training, so that all of them would be computed again: leave it out, or the options of pruning"
+            f"--quantization-config-path {common.quantization_config_path} is not supported in a training that prunes, "
+            "since quantised layers have no gates: leave it out, or the options of pruning"
         )
 
 

@@ -17,7 +17,7 @@ from fairseq_dsp.errors import UserError
 from fairseq_dsp.files import read_json, write_json
 from fairseq_dsp.report import pages
 from fairseq_dsp.study.checks import check_runs
-from fairseq_dsp.study.records import begin, check_records
+from fairseq_dsp.study.records import begin, check_records, with_records
 from fairseq_dsp.study.results import read_results, summary_table
 from fairseq_dsp.study.runner import execute, is_done, missing_steps
 from fairseq_dsp.study.runs import Run, expand
@@ -351,6 +351,12 @@ def test_what_is_said_of_a_data_bin_is_part_of_its_scores(
         check_records([first(bpe="subword-nmt")], finished=False)
     change(run.folder / "run.json", text=...)  # as early versions left it
     check_records([first(bpe="subword-nmt")], finished=True)
+    options = [{run.name: {"train": {"cooldown_updates": updates}}} for updates in (5, 7)]
+    one, other = (with_records([first(bpe="subword-nmt")], each)[0] for each in options)
+    assert one.record
+    write_json(run.folder / "run.json", {key: value for key, value in one.record.items() if key != "text"})
+    told = check_records([other], finished=True)[0]  # by the package, not by the study
+    assert "was made with other defaults than today's (cooldown-updates 5, now 7)" in told
 
 
 def test_other_random_heads_are_another_training(tmp_path: Path, write_study: Callable[..., Path]) -> None:

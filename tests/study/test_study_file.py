@@ -58,7 +58,10 @@ def value(command: list[str], option: str) -> str:
             {"methods": [{"method": "unpruned"}]},
             "a method is called unpruned, as the unpruned model is: give it",
         ),
-        ({"methods": [{"method": "ste", "title": "unpruned"}]}, "base and ste have the same title, unpruned"),
+        (
+            {"methods": [{"method": "ste", "title": "unpruned"}]},
+            "the title of ste is unpruned, as tables call the",
+        ),
         ({"methods": ["joint", {"method": "voita", "heads": []}]}, "voita has no head counts"),
         (
             {"methods": [{"method": "joint", "start": "base", "options": {"decoder-layers": 1}}]},

@@ -144,15 +144,15 @@ def test_a_training_does_not_go_on_as_another(flags: list, told: str, tiny_data:
         inprocess.train(tiny_data, tmp_path, *heads, "--max-update", 8, *flags)
 
 
-def test_layers_whose_units_may_go_are_not_quantised(tiny_data: Path, tmp_path: Path):
+def test_a_training_that_prunes_does_not_quantise(tiny_data: Path, tmp_path: Path):
     config = tmp_path / "config.yaml"
     config.write_text(
         "n_centroids: {Linear: {key: in_features, value: {'*': 8}}}\n"
-        "block_sizes: {Linear: {key: fuzzy_name, value: {fc: 8}}}\n"
-        "layers_to_quantize: [decoder\\.layers\\.\\d+\\.fc1]\n"
+        "block_sizes: {Linear: {key: fuzzy_name, value: {attn: 8}}}\n"
+        "layers_to_quantize: [decoder\\.layers\\.\\d+\\.self_attn\\.out_proj]\n"
     )
     flags = ["--cpu", "--max-update", 4, "--quantization-config-path", config]
-    with pytest.raises(UserError, match=r"--quantization-config-path .* replaces the layers whose units are pruned"):
+    with pytest.raises(UserError, match=r"--quantization-config-path .* is not supported in a training that prunes"):
         inprocess.train(tiny_data, tmp_path / "out", *flags, "--heads-to-keep", 6, "--cooldown-updates", 2)
 
 
