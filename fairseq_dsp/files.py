@@ -46,12 +46,23 @@ def replacing(path: str | Path, temporary: str | Path | None = None) -> Iterator
     _to_disk(path.parent)
 
 
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Say in a sentence that *path* cannot be written, for example because the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): fix that, then run the same command again"
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file; its folder is made where it is not there. What is no file, such as a pipe, is written to.
 
     :raises UserError: if it cannot be written, for example because the disk is full; nothing half-written stays.
     """
-    try:
+    with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if str(path) in _STREAMS:  # opened again, a file would be overwritten by what is printed next
             print(text, end="", file=getattr(sys, _STREAMS[str(path)]), flush=True)
@@ -62,10 +73,6 @@ def write_text(path: Path, text: str) -> None:
             return
         with replacing(path.resolve()) as temporary:  # where a link leads to
             temporary.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): fix that, then run the same command again"
-        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:

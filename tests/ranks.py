@@ -87,8 +87,8 @@ def refuse(rank: int) -> None:
 
     try:
         raise UserError("give another number, such as 6")
-    except UserError:
-        raise RuntimeError("please ensure that the architectures match")  # noqa: B904
+    except UserError as error:
+        raise RuntimeError("please ensure that the architectures match") from error
 
 
 def reduce(rank: int, store: Path, out: Path) -> None:

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError
 from ..evaluation.measuring import measure
 from ..evaluation.runners import load
-from ..files import read_json, replacing, write_json
+from ..files import read_json, replacing, told, write_json
 from ..markdown import markdown_table
 from ..model.kinds import BEAM, LENGTH
 from .results import Results
@@ -42,16 +41,11 @@ def place(out: Path, runs: Sequence[Run]) -> dict[str, Path]:
 def _link(made: Path, target: Path) -> None:
     """Have a file at another place too, if it is there and has changed."""
     if made.exists() and not (target.exists() and target.samefile(made)):
-        try:
-            with replacing(target) as temporary:
-                try:
-                    os.link(made, temporary)
-                except OSError:  # a file system without links
-                    shutil.copyfile(made, temporary)
-        except OSError as error:
-            raise UserError(
-                f"{target} cannot be written ({error.strerror}): fix that, then run the same command again"
-            ) from error
+        with told(target), replacing(target) as temporary:
+            try:
+                os.link(made, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(made, temporary)
 
 
 def measure_speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
