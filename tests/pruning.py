@@ -23,7 +23,7 @@ def stock_checkpoint(tmp_path_factory: pytest.TempPathFactory, train_tiny: Calla
     """A trained model of stock fairseq's ``transformer``, with 12 heads, dropout and an optimiser of its own."""
     folder = tmp_path_factory.mktemp("stock")
     flags = ("--attention-dropout", 0.1, "--dropout", 0, "--adam-betas", "(0.9, 0.98)", "--weight-decay", 1e-4)
-    train_tiny(folder, *flags, "--lr", 0.01, "--update-freq", 2)
+    train_tiny(folder, *flags, "--lr", 0.01, "--update-freq", 2, "--source-lang", "xx", "--target-lang", "yy")
     return folder / "checkpoint_last.pt"
 
 

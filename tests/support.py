@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +185,14 @@ def make_tiny_data(folder: Path, *flags: object) -> Path:
     languages = ("--source-lang", "xx", "--target-lang", "yy")
     run_fairseq("preprocess", *languages, *prefixes, "--destdir", folder / "data-bin", *flags)
     return folder / "data-bin"
+
+
+def named_other_way_round(data_bin: Path, folder: Path) -> Path:
+    """Copy the corpus as ``fairseq-preprocess -s yy -t xx`` names its files."""
+    folder.mkdir()
+    for path in data_bin.iterdir():
+        shutil.copy(path, folder / path.name.replace(".xx-yy.", ".yy-xx."))
+    return folder
 
 
 def write_tiny_corpus(folder: Path) -> None:

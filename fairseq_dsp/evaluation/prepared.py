@@ -140,6 +140,12 @@ class PreparedData:
         return self.summary["source_lang"], self.summary["target_lang"]
 
     @property
+    def pair(self) -> str:
+        """The languages as the names of the binarised texts have them, of which fairseq reads either order."""
+        pair: str = self.summary.get("pair", "-".join(self.languages))
+        return pair
+
+    @property
     def language_flags(self) -> list[str]:
         """The flags of fairseq's tools that say the languages of a parallel corpus."""
         if self.classifies:

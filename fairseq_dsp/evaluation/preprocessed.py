@@ -80,6 +80,20 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
     return data
 
 
+def for_model(data: PreparedData, state: Mapping[str, Any]) -> PreparedData:
+    """A folder of fairseq-preprocess in the direction of a model, whichever its files are named after, as fairseq has
+    it; a preparation as it is.
+
+    :param state: what fairseq loaded from the model's checkpoint.
+    """
+    from ..model.dictionaries import direction  # help needs none of its packages
+
+    source, target = data.languages if not data.classifies else ("", "")
+    if "given" not in data.summary or data.summary["data_bin"] != "." or direction(state) != (target, source):
+        return data
+    return replace(data, summary={**data.summary, "source_lang": target, "target_lang": source, "pair": data.pair})
+
+
 def _labelled(folder: Path) -> PreparedData | None:
     """A folder in which fairseq's recipe binarised sentences and labels, unless a preparation made it."""
     prepared = (folder_of(folder) / SUMMARY).is_file()
@@ -158,8 +172,7 @@ def _languages(folder: Path, split: str) -> tuple[str, str]:
 
 
 def _check_lengths(data: PreparedData, split: str) -> None:
-    pair, source = "-".join(data.languages), data.languages[0]
-    binarised = data.binarised(f"{split}.{pair}.{source}")
+    binarised = data.binarised(f"{split}.{data.pair}.{data.languages[0]}")
     there, references = len(binarised or ()), len(data.references(split))
     if there != references:
         raise UserError(

@@ -35,6 +35,15 @@ def tie(model: nn.Module) -> None:
     model.register_load_state_dict_pre_hook(_compare)
 
 
+def direction(state: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The source and the target language of a model, None where its checkpoint says none.
+
+    :param state: what fairseq loaded from the checkpoint.
+    """
+    task = (state.get("cfg") or {}).get("task")
+    return getattr(task, "source_lang", None), getattr(task, "target_lang", None)
+
+
 def check_direction(state: Mapping[str, Any], path: str, languages: tuple[str | None, str | None]) -> None:
     """Refuse a model that translates the other way round: where both languages have one dictionary, that is the same.
 
@@ -42,8 +51,7 @@ def check_direction(state: Mapping[str, Any], path: str, languages: tuple[str | 
     :param languages: the source's and the target's, of the data.
     :raises UserError: if they are those of the model, swapped.
     """
-    task = (state.get("cfg") or {}).get("task")
-    source, target = (getattr(task, f"{side}_lang", None) for side in ("source", "target"))
+    source, target = direction(state)
     if source and target and source != target and (target, source) == languages:
         raise UserError(
             f"{path} translates from {source} into {target}, but the data is for a model from {target} into {source}: "

@@ -75,13 +75,14 @@ def run(args: argparse.Namespace) -> None:
         data.check_distillable()
         if args.out.resolve() in [folder.resolve() for folder in (data.folder, *data.data_bins)]:
             raise UserError(f"{args.out} is the corpus itself: give another folder for the new one")
-        made = data.derived(args.out)
-        made.check_trainable()
         models = checkpoint_paths(args.checkpoint)
         for path in models:
             state = checkpoint_utils.load_checkpoint_to_cpu(path)
             check_task(state, path)
+            data = preprocessed.for_model(data, state) if path == models[0] else data
             check_direction(state, path, data.languages)
+        made = data.derived(args.out)
+        made.check_trainable()
         settings = {
             "corpus": data.summary.get("corpus"),
             "input": data.key or str(data.folder.absolute()),
@@ -147,7 +148,7 @@ def _translate(
     for name, part in parts.items():
         source, target = part.languages
         dictionary = part.dictionary(f"dict.{target}.txt")
-        sources, references = (part.binarised(f"train.{source}-{target}.{side}") for side in (source, target))
+        sources, references = (part.binarised(f"train.{part.pair}.{side}") for side in (source, target))
         if sources is None or references is None:
             raise UserError(f"{part.data_bin} holds no training text: run scripts/preprocess.sh again")
         say(f"translating the {len(sources)} training sentences of {part.data_bin}")
@@ -173,7 +174,7 @@ def _add(data: PreparedData, translations: Path, number: int, folder: Path) -> N
     from .binarise import binarise, join
 
     source, target = data.languages
-    train, new = f"train.{source}-{target}", folder / "translations"
+    train, new = f"train.{data.pair}", folder / "translations"
     _copy(data.data_bin, folder, f"{train}.{source}", f"{train}.{target}")
     binarise(translations, folder / f"dict.{target}.txt", new, workers=1)
     with_references = max(1, number // 2)

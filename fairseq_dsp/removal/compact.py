@@ -26,7 +26,7 @@ from ..model.bert_options import EncoderConfig
 from ..model.dictionaries import with_fingerprints
 from ..model.kinds import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
-from .data_bin import preparation, translating
+from .data_bin import language_flags, preparation, translating
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,20 +67,22 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
         f" {name}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in sizes(model.options, model.architecture).items()
     )
+    languages = [] if model.classifies else language_flags(model.state)
     if not model.classifies:
         try:
             bpe = preparation(folder).get("bpe")
         except (UserError, OSError):  # the corpus of training may be gone, or somebody else's
             bpe = None
-        use = f"To translate with it (fairseq-dsp evaluate scores it):\n  {translating(folder, out, bpe)}"
+        use = f"To translate with it (fairseq-dsp evaluate scores it):\n  {translating(folder, out, languages, bpe)}"
     else:
         use = (
             f"To evaluate it, add the task's options to:\n  fairseq-validate {data} --user-dir {plugin} "
             f"--path {name} --valid-subset test"
         )
+    train = shlex.join(["fairseq-train", folder, *languages])
     return (
         f"{out}: {model.heads.counts()}, {out.stat().st_size:,} bytes; {heads_file}: which\n"
-        f"{use}\nTo train it on, add the usual options of training to:\n  fairseq-train {data} --user-dir {plugin} "
+        f"{use}\nTo train it on, add the usual options of training to:\n  {train} --user-dir {plugin} "
         f"--arch {model.architecture}{own} --compact --kept-heads {heads} --finetune-from-model {name}"
     )
 

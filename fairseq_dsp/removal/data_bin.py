@@ -14,7 +14,7 @@ from omegaconf import OmegaConf, open_dict
 from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
 from ..files import PACKAGE
-from ..model.dictionaries import check, fitting
+from ..model.dictionaries import check, direction, fitting
 from ..model.labels import check_fine_tuned, check_labels, trained_labels
 from .checkpoint import TrainedModel
 
@@ -97,16 +97,26 @@ def check_task(state: dict[str, Any], path: str, *, any_plugin: bool = True) -> 
         )
 
 
-def translating(data: str | Path, model: Path, bpe: Any) -> str:
+def language_flags(state: dict[str, Any]) -> list[str]:
+    """Return the flags of fairseq's tools that say a model's languages, which names of files do not always tell.
+
+    :param state: what fairseq loaded from its checkpoint.
+    """
+    source, target = direction(state)
+    return ["--source-lang", source, "--target-lang", target] if source and target else []
+
+
+def translating(data: str | Path, model: Path, languages: list[str], bpe: Any) -> str:
     """Return the command that translates a test set into words.
 
+    :param languages: the model's `language_flags`.
     :param bpe: the subword method of the data, where it is known.
     """
     path, link = str(model), ""
     if ":" in path:  # where fairseq would end one model and begin another
         path = model.name.replace(":", "-")
         link = f"{shlex.join(['ln', '-s', str(model), path])} && "
-    words = ["fairseq-generate", str(data), "--user-dir", str(PACKAGE), "--path", path, "--beam", "5"]
+    words = ["fairseq-generate", str(data), *languages, "--user-dir", str(PACKAGE), "--path", path, "--beam", "5"]
     return link + shlex.join(words + (["--post-process", POST_PROCESS[bpe]] if bpe in POST_PROCESS else []))
 
 

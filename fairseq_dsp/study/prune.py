@@ -116,6 +116,7 @@ def run(args: argparse.Namespace) -> None:
     data.check_trainable()
     data.check_split(args.split)
     model = UnprunedModel.read(args.checkpoint)
+    data = preprocessed.for_model(data, model.state)
     try:
         given = read_words(args.more, "the command line", "this command")
         units = {name: vars(args)[kind.options["to_keep"]] for name, kind in BUDGETS.items()}
@@ -198,7 +199,8 @@ def run(args: argparse.Namespace) -> None:
         write_text(out / TABLE, text)
     print(f"\n{text}")
     print("To translate again (the BLEU of the table is that of fairseq-dsp evaluate, not the BLEU4 printed there):")
-    print(*(f"  {translating(data.data_bin, path, data.summary['bpe'])}" for path in models.values()), sep="\n")
+    for path in models.values():
+        print(f"  {translating(data.data_bin, path, data.language_flags, data.summary['bpe'])}")
 
 
 def _method(args: argparse.Namespace, own: Options, heads: Sequence[int], options: Options) -> Method:

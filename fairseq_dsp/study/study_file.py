@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UserError, closest
 from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
-from ..evaluation.preprocessed import read_data
+from ..evaluation.preprocessed import for_model, read_data
 from ..evaluation.scoring import metric_names
 from .method_checks import (
     check_given_base,
@@ -153,7 +153,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         recipe, base = model.sizes | recipe, {"max-update": model.updates}
     evaluate = _evaluate(content)
     split = evaluate.get("split", "test")
-    prepared = read_data(data or content["data"], split, text)
+    prepared = for_model(read_data(data or content["data"], split, text), model.state if model else {})
     prepared.check_trainable()
     shape = heads_by_type(prepared, {**recipe, **base})
     total = sum(map(sum, shape.values()))

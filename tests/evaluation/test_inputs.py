@@ -54,7 +54,7 @@ def models(train_tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("models") / "x:y"
     for name, source in (("short", POSITIONS), ("long", 2048)):
         limits = ("--max-source-positions", source, "--max-target-positions", POSITIONS)
-        train_tiny(folder / name, *limits, arch="transformer_dsp")
+        train_tiny(folder / name, *limits, "--source-lang", "xx", "--target-lang", "yy", arch="transformer_dsp")
     return {name: folder / name / "checkpoint_last.pt" for name in ("short", "long")}
 
 
@@ -74,6 +74,18 @@ def test_long_sentences_are_cut_and_blank_ones_stay_blank(
     assert (scores["sentences"], scores["cut"], len(lines)) == (26, 2, 26)
     assert [i for i, line in enumerate(lines) if not line] == [22, 23]
     assert lines[20] == lines[25]
+
+
+def test_references_beyond_the_positions_in_files_of_the_other_direction(
+    models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    other = support.named_other_way_round(data / "data-bin", tmp_path / "bin")
+    given = ("--references", str(data / "raw/test.yy"))
+    lines, expected = (
+        evaluated(models["short"], *folder)[1] for folder in ((other, tmp_path, *given), (data, tmp_path))
+    )
+    del lines[23], expected[23]  # a blank one, which its subwords do not tell
+    assert lines == expected
 
 
 def test_the_positions_are_the_checkpoints(models: dict[str, Path], data: Path, tmp_path: Path) -> None:

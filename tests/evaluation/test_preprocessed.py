@@ -21,7 +21,7 @@ from fairseq_dsp.study.study_file import read_study
 @pytest.fixture(scope="module")
 def checkpoint(train_tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    train_tiny(folder, arch="transformer_dsp")
+    train_tiny(folder, "--source-lang", "xx", "--target-lang", "yy", arch="transformer_dsp")
     return folder / "checkpoint_last.pt"
 
 
@@ -47,6 +47,15 @@ def test_scores_are_those_of_the_preparation(
     assert evaluated(checkpoint, tmp_path, "--data", tiny_data, "--references", references) == expected
     bpe = ("--references", references, "--bpe", "subword-nmt")
     assert evaluated(checkpoint, tmp_path, "--data", tiny_data, *bpe) == expected
+
+
+def test_files_that_are_named_after_the_other_direction(
+    checkpoint: Path, tiny_data: Path, references: Path, tmp_path: Path
+) -> None:
+    """fairseq trains models of both directions on one folder."""
+    expected = evaluated(checkpoint, tmp_path, "--data", tiny_data, "--references", references)
+    other = support.named_other_way_round(tiny_data, tmp_path / "other")
+    assert evaluated(checkpoint, tmp_path, "--data", other, "--references", references) == expected
 
 
 def test_other_references_of_a_preparation(checkpoint: Path, prepared: Path, references: Path, tmp_path: Path) -> None:

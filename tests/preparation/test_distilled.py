@@ -47,6 +47,7 @@ def model(corpus: Path, tmp_path_factory: pytest.TempPathFactory, run_fairseq: C
     """A model of stock fairseq that has learnt a little, so that some of its translations do not end."""
     folder = tmp_path_factory.mktemp("model")
     flags = ("--max-update", 60, "--max-tokens", 2000, "--lr", 0.01, "--warmup-updates", 10)
+    flags += ("--source-lang", "de", "--target-lang", "en")
     run_fairseq("train", *support.tiny_train_args(PreparedData.read(corpus).training_data, folder, *flags))
     return folder / "checkpoint_last.pt"
 
@@ -170,6 +171,19 @@ def test_a_data_bin_of_fairseq_preprocess(corpus: Path, model: Path, made: Path,
     assert "nothing to do" in preparing.prepare("distilled", model, plain, out, *text, "--cpu", *FOUR).stdout
     refused = preparing.prepare("distilled", model, plain, tmp_path / "other", "--cpu", check=False)
     assert "or, for a folder of fairseq-preprocess, its references too" in preparing.the_sentence(refused)
+
+
+def test_files_that_are_named_after_the_other_direction(corpus: Path, model: Path, made: Path, tmp_path: Path) -> None:
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    plain.mkdir()
+    for path in (corpus / "data-bin").glob("*.*"):
+        shutil.copy(path, plain / path.name.replace(".de-en.", ".en-de."))
+    text = ("--references", corpus / "raw/test.en", "--bpe", "sentencepiece")
+    preparing.prepare("distilled", model, plain, out, *text, "--cpu", *FOUR)
+    for path in (made / "data-bin").glob("train.*"):
+        assert (out / "data-bin" / path.name.replace(".de-en.", ".en-de.")).read_bytes() == path.read_bytes()
+    data = PreparedData.read(out)
+    assert (data.languages, data.pair) == (("de", "en"), "en-de")
 
 
 def test_it_is_made_once(corpus: Path, model: Path, made: Path) -> None:

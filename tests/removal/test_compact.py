@@ -283,10 +283,14 @@ def test_an_importance_of_another_length(pruned, tmp_path, capsys):
 
 
 def test_prints_the_commands(pruned, tmp_path, capsys):
-    assert main(["compact", str(pruned), str(tmp_path / "a.pt"), "--heads-to-keep", "3"]) == 0
+    state = torch.load(pruned)
+    state["cfg"]["task"] |= {"source_lang": "xx", "target_lang": "yy"}
+    torch.save(state, tmp_path / "pruned.pt")
+    assert main(["compact", str(tmp_path / "pruned.pt"), str(tmp_path / "a.pt"), "--heads-to-keep", "3"]) == 0
     said = capsys.readouterr().out
     assert "3 of 12 heads" in said
-    assert "fairseq-generate" in said
+    for tool in ("generate", "train"):
+        assert re.search(rf"fairseq-{tool} \S+ --source-lang xx --target-lang yy ", said)
     assert "--encoder-embed-dim 16" in said
     assert f"--kept-heads {tmp_path / 'a.heads.json'}" in said
     assert isinstance(torch.load(Path(tmp_path / "a.pt"))["cfg"]["model"], Namespace)

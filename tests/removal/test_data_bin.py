@@ -20,12 +20,14 @@ def test_models_behind_a_colon_are_linked_each_under_a_name_of_its_own(tmp_path:
     here.mkdir()
     for name in ("compact-k6.pt", "compact-k3.pt"):
         (folder / name).write_text(name)
-        link, command = translating("bin", folder / name, "sentencepiece").split(" && ")
+        link, command = translating("bin", folder / name, [], "sentencepiece").split(" && ")
         subprocess.run(link, shell=True, cwd=here, check=True)
         assert (here / name).read_text() == name
         assert shlex.split(command)[:2] == ["fairseq-generate", "bin"]
         assert f"--path {name} " in command
-    assert translating("bin", Path("a.pt"), None).endswith("--path a.pt --beam 5")
+    words = shlex.split(translating("bin", Path("a.pt"), ["--source-lang", "zh-Hant", "--target-lang", "en"], None))
+    assert words[:6] == ["fairseq-generate", "bin", "--source-lang", "zh-Hant", "--target-lang", "en"]
+    assert words[-4:] == ["--path", "a.pt", "--beam", "5"]
 
 
 def test_the_preparation_of_several_folders_is_that_of_the_first(tmp_path: Path) -> None:

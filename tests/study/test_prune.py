@@ -59,8 +59,11 @@ def test_it_prunes_a_stock_checkpoint_to_several_numbers_of_heads(pruned_out: tu
 def test_it_takes_a_data_bin_of_fairseq(
     pruned_out: tuple[Path, str], stock_checkpoint: Path, prepared: Path, tmp_path: Path, dsp: Callable[..., Any]
 ) -> None:
-    """A plain data-bin, with the references given, has what the prepared folder has; what is printed runs anywhere."""
-    shutil.copytree(prepared / "data-bin", tmp_path / "bin")
+    """A plain data-bin, with the references given, has what the prepared folder has; what is printed runs anywhere.
+
+    Its files may be named after the other direction.
+    """
+    support.named_other_way_round(prepared / "data-bin", tmp_path / "bin")
     command = ("prune", stock_checkpoint, tmp_path / "bin", tmp_path / "out", "--heads-to-keep", 6, *SHORT)
     assert "--references FILE" in dsp(*command, check=False).stdout
     printed = dsp(*command, "--references", prepared / "raw/test.yy", "--bpe", "subword-nmt").stdout
