@@ -26,7 +26,7 @@ RECORD = "run.json"
 UNKNOWN = "unknown"
 """The version of a record that does not say it."""
 
-OTHER_RUNS = "start", "teacher", "heads_of"
+OTHER_RUNS = "start", "teacher", "heads_of", "larger"
 """Where the identity of a run has those of others: its record has them as what it needs."""
 
 FILES = "files"

@@ -13,7 +13,7 @@ from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..files import sha256
 from .method_checks import chooses_units
 from .options import SHARES, Options, command_line
-from .steps import COMPACT_HEADS, FITTED, KEPT, TRANSLATED, Commands, Step
+from .steps import COMPACT_HEADS, FITTED, KEPT, RECOVERED, TRANSLATED, Commands, Step
 from .study_file import Method, Study
 from .training_options import continued, of_random, of_range, options_of, trained_on, with_fixed
 
@@ -148,8 +148,11 @@ class _Maker:
                 options = of_range(self.study, method)
                 shared = self._run(method, None, seed, options, suffix="-training", start=start, scored=False)
                 yield shared
-                for k in method.heads:
-                    yield self._run(method, k, seed, None, suffix=f"-k{k}", start=shared)
+                larger = None
+                for k in sorted(method.heads, reverse=True):
+                    run = self._run(method, k, seed, None, suffix=f"-k{k}", start=shared, larger=larger)
+                    larger = run if method.recovery is not None else None
+                    yield run
             elif method.method == "random":
                 for k in method.heads:
                     start = base if method.from_base else None
@@ -210,6 +213,7 @@ class _Maker:
         model: Path | None = None,
         score_heads: Sequence[str] | None = None,
         heads_of: Run | None = None,
+        larger: Run | None = None,
         scored: bool = True,
     ) -> Run:
         """A run that trains with *options*; if None, it takes a model as it is, with K heads or those it scores.
@@ -217,6 +221,7 @@ class _Maker:
         :param start: the run whose model it trains on or takes.
         :param model: a trained model that it takes whole.
         :param heads_of: the run whose heads it has from the first update on.
+        :param larger: the run whose recovered model its own recovery starts from, with some of its heads.
         """
         name = f"{method.name}{suffix}-s{seed}"
         folder = self.folder / name
@@ -253,9 +258,10 @@ class _Maker:
         if recovery is not None:
             if score_heads is None:
                 steps.append(self.commands.heads(model, chosen, kept))
-            recovered = folder / "recovered"
+            recovered = folder / RECOVERED
             again = trained_on if method.compensate else options_of  # the learning rate of `prune`, or the recipe's
             more = with_fixed(again(self.study, recovery), str(chosen))
+            model = self.commands.checkpoint(larger.folder / RECOVERED) if larger else model
             steps.append(self.commands.training("recover", more, seed, recovered, model, translated, chosen))
             model, kept = self.commands.checkpoint(recovered), []
         if scored:
@@ -272,7 +278,9 @@ class _Maker:
         if heads_of is not None:
             identity |= {"heads_of": heads_of.identity, "options": {**(options or {}), "kept-heads": KEPT}}
             identity.pop("pretrained", None)
-        needs = tuple(dict.fromkeys(run.name for run in (start, teacher, heads_of) if run))
+        if larger is not None:
+            identity["larger"] = larger.identity
+        needs = tuple(dict.fromkeys(run.name for run in (start, teacher, heads_of, larger) if run))
         return Run(name, method.name, method.method, heads, seed, folder, needs, tuple(steps), identity, scored)
 
     def _model_of(self, run: Run) -> Path:

@@ -19,6 +19,7 @@ COMPACT = "compact.pt"
 COMPACT_HEADS = "compact.heads.json"
 FITTED = "fitted.pt"
 SCORES = "scores.json"
+RECOVERED = "recovered"
 TRANSLATED = "corpus"
 """The folder of the corpus with the unpruned model's translations, in the run that makes it."""
 

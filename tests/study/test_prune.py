@@ -180,11 +180,15 @@ def test_one_training_for_a_range(
 
 @pytest.mark.slow
 def test_each_k_of_a_range_is_touched_up(stock_checkpoint: Path, prepared: Path, tmp_path: Path) -> None:
-    """The heads are those of the range's model, and its weights were trained on, with the same learning rate."""
+    """The heads are those of the range's model; the weights are those of the next larger K, trained on, with the same
+    learning rate.
+    """
     out = tmp_path / "out"
     call(stock_checkpoint, prepared, out, *SHORT, heads=[12, 6], range=True, touch_up=8)
+    first = out / "runs/pruned-training-s1/checkpoints/checkpoint_best.pt"
+    assert value(words_of(out, "pruned-k12-s1"), "--finetune-from-model") == str(first)
     words = words_of(out, "pruned-k6-s1")
-    start = out / "runs/pruned-training-s1/checkpoints/checkpoint_best.pt"
+    start = out / "runs/pruned-k12-s1/recovered/checkpoint_best.pt"
     expected = {
         "finetune-from-model": start, "max-update": 8, "lr": 0.01, "total-num-update": 8, "warmup-updates": 1,
         "head-selection": "fixed", "dropout": 0.0,
