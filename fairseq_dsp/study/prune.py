@@ -95,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--touch-up",
         metavar="U",
         type=int,
-        help="with --range: train U updates more for each K that is given, with its heads alone (default: none)",
+        help="with --range: train U updates more for each K that is given, with its heads alone, from the largest K "
+        "down, each from the model of the one before (default: none)",
     )
     meaning = "distillation: CKPT translates the training text first, and these translations are learnt from too"
     parser.add_argument("--distill", action="store_true", help=meaning)
