@@ -283,6 +283,23 @@ def test_a_range_from_the_base_model(write_study: WriteStudy) -> None:
     assert "--heads-to-keep-updates" not in shared
 
 
+def test_a_recovery_of_a_range_starts_from_that_of_the_next_larger_number(write_study: WriteStudy) -> None:
+    """The heads of each are those of the range's model."""
+    runs = runs_of(write_study(methods=[{"method": "range", "recovery": {"max-update": 5}}], heads=[3, 9, 6]))
+    shared = runs["range-training-s1"]
+    order = str(shared.folder / "checkpoints/checkpoint_best.pt")
+    starts = {9: order} | {k: str(runs[f"range-k{more}-s1"].folder / "recovered/checkpoint_best.pt") for k, more in
+                           ((6, 9), (3, 6))}  # fmt: skip
+    for k, start in starts.items():
+        run = runs[f"range-k{k}-s1"]
+        assert value(words(run, "recover"), "--finetune-from-model") == start
+        assert order in words(run, "heads")
+        assert run.needs == (shared.name, *((f"range-k{k + 3}-s1",) if k < 9 else ()))
+    later = runs_of(write_study(methods=[{"method": "range", "recovery": {"max-update": 5}}], heads=[3, 6]))
+    same = {name for name, run in later.items() if run.identity == runs[name].identity}
+    assert same == {"base-s1", shared.name}
+
+
 def test_a_method_in_two_entries(write_study: WriteStudy) -> None:
     entries: list[dict[str, Any]] = [{"method": "ste", "heads": [6, 3]}, {"method": "ste", "heads": [3], "seeds": [2]}]
     runs = runs_of(write_study(methods=entries, seeds=[1]))
