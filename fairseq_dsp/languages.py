@@ -29,6 +29,11 @@ def base(code: str) -> str:
     return str(get_global("language_aliases").get(language, language)).split("_")[0]
 
 
+def flags(source: str, target: str) -> list[str]:
+    """The flags of fairseq's tools that say the languages of a parallel corpus."""
+    return ["--source-lang", source, "--target-lang", target]
+
+
 def bleu_tokenizer(code: str) -> str:
     """The name of sacrebleu's tokeniser for a language: ``13a`` where nothing better is installed and needed."""
     language = base(code)

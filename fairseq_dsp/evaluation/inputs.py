@@ -76,7 +76,7 @@ class Sizes:
         """The lengths of a text of a preparation; none of a side that is not there, which fairseq tells better."""
         sides = []
         for language in data.languages:
-            binary = data.binarised(f"{split}.{data.pair}.{language}")
+            binary = data.binarised(f"{data.text_name(split)}.{language}")
             sides.append(np.array([] if binary is None else binary.sizes, dtype=np.int64))
         return Sizes(*sides)
 
@@ -97,7 +97,7 @@ def without_references(data: PreparedData, split: str, folder: Path) -> Path:
     made.mkdir()
     source, target = data.languages
     names = [f"dict.{source}.txt", f"dict.{target}.txt"]
-    names += [f"{split}.{data.pair}.{source}.{ending}" for ending in ("bin", "idx")]
+    names += [f"{data.text_name(split)}.{source}.{ending}" for ending in ("bin", "idx")]
     for name in names:
         (made / name).symlink_to((data.data_bin / name).absolute())
     return made

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .. import languages
 from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
 from ..files import settings_key, sha256
@@ -140,17 +141,23 @@ class PreparedData:
         return self.summary["source_lang"], self.summary["target_lang"]
 
     @property
-    def pair(self) -> str:
-        """The languages as the names of the binarised texts have them, of which fairseq reads either order."""
-        pair: str = self.summary.get("pair", "-".join(self.languages))
-        return pair
+    def serves_both_directions(self) -> bool:
+        """Whether it is somebody's own data-bin, with references in the language that a model translates into."""
+        return "given" in self.summary and self.summary["data_bin"] == "."
+
+    def text_name(self, split: str) -> str:
+        """What the files of a binarised text are called before their language, of which fairseq takes either order."""
+        source, target = self.languages
+        first, second = f"{split}.{source}-{target}", f"{split}.{target}-{source}"
+        other = not (self.data_bin / f"{first}.{source}.idx").is_file()
+        return second if other and (self.data_bin / f"{second}.{source}.idx").is_file() else first
 
     @property
     def language_flags(self) -> list[str]:
         """The flags of fairseq's tools that say the languages of a parallel corpus."""
         if self.classifies:
             return []
-        return ["--source-lang", self.languages[0], "--target-lang", self.languages[1]]
+        return languages.flags(*self.languages)
 
     @property
     def described(self) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -75,23 +76,35 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
     if (folder_of(folder) / SUMMARY).is_file():
         data = _with_references(PreparedData.read(path), split, references, given)
     else:
-        data = _binarised(folder, split, references, given)
+        data = _binarised(folder, split, references, given, _languages(folder, split))
     _check_lengths(data, split)
     return data
 
 
-def for_model(data: PreparedData, state: Mapping[str, Any]) -> PreparedData:
+def for_model(data: PreparedData, state: Mapping[str, Any], split: str) -> PreparedData:
     """A folder of fairseq-preprocess in the direction of a model, whichever its files are named after, as fairseq has
     it; a preparation as it is.
 
     :param state: what fairseq loaded from the model's checkpoint.
+    :param split: the text that is to be scored.
     """
     from ..model.dictionaries import direction  # help needs none of its packages
 
-    source, target = data.languages if not data.classifies else ("", "")
-    if "given" not in data.summary or data.summary["data_bin"] != "." or direction(state) != (target, source):
+    source, target = direction(state)
+    if not (data.serves_both_directions and source and target) or data.languages == (source, target):
         return data
-    return replace(data, summary={**data.summary, "source_lang": target, "target_lang": source, "pair": data.pair})
+    own = replace(data, summary={**data.summary, "source_lang": source, "target_lang": target})
+    if not (data.data_bin / f"{own.text_name(split)}.{source}.idx").is_file():
+        return data
+    given = data.summary["given"]
+    print(
+        f"the texts in {data.folder} are named {'-'.join(data.languages)}, but the model translates from {source} into "
+        f"{target}: {given['references']} is taken for {target}",
+        file=sys.stderr,
+    )
+    own = _binarised(data.folder, split, Path(given["references"]), given, (source, target))
+    _check_lengths(own, split)
+    return own
 
 
 def _labelled(folder: Path) -> PreparedData | None:
@@ -140,8 +153,10 @@ def _with_references(data: PreparedData, split: str, references: Path, given: Ma
     return replace(data, summary=summary)
 
 
-def _binarised(folder: Path, split: str, references: Path, given: Mapping[str, Any]) -> PreparedData:
-    source, target = _languages(folder, split)
+def _binarised(
+    folder: Path, split: str, references: Path, given: Mapping[str, Any], languages: tuple[str, str]
+) -> PreparedData:
+    source, target = languages
     content = hashlib.sha256(_read(references))
     for language in (source, target):
         content.update(_read(folder / f"dict.{language}.txt"))
@@ -172,7 +187,7 @@ def _languages(folder: Path, split: str) -> tuple[str, str]:
 
 
 def _check_lengths(data: PreparedData, split: str) -> None:
-    binarised = data.binarised(f"{split}.{data.pair}.{data.languages[0]}")
+    binarised = data.binarised(f"{data.text_name(split)}.{data.languages[0]}")
     there, references = len(binarised or ()), len(data.references(split))
     if there != references:
         raise UserError(

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         for path in models:
             state = checkpoint_utils.load_checkpoint_to_cpu(path)
             check_task(state, path)
-            data = preprocessed.for_model(data, state) if path == models[0] else data
+            data = preprocessed.for_model(data, state, args.split) if path == models[0] else data
             check_direction(state, path, data.languages)
         made = data.derived(args.out)
         made.check_trainable()
@@ -148,7 +148,7 @@ def _translate(
     for name, part in parts.items():
         source, target = part.languages
         dictionary = part.dictionary(f"dict.{target}.txt")
-        sources, references = (part.binarised(f"train.{part.pair}.{side}") for side in (source, target))
+        sources, references = (part.binarised(f"{part.text_name('train')}.{side}") for side in (source, target))
         if sources is None or references is None:
             raise UserError(f"{part.data_bin} holds no training text: run scripts/preprocess.sh again")
         say(f"translating the {len(sources)} training sentences of {part.data_bin}")
@@ -174,7 +174,7 @@ def _add(data: PreparedData, translations: Path, number: int, folder: Path) -> N
     from .binarise import binarise, join
 
     source, target = data.languages
-    train, new = f"train.{data.pair}", folder / "translations"
+    train, new = data.text_name("train"), folder / "translations"
     _copy(data.data_bin, folder, f"{train}.{source}", f"{train}.{target}")
     binarise(translations, folder / f"dict.{target}.txt", new, workers=1)
     with_references = max(1, number // 2)

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf, open_dict
 from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
 from ..files import PACKAGE
+from ..languages import flags
 from ..model.dictionaries import check, direction, fitting
 from ..model.labels import check_fine_tuned, check_labels, trained_labels
 from .checkpoint import TrainedModel
@@ -103,7 +104,7 @@ def language_flags(state: dict[str, Any]) -> list[str]:
     :param state: what fairseq loaded from its checkpoint.
     """
     source, target = direction(state)
-    return ["--source-lang", source, "--target-lang", target] if source and target else []
+    return flags(source, target) if source and target else []
 
 
 def translating(data: str | Path, model: Path, languages: list[str], bpe: Any) -> str:

@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
     data.check_trainable()
     data.check_split(args.split)
     model = UnprunedModel.read(args.checkpoint)
-    data = preprocessed.for_model(data, model.state)
+    data = preprocessed.for_model(data, model.state, args.split)
     try:
         given = read_words(args.more, "the command line", "this command")
         units = {name: vars(args)[kind.options["to_keep"]] for name, kind in BUDGETS.items()}

@@ -221,11 +221,15 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
     scoring: list[str] = []
     if "resolved" in there and run.record:
         needed, needs = there.get("needs", {}), run.record["needs"]
-        study = needed.keys() != needs.keys()
+        larger = (ours.get("larger") or {}).get("name")
+        newly = {larger} - needed.keys()  # recoveries of a range once started from its own model
+        study = needed.keys() != needs.keys() - newly
         training = _differing_steps(there, run.record) + _other_heads(there, ours)
         for name in _differing(needed, needs):
             if name in needed and name in needs:
                 training.append(f"other {name}")
+            elif name in newly:
+                training.append(f"the recovery starts from that of {name} now")
             else:
                 training.append(f"{name} needed, now not" if name in needed else f"{name} not needed, now needed")
         known = {"options", "recovery", *OTHER_RUNS}

@@ -149,7 +149,7 @@ class _Maker:
                 shared = self._run(method, None, seed, options, suffix="-training", start=start, scored=False)
                 yield shared
                 larger = None
-                for k in sorted(method.heads, reverse=True):
+                for k in self._numbers(method, seed):
                     run = self._run(method, k, seed, None, suffix=f"-k{k}", start=shared, larger=larger)
                     larger = run if method.recovery is not None else None
                     yield run
@@ -176,6 +176,11 @@ class _Maker:
                     if "freeze-weights" in own and (whole or any(options.get(name) == 1 for name in SHARES)):
                         options = None  # there is nothing to choose, or train
                     yield self._run(method, heads, seed, options, suffix=suffix, start=start)
+
+    def _numbers(self, method: Method, seed: int) -> list[int]:
+        """The numbers of heads of a method with this seed, those of its other entries included, the largest first."""
+        entries = [m for m in self.study.methods if m.name == method.name and seed in m.seeds]
+        return sorted({k for entry in entries for k in entry.heads}, reverse=True)
 
     def _found(self, name: str, heads: int, seed: int) -> Run:
         """The run of the method *name* with so many heads and this seed."""

@@ -153,7 +153,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         recipe, base = model.sizes | recipe, {"max-update": model.updates}
     evaluate = _evaluate(content)
     split = evaluate.get("split", "test")
-    prepared = for_model(read_data(data or content["data"], split, text), model.state if model else {})
+    prepared = for_model(read_data(data or content["data"], split, text), model.state if model else {}, split)
     prepared.check_trainable()
     shape = heads_by_type(prepared, {**recipe, **base})
     total = sum(map(sum, shape.values()))

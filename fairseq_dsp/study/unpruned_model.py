@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..evaluation.prepared import PreparedData, read_dictionary
 from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
+from ..model.dictionaries import direction
 from ..model.flat_options import NO_FILES
 from ..model.units import ROBERTA, TRANSFORMER, modules_in, shape_of
 from ..removal.compact import sizes
@@ -156,7 +157,7 @@ class UnprunedModel:
         """
         if data.classifies:
             raise UserError(f"{data.folder} holds sentences with labels, but {self.path} translates: give its corpus")
-        languages = self._option("task", "source_lang"), self._option("task", "target_lang")
+        languages = direction(self.state)
         if None not in languages and languages != data.languages:
             raise UserError(
                 f"{self.path} translates from {' to '.join(map(str, languages))}, but the corpus {data.folder} is from "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,12 +51,41 @@ def test_scores_are_those_of_the_preparation(
 
 
 def test_files_that_are_named_after_the_other_direction(
-    checkpoint: Path, tiny_data: Path, references: Path, tmp_path: Path
+    checkpoint: Path, tiny_data: Path, references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """fairseq trains models of both directions on one folder."""
     expected = evaluated(checkpoint, tmp_path, "--data", tiny_data, "--references", references)
     other = support.named_other_way_round(tiny_data, tmp_path / "other")
     assert evaluated(checkpoint, tmp_path, "--data", other, "--references", references) == expected
+    note = "other are named yy-xx, but the model translates from xx into yy: .*test.yy is taken for yy\n"
+    assert re.search(note, capsys.readouterr().err)
+    for path in other.glob("test.*"):  # fairseq takes either order, for each text
+        path.rename(other / path.name.replace(".yy-xx.", ".xx-yy."))
+    assert evaluated(checkpoint, tmp_path, "--data", other, "--references", references) == expected
+
+
+def test_the_model_says_which_of_several_languages(
+    checkpoint: Path, tiny_data: Path, references: Path, tmp_path: Path
+) -> None:
+    several = tmp_path / "several"
+    shutil.copytree(tiny_data, several)
+    for path in tiny_data.glob("*.xx*"):  # another pair, which comes first in the alphabet
+        shutil.copy(path, several / path.name.replace("xx-yy", "xx-aa").replace("dict.xx", "dict.aa"))
+    for path in tiny_data.glob("*.yy.*"):
+        shutil.copy(path, several / path.name.replace("xx-yy", "xx-aa").replace(".yy.", ".aa."))
+    data = read_data(several, "test", {"references": str(references)})
+    assert data.languages == ("xx", "aa")
+    expected = evaluated(checkpoint, tmp_path, "--data", tiny_data, "--references", references)
+    assert evaluated(checkpoint, tmp_path, "--data", several, "--references", references) == expected
+
+
+def test_a_study_has_the_direction_of_the_model_that_it_is_given(
+    checkpoint: Path, tiny_data: Path, references: Path, tmp_path: Path, write_study: Callable[..., Path]
+) -> None:
+    other = support.named_other_way_round(tiny_data, tmp_path / "other")
+    path = write_study(data=str(other), base={"checkpoint": str(checkpoint)}, methods=["michel"], heads=[6])
+    study = read_study(path, text={"references": str(references)})
+    assert study.data.language_flags == ["--source-lang", "xx", "--target-lang", "yy"]
 
 
 def test_other_references_of_a_preparation(checkpoint: Path, prepared: Path, references: Path, tmp_path: Path) -> None:

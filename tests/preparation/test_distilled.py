@@ -183,7 +183,7 @@ def test_files_that_are_named_after_the_other_direction(corpus: Path, model: Pat
     for path in (made / "data-bin").glob("train.*"):
         assert (out / "data-bin" / path.name.replace(".de-en.", ".en-de.")).read_bytes() == path.read_bytes()
     data = PreparedData.read(out)
-    assert (data.languages, data.pair) == (("de", "en"), "en-de")
+    assert (data.languages, data.text_name("train")) == (("de", "en"), "train.en-de")
 
 
 def test_it_is_made_once(corpus: Path, model: Path, made: Path) -> None:

@@ -180,6 +180,32 @@ def test_other_runs_that_are_needed_are_another_study(results: Path, plan: Sweep
         plan()
 
 
+def test_recoveries_of_a_range_that_began_with_its_own_model(write_study: Callable[..., Path], tmp_path: Path) -> None:
+    """They are not the study's change: a finished one stays usable, and a larger number that is new is named."""
+
+    def runs_with(heads: list[int]) -> list[Run]:
+        entry = {"method": "range", "low": 3, "recovery": {"max-update": 5}}
+        return checked_runs(read_study(write_study(methods=[entry], heads=heads)), tmp_path / "results")
+
+    def refused(runs: list[Run]) -> str:
+        with pytest.raises(UserError) as error:
+            check_records(runs, finished=False)
+        return str(error.value)
+
+    runs = runs_with([9, 6])
+    for run in runs:
+        write_json(run.folder / "run.json", run.record)
+        write_json(run.folder / "result.json", {"version": __version__})
+    assert check_records(runs, finished=True) == []
+    record = records(tmp_path / "results")["range-k6-s1"]
+    change(record, needs={k: v for k, v in json.loads(record.read_text())["needs"].items() if "k9" not in k})
+    (said,) = check_records(runs, finished=True)
+    assert "range-k6-s1 was made with other defaults than today's" in said
+    assert "the recovery starts from that of range-k9-s1 now" in said
+    assert said == refused(runs)
+    assert "the recovery starts from that of range-k12-s1 now" in refused(runs_with([12, 9]))
+
+
 def test_another_version_is_told(results: Path, plan: Sweep) -> None:
     for path in results.glob("runs/*/result.json"):
         change(path, version="0.0.1" if "base" in str(path) else __version__)
