@@ -55,7 +55,8 @@ the keys of a study (* must be given):
                               feed-forward units, too
                   structure   of: a method, whose heads are trained from scratch with new weights
                   range       low, high: one training for every K between the two, start: base from the unpruned model;
-                              a recovery starts from that of the next larger number of heads, if there is one
+                              a recovery starts from that of the next larger number of heads, if there is one: a
+                              number that is added later changes those of smaller ones
                   unpruned    another model without pruning, such as a smaller one: options
 
 examples:
