@@ -25,6 +25,7 @@ LABELS = {
     "price-of-flops": (7, -7),
     "two-on": (7, -8),
     "unpruned": (6, -10),
+    "four-one-long": (7, 4),
 }
 """Where labels of `frontier` stand, in points from the model's mark, for those that would meet others."""
 
