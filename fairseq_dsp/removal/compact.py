@@ -67,7 +67,7 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
         f" {name}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in sizes(model.options, model.architecture).items()
     )
-    languages = [] if model.classifies else language_flags(model.state)
+    languages = language_flags(model.state)
     if not model.classifies:
         try:
             bpe = preparation(folder).get("bpe")
