@@ -75,10 +75,9 @@ def read_data(path: Any, split: str, given: Mapping[str, Any] | None = None) -> 
     folder = Path(path)
     if (folder_of(folder) / SUMMARY).is_file():
         data = _with_references(PreparedData.read(path), split, references, given)
-    else:
-        data = _binarised(folder, split, references, given, _languages(folder, split))
-    _check_lengths(data, split)
-    return data
+        _check_lengths(data, split)
+        return data
+    return _binarised(folder, split, references, given, _languages(folder, split))  # its length: see `for_model`
 
 
 def for_model(data: PreparedData, state: Mapping[str, Any], split: str) -> PreparedData:
@@ -87,24 +86,27 @@ def for_model(data: PreparedData, state: Mapping[str, Any], split: str) -> Prepa
 
     :param state: what fairseq loaded from the model's checkpoint.
     :param split: the text that is to be scored.
+    :raises UserError: if the references are not as many as this text has sentences.
     """
     from ..model.dictionaries import direction  # help needs none of its packages
 
+    if not data.serves_both_directions:
+        return data
     source, target = direction(state)
-    if not (data.serves_both_directions and source and target) or data.languages == (source, target):
-        return data
-    own = replace(data, summary={**data.summary, "source_lang": source, "target_lang": target})
-    if not (data.data_bin / f"{own.text_name(split)}.{source}.idx").is_file():
-        return data
-    given = data.summary["given"]
-    print(
-        f"the texts in {data.folder} are named {'-'.join(data.languages)}, but the model translates from {source} into "
-        f"{target}: {given['references']} is taken for {target}",
-        file=sys.stderr,
-    )
-    own = _binarised(data.folder, split, Path(given["references"]), given, (source, target))
-    _check_lengths(own, split)
-    return own
+    if source and target and data.languages != (source, target):
+        own = replace(data, summary={**data.summary, "source_lang": source, "target_lang": target})
+        name = own.text_name(split)
+        if (data.data_bin / f"{name}.{source}.idx").is_file():
+            given = data.summary["given"]
+            if name != f"{split}.{source}-{target}":
+                print(
+                    f"the texts in {data.folder} are named {'-'.join(data.languages)}, but the model translates from "
+                    f"{source} into {target}: {given['references']} is taken for {target}",
+                    file=sys.stderr,
+                )
+            data = _binarised(data.folder, split, Path(given["references"]), given, (source, target))
+    _check_lengths(data, split)
+    return data
 
 
 def _labelled(folder: Path) -> PreparedData | None:

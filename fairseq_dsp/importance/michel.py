@@ -12,7 +12,7 @@ importance is divided by its ℓ2 norm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -94,11 +94,17 @@ def modules_with_all_heads(model: Any) -> list[UnitModule]:
 
 
 def choose(
-    scoring: Callable[[Tensor], HeadScores], heads_to_keep: int, *, steps: int = 1, floor: int = 0
+    scoring: Callable[[Tensor], HeadScores],
+    shape: Mapping[str, Sequence[int]],
+    heads_to_keep: int,
+    *,
+    steps: int = 1,
+    floor: int = 0,
 ) -> tuple[HeadSet, HeadScores]:
     """Return the heads to keep, and the first scores: at once, or greedily, scoring anew after each step.
 
     :param scoring: scores the model with given gates, *Shape:* (N) or () for all 1; see :func:`score`.
+    :param shape: of each attention type the number of heads of each module.
     :param heads_to_keep: K, from 0 to N.
     :param steps: in how many steps of about equal size the N − K lowest heads are removed.
     :param floor: the least number of heads of an attention module.
@@ -106,12 +112,12 @@ def choose(
     """
     if steps < 1:
         raise ValueError(f"the number of steps is {steps}, but it must be 1 or more")
-    first = scores = scoring(torch.tensor(1.0))
-    sizes = [heads for kind in TYPES for heads in first.shape[kind]]
+    sizes = [heads for kind in TYPES for heads in shape[kind]]
     n = sum(sizes)
     ends = torch.tensor(sizes).cumsum(0).tolist()
     floors = [Draw(tuple(range(end - size, end)), floor) for end, size in zip(ends, sizes, strict=True)]
     Budget.grouped([range(n)], [heads_to_keep], floors)  # raises before the long work
+    first = scores = scoring(torch.tensor(1.0))
     gates = torch.ones(n)
     # with few heads to remove, some steps remove none
     totals = sorted({shrink(step, n, heads_to_keep, steps) for step in range(1, steps + 1)} - {n}, reverse=True)
@@ -121,7 +127,7 @@ def choose(
         gates = hard_gates(torch.where(gates > 0, scores.values, -1.0), budget).float()
         if total > heads_to_keep:
             scores = scoring(gates)
-    return HeadSet.from_gates(gates, first.shape), first
+    return HeadSet.from_gates(gates, shape), first
 
 
 def gate_gradients(model: nn.Module, batch: dict[str, Any], xi: Tensor) -> Tensor:

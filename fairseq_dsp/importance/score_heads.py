@@ -23,8 +23,9 @@ from ..errors import UserError
 from ..files import write_text
 from ..model import HeadSet
 from ..model.labels import check_fine_tuned
+from ..model.units import shape_of
 from . import sentences
-from .michel import HeadScores, choose, score
+from .michel import HeadScores, choose, modules_with_all_heads, score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,10 @@ def run(args: argparse.Namespace) -> None:
         if args.heads_to_keep is None:
             scores = scoring(torch.tensor(1.0))
         else:
-            heads, scores = choose(scoring, args.heads_to_keep, steps=args.steps, floor=args.min_heads_per_module)
+            shape = shape_of(modules_with_all_heads(scored.model))
+            heads, scores = choose(
+                scoring, shape, args.heads_to_keep, steps=args.steps, floor=args.min_heads_per_module
+            )
     except ValueError as error:
         raise UserError(str(error)) from error
     if args.scores:

@@ -99,6 +99,9 @@ class PrunableModel(BaseFairseqModel):
                 # the set itself goes into the checkpoints, not the name of a file that others do not have
                 _set(config, args, kept_heads=HeadSet.read(options.kept_heads).to_json())
                 options.kept_heads = args.kept_heads
+            if not options.compact:  # a width that nobody gave is the same when the training goes on
+                with_width = (kind for kind in KINDS.values() if kind.has_width and kind.is_chosen(args))
+                _set(config, args, **{kind.options["width"]: kind.unit_width(args) for kind in with_width})
             for part in cls.own_options:
                 part.from_namespace(args).check()
             if len(cls.architecture.types(HEADS)) == 1:
@@ -125,8 +128,7 @@ class PrunableModel(BaseFairseqModel):
                     )
         except ValueError as error:
             raise UserError(str(error)) from error
-        widths = {p.kind.options["width"]: p.width for p in model.pruners.values() if p.kind.has_width}
-        _set(config, args, **{IN_FORCE: in_force()}, **widths)
+        _set(config, args, **{IN_FORCE: in_force()})
         return model
 
     def _add_gates(self, options: PruningConfig, args: Any) -> None:

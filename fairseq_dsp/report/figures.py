@@ -41,7 +41,7 @@ def look(i: int) -> tuple[str, str]:
 
 
 def score_curve(results: Results, half: float) -> Figure:
-    """The score against the number of heads: each method's mean, and the range over its seeds.
+    """The score against the number of heads: each method's mean, and the range over its seeds' means.
 
     :param half: half the 95% confidence interval of the unpruned model's mean.
     """
@@ -59,14 +59,14 @@ def score_curve(results: Results, half: float) -> Figure:
             axes.plot([row.heads], [mean], color=GREY, marker="*")
     for i, (label, title) in enumerate(_methods(rows).items()):
         points = sorted((row for row in rows if row.label == label), key=lambda row: row.heads)
-        heads = [row.heads for row in points]
+        heads = [row.mean_heads for row in points]
         colour, marker = look(i)
         axes.plot(heads, [row.mean(results.metric) for row in points], color=colour, marker=marker, label=title)
-        if any(len(row.runs) > 1 for row in points):
-            low, high = ([pick(row.values(results.metric)) for row in points] for pick in (min, max))
+        if any(len(row.seeds) > 1 for row in points):
+            low, high = ([pick(row.of_seeds(results.metric)) for row in points] for pick in (min, max))
             axes.fill_between(heads, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xticks(_apart({row.heads for row in rows}))
-    scores = [score for row in rows for score in row.values(results.metric)]
+    scores = [score for row in rows for score in row.of_seeds(results.metric)]
     if max(scores) - min(scores) < 0.1:  # nothing to see, so no axis that makes something of it
         axes.set_ylim(min(scores) - 1, max(scores) + 1)
     axes.set_xlabel("heads kept")

@@ -126,7 +126,8 @@ def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
     learning = results.curves()
     falling = sorted(results.runs, key=lambda run: -run["seed"])
     seeds = {run["label"]: run["seed"] for run in falling}  # of each method the least
-    drawn = {label: of_method for label in titles if (of_method := _curves_of(learning, label, seeds[label]))}
+    of_methods = {label: _curves_of(results, learning, label, seeds[label]) for label in titles}
+    drawn = {label: curves for label, curves in of_methods.items() if curves}
     for label, curves in (drawn or {BASE_TITLE: {}}).items():
         seed = seeds[label if drawn else results.runs[0]["label"]]
         unpruned = learning.get(f"{BASE}-s{seed}")
@@ -138,12 +139,15 @@ def _pictures(results: Results, half: float) -> dict[str, tuple[str, Figure]]:
     return pictures
 
 
-def _curves_of(learning: dict[str, dict[str, Curve]], label: str, seed: int) -> dict[str, dict[str, Curve]]:
+def _curves_of(
+    results: Results, learning: dict[str, dict[str, Curve]], label: str, seed: int
+) -> dict[str, dict[str, Curve]]:
     """The learning curves of a method, by what distinguishes its trainings: the number of heads, a share, a penalty."""
     found, letters = {}, "".join(filter(None, _BUDGETS))
     for run, curves in learning.items():
-        # the name of another method may begin with this one's
-        if match := re.fullmatch(rf"{label}(?:-([{letters}])([\d.e-]+)|-training)?-s{seed}", run):
+        if results.labels.get(run) != label:
+            continue
+        if match := re.fullmatch(rf"(?:-([{letters}])([\d.e-]+)|-training)?-s{seed}", run.removeprefix(label)):
             kind, number = match.groups()
             found[float(number or 0), kind or ""] = _BUDGETS[kind].format(number), curves
     return {name: curves for _, (name, curves) in sorted(found.items(), reverse=True)}

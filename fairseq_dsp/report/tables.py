@@ -195,7 +195,7 @@ def to_csv(lines: Sequence[Line], against: str | None = None, *, missing: int = 
         row, spread = line.row, line.row.spread(metric)
         writer.writerow(
             [
-                *(row.name, row.heads, *([row.units] if units else []), len(row.seeds)),
+                *(row.name, f"{row.mean_heads:.6g}", *([row.units] if units else []), len(row.seeds)),
                 *map(_rounded, (line.valid_loss, row.mean(metric), spread, line.score.half)),
                 _covered(line.score),
                 *_csv_cells(line.to_base),

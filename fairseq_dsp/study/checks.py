@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from ..importance import compensate, score_heads
 from ..model import PruningConfig
 from ..model.cost_budget import plans_of
 from ..model.retired import refuse_retired
+from ..model.schedules import check_order, ended_early
 from ..model.units import shape_by
 from ..validation_metrics import HIGHEST_IS_BEST, LOWEST_IS_BEST, why_not_computed
 from .options import parse_options, parse_training, parse_words, without_chatter
@@ -103,12 +105,16 @@ def _check_training(args: Namespace, where: str, checkpoint: str, starts: bool, 
     try:
         refuse_retired(pruning, sum(map(sum, shape_by(args).values())))
         plans = plans_of(pruning, args) if pruning.kept_heads is None else []  # or they are another step's
+        for plan in plans:
+            check_order(plan)
+            if early := ended_early(plan, f"--max-update {args.max_update}", args.max_update):
+                print(f"{where}: {early}", file=sys.stderr)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    early = [name for name, never in _ENDING.items() if getattr(args, name) != never]
-    if early and any(plan.learns for plan in plans):
+    ending = [name for name, never in _ENDING.items() if getattr(args, name) != never]
+    if ending and any(plan.learns for plan in plans):
         raise ValueError(
-            f"{where}: {early[0].replace('_', '-')} may end the training before the {args.max_update} updates that "
+            f"{where}: {ending[0].replace('_', '-')} may end the training before the {args.max_update} updates that "
             "its schedule counts on, without its final heads: leave it out"
         )
     texts.check_trained_on(args, where)

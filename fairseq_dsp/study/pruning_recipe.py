@@ -154,6 +154,8 @@ def keeps_many(data: PreparedData, options: Options, shape: Mapping[str, Sequenc
     :param shape: likewise.
     """
     total = sum(map(sum, shape.values()))
+    if shares := [float(options[name]) for name in SHARES if name in options]:
+        return 3 * shares[0] >= 1
     if 3 * _heads_kept(options, total) < total:
         return False
     others = {name: kind for name, kind in BUDGETS.items() if name in options}

@@ -30,7 +30,7 @@ class Row:
 
     :param label: the method's name; :data:`BASE` for the unpruned model.
     :param title: what tables and pictures call it.
-    :param heads: K; of a share of the cost, the mean.
+    :param heads: K; of a share of the cost, the mean, rounded.
     :param runs: the results, by seed.
     """
 
@@ -63,12 +63,13 @@ class Row:
     @property
     def kept(self) -> str:
         """How many heads, and units where some were chosen, for tables; of a share of the cost, the means."""
-        heads = statistics.fmean(run["heads"] for run in self.runs)
-        return f"{heads:.4g}" if self._units is None else f"{heads:.4g} + {self._units:.4g} units"
+        heads = f"{self.mean_heads:.4g}"
+        return heads if self._units is None else f"{heads} + {self._units:.4g} units"
 
-    def values(self, metric: str) -> list[float]:
-        """The scores of the runs: ``bleu``, ``tokenised_bleu``, ``chrf`` or ``accuracy``."""
-        return [run["scores"][metric]["score"] for run in self.runs]
+    @property
+    def mean_heads(self) -> float:
+        """How many heads its models keep, the mean: of a share of the cost not always K."""
+        return statistics.fmean(run["heads"] for run in self.runs)
 
     @property
     def seeds(self) -> dict[int, list[str]]:
@@ -80,7 +81,7 @@ class Row:
 
     def mean(self, metric: str) -> float:
         """The mean over the seeds."""
-        return statistics.fmean(self._of_seeds(metric))
+        return statistics.fmean(self.of_seeds(metric))
 
     @property
     def parameters(self) -> float:
@@ -94,10 +95,11 @@ class Row:
 
     def spread(self, metric: str) -> float | None:
         """The standard deviation over the seeds, None for a single one."""
-        values = self._of_seeds(metric)
+        values = self.of_seeds(metric)
         return statistics.stdev(values) if len(values) > 1 else None
 
-    def _of_seeds(self, metric: str) -> list[float]:
+    def of_seeds(self, metric: str) -> list[float]:
+        """The mean score of each seed's runs: ``bleu``, ``tokenised_bleu``, ``chrf`` or ``accuracy``."""
         return self.by_seed({run["run"]: run["scores"][metric]["score"] for run in self.runs})
 
     def by_seed(self, values: Mapping[str, float]) -> list[float]:
@@ -219,10 +221,18 @@ class Results:
         return final_valid_loss(self.folder / RUNS / run["run"] / LOG, self.study.get("checkpoint", "best"))
 
     def curves(self) -> dict[str, dict[str, Curve]]:
-        """The learning curves of all runs that trained, by name; see :func:`~.training_log.learning_curves`."""
-        folders = sorted((self.folder / RUNS).glob("*"))
-        found = {folder.name: learning_curves(folder / LOG) for folder in folders}
+        """The learning curves of the study's runs that trained, by name; see `training_log.learning_curves`."""
+        found = {name: learning_curves(self.folder / RUNS / name / LOG) for name in sorted(self.labels)}
         return {name: curves for name, curves in found.items() if curves}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The method of each run, by the run's name: also of trainings that several runs share."""
+        if noted := self.study.get("labels"):
+            return dict(noted)
+        finished = {run["run"]: run["label"] for run in self.runs}  # versions before 0.2 noted the names alone
+        shared = {f"{run['label']}-training-s{run['seed']}": run["label"] for run in self.runs}
+        return shared | finished
 
     @property
     def titles(self) -> dict[str, str]:

@@ -278,11 +278,14 @@ def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
         "compare": study.compare,
         "given_base": study.trained is not None,
         "runs": [run.name for run in runs if run.scored],
+        "labels": {run.name: run.label for run in runs},
     }
     path, references = results / STUDY, results / REFERENCES
-    if read_json(path) != json.loads(json.dumps(content)) or not references.exists():
+    if read_json(path) != json.loads(json.dumps(content)):
         write_json(path, content)  # the first file: it says whose folder this is
-        write_text(references, "".join(line + "\n" for line in study.data.references(study.split)))
+    text = "".join(line + "\n" for line in study.data.references(study.split))
+    if not references.exists() or references.read_bytes() != text.encode():
+        write_text(references, text)
 
 
 def slurm_jobs(study: Study, runs: Sequence[Run]) -> str:

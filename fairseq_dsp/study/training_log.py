@@ -12,6 +12,7 @@ _TRAINING = re.compile(r"fairseq_cli\.train .* --save-dir .*?([^/]*?)'? --seed "
 _OTHER_CHOICE = re.compile(r" --(best-checkpoint-metric|maximize-best|save-interval|validate-interval)")
 _SAVED = re.compile(r"Saved checkpoint (.*)/checkpoint_?([^/]*)\.pt \(epoch \d+ @ (\d+) updates")
 _SECONDS = re.compile(r"done training in ([\d.]+) seconds")
+_STARTED = re.compile(r"\| (?:No existing checkpoint found|Loaded checkpoint .* @ (\d+) updates\))")
 _LINE = re.compile(r"\| (train_inner|valid) \| (\{.*\})$")
 
 NAMES = {
@@ -102,13 +103,17 @@ def read_log(log: Path) -> str:
 
 
 def _trainings(text: str) -> dict[str, dict[str, Curve]]:
-    """The curves of a log's trainings, by where they save; what an interruption made one do twice counts once."""
+    """The curves of a log's trainings, by where they save; of what an interruption undid, nothing."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     curves = None
     for line in text.splitlines():
         if line.startswith("$ "):
             training = _TRAINING.search(line)
             curves = found.setdefault(training[1], {}) if training else None
+        elif curves is not None and (started := _STARTED.search(line)):
+            for curve in curves.values():
+                for update in [update for update in curve if update > int(started[1] or 0)]:
+                    del curve[update]
         elif curves is not None and (match := _LINE.search(line)):
             try:
                 values = json.loads(match[2])

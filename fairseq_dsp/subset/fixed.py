@@ -16,6 +16,7 @@ class Fixed(Selection):
 
     learns = False
     anywhere = True
+    annealed = False
 
     def __init__(self, annealing: Annealing, kept: Tensor | None = None, penalised: bool = False) -> None:
         """

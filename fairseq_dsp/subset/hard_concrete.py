@@ -38,6 +38,7 @@ class HardConcrete(Selection):
 
     takes_penalty = True
     anywhere = True
+    annealed = False
     when_vanished = "every gate is open or closed almost surely, and more training changes none of them"
 
     def __init__(self, annealing: Annealing, kept: Tensor | None = None, penalised: bool = False) -> None:

@@ -55,6 +55,9 @@ class Selection(ABC):
     """Whether :meth:`sample` and :meth:`keep` of this very class work on any device. Those of a class that does not say
     so, even if the class above it does, are given the importance on the CPU: a GPU waits for the copies."""
 
+    annealed = True
+    """Whether the temperature and the cooldown change anything."""
+
     when_vanished = "a higher final temperature or a slower cooldown keeps them learning"
     """What to say to a user whose importance variables get no gradient any more."""
 

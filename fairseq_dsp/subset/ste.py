@@ -15,6 +15,7 @@ class StraightThrough(Selection):
     """Forward the hard top-K of the importance, without noise; backward the identity."""
 
     anywhere = True
+    annealed = False
 
     def sample(self, importance: Tensor, budget: Budget, update: int, generator: torch.Generator) -> Tensor:
         # the difference is exactly 0: it changes no gate and passes the gradient on unchanged

@@ -2,7 +2,7 @@
 
 The average follows the weights with a delay. Its importance would keep other units than the training, and go on to do
 so long after these are fixed, with weights that no update changes any more. So it has the importance, and the units, of
-the model that it follows.
+the model that it follows, and is as far in its schedule.
 """
 
 from __future__ import annotations
@@ -20,9 +20,16 @@ from ..wrapping import wrap
 def install() -> None:
     """Have fairseq copy the choice instead of averaging it; a second call changes nothing."""
     wrap(EMA, "__init__", _copying_choice)
+    wrap(EMA, "step", _following)
 
 
 def _copying_choice(stock: Callable[..., None], self: EMA, model: Any, *args: Any, **kwargs: Any) -> None:
     stock(self, model, *args, **kwargs)
     kinds = tuple(f"{name}." for name in getattr(model, "pruners", ()))
     self.skip_keys = {*self.skip_keys, *(name for name in model.state_dict() if name.startswith(kinds) and kinds)}
+
+
+def _following(stock: Callable[..., None], self: EMA, model: Any, updates: int | None = None) -> None:
+    stock(self, model, updates)
+    for kind, pruner in getattr(model, "pruners", {}).items():
+        self.model.pruners[kind].update = pruner.update

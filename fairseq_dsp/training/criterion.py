@@ -4,6 +4,7 @@ fairseq reads the types of the options at run time and knows ``Optional[X]`` onl
 """
 
 import functools
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from .distillation import Teacher
+
+logger = logging.getLogger(__name__)
 
 
 class _PenalisedCriterion(FairseqCriterion):
@@ -100,6 +103,12 @@ class PruningCriterion(_PenalisedCriterion, LabelSmoothedCrossEntropyCriterion):
 
         :raises UserError: if the teacher cannot be used.
         """
+        default = PruningCriterionConfig.distill_weight
+        if self.distill_from is None and self.distill_weight != default:
+            logger.warning(
+                "--distill-weight %s changes nothing without a teacher: give --distill-from, or leave it out",
+                self.distill_weight,
+            )
         _ = self.teacher
 
     def compute_loss(

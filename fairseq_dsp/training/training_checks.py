@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from itertools import chain
 from typing import Any
@@ -22,10 +22,13 @@ from ..model.gates import FIXED
 from ..model.kinds import KINDS, flag
 from ..model.pruning_options import WHICH_STAY, PruningConfig
 from ..model.retired import RETIRED, refuse_retired, with_effect
+from ..model.schedules import check_order, end_of_choice, ended_early
 from ..validation_metrics import why_not_computed
 from ..wrapping import wrap
 
 logger = logging.getLogger(__name__)
+
+_ANNEALING = ("initial_temperature", "final_temperature", "cooldown_updates")
 
 
 @functools.cache
@@ -129,13 +132,32 @@ def _refuse_retired(model: PrunableModel) -> None:
 
 
 def _tell_ignored(model: PrunableModel) -> None:
-    """Warn of options about a choice, if nothing is chosen."""
+    """Warn of options about a choice that nothing, or another kind of units, or a selection without it, makes."""
     config, default = PruningConfig.from_namespace(model.args), PruningConfig()
-    if config.compact or config.has_budget or any(pruner.plan.prunes for pruner in model.pruners.values()):
+
+    def given(names: Iterable[str]) -> str:
+        return ", ".join(flag(name) for name in names if getattr(config, name) != getattr(default, name))
+
+    if config.compact:
         return
-    if given := [flag(name) for name in _names() if getattr(config, name) != getattr(default, name)]:
-        budgets = " or ".join(flag(kind.options["to_keep"]) for kind in KINDS.values())
-        logger.warning("without %s nothing is pruned, so these options change nothing: %s", budgets, ", ".join(given))
+    plans = [pruner.plan for pruner in model.pruners.values()]
+    pruned = [plan for plan in plans if plan.prunes]
+    if not pruned:
+        if not config.has_budget and (ignored := given(_names())):
+            budgets = " or ".join(flag(kind.options["to_keep"]) for kind in KINDS.values())
+            logger.warning("without %s nothing is pruned, so these options change nothing: %s", budgets, ignored)
+        return
+    about_pruned = {name for plan in pruned for name in plan.kind.choice}
+    for plan in plans:
+        ignored = given(name for name in plan.kind.choice if name not in about_pruned)
+        if ignored and not plan.prunes:
+            units, budget = plan.kind.units, flag(plan.kind.options["to_keep"])
+            logger.warning("without %s no %s are pruned, so these options change nothing: %s", budget, units, ignored)
+    if not any(plan.selection.annealed for plan in pruned) and (ignored := given(_ANNEALING)):
+        logger.warning(
+            "--head-selection %s is neither annealed nor fixed by a cooldown, so these options change nothing: %s",
+            config.head_selection, ignored,
+        )  # fmt: skip
 
 
 def _names() -> Iterator[str]:
@@ -169,14 +191,13 @@ def _refuse_early(pruner: Any) -> None:
             f"{flag(plan.kind.options['to_keep'])} is {total}, but --kept-heads gives {given} {plan.kind.units}: leave "
             "one of them out"
         )
-    cooldown, shrinking = config.cooldown_updates, plan.kind.option(config, "updates")
+    try:
+        check_order(plan)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    cooldown = config.cooldown_updates
     if not plan.learns or plan.selection.decides(cooldown):
         return
-    if shrinking and shrinking > cooldown:
-        raise UserError(
-            f"{flag(plan.kind.options['updates'])} is {shrinking}, but with --cooldown-updates {cooldown} the "
-            f"{plan.kind.units} are fixed before that: lower the first, or raise the second"
-        )
     if not cooldown and len(pruner.importance.detach().unique()) == 1:
         raise UserError(
             f"--cooldown-updates is 0, so the {plan.kind.units} are fixed before anything says which are worth more: "
@@ -232,35 +253,21 @@ def _too_late(pruner: Any, cfg: Any, batches: int) -> Iterator[str]:
 
     :param batches: of an epoch.
     """
-    plan, config = pruner.plan, pruner.plan.config
-    if not plan.learns or config.freeze_weights:
+    chosen = end_of_choice(pruner.plan)
+    if chosen is None:
         return
-    warm_up, cooldown, units = config.pruning_warmup_updates, config.cooldown_updates, plan.kind.units
-    fixes = not plan.selection.decides(cooldown)
-    anneals = plan.selection.temperature(0) != plan.selection.temperature(cooldown)
-    chosen = warm_up + max(cooldown if fixes or anneals else 0, plan.kind.option(config, "updates") or 0)
-    if fixes:
-        what = f"from which on the {units} are fixed: the weights never train with those that stay alone"
-    else:
-        what = f"from which on the temperature and the number of {units} no longer change"
     an_epoch = math.ceil(batches / cfg.optimization.update_freq[-1])
     ends = {
         f"--max-update {cfg.optimization.max_update}": cfg.optimization.max_update,
         f"--max-epoch {cfg.optimization.max_epoch}": cfg.optimization.max_epoch * an_epoch,
     }
-    name, end = min(
-        ((name, end) for name, end in ends.items() if end > 0), key=lambda one: one[1], default=("", chosen)
-    )
-    if end < chosen:
-        advice = f"give --cooldown-updates {max(1, (end - warm_up) * 3 // 10)}, about 30% of the updates with pruning"
-        if end <= warm_up:
-            advice = f"lower --pruning-warmup-updates {warm_up}"
-        elif not fixes:
-            advice = "let the schedules of pruning end before the training does"
-        yield f"{name} ends this training before update {chosen}, {what}; {advice}"
+    if given := [(end, name) for name, end in ends.items() if end > 0]:
+        end, name = min(given)
+        if text := ended_early(pruner.plan, name, end):
+            yield text
     for name, value in (
         ("--patience", cfg.checkpoint.patience),
         ("--stop-time-hours", cfg.optimization.stop_time_hours),
     ):
         if value > 0:
-            yield f"{name} {value:g} may end this training before update {chosen}, {what}"
+            yield f"{name} {value:g} may end this training before update {chosen[0]}, {chosen[1]}"

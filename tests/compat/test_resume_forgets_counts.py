@@ -130,6 +130,16 @@ def test_the_average_is_updated_at_the_same_updates(tiny_data: Path, tmp_path: P
     torch.testing.assert_close(resumed["extra_state"]["ema"], straight["extra_state"]["ema"])
 
 
+def test_the_average_is_as_far_as_the_model_it_follows(tiny_data: Path, tmp_path: Path):
+    flags = ["--cpu", "--store-ema", "--heads-to-keep", 5, "--cooldown-updates", 3, "--heads-to-keep-updates", 2]
+    straight = inprocess.train(tiny_data, tmp_path / "straight", *flags, "--max-update", 6)
+    for end in (2, 6):
+        resumed = inprocess.train(tiny_data, tmp_path / "resumed", *flags, "--max-update", end)
+        phases = [state["heads.phase"] for state in (resumed["model"], resumed["extra_state"]["ema"])]
+        assert phases[0] == phases[1]
+    torch.testing.assert_close(resumed["extra_state"]["ema"], straight["extra_state"]["ema"], rtol=0, atol=0)
+
+
 def test_checkpoints_without_a_count_load(tiny_data: Path, tmp_path: Path):
     state = inprocess.train(tiny_data, tmp_path, *STEADY, "--max-epoch", 2)
     del state["extra_state"]["early_stopping"]

@@ -14,7 +14,7 @@ import support
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.evaluation.preprocessed import flags, read_data
+from fairseq_dsp.evaluation.preprocessed import flags, for_model, read_data
 from fairseq_dsp.study.runs import expand
 from fairseq_dsp.study.study_file import read_study
 
@@ -88,6 +88,27 @@ def test_a_study_has_the_direction_of_the_model_that_it_is_given(
     assert study.data.language_flags == ["--source-lang", "xx", "--target-lang", "yy"]
 
 
+def test_a_folder_of_several_languages(
+    checkpoint: Path, tiny_data: Path, references: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The model says which of them, also where the first by name has another number of sentences."""
+    data = tmp_path / "several"
+    shutil.copytree(tiny_data, data)
+    lines = (tiny_data.parent / "test.xx").read_text().splitlines(keepends=True)[:12]
+    for language in ("aa", "yy"):
+        (tmp_path / f"few.{language}").write_text("".join(lines))
+    prefix = ["-s", "aa", "-t", "yy", "--testpref", tmp_path / "few", "--destdir", data]
+    dictionaries = ["--srcdict", tiny_data / "dict.xx.txt", "--tgtdict", tiny_data / "dict.yy.txt"]
+    (data / "dict.yy.txt").unlink()
+    support.run_fairseq("preprocess", *prefix, *dictionaries)
+    given = {"references": str(references)}
+    assert read_data(data, "test", given).languages == ("aa", "yy")
+    several = evaluated(checkpoint, tmp_path, "--data", data, "--references", references)
+    assert "is taken for" not in capfd.readouterr().err
+    alone = evaluated(checkpoint, tmp_path, "--data", tiny_data, "--references", references)
+    assert (several["bleu"], several["sentences"]) == (alone["bleu"], 20)
+
+
 def test_other_references_of_a_preparation(checkpoint: Path, prepared: Path, references: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.write_text("BA\n" * 20)
@@ -131,8 +152,9 @@ def test_what_does_not_fit(tiny_data: Path, tmp_path: Path, arguments: dict[str,
     (tmp_path / "good").write_text("a\n" * 20)
     (tmp_path / "latin").write_bytes(b"a\n\xe9\n" * 10)
     given = {key: str(tmp_path / value) if key == "references" else value for key, value in arguments.items()}
+    split = given.pop("split", "test")
     with pytest.raises(UserError, match=told):
-        read_data(data, given.pop("split", "test"), given)
+        for_model(read_data(data, split, given), {}, split)
 
 
 def test_only_its_own_folders_are_a_preparation(prepared: Path, references: Path, tmp_path: Path) -> None:
@@ -165,7 +187,7 @@ def test_a_text_that_is_cut_short(tiny_data: Path, references: Path, tmp_path: P
     with pytest.raises(
         UserError, match=r"test\.xx-yy\.xx\.bin and test\.xx-yy\.xx\.idx are damaged, or one of them is cut"
     ):
-        read_data(data, "test", {"references": str(references)})
+        for_model(read_data(data, "test", {"references": str(references)}), {}, "test")
 
 
 def test_other_text_of_equal_size_is_another_corpus(tiny_data: Path, references: Path, tmp_path: Path) -> None:

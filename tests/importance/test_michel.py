@@ -161,14 +161,17 @@ def test_a_removed_head_scores_nothing_and_changes_the_others(setting: Batches):
     assert not torch.allclose(scores.values[6:8], score(model, batches).values[6:8])
 
 
+SHAPE = {kind: [2] for kind in TYPES}
+
+
 def table(values: list[float]) -> HeadScores:
-    return HeadScores(torch.tensor(values), {kind: [2] for kind in TYPES}, 1)
+    return HeadScores(torch.tensor(values), SHAPE, 1)
 
 
 def test_one_shot_keeps_the_highest_and_ties_go_to_the_lower_index():
-    heads, _ = choose(lambda gates: table([0.1, 0.9, 0.5, 0.5, 0.2, 0.7]), 3)
+    heads, _ = choose(lambda gates: table([0.1, 0.9, 0.5, 0.5, 0.2, 0.7]), SHAPE, 3)
     assert [heads.of(kind) for kind in TYPES] == [((1,),), ((0,),), ((1,),)]
-    heads, _ = choose(lambda gates: table([0.1, 0.9, 0.5, 0.5, 0.2, 0.7]), 4, floor=1)
+    heads, _ = choose(lambda gates: table([0.1, 0.9, 0.5, 0.5, 0.2, 0.7]), SHAPE, 4, floor=1)
     assert [heads.of(kind) for kind in TYPES] == [((1,),), ((0, 1),), ((1,),)]
 
 
@@ -180,7 +183,7 @@ def test_greedy_scores_anew_and_never_brings_a_head_back():
         # head 5 is worthless until head 0 is gone, and head 0 looks best once it is
         return table([0.1, 0.8, 0.6, 0.7, 0.5, 0.2] if gates.dim() == 0 else [1.0, 0.3, 0.6, 0.7, 0.5, 0.9])
 
-    heads, first = choose(scoring, 2, steps=4)
+    heads, first = choose(scoring, SHAPE, 2, steps=4)
     assert seen == [1.0, [0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 1]]
     assert [heads.of(kind) for kind in TYPES] == [((),), ((1,),), ((1,),)]
     assert first.values[0] == pytest.approx(0.1)
@@ -189,7 +192,7 @@ def test_greedy_scores_anew_and_never_brings_a_head_back():
 @pytest.mark.parametrize("k", range(7))
 @pytest.mark.parametrize("steps", [1, 3, 9])
 def test_exactly_k(k: int, steps: int):
-    heads, _ = choose(lambda gates: table([0.3] * 6), k, steps=steps)
+    heads, _ = choose(lambda gates: table([0.3] * 6), SHAPE, k, steps=steps)
     assert heads.kept == k
 
 
@@ -201,14 +204,17 @@ def test_it_scores_once_for_each_number_of_heads(k: int, times: int):
         seen.append(tuple(gates.expand(6).tolist()))
         return table([0.1, 0.9, 0.5, 0.6, 0.2, 0.7])
 
-    choose(scoring, k, steps=6)
+    choose(scoring, SHAPE, k, steps=6)
     assert len(seen) == len(set(seen)) == times
 
 
-def test_what_cannot_be_is_refused():
+def test_what_cannot_be_is_refused_before_anything_is_scored():
+    def scoring(gates: Tensor) -> HeadScores:
+        raise AssertionError
+
     with pytest.raises(ValueError, match="from 0 to 6"):
-        choose(lambda gates: table([0.3] * 6), 7)
+        choose(scoring, SHAPE, 7)
     with pytest.raises(ValueError, match="need 3 heads in all, but only 2"):
-        choose(lambda gates: table([0.3] * 6), 2, floor=1)
+        choose(scoring, SHAPE, 2, floor=1)
     with pytest.raises(ValueError, match="number of steps is 0"):
-        choose(lambda gates: table([0.3] * 6), 2, steps=0)
+        choose(scoring, SHAPE, 2, steps=0)

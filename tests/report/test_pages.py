@@ -88,7 +88,24 @@ def test_learning_curves_are_of_a_seed_that_the_method_has(made_up: Results, tmp
 
 
 def test_learning_curves_are_of_one_method(made_up: Results) -> None:
-    """Their names say what each training was asked for."""
+    """Their names say what each training was asked for, and the study whose each is."""
     names = ["joint-k6-s1", "joint-l0.01-s1", "joint-p0.5-s1", "joint-f0.5-s1", "joint-k6-s2", "joint-more-k6-s1"]
-    found = _curves_of({name: {} for name in names}, "joint", 1)
+    labels = dict.fromkeys(names, "joint") | {names[-1]: "joint-more"}
+    labels |= {"joint-l2-2-s1": "joint-l2-2", "joint-k3-s1": "joint-k3"}  # unpruned models of these names
+    results = Results(made_up.folder, {**made_up.study, "labels": labels}, made_up.runs)
+    found = _curves_of(results, {name: {} for name in labels}, "joint", 1)
     assert list(found) == ["6 heads", "0.5 of the parameters", "0.5 of the FLOPs", "λ = 0.01"]
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["this version", "an earlier one"])
+def test_learning_curves_are_of_runs_of_the_study(noted: bool, made_up: Results, tmp_path: Path) -> None:
+    """A folder may be left of a study that has been changed since."""
+    shutil.copytree(made_up.folder, tmp_path, dirs_exist_ok=True)
+    for other in ("joint-k9-s1", "joint-training-s1"):
+        shutil.copytree(tmp_path / "runs/joint-k6-s1", tmp_path / "runs" / other)
+    (tmp_path / "runs/joint-k9-s1/result.json").unlink()
+    study = json.loads((tmp_path / "study.json").read_text())
+    if noted:
+        study["labels"] = {run["run"]: run["label"] for run in made_up.runs} | {"joint-training-s1": "joint"}
+    curves = Results(tmp_path, study, made_up.runs).curves()
+    assert sorted(curves) == sorted([*study["runs"], "joint-training-s1"])

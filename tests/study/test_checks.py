@@ -42,6 +42,19 @@ def test_what_may_end_a_choice_early_is_refused(checked: Callable[..., list[Run]
     checked({"max-update": 4, **option}, methods=["random"])  # its heads are fixed from the first update on
 
 
+def test_schedules_that_do_not_fit_are_found_before_the_first_training(
+    checked: Callable[..., list[Run]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"max-update": 20, "cooldown-updates": 4, "heads-to-keep-updates": 9}
+    with pytest.raises(UserError, match="joint, train: --heads-to-keep-updates is 9, but with --cooldown-updates 4"):
+        checked(options, methods=["joint"])
+    checked({"max-update": 20, "cooldown-updates": 9}, methods=["joint"])
+    assert not capsys.readouterr().err
+    checked({"max-update": 20, "cooldown-updates": 99}, methods=["joint"])
+    told = "joint, train: --max-update 20 ends this training before update 99, from which on the heads are fixed"
+    assert capsys.readouterr().err.startswith(told)
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "options", "reason"),
     [

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pruning import SHORT, call, refused, value, words_of
 
+from fairseq_dsp.cli import main
 from fairseq_dsp.model import HeadSet
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
@@ -32,6 +34,20 @@ def test_it_prunes_to_a_share_of_the_parameters(
     assert json.loads((out / "prune.json").read_text())["shares"] == [["parameters-to-keep", 0.4]]
     for other in ({"parameters_to_keep": [0.5]}, {"heads": [6]}):
         assert "holds the result of another call" in refused(stock_checkpoint, prepared, out, *SHORT, **other)
+
+
+def test_the_share_itself_says_how_long_to_train(
+    stock_checkpoint: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0.32 of 12 heads are four, a third of them; but of the parameters less than a third stay."""
+    for share, updates in ((0.34, "500"), (0.32, "700")):
+        state = torch.load(stock_checkpoint, weights_only=False)
+        state["optimizer_history"][-1]["num_updates"] = 700
+        torch.save(state, tmp_path / "base.pt")
+        args = ("prune", str(tmp_path / "base.pt"), str(prepared), str(tmp_path / "out"), "--dry-run")
+        assert main([*args, "--parameters-to-keep", str(share)]) == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if "--parameters-to-keep" in line)
+        assert value(line.split(), "--max-update") == updates
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.report.figures import score_curve
 from fairseq_dsp.report.tables import cost_cells, table_lines, to_csv
 from fairseq_dsp.study.results import Results, read_results, summary_table
 
@@ -61,6 +62,30 @@ def test_losses_are_averaged_by_seed_as_scores_are(made_up: Results) -> None:
     twice = [{**row.runs[0], "run": name} for name in ("a", "b")] + [row.runs[1]]
     more = type(row)(row.label, row.title, row.heads, twice)
     assert more.by_seed({"a": 1.0, "b": 3.0, row.runs[1]["run"]: 7.0}) == [2.0, 7.0]
+
+
+def test_several_runs_of_a_seed_have_no_spread(copied: Path) -> None:
+    """As by two penalties: the table's standard deviation and the picture's band are those of the seeds."""
+    results = read_results(copied)
+    (row,) = (row for row in results.rows() if row.label == "joint" and row.heads == 6)
+    two = [{**row.runs[0], "run": name} for name in ("a", "b")]
+    two[1]["scores"] = {**two[1]["scores"], "bleu": {"score": two[0]["scores"]["bleu"]["score"] + 4}}
+    twice = type(row)(row.label, row.title, row.heads, two)
+    assert twice.spread("bleu") is None
+    assert twice.of_seeds("bleu") == [twice.mean("bleu")] == [pytest.approx(two[0]["scores"]["bleu"]["score"] + 2)]
+
+
+def test_heads_of_a_share_are_the_mean_wherever_they_are_shown(copied: Path) -> None:
+    for seed, heads in ((1, 7), (2, 4)):
+        path = copied / f"runs/joint-k6-s{seed}/result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"heads": heads, "share": "0.5 of the FLOPs"}))
+    results = read_results(copied)
+    (row,) = (row for row in results.rows() if row.budget == "0.5 of the FLOPs")
+    assert row.kept == "5.5"
+    lines = csv.DictReader(to_csv(table_lines(results, results.bootstrap())).splitlines())
+    assert [one["heads"] for one in lines if one["method"] == "joint"] == ["5.5", "3"]
+    places = [line.get_xdata() for line in score_curve(results, 1.0).axes[0].lines]
+    assert [3, 5.5] in [list(x) for x in places]
 
 
 def test_parameters_are_the_mean_wherever_they_are_shown(copied: Path) -> None:

@@ -23,6 +23,8 @@ from fairseq_dsp.errors import UserError
 from fairseq_dsp.files import write_text
 from fairseq_dsp.study import sweep
 from fairseq_dsp.study.results import read_results
+from fairseq_dsp.study.runs import expand
+from fairseq_dsp.study.study_file import read_study
 
 SCORED = ["base-s1", "joint-k6-s1", "michel-k6-s1", "pipelined-k6-s1"]
 
@@ -168,6 +170,23 @@ def test_what_divides_this_machine_does_not_divide_a_cluster(
     assert main(["sweep", str(write_study()), "--slurm", "--jobs", "2", "--gpus", "0"]) == 1
     told = capsys.readouterr().err
     assert "--slurm is given with --jobs, --gpus, which divides this machine: leave one out; the study's slurm" in told
+
+
+def test_references_are_those_of_the_text_that_is_scored(write_study: Callable[..., Path], tmp_path: Path) -> None:
+    """Also where they could not be written when the study was: the same command mends it."""
+    results = tmp_path / "results"
+    results.mkdir()
+    for split in ("test", "valid"):
+        study = read_study(write_study(evaluate={"split": split, "beam": 1}))
+        runs = expand(study, results)
+        sweep.write_study(results, study, runs)
+        before = (results / "references.txt").read_bytes()
+        assert before.decode().splitlines() == list(study.data.references(split))
+        (results / "references.txt").write_text("those of another text\n")
+        sweep.write_study(results, study, runs)
+        assert (results / "references.txt").read_bytes() == before
+    noted = json.loads((results / "study.json").read_text())
+    assert noted["labels"] == {run.name: run.label for run in runs}
 
 
 def test_full_disk(tmp_path: Path) -> None:

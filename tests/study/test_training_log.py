@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq_dsp.study.training_log import final_valid_loss, training_seconds
+from fairseq_dsp.study.training_log import final_valid_loss, learning_curves, training_seconds
 
 
 def log(path: Path, losses: list[str], *flags: str) -> Path:
@@ -75,3 +75,21 @@ def test_an_interrupted_training_took_as_long_as_its_checkpoint_says(tmp_path: P
     moved = calls[1].replace(str(tmp_path), "/elsewhere")  # where it began
     path.write_text("\n".join(["", moved, "x", "", calls[1], end, ""]))
     assert training_seconds(path, folders[1:]) == 100
+
+
+@pytest.mark.parametrize(
+    ("start", "left"),
+    [
+        ("No existing checkpoint found /run/checkpoints/checkpoint_last.pt", []),
+        ("Loaded checkpoint base.pt (epoch 9 @ 0 updates)", []),
+        ("Loaded checkpoint /run/checkpoints/checkpoint_last.pt (epoch 1 @ 2 updates)", [(1, 4.5), (2, 4.2)]),
+    ],
+    ids=["anew", "anew from a model", "resumed"],
+)
+def test_what_an_interruption_undid_is_in_no_curve(start: str, left: list[tuple[int, float]], tmp_path: Path) -> None:
+    """Updates after the last checkpoint, or of a first attempt that left none and had another recipe."""
+    path, again = log(tmp_path / "log.txt", ["4.5", "4.2", "4.3", "4.1"]), tmp_path / "again.txt"
+    call, *_ = log(again, []).read_text().splitlines()
+    line = f"x | valid | {json.dumps({'valid_loss': '4.0', 'valid_num_updates': '3'})}"
+    path.write_text(path.read_text() + "\n".join(["", call, f"x | INFO | fairseq.trainer | {start}", line, ""]))
+    assert learning_curves(path)["valid_loss"] == [*left, (3, 4.0)]

@@ -112,6 +112,35 @@ def test_options_without_a_budget_are_told(tiny_data: Path, tmp_path: Path, capl
     assert "change nothing" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (
+            "--ffn-units-to-keep 9 --ffn-unit-width 4 --cooldown-updates 1 --min-heads-per-module 1 --uniform-heads",
+            "without --heads-to-keep no heads are pruned, so these options change nothing: --min-heads-per-module, "
+            "--uniform-heads",
+        ),
+        (
+            "--heads-to-keep 6 --head-selection ste --initial-temperature 0.5 --cooldown-updates 2",
+            "--head-selection ste is neither annealed nor fixed by a cooldown, so these options change nothing: "
+            "--initial-temperature, --cooldown-updates",
+        ),
+        (
+            "--criterion label_smoothed_cross_entropy_dsp --distill-weight 0.9",
+            "--distill-weight 0.9 changes nothing without",
+        ),
+        ("--heads-to-keep 6 --ffn-units-to-keep 9 --ffn-unit-width 4 --cooldown-updates 1", ""),
+    ],
+)
+def test_options_of_another_choice_are_told(
+    flags: str, told: str, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inprocess.train(tiny_data, tmp_path, "--cpu", "--max-update", 1, *flags.split())
+    found = [text for text in caplog.messages if "change nothing" in text or "changes nothing" in text]
+    assert len(found) == bool(told)
+    assert told in "".join(found)
+
+
 def test_a_training_does_not_go_on_with_other_heads(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     flags = ["--cpu", "--cooldown-updates", 2]
     inprocess.train(tiny_data, tmp_path, *flags, "--heads-to-keep", 6, "--max-update", 3)

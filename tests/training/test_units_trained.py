@@ -40,6 +40,30 @@ def test_a_share_of_the_parameters_stays(tiny_data: Path, tmp_path: Path, select
     assert [one.kept for one in kept.all] == [heads, units]
 
 
+@pytest.mark.parametrize("hydra", [False, True], ids=["argparse", "hydra"])
+def test_a_training_goes_on_without_a_width(
+    hydra: bool, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is that of the layers then, when it begins and when it goes on."""
+    for end in (2, 4):
+        if hydra:
+            overrides = [
+                "model.heads_to_keep=6",
+                "+model.ffn_units_to_keep=11",
+                "model.cooldown_updates=6",
+                f"optimization.max_update={end}",
+            ]
+            state = inprocess.train_hydra("joint", tiny_data, tmp_path, *inprocess.HYDRA_TINY, *overrides)
+        else:
+            sizes = ["--encoder-ffn-embed-dim", 64, "--decoder-ffn-embed-dim", 64, "--ffn-units-to-keep", 11]
+            state = inprocess.train(tiny_data, tmp_path, *SCHEDULE, *sizes, "--max-update", end)
+        options = state["cfg"]["model"]
+        width = options["ffn_unit_width"] if isinstance(options, dict) else options.ffn_unit_width
+        assert width == (2 if hydra else 4)
+        assert state["optimizer_history"][-1]["num_updates"] == end
+    assert "in this training so far" not in caplog.text
+
+
 @pytest.mark.parametrize("budget", [BOTH, *SHARES], ids=["numbers", "parameters", "flops"])
 @pytest.mark.parametrize("stop", mostly_slow([4, 6, 7], 6))
 def test_resuming_is_exact_across_the_update_that_fixes_units(
