@@ -18,6 +18,7 @@ ENGINE = "CTranslate2 int8"
 LABELS = {
     "half": (7, -8),
     "layers-2-2": (7, -4),
+    "layers-2-2-long": (7, 2),
     "sixth-long": (7, -7),
     "layers-2-2-two": (7, -8),
     "halves": (7, -10),
@@ -97,7 +98,7 @@ def frontier() -> Figure:
             speeds = [fast(m, batch) for m in found]
             axes.plot(
                 speeds, [m["bleu"] for m in found], marker, color=colour, markerfacecolor=colour if long else "none",
-                label=kind if long or kind == "unpruned" else f"{kind}, 1,300 updates or fewer with translations",
+                label=kind if long or kind == "unpruned" else f"{kind}, 2,600 updates or fewer with translations",
             )  # fmt: skip
             for model, at in zip(found, speeds, strict=True):
                 offset = LABELS.get(model["name"], (6, 3))
