@@ -2,21 +2,28 @@
 
 Broken: ve-fairseq 0.12.3 calls ``eval`` on options of models, optimisers and criteria, and on the lines of one kind of
 data set. Such options are a part of every checkpoint, so that a checkpoint, an exported folder or a study could run any
-code, safe loading or not: ``encoder_xformers_att_config`` does it in every Transformer.
+code, safe loading or not: ``encoder_xformers_att_config`` does it in every Transformer. And a number such as ``0,001``
+for ``--lr`` ends in a traceback that names no option.
 
 Fix: the name ``eval`` means, in fairseq's modules, a reader of literals and their sums, products and the like, such
-as ``(0.9, 0.98)`` and ``[(512, 3)] * 4 + [(256, 3)]``, which refuses all else. Can go when fairseq reads literals.
+as ``(0.9, 0.98)`` and ``[(512, 3)] * 4 + [(256, 3)]``, which refuses all else; and the command line says which option
+has a value that is none. Can go when fairseq reads literals.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import operator
 import reprlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from fairseq.dataclass import utils
+
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.wrapping import wrap
 
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.Add: operator.add,
@@ -31,6 +38,17 @@ def apply() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("fairseq."):
             module.eval = read_literal  # type: ignore[attr-defined]
+    wrap(utils, "eval_str_list", _naming_the_option)
+
+
+def _naming_the_option(stock: Callable[..., Any], text: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return stock(text, *args, **kwargs)
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{reprlib.repr(text)} is given, but a number is expected, such as 0.001, or a list of them, such as "
+            "[0.001, 0.0005]"
+        ) from error
 
 
 def read_literal(text: str) -> Any:

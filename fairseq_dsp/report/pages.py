@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
        padding: 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } p { max-width: 54rem; }
 .wide, figure { overflow-x: auto; } figure { margin: 1rem 0; }
-figure svg { width: 100%; height: auto; min-width: 28rem; max-width: 50rem; }
+figure svg { height: auto; max-width: 50rem; }
 table { border-collapse: collapse; font-size: 0.95rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 thead { border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; }
 tbody { border-bottom: 2px solid #1a1a1a; } tr.first td { border-top: 1px solid #ccc; }
@@ -33,6 +34,7 @@ th, td { padding: 0.15rem 0.6rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; padding-left: 0; }
 td:first-child { white-space: normal; min-width: 8rem; }
 .note { color: #555; font-size: 0.9rem; } .missing { border-left: 4px solid #d55e00; padding-left: 0.8rem; }
+@media (max-width: 40rem) { figure svg { max-width: 34rem; } }
 @media (max-width: 40rem) { table { font-size: 0.85rem; } th, td { padding: 0.15rem 0.4rem; } }
 """
 
@@ -48,6 +50,9 @@ def write_report(results: Results, out: Path, against: str | None = None) -> Non
     """
     found = results.bootstrap()
     lines = tables.table_lines(results, found, against)
+    if against and not any(line.to_other for line in lines):
+        title = results.titles[against]
+        print(f"no method has as many heads as {title}: nothing is compared with it", file=sys.stderr)
     parts = _parts(results, lines, found.signature, against)
     pictures = _pictures(results, next((line.score.half for line in lines if line.row.label == BASE), 0.0))
     svgs = {name: (title, figures.svg(figure)) for name, (title, figure) in pictures.items()}
@@ -99,7 +104,7 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
             tables.cost_cells(results.rows(), results.metric),
         ),
     ]
-    if against:
+    if against and any(line.to_other for line in lines):
         other = results.titles[against]
         title = f"Against {other}, at the same number of heads"
         text = note(f"{other} with as many heads", [line.to_other for line in lines])

@@ -42,7 +42,9 @@ KEYS = {
 }
 """The keys of a study's ``slurm``."""
 
-_EXPECTED = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "keys with values"}
+_EXPECTED = {
+    str: "a text is", int: "a whole number is", float: "a number is", list: "a list is", dict: "keys with values are",
+}  # fmt: skip
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -53,7 +55,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         key = KEYS[name]
         kinds: Any = (int, float) if key.kind is float else key.kind
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise UserError(f"slurm: {name} is {value!r}, but {_EXPECTED[key.kind]} is expected")
+            raise UserError(f"slurm: {name} is {value!r}, but {_EXPECTED[key.kind]} expected")
         if key.least is not None and not key.least <= value < math.inf:
             raise UserError(f"slurm: {name} is {value}, but a number from {key.least} is expected")
         if key.kind is str and not (value.strip() and value.isprintable()):

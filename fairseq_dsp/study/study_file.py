@@ -25,7 +25,7 @@ from .method_checks import (
 from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false
 from .start_model import read_pretrained, trained_base
 from .titles import BASE, BASE_TITLE, METHODS, read_title, with_titles
-from .values import boolean, check_keys, is_name, mapping, numbers
+from .values import NAME, boolean, check_keys, is_name, mapping, numbers
 from .yaml_file import read_yaml
 
 FROM_BASE = {"pipelined", "voita", "michel"}
@@ -144,7 +144,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     check_keys(content, _STUDY_KEYS, "the study", required=("name", "data", "recipe", "methods"))
     name = content["name"]
     if not is_name(name):
-        raise ValueError(f"name is {name!r}, but letters, digits, - and _ are expected")
+        raise ValueError(f"name is {name!r}, but {NAME}")
     pretrained, sizes = read_pretrained(content.get("pretrained"))
     recipe = sizes | read_options(content["recipe"], "recipe")
     base = read_options(_part(content, "base"), "base")
@@ -278,7 +278,7 @@ def _method(
         raise ValueError(f"there is no method {kind!r}{advice}: give one of {', '.join(METHODS)}")
     name = content.get("name", kind)
     if not is_name(name):
-        raise ValueError(f"the name of a method is {name!r}, but letters, digits, - and _ are expected")
+        raise ValueError(f"the name of a method is {name!r}, but {NAME}")
     own = [key for key, whose in _KEYS_OF.items() if key in content and kind != whose]
     if own:
         raise ValueError(f"{name} has the key {own[0]}, which is for {_KEYS_OF[own[0]]}: leave it out")

@@ -34,19 +34,33 @@ def numbers(value: Any, where: str, kind: type, low: float, high: float, *, leas
 
     :param kind: ``int`` or ``float``.
     :param least: how many there must be at least, 0 or 1.
-    :raises ValueError: if it is no such list.
+    :raises ValueError: if it is no such list. YAML reads 1e-3, without a point, as text.
     """
     if not isinstance(value, list):
         raise ValueError(f"{where} is {value!r}, but a list of numbers is expected, such as [1, 2]")
+    whole = "whole " if kind is int else ""
     if len(value) < least:
         raise ValueError(f"{where} is an empty list, but one number at least is expected, such as [1]")
+    if kind is float:
+        value = [_float(number) for number in value]
     for number in value:
         right = isinstance(number, (int, float) if kind is float else int) and not isinstance(number, bool)
         if not right or not low <= number <= high:
-            raise ValueError(f"{where} holds {number!r}, but numbers from {low} to {high} are expected")
+            raise ValueError(f"{where} holds {number!r}, but {whole}numbers from {low} to {high} are expected")
     if len({f"{number:.12g}" for number in value}) != len(value):
         raise ValueError(f"{where} holds a number twice ({value}): give each once")
     return tuple(kind(number) for number in value)
+
+
+def _float(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+NAME = "a text of letters, digits, - and _ is expected, in quotes where YAML reads it as something else"
+"""What :func:`is_name` allows, for messages."""
 
 
 def is_name(value: Any) -> bool:

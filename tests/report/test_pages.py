@@ -70,6 +70,17 @@ def test_the_page_fits_and_shows_its_pictures(made_up: Results, tmp_path: Path) 
     assert "CONSOLE" not in done.stderr  # where errors of scripts and of loading are told
 
 
+def test_a_method_that_nothing_can_be_compared_with(
+    made_up: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [run for run in made_up.runs if run["label"] != "paper" or run["heads"] == 6]
+    runs = [run for run in runs if run["label"] != "joint" or run["heads"] == 3]
+    write_report(Results(made_up.folder, made_up.study, runs), tmp_path, "paper")
+    told = f"no method has as many heads as {made_up.titles['paper']}: nothing is compared with it"
+    assert told in capsys.readouterr().err
+    assert "Against" not in (tmp_path / "report.md").read_text()
+
+
 def test_methods_look_different() -> None:
     assert len({look(i) for i in range(49)}) == 49
 

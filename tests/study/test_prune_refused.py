@@ -29,7 +29,7 @@ def test_what_cannot_be_pruned(
     ):
         assert message in refused(checkpoint, prepared, out, heads=[6])
     for heads, message in (
-        ([13], "--heads-to-keep holds 13, but numbers from 0 to 12 are expected"),
+        ([13], "--heads-to-keep holds 13, but whole numbers from 0 to 12 are expected"),
         ([6, 6], "--heads-to-keep holds a number twice"),
         (None, "no number of heads is given: give --heads-to-keep K, how many of the 12 heads of"),
     ):
@@ -38,7 +38,7 @@ def test_what_cannot_be_pruned(
         prepared, stock_checkpoint, out, heads=[6]
     )
     for seed in (-1, 2**31):  # fairseq adds the epoch to it, and numpy takes 32 bits
-        message = f"--seed holds {seed}, but numbers from 0 to {2**31 - 1} are expected"
+        message = f"--seed holds {seed}, but whole numbers from 0 to {2**31 - 1} are expected"
         assert message in refused(stock_checkpoint, prepared, out, heads=[6], seed=seed)
     for given, more, message in (
         ({"heads": [6], "touch_up": 5}, [], "--touch-up is 5 without --range, but it is how many updates"),
