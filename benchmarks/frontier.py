@@ -105,7 +105,7 @@ def models(
     rows = [row for row in results.rows() if row.label in (BASE, *methods)]
     for row in tqdm(rows, desc="models", disable=None):
         scores = [run["scores"] for run in row.runs]
-        parameters, bleu = scores[0]["parameters"], row.values("bleu")
+        parameters, bleu = scores[0]["parameters"], row.of_seeds("bleu")
         trained = [TrainedModel.read(one["checkpoint"]) for one in scores]
         if row.label == BASE:
             stock = folder / "stock.pt"

@@ -160,8 +160,11 @@ def hit_rate(method: str, seed: int, *, updates: int = 100) -> float:
 def by_scores(teacher: PrunableTransformer, matters: Tensor, draw: torch.Generator, *, steps: int, **_: Any) -> Tensor:
     """The heads that scoring chooses."""
     batches = [batch(teacher, matters, draw, 64) for _ in range(20)]
-    chosen, _scores = choose(lambda g: score(teacher, batches, gates=g if g.dim() else torch.ones(N)), M, steps=steps)
-    return chosen.to_gates({kind: [HEADS] for kind in ("encoder_self", "decoder_self", "cross")})
+    shape = {kind: [HEADS] for kind in ("encoder_self", "decoder_self", "cross")}
+    chosen, _scores = choose(
+        lambda g: score(teacher, batches, gates=g if g.dim() else torch.ones(N)), shape, M, steps=steps
+    )
+    return chosen.to_gates(shape)
 
 
 def by_training(

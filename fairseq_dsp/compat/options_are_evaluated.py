@@ -46,8 +46,8 @@ def _naming_the_option(stock: Callable[..., Any], text: Any, *args: Any, **kwarg
         return stock(text, *args, **kwargs)
     except (SyntaxError, ValueError, TypeError) as error:
         raise argparse.ArgumentTypeError(
-            f"{reprlib.repr(text)} is given, but a number is expected, such as 0.001, or a list of them, such as "
-            "[0.001, 0.0005]"
+            f"{reprlib.repr(text)} is given, but a value as Python writes it is expected, such as 0.001, or a list of "
+            "them, such as [0.001, 0.0005]"
         ) from error
 
 

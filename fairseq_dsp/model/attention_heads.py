@@ -97,15 +97,6 @@ class _Heads(Kind):
                     f"--uniform-heads needs one number of heads for all types, but {flag(name)} is given: leave one of "
                     "them out, and give --heads-to-keep"
                 )
-        bounded = self.has_budget(options) or options.cost or options.heads_to_keep_low is not None
-        if options.l0_penalty is not None and not bounded:
-            shrinking = () if others else ("heads_to_keep_updates",)
-            for name in (*shrinking, "min_heads_per_module", *self.floors.values()):
-                if getattr(options, name):
-                    raise ValueError(
-                        f"{flag(name)} {getattr(options, name)} is about a number of heads, but --l0-penalty chooses "
-                        "by itself how many stay: leave it out, or give --heads-to-keep as well"
-                    )
         if options.min_heads_per_module < 0:
             raise ValueError(f"--min-heads-per-module is {options.min_heads_per_module}, but it must be 0 or more")
         for name, floor in self.floors.items():

@@ -53,6 +53,7 @@ def write_report(results: Results, out: Path, against: str | None = None) -> Non
     if against and not any(line.to_other for line in lines):
         title = results.titles[against]
         print(f"no method has as many heads as {title}: nothing is compared with it", file=sys.stderr)
+        against = None
     parts = _parts(results, lines, found.signature, against)
     pictures = _pictures(results, next((line.score.half for line in lines if line.row.label == BASE), 0.0))
     svgs = {name: (title, figures.svg(figure)) for name, (title, figure) in pictures.items()}
@@ -104,7 +105,7 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
             tables.cost_cells(results.rows(), results.metric),
         ),
     ]
-    if against and any(line.to_other for line in lines):
+    if against:
         other = results.titles[against]
         title = f"Against {other}, at the same number of heads"
         text = note(f"{other} with as many heads", [line.to_other for line in lines])

@@ -281,8 +281,11 @@ def write_study(results: Path, study: Study, runs: Sequence[Run]) -> None:
         "labels": {run.name: run.label for run in runs},
     }
     path, references = results / STUDY, results / REFERENCES
-    if read_json(path) != json.loads(json.dumps(content)):
+    changed = read_json(path) != json.loads(json.dumps(content))
+    if changed:
         write_json(path, content)  # the first file: it says whose folder this is
+    if not changed and references.exists() and all(is_done(run) for run in runs if run.scored):
+        return  # without the corpus, which may be gone
     text = "".join(line + "\n" for line in study.data.references(study.split))
     if not references.exists() or references.read_bytes() != text.encode():
         write_text(references, text)

@@ -124,6 +124,6 @@ def _trainings(text: str) -> dict[str, dict[str, Curve]]:
                 if name in values and update is not None:
                     curves.setdefault(name, {})[int(update)] = float(values[name])
     return {
-        training: {name: sorted(curves[name].items()) for name in NAMES if name in curves}
+        training: {name: sorted(curves[name].items()) for name in NAMES if curves.get(name)}
         for training, curves in found.items()
     }

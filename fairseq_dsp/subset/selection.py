@@ -56,7 +56,7 @@ class Selection(ABC):
     so, even if the class above it does, are given the importance on the CPU: a GPU waits for the copies."""
 
     annealed = True
-    """Whether the temperature and the cooldown change anything."""
+    """Whether the temperature changes anything."""
 
     when_vanished = "a higher final temperature or a slower cooldown keeps them learning"
     """What to say to a user whose importance variables get no gradient any more."""

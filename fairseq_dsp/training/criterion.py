@@ -103,8 +103,7 @@ class PruningCriterion(_PenalisedCriterion, LabelSmoothedCrossEntropyCriterion):
 
         :raises UserError: if the teacher cannot be used.
         """
-        default = PruningCriterionConfig.distill_weight
-        if self.distill_from is None and self.distill_weight != default:
+        if self.distill_from is None and self.distill_weight not in (0, PruningCriterionConfig.distill_weight):
             logger.warning(
                 "--distill-weight %s changes nothing without a teacher: give --distill-from, or leave it out",
                 self.distill_weight,

@@ -28,7 +28,7 @@ from ..wrapping import wrap
 
 logger = logging.getLogger(__name__)
 
-_ANNEALING = ("initial_temperature", "final_temperature", "cooldown_updates")
+_TEMPERATURES = ("initial_temperature", "final_temperature")
 
 
 @functools.cache
@@ -148,16 +148,20 @@ def _tell_ignored(model: PrunableModel) -> None:
             logger.warning("without %s nothing is pruned, so these options change nothing: %s", budgets, ignored)
         return
     about_pruned = {name for plan in pruned for name in plan.kind.choice}
+    about_budgets = {name for plan in plans if plan.kind.has_budget(config) for name in plan.kind.choice}
     for plan in plans:
-        ignored = given(name for name in plan.kind.choice if name not in about_pruned)
-        if ignored and not plan.prunes:
-            units, budget = plan.kind.units, flag(plan.kind.options["to_keep"])
-            logger.warning("without %s no %s are pruned, so these options change nothing: %s", budget, units, ignored)
-    if not any(plan.selection.annealed for plan in pruned) and (ignored := given(_ANNEALING)):
-        logger.warning(
-            "--head-selection %s is neither annealed nor fixed by a cooldown, so these options change nothing: %s",
-            config.head_selection, ignored,
-        )  # fmt: skip
+        units, budget = plan.kind.units, flag(plan.kind.options["to_keep"])
+        own = given(name for name in plan.kind.choice if name not in about_pruned)
+        if own and not plan.prunes and not plan.kind.has_budget(config):
+            logger.warning("without %s no %s are pruned, so these options change nothing: %s", budget, units, own)
+        # a penalty decides by itself how many stay
+        own = given(name for name in plan.kind.choice if name not in about_budgets)
+        if own and plan.penalised and not (plan.range or plan.kind.has_budget(config)):
+            logger.warning("without %s a penalty keeps to no number, so these change nothing: %s", budget, own)
+        if plan.prunes and plan.learns and not plan.selection.annealed and (own := given(_TEMPERATURES)):
+            logger.warning(
+                "--head-selection %s is not annealed, so these change nothing: %s", config.head_selection, own
+            )
 
 
 def _names() -> Iterator[str]:

@@ -37,18 +37,6 @@ DECODER_FIRST = torch.tensor([0.0] * 4 + [2.0] * 4 + [1.0] * 4)  # encoder self,
         ("--cross-heads-to-keep 2 --min-encoder-heads 1", "give --encoder-heads-to-keep instead"),
         ("--heads-to-keep 6 --pruning-warmup-updates -1", "--pruning-warmup-updates is -1"),
         (
-            "--head-selection hard_concrete --l0-penalty 1 --min-encoder-heads 2",
-            "--min-encoder-heads 2 is about a number of heads, but --l0-penalty chooses by itself how many stay",
-        ),
-        (
-            "--head-selection hard_concrete --l0-penalty 1 --min-heads-per-module 1",
-            "--min-heads-per-module 1 is about a number of heads",
-        ),
-        (
-            "--head-selection hard_concrete --l0-penalty 1 --heads-to-keep-updates 9",
-            "--heads-to-keep-updates 9 is about a number of heads",
-        ),
-        (
             "--head-selection hard_concrete --l0-penalty 1 --pruning-warmup-updates 5",
             "--pruning-warmup-updates 5 delays the choice of the heads, but",
         ),

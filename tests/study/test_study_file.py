@@ -94,7 +94,7 @@ def value(command: list[str], option: str) -> str:
         ({"data": "/nowhere"}, "there is no folder /nowhere: give the one that scripts/preprocess.sh wrote"),
         ({"name": "a/b"}, "letters, digits"),
         ({"name": 2024}, "a text of letters, digits, - and _ is expected, in quotes where YAML"),
-        ({"base": {"lr": "0,001"}}, "argument --lr: '0,001' is given, but a number is expected"),
+        ({"base": {"lr": "0,001"}}, "argument --lr: '0,001' is given, but a value as Python writes it is expected"),
         ({"checkpoint": "first"}, "best or last"),
         ({"compare": "jiont"}, "compare is 'jiont', but the name of a method is expected: one of joint"),
         ({"evaluate": {"split": "test7"}}, "no text called test7"),

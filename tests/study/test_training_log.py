@@ -93,3 +93,11 @@ def test_what_an_interruption_undid_is_in_no_curve(start: str, left: list[tuple[
     line = f"x | valid | {json.dumps({'valid_loss': '4.0', 'valid_num_updates': '3'})}"
     path.write_text(path.read_text() + "\n".join(["", call, f"x | INFO | fairseq.trainer | {start}", line, ""]))
     assert learning_curves(path)["valid_loss"] == [*left, (3, 4.0)]
+
+
+def test_a_training_that_started_anew_has_no_curve_yet(tmp_path: Path) -> None:
+    path, again = log(tmp_path / "log.txt", ["4.5"]), log(tmp_path / "again.txt", [])
+    anew = "x | INFO | fairseq.trainer | No existing checkpoint found x\n"
+    path.write_text(path.read_text() + again.read_text() + anew)
+    assert learning_curves(path) == {}
+    assert final_valid_loss(path, "best") is None

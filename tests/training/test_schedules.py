@@ -122,14 +122,20 @@ def test_options_without_a_budget_are_told(tiny_data: Path, tmp_path: Path, capl
         ),
         (
             "--heads-to-keep 6 --head-selection ste --initial-temperature 0.5 --cooldown-updates 2",
-            "--head-selection ste is neither annealed nor fixed by a cooldown, so these options change nothing: "
-            "--initial-temperature, --cooldown-updates",
+            "--head-selection ste is not annealed, so these change nothing: --initial-temperature",
+        ),
+        (
+            "--head-selection hard_concrete --l0-penalty 1 --min-encoder-heads 2 --heads-to-keep-updates 9",
+            "without --heads-to-keep a penalty keeps to no number, so these change nothing: --heads-to-keep-updates, "
+            "--min-encoder-heads",
         ),
         (
             "--criterion label_smoothed_cross_entropy_dsp --distill-weight 0.9",
             "--distill-weight 0.9 changes nothing without",
         ),
         ("--heads-to-keep 6 --ffn-units-to-keep 9 --ffn-unit-width 4 --cooldown-updates 1", ""),
+        ("--heads-to-keep 12 --ffn-units-to-keep 9 --ffn-unit-width 4 --cooldown-updates 1", ""),
+        ("--heads-to-keep 6 --head-selection hard_concrete --l0-penalty 1 --min-encoder-heads 2", ""),
     ],
 )
 def test_options_of_another_choice_are_told(
