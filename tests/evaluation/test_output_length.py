@@ -82,7 +82,7 @@ def test_a_study_says_how_long_a_translation_may_be(write_study: Callable[..., P
     assert command[command.index("--max-len-b") + 1] == "20"
     for evaluate, message in (
         ({"max-len-a": float("nan")}, "max-len-a holds nan, but numbers from 0 to 1000"),
-        ({"max-len-b": 0}, "max-len-b holds 0, but numbers from 1"),
+        ({"max-len-b": 0}, "max-len-b holds 0, but whole numbers from 1"),
         ({"lenpen": float("nan")}, "lenpen holds nan"),
         ({"max-len": 3}, "unknown key max-len, did you mean max-len-"),
     ):
@@ -90,6 +90,8 @@ def test_a_study_says_how_long_a_translation_may_be(write_study: Callable[..., P
             read_study(write_study(evaluate=evaluate))
     with pytest.raises(UserError, match="penalties of voita holds inf"):
         read_study(write_study(methods=[{"method": "voita", "penalties": [float("inf")]}]))
+    (voita,) = read_study(write_study(methods=[{"method": "voita", "penalties": ["1e-3"]}])).methods  # as YAML reads it
+    assert voita.penalties == (0.001,)
 
 
 def test_the_report_names_what_was_stopped(made_up: Results, tmp_path: Path) -> None:
