@@ -41,7 +41,7 @@ def test_the_share_itself_says_how_long_to_train(
 ) -> None:
     """0.32 of 12 heads are four, a third of them; but of the parameters less than a third stay."""
     for share, updates in ((0.34, "500"), (0.32, "700")):
-        state = torch.load(stock_checkpoint, weights_only=False)
+        state = torch.load(stock_checkpoint, weights_only=True)
         state["optimizer_history"][-1]["num_updates"] = 700
         torch.save(state, tmp_path / "base.pt")
         args = ("prune", str(tmp_path / "base.pt"), str(prepared), str(tmp_path / "out"), "--dry-run")
