@@ -65,7 +65,7 @@ from .runs import Run
 from .study_file import Method, Study
 from .sweep import alone, checked_runs, do_runs, interruptible, print_commands, write_study
 from .titles import BASE
-from .unpruned_model import UnprunedModel
+from .unpruned_model import PRECISIONS, UnprunedModel
 from .values import numbers
 
 RECORD = "prune.json"
@@ -235,7 +235,7 @@ def _options(
     """
     import torch
 
-    base = model.options(fp16=torch.cuda.is_available())
+    base = model.options(half=torch.cuda.is_available() and not given.keys() & PRECISIONS)
     if "max-epoch" in given and "max-update" not in given:
         raise UserError("--max-epoch is given, but the schedule counts updates: give --max-update too")
     found: dict[str, Options] = {}

@@ -18,6 +18,7 @@ from ..removal.data_bin import check_task, first_folder
 from .options import Options, without_chatter
 
 MODEL, STOCK = TRANSFORMER.model, TRANSFORMER.stock
+PRECISIONS = {"fp16", "bf16", "amp"}
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,12 @@ class UnprunedModel:
         """How many updates trained it."""
         return int(self.state["optimizer_history"][-1]["num_updates"])
 
-    def options(self, *, fp16: bool) -> Options:
+    def options(self, *, half: bool) -> Options:
         """Return options of fairseq-train for training it on as it was trained: its sizes, batches, optimiser and loss.
 
         The learning rate is the peak of its own. Several processes become as many batches an update.
 
-        :param fp16: whether to train in half precision, if it was trained so.
+        :param half: whether to train in half or mixed precision, if it was trained so.
         """
         get = self._option
         options: Options = {**self.sizes, "lr": max(_numbers(get("optimization", "lr", [5e-4])))}
@@ -145,8 +146,7 @@ class UnprunedModel:
         for section, name in (("optimization", "sentence_avg"), ("dataset", "skip_invalid_size_inputs_valid_test")):
             if get(section, name):
                 options[name.replace("_", "-")] = True
-        if fp16 and get("common", "fp16"):
-            options["fp16"] = True
+        options |= {name: True for name in PRECISIONS if half and get("common", name)}
         return options
 
     def check_data(self, data: PreparedData) -> None:

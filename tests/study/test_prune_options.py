@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import inprocess
+import pytest
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.evaluation.prepared import PreparedData
@@ -83,3 +84,17 @@ def test_the_options_of_a_model(
     assert main(["export-fairseq", str(tmp_path / "checkpoint_last.pt"), str(tmp_path / "exported.pt")]) == 0
     exported = UnprunedModel.read(tmp_path / "exported.pt")
     assert (exported.heads, exported.sizes["arch"], exported.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
+
+
+def test_the_precision_of_a_model(stock_checkpoint: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU as it was trained, unless another precision is given; on a CPU what is given."""
+    model, data = UnprunedModel.read(stock_checkpoint), PreparedData.read(prepared)
+    model.state["cfg"]["common"]["bf16"] = True
+
+    def precisions(**given: bool) -> set[str]:
+        return options_of(model, data, 6, dict(given)).keys() & {"fp16", "bf16", "amp"}
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert (precisions(), precisions(amp=True)) == ({"bf16"}, {"amp"})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert (precisions(), precisions(bf16=True)) == (set(), {"bf16"})
