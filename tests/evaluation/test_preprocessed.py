@@ -64,21 +64,6 @@ def test_files_that_are_named_after_the_other_direction(
     assert evaluated(checkpoint, tmp_path, "--data", other, "--references", references) == expected
 
 
-def test_the_model_says_which_of_several_languages(
-    checkpoint: Path, tiny_data: Path, references: Path, tmp_path: Path
-) -> None:
-    several = tmp_path / "several"
-    shutil.copytree(tiny_data, several)
-    for path in tiny_data.glob("*.xx*"):  # another pair, which comes first in the alphabet
-        shutil.copy(path, several / path.name.replace("xx-yy", "xx-aa").replace("dict.xx", "dict.aa"))
-    for path in tiny_data.glob("*.yy.*"):
-        shutil.copy(path, several / path.name.replace("xx-yy", "xx-aa").replace(".yy.", ".aa."))
-    data = read_data(several, "test", {"references": str(references)})
-    assert data.languages == ("xx", "aa")
-    expected = evaluated(checkpoint, tmp_path, "--data", tiny_data, "--references", references)
-    assert evaluated(checkpoint, tmp_path, "--data", several, "--references", references) == expected
-
-
 def test_a_study_has_the_direction_of_the_model_that_it_is_given(
     checkpoint: Path, tiny_data: Path, references: Path, tmp_path: Path, write_study: Callable[..., Path]
 ) -> None:
