@@ -26,6 +26,7 @@ _FIXES = (
     "resume_regroups_sentences",
     "torchrun_splits_training",
     "bf16_means_tpu",
+    "fp16_on_a_cpu_trains_nothing",
     "last_sentences_dropped",
     "long_sentences_stop_validation",
     "shards_are_read_unseen",

@@ -30,7 +30,7 @@ def apply() -> None:
 
 def _on_any_device(stock_call: Callable[..., Any], cfg: FairseqConfig, main: Callable[..., Any], **kwargs: Any) -> Any:
     if cfg.common.bf16:
-        cfg.common.tpu = False
+        cfg.common.tpu = cfg.distributed_training.tpu = False
     return stock_call(cfg, main, **kwargs)
 
 

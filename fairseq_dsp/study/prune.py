@@ -235,7 +235,8 @@ def _options(
     """
     import torch
 
-    base = model.options(half=torch.cuda.is_available() and not given.keys() & PRECISIONS)
+    others = {"cpu", *PRECISIONS, "memory-efficient-fp16", "memory-efficient-bf16"}
+    base = model.options(half=torch.cuda.is_available() and not given.keys() & others)
     if "max-epoch" in given and "max-update" not in given:
         raise UserError("--max-epoch is given, but the schedule counts updates: give --max-update too")
     found: dict[str, Options] = {}

@@ -18,7 +18,7 @@ from ..removal.data_bin import check_task, first_folder
 from .options import Options, without_chatter
 
 MODEL, STOCK = TRANSFORMER.model, TRANSFORMER.stock
-PRECISIONS = {"fp16", "bf16", "amp"}
+PRECISIONS = "fp16", "bf16", "amp"
 
 
 @dataclass(frozen=True)

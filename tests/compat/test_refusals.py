@@ -31,6 +31,14 @@ def test_tpu_without_one_says_what_to_do(train_tiny, tmp_path):
     assert last_line(done).endswith("torch_xla is not installed: leave out --tpu.")
 
 
+def test_fp16_on_a_cpu_is_refused(train_tiny, tmp_path):
+    done = train_tiny(tmp_path / "run", "--fp16", "--cpu", check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
+    assert last_line(done).startswith("error: --fp16 needs a GPU")
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
 def test_other_errors_keep_their_traceback(train_tiny, tmp_path):
     done = train_tiny(tmp_path, "--train-subset", "nowhere", check=False)
     assert done.returncode == 1

@@ -96,5 +96,6 @@ def test_the_precision_of_a_model(stock_checkpoint: Path, prepared: Path, monkey
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert (precisions(), precisions(amp=True)) == ({"bf16"}, {"amp"})
+    assert not precisions(**{"memory-efficient-fp16": True}) | precisions(cpu=True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert (precisions(), precisions(bf16=True)) == (set(), {"bf16"})
