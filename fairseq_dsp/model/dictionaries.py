@@ -68,7 +68,7 @@ def check(parameters: Mapping[str, Tensor], **dictionaries: Any) -> None:
     """
     theirs = getattr(parameters, "_metadata", {}).get("", {}).get(_KEY, {})
     for stack, dictionary in dictionaries.items():
-        _same(stack, theirs.get(stack), _rows(parameters, stack), dictionary)
+        _same(stack, theirs.get(stack), parameters, stack, dictionary)
 
 
 def compare(model: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
@@ -126,7 +126,7 @@ def _leave(model: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[
 
 def _compare(model: nn.Module, state: Mapping[str, Any], prefix: str, metadata: dict[str, Any], *_: Any) -> None:
     for stack, dictionary in _of(model).items():
-        _same(stack, metadata.get(_KEY, {}).get(stack), _rows(state, prefix + stack), dictionary)
+        _same(stack, metadata.get(_KEY, {}).get(stack), state, prefix + stack, dictionary)
 
 
 def _of(model: nn.Module) -> dict[str, Any]:
@@ -135,13 +135,14 @@ def _of(model: nn.Module) -> dict[str, Any]:
     return {stack: dictionary for stack, dictionary in found.items() if dictionary is not None}
 
 
-def _rows(state: Mapping[str, Tensor], stack: str) -> int | None:
-    names = f"{stack}.embed_tokens.weight", f"{stack}.sentence_encoder.embed_tokens.weight"
-    return next((len(state[name]) for name in names if name in state), None)
+def _same(stack: str, theirs: str | None, state: Mapping[str, Tensor], prefix: str, dictionary: Any) -> None:
+    """Raise an `OtherDictionaryError` if a dictionary is not that of a checkpoint.
 
-
-def _same(stack: str, theirs: str | None, rows: int | None, dictionary: Any) -> None:
-    """Raise an `OtherDictionaryError` if a dictionary is not that of a checkpoint."""
+    :param theirs: the fingerprint that the checkpoint has of it, if any.
+    :param prefix: of the stack in the state dict.
+    """
+    words, of_classifier = f"{prefix}.embed_tokens.weight", f"{prefix}.sentence_encoder.embed_tokens.weight"
+    rows = next((len(state[name]) for name in (words, of_classifier) if name in state), None)
     if theirs is None:
         differ, count = rows is not None and rows != len(dictionary), rows
     else:
@@ -149,8 +150,10 @@ def _same(stack: str, theirs: str | None, rows: int | None, dictionary: Any) -> 
     if not differ:
         return
     sizes = f"{count} words, here {len(dictionary)}" if count != len(dictionary) else f"{count} words, here others"
-    raise OtherDictionaryError(
-        f"the checkpoint was trained with another {_STACKS[stack]} dictionary ({sizes}), so words would be confused: "
-        "give the data-bin that it was trained on or, to continue with another dictionary on purpose, start from its "
-        "export by fairseq-dsp export-fairseq"
-    )
+    what = "dictionary" if of_classifier in state else f"{_STACKS[stack]} dictionary"
+    message = f"the checkpoint was trained with another {what} ({sizes}), so words would be confused: give the data-bin"
+    message += " that it was trained on"
+    if of_classifier not in state:
+        message += " or, to continue with another dictionary on purpose, start from its export by fairseq-dsp "
+        message += "export-fairseq"
+    raise OtherDictionaryError(message)

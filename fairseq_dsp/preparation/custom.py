@@ -90,7 +90,11 @@ def corpus(args: argparse.Namespace) -> Corpus:
     languages = (args.source_lang, args.target_lang)
     if args.train_pref:
         one = bool(_files(args.test_pref, languages))  # one with a comma in its name
-        tests = [args.test_pref] if one else args.test_pref.split(",")
+        tests = [args.test_pref] if one else [prefix.strip() for prefix in args.test_pref.split(",")]
+        if not all(tests) or len(set(tests)) < len(tests):
+            raise UserError(
+                f"--test-pref {args.test_pref} has a prefix twice, or none between two commas: give each test set once"
+            )
         return ready_splits(languages, args.train_pref, args.valid_pref, tests)
     return whole_text(languages, args.paths[:-1], args.valid_size, args.test_size, args.seed)
 
@@ -198,7 +202,8 @@ def ready_splits(languages: tuple[str, str], train: str, valid: str, tests: list
         for split, files in paths.items():
             texts.write(split, _read(files))
 
-    return Corpus("custom", languages, origin, [Path(test).name for test in tests], write_raw)
+    names = [Path(test).name for test in tests]
+    return Corpus("custom", languages, origin, names if len(set(names)) == len(names) else tests, write_raw)
 
 
 def _files(prefix: str, languages: tuple[str, str]) -> list[Path]:

@@ -65,8 +65,9 @@ class Workspace:
             self.out.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY)
         except (FileExistsError, NotADirectoryError) as error:
+            what = "a link that leads nowhere" if self.out.is_symlink() and not self.out.exists() else "a file"
             raise UserError(
-                f"{self.out} is a file, but the output is a folder: choose another output folder"
+                f"{self.out} is {what}, but the output is a folder: choose another output folder"
             ) from error
         self._made = missing
         held.add(self._lock)

@@ -4,7 +4,9 @@ unpruned model. Its configuration is plain values, so torch's safe loading accep
 
 example:
   fairseq-dsp export-fairseq checkpoints/checkpoint_best.pt stock.pt
-  fairseq-generate data-bin --path stock.pt --beam 5
+  fairseq-generate data-bin --path stock.pt --beam 5 --required-batch-size-multiple 1
+
+Without --required-batch-size-multiple 1, this fairseq leaves out up to seven of the longest sentences.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from ..model.bert_options import EncoderConfig
 from ..model.kinds import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
 
+ALL_SENTENCES = "--required-batch-size-multiple 1"
+"""Or fairseq without the plugin leaves out the last sentences, whose number is no multiple of 8."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -36,10 +41,11 @@ def run(args: argparse.Namespace) -> None:
     model = TrainedModel.read(args.checkpoint, **budgets(args))
     write_files({out: stock_state(model)})
     if model.classifies:
-        print(f"{out}: a stock roberta; fairseq-validate DATA --path {out} --task sentence_prediction …")
+        use = f"fairseq-validate DATA --path {out} {ALL_SENTENCES} --task sentence_prediction …"
+        print(f"{out}: a stock roberta; {use}")
     else:
         model.alignment_heads("fairseq-generate --print-alignment")
-        print(f"{out}: a stock transformer; fairseq-generate DATA --path {out} --beam 5")
+        print(f"{out}: a stock transformer; fairseq-generate DATA --path {out} --beam 5 {ALL_SENTENCES}")
 
 
 def stock_state(model: TrainedModel) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
                 f"{model.path} is a classifier, whose subword model has its own tokenisation and case: leave out "
                 "--tokenizer and --lowercase"
             )
-        own |= _classification(task)
+        own |= _classification(task, prepared)
         dictionaries = {"dict.txt": _plain_dictionary(task)}
     else:
         own |= text_options.text_settings(args, prepared, task)
@@ -135,11 +135,12 @@ def run(args: argparse.Namespace) -> None:
     print(f"{target}: {model.heads.counts()}; fairseq_dsp.from_pretrained({str(target)!r})")
 
 
-def _classification(task: Any) -> dict[str, Any]:
-    """Return what the configuration says of a classification."""
-    names = ("num_classes", "init_token", "separator_token", "max_positions", "classification_head_name")
+def _classification(task: Any, prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the configuration says of a classification, whose texts may have been cut when they were prepared."""
+    names = ("num_classes", "init_token", "separator_token", "classification_head_name")
     labels = labels_of(task.label_dictionary)
     own = {"task": CLASSIFICATION, "labels": labels, **{name: getattr(task.cfg, name) for name in names}}
+    own["max_positions"] = min(task.cfg.max_positions, prepared.get("max_positions", task.cfg.max_positions))
     # without the folder of the second sentences, these may have been left out of what is at hand
     return own | ({"sentences": 2} if (first_folder(task.cfg.data) / "input1").is_dir() else {})
 

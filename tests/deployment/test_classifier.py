@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,20 @@ def test_words_are_cut_into_pieces_and_long_inputs_told(
     assert long.probabilities == pytest.approx(cut.probabilities, abs=1e-6)
 
 
+def test_inputs_are_cut_as_the_corpus_was(
+    pruned: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pair_data, tmp_path / "corpus/data-bin")
+    (tmp_path / "corpus/prepare.json").write_text(json.dumps({"data_bin": "data-bin", "max_positions": 11}))
+    status, said = run("export-folder", pruned, tmp_path / "folder", "--data", tmp_path / "corpus", capsys=capsys)
+    assert status == 0, said
+    model = fairseq_dsp.from_pretrained(str(tmp_path / "folder"))
+    with pytest.warns(UserWarning, match="input 1 has more tokens than the 11 that the model takes"):
+        (long,) = model.predict([("ba " * 20, "no ba")])
+    (cut,) = model.predict([("ba " * 5, "no ba")])
+    assert long.probabilities == pytest.approx(cut.probabilities, abs=1e-6)
+
+
 def test_raw_text_goes_through_the_subwords_of_gpt2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """RoBERTa's: fairseq's own encoder writes the corpus, and the folder takes the text before it."""
     from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
@@ -172,16 +187,17 @@ def test_stock_fairseq_computes_the_same(
     assert status == 0, said
     torch.testing.assert_close(logits(tmp_path / "stock.pt", pair_data), logits(pruned, pair_data), atol=1e-5, rtol=0)
     assert torch.load(tmp_path / "stock.pt", weights_only=True)["cfg"]["model"]["_name"] == "roberta"
+    _, _, *words = said.partition("; ")[2].split()
     done = support.run_command(
         [
-            *(sys.executable, "-P", "-m", "fairseq_cli.validate", pair_data, "--path", tmp_path / "stock.pt", "--cpu"),
+            *(sys.executable, "-P", "-m", "fairseq_cli.validate", pair_data, "--cpu", *words[:-3]),
             *pairs.TASK,
             *("--valid-subset", "test", "--batch-size", 20, "--max-positions", 40),
         ],
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "accuracy" in done.stdout
+    assert re.search(r"accuracy .* bsz 20$", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.mark.parametrize(
@@ -266,5 +282,5 @@ def test_another_vocabulary_is_named(arch: str, pair_data: Path, tmp_path: Path)
     with pytest.raises(Exception, match="Cannot load model parameters") as caught:  # fairseq's, told as its cause
         pairs.train(other, tmp_path / "on", "--finetune-from-model", checkpoint, "--heads-to-keep", 2)
     cause = find_in_chain(caught.value, UserError)
-    assert re.search(r"another source dictionary \(\d+ words, here 8\)", str(cause))
+    assert re.search(r"another dictionary \(\d+ words, here 8\)", str(cause))
     assert not list((tmp_path / "on").glob("*"))

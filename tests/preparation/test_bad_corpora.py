@@ -116,6 +116,9 @@ def test_output_is_a_file(raw: Path, tmp_path: Path) -> None:
     done = preparing.prepare("multi30k", tmp_path / "out", "--raw-dir", raw, check=False)
     assert "is a file, but the output is a folder" in preparing.the_sentence(done)
     assert (tmp_path / "out").read_text() == "precious"
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere/out")
+    done = preparing.prepare("multi30k", tmp_path / "link", "--raw-dir", raw, check=False)
+    assert "link is a link that leads nowhere" in preparing.the_sentence(done)
 
 
 def test_others_folders_are_left_alone(raw: Path, tmp_path: Path) -> None:

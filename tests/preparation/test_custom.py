@@ -136,6 +136,22 @@ def test_other_names_of_the_same_test_sets_are_taken_over(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "out/prepare.json").read_text()) == {**before, "test_sets": {"test": "newstest"}}
 
 
+def test_test_sets_are_told_apart(tmp_path: Path) -> None:
+    for name in ("train", "valid", "dev/test", "news/test"):
+        for language in ("de", "en"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            preparing.write(tmp_path / f"{name}.{language}", [f"{name}: this is sentence no. {i}." for i in range(40)])
+    flags = ["-s", "de", "-t", "en", "--vocab-size", 60, "--train-pref", tmp_path / "train"]
+    flags += ["--valid-pref", tmp_path / "valid", "--test-pref"]
+    dev, news = (str(tmp_path / name) for name in ("dev/test", "news/test"))
+    preparing.prepare("custom", tmp_path / "out", *flags, f"{dev}, {news}")
+    assert json.loads((tmp_path / "out/prepare.json").read_text())["test_sets"] == {"test": dev, "test1": news}
+    for prefixes in (f"{dev},{dev}", f"{dev},,{news}"):
+        done = preparing.prepare("custom", tmp_path / "other", *flags, prefixes, check=False)
+        assert "a prefix twice, or none between two commas" in preparing.the_sentence(done)
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

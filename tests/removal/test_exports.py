@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import socket
 import subprocess
@@ -45,6 +46,14 @@ def test_stock_fairseq_without_the_plugin(source, request, run_fairseq, tiny_dat
     assert main(["export-fairseq", str(request.getfixturevalue(source)), str(out)]) == 0
     torch.load(out, weights_only=True)
     assert generated(run_fairseq, tiny_data, out, tmp_path) == expected
+
+
+def test_the_printed_command_translates_all_sentences(pruned, run_fairseq, tiny_data, tmp_path, capsys):
+    assert main(["export-fairseq", str(pruned), str(tmp_path / "stock.pt")]) == 0
+    _, data, *words = shlex.split(capsys.readouterr().out.partition("; ")[2])
+    assert data == "DATA"
+    printed = run_fairseq("generate", tiny_data, *words, "--cpu").stdout
+    assert sum(line.startswith("H-") for line in printed.splitlines()) == len(sentences(tiny_data)) == 20
 
 
 def test_an_exported_model_can_be_validated_without_the_plugin(train_tiny, run_fairseq, tiny_data, tmp_path):
