@@ -79,7 +79,7 @@ def compensate(model: Any, batches: Iterable[dict[str, Any]], heads: HeadSet) ->
         if name not in sums:
             raise ValueError("there is no sentence: give at least one batch")
         columns = module.rows(kept).tolist()
-        weight, bias = fit(sums[name], layer.weight.double(), layer.bias.double(), columns)
+        weight, bias = fit(sums[name], layer.weight.detach().double(), layer.bias.detach().double(), columns)
         full = torch.zeros_like(layer.weight)
         full[:, columns] = weight.to(full)
         found |= {f"{name}.weight": full, f"{name}.bias": bias.to(full)}

@@ -91,7 +91,7 @@ def corpus(args: argparse.Namespace) -> Corpus:
     if args.train_pref:
         one = bool(_files(args.test_pref, languages))  # one with a comma in its name
         tests = [args.test_pref] if one else [prefix.strip() for prefix in args.test_pref.split(",")]
-        if not all(tests) or len(set(tests)) < len(tests):
+        if not all(tests) or len({Path(test).resolve() for test in tests}) < len(tests):
             raise UserError(
                 f"--test-pref {args.test_pref} has a prefix twice, or none between two commas: give each test set once"
             )

@@ -134,6 +134,7 @@ def test_from_a_checkpoint_to_a_training(stock: Path, tiny_data: Path, tmp_path:
     assert "ema" not in torch.load(out, weights_only=True)["extra_state"]
     assert "5 output projections fitted for 5 of 12 heads" in capsys.readouterr().out
     before, after = (torch.load(path, weights_only=True) for path in (stock, out))
+    assert not any(value.requires_grad for value in after["model"].values())
     changed = {name for name, value in before["model"].items() if not torch.equal(value, after["model"][name])}
     assert {name.rpartition(".")[0] for name in changed} == {
         *(f"encoder.layers.{i}.self_attn.out_proj" for i in (0, 1)),

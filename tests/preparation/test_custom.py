@@ -146,7 +146,7 @@ def test_test_sets_are_told_apart(tmp_path: Path) -> None:
     dev, news = (str(tmp_path / name) for name in ("dev/test", "news/test"))
     preparing.prepare("custom", tmp_path / "out", *flags, f"{dev}, {news}")
     assert json.loads((tmp_path / "out/prepare.json").read_text())["test_sets"] == {"test": dev, "test1": news}
-    for prefixes in (f"{dev},{dev}", f"{dev},,{news}"):
+    for prefixes in (f"{dev},{dev}", f"{dev},{news}/../../dev/test", f"{dev},,{news}"):
         done = preparing.prepare("custom", tmp_path / "other", *flags, prefixes, check=False)
         assert "a prefix twice, or none between two commas" in preparing.the_sentence(done)
     assert not (tmp_path / "other").exists()
