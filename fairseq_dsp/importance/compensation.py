@@ -30,6 +30,7 @@ RIDGE = 1e-3
 """λ, as a share of the mean over the columns that stay of the sum of squares over all tokens."""
 
 
+@torch.no_grad()
 def compensate(model: Any, batches: Iterable[dict[str, Any]], heads: HeadSet) -> dict[str, Tensor]:
     """Return the output projections of modules that lose units, fitted to what the whole module gives.
 
@@ -79,7 +80,7 @@ def compensate(model: Any, batches: Iterable[dict[str, Any]], heads: HeadSet) ->
         if name not in sums:
             raise ValueError("there is no sentence: give at least one batch")
         columns = module.rows(kept).tolist()
-        weight, bias = fit(sums[name], layer.weight.detach().double(), layer.bias.detach().double(), columns)
+        weight, bias = fit(sums[name], layer.weight.double(), layer.bias.double(), columns)
         full = torch.zeros_like(layer.weight)
         full[:, columns] = weight.to(full)
         found |= {f"{name}.weight": full, f"{name}.bias": bias.to(full)}

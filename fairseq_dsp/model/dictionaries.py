@@ -150,10 +150,13 @@ def _same(stack: str, theirs: str | None, state: Mapping[str, Tensor], prefix: s
     if not differ:
         return
     sizes = f"{count} words, here {len(dictionary)}" if count != len(dictionary) else f"{count} words, here others"
-    what = "dictionary" if of_classifier in state else f"{_STACKS[stack]} dictionary"
-    message = f"the checkpoint was trained with another {what} ({sizes}), so words would be confused: give the data-bin"
-    message += " that it was trained on"
-    if of_classifier not in state:
-        message += " or, to continue with another dictionary on purpose, start from its export by fairseq-dsp "
-        message += "export-fairseq"
-    raise OtherDictionaryError(message)
+    of_stack = f"{_STACKS[stack]} "
+    otherwise = (
+        " or, to continue with another dictionary on purpose, start from its export by fairseq-dsp export-fairseq"
+    )
+    if of_classifier in state:  # which has one, and no such export
+        of_stack = otherwise = ""
+    raise OtherDictionaryError(
+        f"the checkpoint was trained with another {of_stack}dictionary ({sizes}), so words would be confused: give the "
+        f"data-bin that it was trained on{otherwise}"
+    )
