@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
 from pathlib import Path
@@ -28,7 +27,8 @@ LABELS = {
     "unpruned": (6, -10),
     "four-one-long": (7, 4),
 }
-"""Where labels of `frontier` stand, in points from the model's mark, for those that would meet others."""
+LABELS_256: dict[str, tuple[int, int]] = {}
+"""Where labels of the frontiers stand, in points from the model's mark, for those that would meet others."""
 
 
 def read(name: str) -> Any:
@@ -86,34 +86,63 @@ def overview() -> Figure:
 
 
 def frontier() -> Figure:
-    """BLEU against speed in CTranslate2 with int8, of pruned models and of unpruned ones with fewer layers."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    kinds = [("pruned", BLUE, "o"), ("fewer layers", GREEN, "s"), ("unpruned", GREY, "D")]
+    """BLEU against speed in CTranslate2 with int8, of pruned models 128 wide and of unpruned ones with fewer layers."""
     models = read("frontier")["models"]
+    known, new = (
+        [m for m in models if m["with translations"] >= 4000],
+        [m for m in models if m["with translations"] < 4000],
+    )
+    figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, batch in zip(figure.subplots(1, 2, sharey=True), (1, 64), strict=True):
-        for (kind, colour, marker), long in itertools.product(kinds, (True, False)):
-            found = [m for m in models if m["kind"] == kind and (m["with translations"] >= 4000) == long]
-            if not found:
-                continue
-            speeds = [fast(m, batch) for m in found]
-            axes.plot(
-                speeds, [m["bleu"] for m in found], marker, color=colour, markerfacecolor=colour if long else "none",
-                label=kind if long or kind == "unpruned" else f"{kind}, 2,600 updates or fewer with translations",
-            )  # fmt: skip
-            for model, at in zip(found, speeds, strict=True):
-                offset = LABELS.get(model["name"], (6, 3))
-                axes.annotate(model["label"], (at, model["bleu"]), offset, textcoords="offset points", fontsize=7)
-        axes.set(title=f"batches of {batch}" if batch > 1 else "one sentence", xlabel="times as fast as unpruned")
-        axes.margins(x=0.25, y=0.1)
-        tidy(axes)
+        against_speed(axes, known, batch, 5, LABELS)
+        against_speed(axes, new, batch, 5, LABELS, ", 2,600 updates or fewer with translations")
+    return with_legend(figure)
+
+
+def frontier_256() -> Figure:
+    """The same of models 256 wide, with greedy search too."""
+    result = read("frontier-256")
+    models = [
+        m | {"bleu": m["scores"]["test,test1,test2,test3"]["bleu"], "speed": found}
+        for m in result["runs"]
+        if (found := [s for s in result["speed"] if s["model"] == m["name"]])
+    ]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (batch, beam) in zip(figure.subplots(1, 3, sharey=True), ((1, 5), (64, 5), (64, 1)), strict=True):
+        against_speed(axes, models, batch, beam, LABELS_256)
+    return with_legend(figure)
+
+
+def against_speed(
+    axes: Axes, models: list[dict[str, Any]], batch: int, beam: int, labels: dict[str, tuple[int, int]], short: str = ""
+) -> None:
+    """Draw BLEU against speed; models of a kind that ``short`` tells apart have open marks."""
+    for kind, colour, marker in (("pruned", BLUE, "o"), ("fewer layers", GREEN, "s"), ("unpruned", GREY, "D")):
+        if not (found := [m for m in models if m["kind"] == kind]):
+            continue
+        speeds, scores = [fast(m, batch, beam) for m in found], [m["bleu"] for m in found]
+        name = kind if kind == "unpruned" else kind + short
+        axes.plot(speeds, scores, marker, color=colour, markerfacecolor="none" if short else colour, label=name)
+        for model, at in zip(found, speeds, strict=True):
+            offset = labels.get(model["name"], (6, 3))
+            axes.annotate(model["label"], (at, model["bleu"]), offset, textcoords="offset points", fontsize=7)
+    size = f"batches of {batch}" if batch > 1 else "one sentence"
+    axes.set(title=f"{size}, beam {beam}" if beam > 1 else f"{size}, greedy", xlabel="times as fast as unpruned")
+    axes.margins(x=0.25, y=0.1)
+    tidy(axes)
+
+
+def with_legend(figure: Figure) -> Figure:
+    """Name the common axis and each kind once."""
     figure.axes[0].set_ylabel("BLEU, four test sets of Multi30k")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    named = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 
-def fast(model: dict[str, Any], batch: int) -> float:
-    """How many times as fast as the unpruned model one of ``frontier.json`` is in CTranslate2, int8, beam 5."""
-    wanted = ("CTranslate2", "int8", 5, batch)
+def fast(model: dict[str, Any], batch: int, beam: int) -> float:
+    """How many times as fast as the unpruned model one of a frontier is in CTranslate2 with int8."""
+    wanted = ("CTranslate2", "int8", beam, batch)
     keys = ("engine", "precision", "beam", "batch")
     return next(float(s["ratio"]) for s in model["speed"] if tuple(s[k] for k in keys) == wanted)
 
@@ -156,7 +185,7 @@ def tidy(axes: Axes) -> None:
 def main() -> None:
     """Draw all of them, with text as text."""
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "fairseq-dsp", "font.family": "sans-serif"})
-    for draw in (overview, frontier, speed):
+    for draw in (overview, frontier, frontier_256, speed):
         path = RESULTS / f"{draw.__name__}.svg"
         draw().savefig(path, metadata={"Date": None})
         print(f"{path.relative_to(RESULTS.parents[1])}: {path.stat().st_size:,} bytes")

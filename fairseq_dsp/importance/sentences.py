@@ -83,6 +83,11 @@ class Sentences:
             yield utils.move_to_cuda(sample) if self.device.type == "cuda" else sample
 
 
+_FOR_GRADIENTS = dict.fromkeys(("checkpoint_activations", "offload_activations", "left_pad_target"), False)
+"""Options without effect on a trained model. A layer whose activations are computed anew has no gradient of its gates
+if no parameter needs one, and padding on the left sees nothing but itself, which is NaN."""
+
+
 def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
     """Return the model of a checkpoint and a dataset of its corpus."""
     for what, path, there in (
@@ -93,7 +98,8 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
             raise UserError(f"the {what} {path} is missing: give one that fairseq wrote")
     try:
         with fitting(checkpoint, data):
-            (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], {"data": data, **NO_FILES})
+            overrides = {"data": data, **NO_FILES, **_FOR_GRADIENTS}
+            (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], overrides)
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} is missing: give --data the folder that fairseq-preprocess made for the model, such as "

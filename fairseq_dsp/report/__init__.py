@@ -11,7 +11,7 @@ for the number of comparisons in the table (Holm). With one seed an interval cov
 marked with †. Choose on the validation set, by its loss or by a score there, not by the test set.
 
 --pack FILE writes all that a report needs into one small JSON file without text; RESULTS may be such a file. --against
-NAME compares every method with the method NAME in the same way, at the same number of heads.
+NAME compares every method with the method NAME in the same way, at the same number of heads or share of the cost.
 
 examples:
   fairseq-dsp report results/quickstart

@@ -99,16 +99,20 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
         (
             "Size and speed",
             f"Parameters without the importance variables. Speed is of the {speed} in batches, as the sweep "
-            "measured it, perhaps beside other runs: a hint, not a benchmark. Training includes recovery, not what "
-            "several runs share: the unpruned model that they start from, the one training of a range.",
+            "measured it, perhaps beside other runs: a hint, not a benchmark. Updates and training "
+            "time include recovery, not what several runs share: the unpruned model that they start from, the one "
+            "training of a range.",
             (*tables.COST_HEADER, results.title),
             tables.cost_cells(results.rows(), results.metric),
         ),
     ]
     if against:
         other = results.titles[against]
-        title = f"Against {other}, at the same number of heads"
-        text = note(f"{other} with as many heads", [line.to_other for line in lines])
+        same = "as many heads"
+        if any(isinstance(line.row.budget, str) for line in lines):
+            same += ", or the same share of the cost"
+        title = f"Against {other} with {same}"
+        text = note(f"{other} with {same}", [line.to_other for line in lines])
         parts.insert(1, (title, text, tables.COMPARISON_HEADER, tables.comparison_cells(lines)))
     return parts
 

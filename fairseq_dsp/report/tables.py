@@ -91,7 +91,7 @@ def cells(line: Line) -> list[str]:
     (metric, *others), row = line.metrics, line.row
     spread = row.spread(metric)
     return [
-        row.title,
+        row.full_title,
         row.kept,
         str(len(row.seeds)),
         "" if line.valid_loss is None else f"{line.valid_loss:.3f}",
@@ -108,7 +108,7 @@ COMPARISON_HEADER = ("method", "heads", *_COMPARED)
 
 def comparison_cells(lines: Sequence[Line]) -> list[list[str]]:
     """Each line that is compared with another method, under :data:`COMPARISON_HEADER`."""
-    return [[line.row.title, line.row.kept, *_comparison_cells(line.to_other)] for line in lines if line.to_other]
+    return [[line.row.full_title, line.row.kept, *_comparison_cells(line.to_other)] for line in lines if line.to_other]
 
 
 def _comparison_cells(found: Comparison | None) -> list[str]:
@@ -133,7 +133,7 @@ def _dagger(one: Estimate) -> str:
     return "" if one.covers_seeds else "†"
 
 
-COST_HEADER = ("method", "heads", "parameters", "MB in float32", "sentences/s", "speed-up", "training, min")
+COST_HEADER = ("method", "heads", "parameters", "MB in float32", "sentences/s", "speed-up", "updates", "training, min")
 
 
 def cost_cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
@@ -145,17 +145,24 @@ def cost_cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
         speed = speeds[row.label, row.budget]
         out.append(
             [
-                row.title,
+                row.full_title,
                 row.kept,
                 f"{row.parameters:,.0f}",
                 f"{4e-6 * row.parameters:.2f}",
                 "" if speed is None else f"{speed:.1f}",
                 "" if speed is None or base is None else f"{speed / base:.2f}",
+                _updates(row),
                 _minutes(row),
                 f"{row.mean(metric):.2f}",
             ]
         )
     return out
+
+
+def _updates(row: Row) -> str:
+    """How many updates a training has, the mean; empty if that of one is not known, as of earlier versions."""
+    made = [run.get("updates") for run in row.runs]
+    return "" if None in made else f"{statistics.fmean(made):,.0f}"
 
 
 def _minutes(row: Row) -> str:
@@ -202,7 +209,7 @@ def to_csv(lines: Sequence[Line], against: str | None = None, *, missing: int = 
                 *(_rounded(row.mean(name)) for name in others),
                 f"{row.parameters:.0f}",
                 *(_csv_cells(line.to_other) if against else []),
-                row.title,
+                row.full_title,
                 missing,
             ]
         )
@@ -249,7 +256,7 @@ def to_latex(lines: Sequence[Line], caption: str, against: str | None = None, *,
         row, spread = line.row, line.row.spread(metric)
         score = f"{row.mean(metric):.2f}" + ("" if spread is None else rf" \pm {spread:.2f}")
         interval = rf"$\pm {_latex_number(line.score.half)}{_latex_dagger(line.score)}$"
-        words = [_escape(row.title), row.kept, str(len(row.seeds)), f"${score}$", interval]
+        words = [_escape(row.full_title), row.kept, str(len(row.seeds)), f"${score}$", interval]
         words += _latex_words(line.to_base) + (_latex_words(line.to_other) if against else [])
         body.append(" & ".join([*words, *(f"{row.mean(name):.2f}" for name in others)]) + r" \\")
     heading = ["method", "heads", "seeds", title, r"95\% CI", r"$\Delta$", r"95\% CI of $\Delta$"]

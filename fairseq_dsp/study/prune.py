@@ -51,6 +51,7 @@ from ..evaluation import preprocessed
 from ..evaluation.prepared import PreparedData
 from ..files import holds_nothing, sha256, write_json, write_text
 from ..model import PruningConfig
+from ..model.kinds import LENGTH
 from ..model.retired import refuse_retired
 from ..removal.data_bin import translating
 from . import pruning_recipe
@@ -196,7 +197,9 @@ def run(args: argparse.Namespace) -> None:
                 "which does only what is missing"
             )
         models = place(out, [run for run in runs if run.label == METHOD])
-        text = table(read_results(out), measure_speeds(out / SPEED, {BASE: model.path, **models}))
+        length = min(LENGTH, model.longest)
+        speeds = measure_speeds(out / SPEED, {BASE: model.path, **models}, length)
+        text = table(read_results(out), speeds, length)
         write_text(out / TABLE, text)
     print(f"\n{text}")
     print("To translate again (the BLEU of the table is that of fairseq-dsp evaluate, not the BLEU4 printed there):")

@@ -12,7 +12,7 @@ from ..evaluation.measuring import measure
 from ..evaluation.runners import load
 from ..files import read_json, replacing, told, write_json
 from ..markdown import markdown_table
-from ..model.kinds import BEAM, LENGTH
+from ..model.kinds import BEAM
 from .results import Results
 from .runs import Run
 from .titles import BASE
@@ -48,8 +48,8 @@ def _link(made: Path, target: Path) -> None:
                 shutil.copyfile(made, temporary)
 
 
-def measure_speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
-    """Return how many sentences a second the models translate, measured in turns, once."""
+def measure_speeds(path: Path, models: Mapping[str, Path], length: int) -> dict[str, float]:
+    """Return how many sentences of so many subwords a second the models translate, measured in turns, once."""
     import torch
 
     there: dict[str, float] | None = read_json(path)
@@ -57,17 +57,18 @@ def measure_speeds(path: Path, models: Mapping[str, Path]) -> dict[str, float]:
         return there
     print("measuring the speed of each model", file=sys.stderr)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    runners = {name: load(str(file), BEAM, LENGTH, device, "float32") for name, file in models.items()}
-    found = measure(runners, [BATCH], LENGTH, TURNS, device=device)
+    runners = {name: load(str(file), BEAM, length, device, "float32") for name, file in models.items()}
+    found = measure(runners, [BATCH], length, TURNS, device=device)
     measured = {one.model: one.sentences_per_second for one in found}
     write_json(path, measured)
     return measured
 
 
-def table(results: Results, speeds: Mapping[str, float]) -> str:
+def table(results: Results, speeds: Mapping[str, float], length: int) -> str:
     """Return the comparison with the original in Markdown.
 
     :param speeds: sentences a second, by the names of runs; the original is :data:`~.results.BASE`.
+    :param length: the subwords of the sentences that these were measured with.
     """
     header = ["model", "heads", "BLEU", "95% CI", "difference", "95% CI of it", "parameters", "sentences/s"]
     found, rows = results.bootstrap(), results.rows()
@@ -91,6 +92,6 @@ def table(results: Results, speeds: Mapping[str, float]) -> str:
         )
     note = (
         f"BLEU on {results.study['split']}, beam {results.study['beam']}; the intervals cover the sentences, not other "
-        f"seeds. Speed: batches of {BATCH} sentences of {LENGTH} subwords, in float32."
+        f"seeds. Speed: batches of {BATCH} sentences of {length} subwords, in float32."
     )
     return f"{markdown_table(header, body)}\n{note}\n"

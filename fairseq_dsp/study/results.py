@@ -51,6 +51,14 @@ class Row:
         return share or self.heads
 
     @property
+    def full_title(self) -> str:
+        """The title, and the share of the cost or the penalties that its models were given in place of K."""
+        penalties = sorted({run["penalty"] for run in self.runs if "penalty" in run})
+        given = [self.budget] if isinstance(self.budget, str) else []
+        given += ["penalty " + ", ".join(f"{one:.12g}" for one in penalties)] if penalties else []
+        return ", ".join([self.title, *given])
+
+    @property
     def units(self) -> int | None:
         """How many units of other kinds than heads its models keep; None if they have no choice of any."""
         return None if self._units is None else round(self._units)
@@ -303,7 +311,7 @@ def summary_table(results: Results) -> str:
     """The table for a terminal."""
     total = results.study["total"]
     rows = results.rows()
-    width = max(map(len, ["method", *(row.title for row in rows)]))
+    width = max(map(len, ["method", *(row.full_title for row in rows)]))
     metric, others = results.metric, results.metrics[1:2]
     titles = "".join(f"{TITLES[name]:>8}" for name in others)
     kept = [" ".join([words[0], "of", str(total), *words[1:]]) for words in (row.kept.split() for row in rows)]
@@ -313,7 +321,7 @@ def summary_table(results: Results) -> str:
         spread = row.spread(metric)
         score = f"{row.mean(metric):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
         more = "".join(f"{row.mean(name):8.2f}" for name in others)
-        lines.append(f"{row.title:<{width}} {heads:>{wide}} {score:>14}{more} {row.parameters:11,.0f}")
+        lines.append(f"{row.full_title:<{width}} {heads:>{wide}} {score:>14}{more} {row.parameters:11,.0f}")
     lines += [text] if (text := stopped(rows)) else []
     lines += [f"missing: {', '.join(results.missing)}"] if results.missing else []
     lines += [results.mixture] if results.mixture else []

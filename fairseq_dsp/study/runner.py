@@ -27,7 +27,7 @@ from .options import SHARES
 from .records import AND, FILES, RECORD, begin, check_records, version_of
 from .runs import LOG, RESULT, Run
 from .steps import COMPACT_HEADS, SCORES, Step
-from .training_log import read_log, training_seconds
+from .training_log import read_log, training_seconds, updates_made
 
 LOCK = ".lock"
 LAST = "checkpoint_last.pt"
@@ -312,8 +312,11 @@ def _result(run: Run) -> dict[str, Any]:
         result[FILES] |= (read_json(run.folder / RECORD) or {}).get(FILES, {})
         if share := [f"{run_options[name]:.12g} of the {what}" for name, what in SHARES.items() if name in run_options]:
             result["share"] = share[0]
+        if "l0-penalty" in run_options:
+            result["penalty"] = float(run_options["l0-penalty"])
     trainings = [step.checkpoints for step in run.steps if step.checkpoints]
     result["training_seconds"] = training_seconds(run.folder / LOG, trainings)
+    result["updates"] = updates_made(run.folder / LOG)
     if found := _PROCESSES.findall(read_log(run.folder / LOG)):
         result["processes"] = max(map(int, found))  # which is what the batches are multiplied by
     return result

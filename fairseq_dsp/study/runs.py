@@ -168,7 +168,7 @@ class _Maker:
             else:
                 for suffix, heads, own in self._trainings(method):
                     start = base if method.from_base else None
-                    if start and method.method == "joint":
+                    if start and method.method in ("joint", "ste"):
                         options = continued(self.study, method.options, own)
                     else:
                         options = options_of(self.study, method.options, own, anneal=method.method != "voita")
@@ -264,8 +264,11 @@ class _Maker:
             if score_heads is None:
                 steps.append(self.commands.heads(model, chosen, kept))
             recovered = folder / RECOVERED
-            again = trained_on if method.compensate else options_of  # the learning rate of `prune`, or the recipe's
-            more = with_fixed(again(self.study, recovery), str(chosen))
+            if method.compensate:  # with the learning rate of `prune`, not the recipe's
+                again = trained_on(self.study, recovery, {"heads-to-keep": heads or 0})
+            else:
+                again = options_of(self.study, recovery)
+            more = with_fixed(again, str(chosen))
             model = self.commands.checkpoint(larger.folder / RECOVERED) if larger else model
             steps.append(self.commands.training("recover", more, seed, recovered, model, translated, chosen))
             model, kept = self.commands.checkpoint(recovered), []

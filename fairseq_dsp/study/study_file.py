@@ -229,7 +229,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         slurm=dict(_part(content, "slurm")),
     )
     of_base = {name: base[name] for name in ("max-update",) if name in base}  # how long others go on follows from it
-    goes_on = {"joint", "random", "range"}
+    goes_on = {"joint", "ste", "random", "range"}
     trainings = [(base, "base")]
     trainings += [
         ((of_base if m.from_base and m.method in goes_on else {}) | m.options, m.name)

@@ -39,7 +39,7 @@ the keys of a study (* must be given):
   methods*      a list; of each method its name, or: method*, name (for file names and compare), title (for tables and
                 pictures), heads or parameters-to-keep or flops-to-keep (the last two for joint, ste
                 and pipelined), seeds, options (of fairseq-train), recovery (options of a further training with the
-                heads held fixed), start (base: go on from the unpruned model; joint does so with the recipe of
+                heads held fixed), start (base: go on from the unpruned model; joint and ste do so with the recipe of
                 `fairseq-dsp prune`, where its options say nothing), distill (true: learn from the unpruned model's
                 translations of the training text too), and
                   joint       weights and importance train together (Li et al. 2021)
@@ -51,8 +51,8 @@ the keys of a study (* must be given):
                               the output projections are fitted to the chosen heads, and a recovery has the learning
                               rate of `fairseq-dsp prune`, where its options say nothing)
                   random      heads drawn by the seed, one in cross-attention at least, fixed from the first update,
-                              from the unpruned model, or start: scratch; with ffn-units-to-keep in its options
-                              feed-forward units, too
+                              from the unpruned model for as many updates as joint, or start: scratch; with
+                              ffn-units-to-keep in its options feed-forward units, too
                   structure   of: a method, whose heads are trained from scratch with new weights
                   range       low, high: one training for every K between the two, start: base from the unpruned model;
                               a recovery starts from that of the next larger number of heads, if there is one: a

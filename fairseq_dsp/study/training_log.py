@@ -36,6 +36,17 @@ def learning_curves(log: Path) -> dict[str, Curve]:
     return next(iter(_trainings(read_log(log)).values()), {})
 
 
+def updates_made(log: Path) -> int:
+    """How many updates a run's trainings made, those of a recovery included.
+
+    :param log: the run's log.
+    """
+    return sum(
+        max((update for curve in curves.values() for update, _ in curve), default=0)
+        for curves in _trainings(read_log(log)).values()
+    )
+
+
 def final_valid_loss(log: Path, checkpoint: str) -> float | None:
     """Read fairseq's validation loss of the checkpoint that a run evaluates.
 

@@ -33,16 +33,19 @@ def options_of(study: Study, *more: Options, anneal: bool = False) -> Options:
     return _annealed(options)
 
 
-def trained_on(study: Study, given: Options, *, few: bool = False) -> Options:
-    """The options of a training that starts from the unpruned model; see `pruning_recipe`."""
-    updates = int((study.recipe | study.base).get("max-update", 0))
-    return pruning_recipe.training(defaults(study.data) | study.recipe, given, updates, few=few)
+def trained_on(study: Study, given: Options, kept: Options) -> Options:
+    """The options of a training that starts from the unpruned model; see `pruning_recipe`.
+
+    :param kept: what says how many heads stay, on which the length depends.
+    """
+    base = defaults(study.data) | study.recipe
+    few = not pruning_recipe.keeps_many(study.data, base | given | kept, study.shape)
+    return pruning_recipe.training(base, given, int((study.recipe | study.base).get("max-update", 0)), few=few)
 
 
 def continued(study: Study, given: Options, own: Options) -> Options:
     """The same of one that chooses its heads; its own options say how many."""
-    whole = defaults(study.data) | study.recipe | given | own
-    options = trained_on(study, given | own, few=not pruning_recipe.keeps_many(study.data, whole, study.shape))
+    options = trained_on(study, given | own, own)
     return _annealed(options | pruning_recipe.schedule(options, study.shape))
 
 
@@ -63,7 +66,8 @@ def of_random(study: Study, method: Method, heads: int, seed: int) -> Options:
 
     :raises ValueError: if there are fewer units.
     """
-    options = (trained_on if method.from_base else options_of)(study, method.options)
+    kept: Options = {"heads-to-keep": heads}
+    options = trained_on(study, method.options, kept) if method.from_base else options_of(study, method.options)
     drawn = random_heads(study.shape, heads, seed)
     numbers = {kind.name: int(options.pop(name)) for name, kind in BUDGETS.items() if name in options}
     if numbers:

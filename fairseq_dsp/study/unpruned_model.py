@@ -102,6 +102,12 @@ class UnprunedModel:
         return sum(map(sum, self.shape.values()))
 
     @property
+    def longest(self) -> int:
+        """How many subwords its sentences and their translations may have."""
+        source, target = (int(self._option("task", f"max_{side}_positions", 1024)) for side in ("source", "target"))
+        return min(source, target - 1)  # one is for the end of the translation
+
+    @property
     def is_stock(self) -> bool:
         """Whether it is of stock fairseq's architecture, whose heads have no importance."""
         from fairseq.models import ARCH_MODEL_NAME_REGISTRY
@@ -143,9 +149,12 @@ class UnprunedModel:
         batches = processes * int(_numbers(get("optimization", "update_freq", [1]))[-1])
         if batches > 1:
             options["update-freq"] = batches
-        for section, name in (("optimization", "sentence_avg"), ("dataset", "skip_invalid_size_inputs_valid_test")):
+        for section, name in (
+            ("optimization", "sentence_avg"), ("dataset", "skip_invalid_size_inputs_valid_test"),
+            ("task", "truncate_source"), ("criterion", "ignore_prefix_size"),
+        ):  # fmt: skip
             if get(section, name):
-                options[name.replace("_", "-")] = True
+                options[name.replace("_", "-")] = get(section, name)
         options |= {name: True for name in PRECISIONS if half and get("common", name)}
         return options
 

@@ -102,6 +102,22 @@ def test_a_sentence_longer_than_a_batch_has_one_of_its_own(stock: Path, tiny_dat
     torch.testing.assert_close(scores[0]["cross"], scores[1]["cross"])
 
 
+def test_options_without_effect_on_a_trained_model(
+    stock: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """Activations that are computed anew, and padding on the left, whose rows of the softmax see nothing else."""
+    state = torch.load(stock, weights_only=False)
+    state["cfg"]["model"].checkpoint_activations = True
+    state["cfg"]["task"]["left_pad_target"] = True
+    other = tmp_path / "other.pt"
+    torch.save(state, other)
+    scores = []
+    for path in (stock, other):
+        assert main(["score-heads", str(path), "--data", str(tiny_data), "--cpu"]) == 0
+        scores.append(json.loads(capsys.readouterr().out))
+    assert scores[0] == scores[1]
+
+
 def test_a_classifier_whose_classification_head_is_chance(tmp_path: Path, capsys: pytest.CaptureFixture):
     """One that import-bert made, and one that fairseq would make."""
     data = pairs.make(tmp_path)

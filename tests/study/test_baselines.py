@@ -80,6 +80,21 @@ def test_a_structure_needs_no_more_than_the_heads(
     assert [step.name for step in missing_steps(owner)] == ["train", "compact"]
 
 
+def test_what_a_choice_is_compared_with_trains_for_as_long(
+    write_study: Callable[..., Path], tiny_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """Also where few heads stay, which take as many updates as the unpruned model had."""
+    methods = [{"method": "joint", "start": "base"}, {"method": "ste", "start": "base"}, "random"]
+    study = write_study(recipe={**tiny_recipe, "max-update": 3000}, heads=[6, 3], methods=methods)
+    updates = {
+        run.name: command[command.index("--max-update") + 1]
+        for run in expand(read_study(study), tmp_path / "results")
+        for command in [list(run.steps[0].command)]
+    }
+    of_method = {name: (updates[f"{name}-k6-s1"], updates[f"{name}-k3-s1"]) for name in ("joint", "ste", "random")}
+    assert of_method == dict.fromkeys(of_method, ("1000", "3000"))
+
+
 @pytest.mark.slow
 def test_both_for_real(write_study: Callable[..., Path], tmp_path: Path) -> None:
     study = write_study(methods=["random", {"method": "structure", "of": "joint"}, "joint"])

@@ -86,6 +86,19 @@ def test_the_options_of_a_model(
     assert (exported.heads, exported.sizes["arch"], exported.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
 
 
+def test_it_learns_from_what_it_learnt_from(stock_checkpoint: Path, prepared: Path) -> None:
+    """From sentences that were cut, and not from the first words of a translation."""
+    model, data = UnprunedModel.read(stock_checkpoint), PreparedData.read(prepared)
+    names = {"truncate-source", "ignore-prefix-size"}
+    assert not names & options_of(model, data, 6, {}).keys()
+    assert model.longest == 1023
+    model.state["cfg"]["task"].update({"truncate_source": True, "max_source_positions": 24})
+    model.state["cfg"]["criterion"]["ignore_prefix_size"] = 1
+    options = options_of(model, data, 6, {})
+    assert (options["truncate-source"], options["ignore-prefix-size"], options["max-source-positions"]) == (True, 1, 24)
+    assert model.longest == 24
+
+
 def test_the_precision_of_a_model(stock_checkpoint: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU as it was trained, unless another precision is given; on a CPU what is given."""
     model, data = UnprunedModel.read(stock_checkpoint), PreparedData.read(prepared)

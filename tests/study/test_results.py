@@ -72,6 +72,9 @@ def test_several_runs_of_a_seed_have_no_spread(copied: Path) -> None:
     two[1]["scores"] = {**two[1]["scores"], "bleu": {"score": two[0]["scores"]["bleu"]["score"] + 4}}
     twice = type(row)(row.label, row.title, row.heads, two)
     assert twice.spread("bleu") is None
+    two[0]["penalty"], two[1]["penalty"] = 0.02, 0.01
+    assert twice.full_title == f"{row.title}, penalty 0.01, 0.02"
+    assert row.full_title == row.title
     assert twice.of_seeds("bleu") == [twice.mean("bleu")] == [pytest.approx(two[0]["scores"]["bleu"]["score"] + 2)]
 
 
@@ -82,6 +85,8 @@ def test_heads_of_a_share_are_the_mean_wherever_they_are_shown(copied: Path) -> 
     results = read_results(copied)
     (row,) = (row for row in results.rows() if row.budget == "0.5 of the FLOPs")
     assert row.kept == "5.5"
+    assert row.full_title == f"{row.title}, 0.5 of the FLOPs"
+    assert f"\n{row.full_title} " in summary_table(results)
     lines = csv.DictReader(to_csv(table_lines(results, results.bootstrap())).splitlines())
     assert [one["heads"] for one in lines if one["method"] == "joint"] == ["5.5", "3"]
     places = [line.get_xdata() for line in score_curve(results, 1.0).axes[0].lines]

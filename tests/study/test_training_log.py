@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq_dsp.study.training_log import final_valid_loss, learning_curves, training_seconds
+from fairseq_dsp.study.training_log import final_valid_loss, learning_curves, training_seconds, updates_made
 
 
 def log(path: Path, losses: list[str], *flags: str) -> Path:
@@ -50,6 +50,16 @@ def test_it_is_of_the_checkpoint_that_was_saved(tmp_path: Path) -> None:
     with path.open("a") as file:  # this name does not say what else was saved
         file.write("x | Saved checkpoint /run/checkpoints/checkpoint_1_5.pt (epoch 1 @ 5 updates, score 1)\n")
     assert final_valid_loss(path, "best") is None
+
+
+def test_updates_are_those_of_all_trainings_of_a_run(tmp_path: Path) -> None:
+    path = log(tmp_path / "log.txt", ["4.5", "4.2"])
+    assert updates_made(path) == 2
+    path.write_text(
+        path.read_text() + log(tmp_path / "more.txt", ["4"] * 3).read_text().replace("checkpoints", "recovered")
+    )
+    assert updates_made(path) == 5
+    assert updates_made(tmp_path / "none.txt") == 0
 
 
 @pytest.mark.parametrize("stored", [100.0, torch.tensor(100.0)], ids=["one process", "several"])
