@@ -108,11 +108,10 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
     ]
     if against:
         other = results.titles[against]
-        same = "as many heads"
-        if any(isinstance(line.row.budget, str) for line in lines):
-            same += ", or the same share of the cost"
-        title = f"Against {other} with {same}"
-        text = note(f"{other} with {same}", [line.to_other for line in lines])
+        shares = any(isinstance(line.row.budget, str) for line in lines)
+        title = f"Against {other}, at the same number of heads" + (" or share of the cost" if shares else "")
+        many = "as many heads" + (" or the same share of the cost" if shares else "")
+        text = note(f"{other} with {many}", [line.to_other for line in lines])
         parts.insert(1, (title, text, tables.COMPARISON_HEADER, tables.comparison_cells(lines)))
     return parts
 
