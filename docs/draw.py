@@ -27,7 +27,14 @@ LABELS = {
     "unpruned": (6, -10),
     "four-one-long": (7, 4),
 }
-LABELS_256: dict[str, tuple[int, int]] = {}
+LABELS_256 = {
+    "layers-3-1-16": (7, 3),
+    "layers-3-1": (-70, -11),
+    "halves": (7, -8),
+    "unpruned": (-8, 6),
+    "layers-3-1-16-48": (7, -7),
+    "layers-3-1-on": (7, 3),
+}
 """Where labels of the frontiers stand, in points from the model's mark, for those that would meet others."""
 
 
@@ -100,7 +107,7 @@ def frontier() -> Figure:
 
 
 def frontier_256() -> Figure:
-    """The same of models 256 wide, with greedy search too."""
+    """The same of models 256 wide."""
     result = read("frontier-256")
     models = [
         m | {"bleu": m["scores"]["test,test1,test2,test3"]["bleu"], "speed": found}
@@ -108,7 +115,7 @@ def frontier_256() -> Figure:
         if (found := [s for s in result["speed"] if s["model"] == m["name"]])
     ]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, (batch, beam) in zip(figure.subplots(1, 3, sharey=True), ((1, 5), (64, 5), (64, 1)), strict=True):
+    for axes, (batch, beam) in zip(figure.subplots(1, 2, sharey=True), ((1, 5), (64, 5)), strict=True):
         against_speed(axes, models, batch, beam, LABELS_256)
     return with_legend(figure)
 
@@ -186,7 +193,7 @@ def main() -> None:
     """Draw all of them, with text as text."""
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "fairseq-dsp", "font.family": "sans-serif"})
     for draw in (overview, frontier, frontier_256, speed):
-        path = RESULTS / f"{draw.__name__}.svg"
+        path = RESULTS / f"{draw.__name__.replace('_', '-')}.svg"
         draw().savefig(path, metadata={"Date": None})
         print(f"{path.relative_to(RESULTS.parents[1])}: {path.stat().st_size:,} bytes")
 
