@@ -21,6 +21,7 @@ from .checkpoint import TrainedModel
 
 POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}
 """How fairseq undoes a subword method."""
+USUAL_POSITIONS = 1024
 
 
 def task_of(model: TrainedModel, data: str | None) -> Any:
@@ -107,17 +108,30 @@ def language_flags(state: dict[str, Any]) -> list[str]:
     return flags(source, target) if source and target else []
 
 
-def translating(data: str | Path, model: Path, languages: list[str], bpe: Any) -> str:
+def position_flags(state: dict[str, Any]) -> list[str]:
+    """Return the flags with which fairseq's tools cut sources that are longer than a model reads, as `evaluate` does.
+
+    :param state: what fairseq loaded from its checkpoint.
+    :return: none if it reads as many subwords as fairseq's models do where nothing is given.
+    """
+    task = (state.get("cfg") or {}).get("task")
+    most = [getattr(task, f"max_{side}_positions", None) or USUAL_POSITIONS for side in ("source", "target")]
+    if most == [USUAL_POSITIONS] * 2:
+        return []
+    return ["--truncate-source", "--max-source-positions", str(most[0]), "--max-target-positions", str(most[1])]
+
+
+def translating(data: str | Path, model: Path, options: list[str], bpe: Any) -> str:
     """Return the command that translates a test set into words.
 
-    :param languages: the model's `language_flags`.
+    :param options: the model's `language_flags` and `position_flags`.
     :param bpe: the subword method of the data, where it is known.
     """
     path, link = str(model), ""
     if ":" in path:  # where fairseq would end one model and begin another
         path = model.name.replace(":", "-")
         link = f"{shlex.join(['ln', '-s', str(model), path])} && "
-    words = ["fairseq-generate", str(data), *languages, "--user-dir", str(PACKAGE), "--path", path, "--beam", "5"]
+    words = ["fairseq-generate", str(data), *options, "--user-dir", str(PACKAGE), "--path", path, "--beam", "5"]
     return link + shlex.join(words + (["--post-process", POST_PROCESS[bpe]] if bpe in POST_PROCESS else []))
 
 

@@ -23,6 +23,7 @@ from ..files import check_target, write_files
 from ..model.bert_options import EncoderConfig
 from ..model.kinds import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
+from .data_bin import position_flags
 
 ALL_SENTENCES = "--required-batch-size-multiple 1"
 """Or fairseq without the plugin leaves out the last sentences, whose number is no multiple of 8."""
@@ -45,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"{out}: a stock roberta; {use}")
     else:
         model.alignment_heads("fairseq-generate --print-alignment")
-        print(f"{out}: a stock transformer; fairseq-generate DATA --path {out} --beam 5 {ALL_SENTENCES}")
+        more = " ".join([ALL_SENTENCES, *position_flags(model.state)])
+        print(f"{out}: a stock transformer; fairseq-generate DATA --path {out} --beam 5 {more}")
 
 
 def stock_state(model: TrainedModel) -> dict[str, Any]:

@@ -161,8 +161,8 @@ def cost_cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
 
 def _updates(row: Row) -> str:
     """How many updates a training has, the mean; empty if that of one is not known, as of earlier versions."""
-    made = [run.get("updates") for run in row.runs]
-    return "" if None in made else f"{statistics.fmean(made):,.0f}"
+    made = [run["updates"] for run in row.runs if "updates" in run]
+    return f"{statistics.fmean(made):,.0f}" if len(made) == len(row.runs) else ""
 
 
 def _minutes(row: Row) -> str:

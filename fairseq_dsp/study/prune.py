@@ -53,7 +53,7 @@ from ..files import holds_nothing, sha256, write_json, write_text
 from ..model import PruningConfig
 from ..model.kinds import LENGTH
 from ..model.retired import refuse_retired
-from ..removal.data_bin import translating
+from ..removal.data_bin import position_flags, translating
 from . import pruning_recipe
 from .local import Local
 from .method_checks import chooses_units, read_shares
@@ -203,8 +203,9 @@ def run(args: argparse.Namespace) -> None:
         write_text(out / TABLE, text)
     print(f"\n{text}")
     print("To translate again (the BLEU of the table is that of fairseq-dsp evaluate, not the BLEU4 printed there):")
+    how = data.language_flags + position_flags(model.state)
     for path in models.values():
-        print(f"  {translating(data.data_bin, path, data.language_flags, data.summary['bpe'])}")
+        print(f"  {translating(data.data_bin, path, how, data.summary['bpe'])}")
 
 
 def _method(args: argparse.Namespace, own: Options, heads: Sequence[int], options: Options) -> Method:

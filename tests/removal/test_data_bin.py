@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.removal.data_bin import preparation, translating
+from fairseq_dsp.removal.data_bin import position_flags, preparation, translating
 
 
 def test_models_behind_a_colon_are_linked_each_under_a_name_of_its_own(tmp_path: Path) -> None:
@@ -28,6 +29,15 @@ def test_models_behind_a_colon_are_linked_each_under_a_name_of_its_own(tmp_path:
     words = shlex.split(translating("bin", Path("a.pt"), ["--source-lang", "zh-Hant", "--target-lang", "en"], None))
     assert words[:6] == ["fairseq-generate", "bin", "--source-lang", "zh-Hant", "--target-lang", "en"]
     assert words[-4:] == ["--path", "a.pt", "--beam", "5"]
+
+
+def test_sources_are_cut_where_a_model_reads_fewer_subwords() -> None:
+    def flags(**task: int) -> list[str]:
+        return position_flags({"cfg": {"task": Namespace(**task)}})
+
+    assert flags() == flags(max_source_positions=1024, max_target_positions=1024) == position_flags({}) == []
+    cut = ["--truncate-source", "--max-source-positions", "24", "--max-target-positions", "1024"]
+    assert flags(max_source_positions=24) == cut
 
 
 def test_the_preparation_of_several_folders_is_that_of_the_first(tmp_path: Path) -> None:
