@@ -101,8 +101,8 @@ def frontier() -> Figure:
     )
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, batch in zip(figure.subplots(1, 2, sharey=True), (1, 64), strict=True):
-        against_speed(axes, known, batch, 5, LABELS)
-        against_speed(axes, new, batch, 5, LABELS, ", 2,600 updates or fewer with translations")
+        against_speed(axes, known, batch, LABELS)
+        against_speed(axes, new, batch, LABELS, ", 2,600 updates or fewer with translations")
     return with_legend(figure)
 
 
@@ -115,26 +115,26 @@ def frontier_256() -> Figure:
         if (found := [s for s in result["speed"] if s["model"] == m["name"]])
     ]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, (batch, beam) in zip(figure.subplots(1, 2, sharey=True), ((1, 5), (64, 5)), strict=True):
-        against_speed(axes, models, batch, beam, LABELS_256)
+    for axes, batch in zip(figure.subplots(1, 2, sharey=True), (1, 64), strict=True):
+        against_speed(axes, models, batch, LABELS_256)
     return with_legend(figure)
 
 
 def against_speed(
-    axes: Axes, models: list[dict[str, Any]], batch: int, beam: int, labels: dict[str, tuple[int, int]], short: str = ""
+    axes: Axes, models: list[dict[str, Any]], batch: int, labels: dict[str, tuple[int, int]], short: str = ""
 ) -> None:
     """Draw BLEU against speed; models of a kind that ``short`` tells apart have open marks."""
     for kind, colour, marker in (("pruned", BLUE, "o"), ("fewer layers", GREEN, "s"), ("unpruned", GREY, "D")):
         if not (found := [m for m in models if m["kind"] == kind]):
             continue
-        speeds, scores = [fast(m, batch, beam) for m in found], [m["bleu"] for m in found]
+        speeds, scores = [fast(m, batch) for m in found], [m["bleu"] for m in found]
         name = kind if kind == "unpruned" else kind + short
         axes.plot(speeds, scores, marker, color=colour, markerfacecolor="none" if short else colour, label=name)
         for model, at in zip(found, speeds, strict=True):
             offset = labels.get(model["name"], (6, 3))
             axes.annotate(model["label"], (at, model["bleu"]), offset, textcoords="offset points", fontsize=7)
     size = f"batches of {batch}" if batch > 1 else "one sentence"
-    axes.set(title=f"{size}, beam {beam}" if beam > 1 else f"{size}, greedy", xlabel="times as fast as unpruned")
+    axes.set(title=f"{size}, beam 5", xlabel="times as fast as unpruned")
     axes.margins(x=0.25, y=0.1)
     tidy(axes)
 
@@ -147,9 +147,9 @@ def with_legend(figure: Figure) -> Figure:
     return figure
 
 
-def fast(model: dict[str, Any], batch: int, beam: int) -> float:
-    """How many times as fast as the unpruned model one of a frontier is in CTranslate2 with int8."""
-    wanted = ("CTranslate2", "int8", beam, batch)
+def fast(model: dict[str, Any], batch: int) -> float:
+    """How many times as fast as the unpruned model one of a frontier is in CTranslate2, int8, beam 5."""
+    wanted = ("CTranslate2", "int8", 5, batch)
     keys = ("engine", "precision", "beam", "batch")
     return next(float(s["ratio"]) for s in model["speed"] if tuple(s[k] for k in keys) == wanted)
 

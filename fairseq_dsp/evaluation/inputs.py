@@ -50,13 +50,10 @@ def positions(checkpoints: Sequence[str]) -> tuple[int, int]:
     """How many positions all of these models have for source and target; the end of a sentence takes one."""
     from fairseq import checkpoint_utils
 
-    least = []
-    for path in checkpoints:
-        state = checkpoint_utils.load_checkpoint_to_cpu(path)
-        options = state["cfg"]["model"]
-        sides = ("max_source_positions", "max_target_positions")
-        least.append([int(getattr(options, side, None) or 1024) for side in sides])
-    source, target = (min(side) for side in zip(*least, strict=True))
+    from ..model.flat_options import positions_of
+
+    found = [positions_of(checkpoint_utils.load_checkpoint_to_cpu(path)) for path in checkpoints]
+    source, target = (min(side) for side in zip(*found, strict=True))
     return source, target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -20,6 +21,20 @@ IN_FORCE = "fairseq_dsp"
 
 NO_FILES = dict.fromkeys(("encoder_embed_path", "decoder_embed_path"))
 """Options of a model that name files which are not needed once it is trained: its weights started from them."""
+
+
+USUAL_POSITIONS = 1024
+"""How many positions fairseq's models have for source and target where nothing is given."""
+
+
+def positions_of(state: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many positions a model has for source and target; the end of a sentence takes one.
+
+    :param state: what fairseq loaded from its checkpoint.
+    """
+    options = (state.get("cfg") or {}).get("model")
+    source, target = (getattr(options, f"max_{side}_positions", None) for side in ("source", "target"))
+    return int(source or USUAL_POSITIONS), int(target or USUAL_POSITIONS)
 
 
 def in_force() -> str:

@@ -16,12 +16,12 @@ from ..errors import UserError
 from ..files import PACKAGE
 from ..languages import flags
 from ..model.dictionaries import check, direction, fitting
+from ..model.flat_options import USUAL_POSITIONS, positions_of
 from ..model.labels import check_fine_tuned, check_labels, trained_labels
 from .checkpoint import TrainedModel
 
 POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}
 """How fairseq undoes a subword method."""
-USUAL_POSITIONS = 1024
 
 
 def task_of(model: TrainedModel, data: str | None) -> Any:
@@ -114,11 +114,10 @@ def position_flags(state: dict[str, Any]) -> list[str]:
     :param state: what fairseq loaded from its checkpoint.
     :return: none if it reads as many subwords as fairseq's models do where nothing is given.
     """
-    task = (state.get("cfg") or {}).get("task")
-    most = [getattr(task, f"max_{side}_positions", None) or USUAL_POSITIONS for side in ("source", "target")]
-    if most == [USUAL_POSITIONS] * 2:
+    source, target = positions_of(state)
+    if source == target == USUAL_POSITIONS:
         return []
-    return ["--truncate-source", "--max-source-positions", str(most[0]), "--max-target-positions", str(most[1])]
+    return ["--truncate-source", "--max-source-positions", str(source), "--max-target-positions", str(target)]
 
 
 def translating(data: str | Path, model: Path, options: list[str], bpe: Any) -> str:

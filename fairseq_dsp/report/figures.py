@@ -105,7 +105,7 @@ def head_maps(results: Results, label: str) -> Figure:
             axes.set_yticks([layer + 0.5 for layer in range(len(share))], range(1, len(share) + 1) if j == 0 else [])
             axes.tick_params(length=0, labelsize=8)
             count = statistics.fmean(sum(map(len, one)) for one in kept)
-            asked = row.budget if isinstance(row.budget, str) else f"K = {row.budget}"
+            asked = row.share or f"K = {row.heads}"
             axes.set_title((f"{asked}\n" if i == 0 else "") + f"{round(count, 1):g} kept", fontsize=9)
             if j == 0:
                 axes.set_ylabel("\n".join([*kind.titles[of_type].split(), "layer"]), fontsize=9)

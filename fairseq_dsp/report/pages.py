@@ -108,7 +108,7 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
     ]
     if against:
         other = results.titles[against]
-        shares = any(isinstance(line.row.budget, str) for line in lines)
+        shares = any(line.row.share for line in lines)
         title = f"Against {other}, at the same number of heads" + (" or share of the cost" if shares else "")
         many = "as many heads" + (" or the same share of the cost" if shares else "")
         text = note(f"{other} with {many}", [line.to_other for line in lines])

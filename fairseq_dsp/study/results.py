@@ -45,16 +45,20 @@ class Row:
         return BASE_TITLE if self.label == BASE else self.label
 
     @property
+    def share(self) -> str | None:
+        """The share of what heads and units cost that its models were asked to keep; None if they were given K."""
+        return self.runs[0].get("share")
+
+    @property
     def budget(self) -> int | str:
-        """What its models were asked to keep: K, or a share of what heads and units cost."""
-        share: str | None = self.runs[0].get("share")
-        return share or self.heads
+        """What its models were asked to keep: K, or a share."""
+        return self.share or self.heads
 
     @property
     def full_title(self) -> str:
         """The title, and the share of the cost or the penalties that its models were given in place of K."""
         penalties = sorted({run["penalty"] for run in self.runs if "penalty" in run})
-        given = [self.budget] if isinstance(self.budget, str) else []
+        given = [self.share] if self.share else []
         given += ["penalty " + ", ".join(f"{one:.12g}" for one in penalties)] if penalties else []
         return ", ".join([self.title, *given])
 

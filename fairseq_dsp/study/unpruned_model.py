@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..evaluation.prepared import PreparedData, read_dictionary
 from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
 from ..model.dictionaries import direction
-from ..model.flat_options import NO_FILES
+from ..model.flat_options import NO_FILES, positions_of
 from ..model.units import ROBERTA, TRANSFORMER, modules_in, shape_of
 from ..removal.compact import sizes
 from ..removal.data_bin import check_task, first_folder
@@ -104,7 +104,7 @@ class UnprunedModel:
     @property
     def longest(self) -> int:
         """How many subwords its sentences and their translations may have."""
-        source, target = (int(self._option("task", f"max_{side}_positions", 1024)) for side in ("source", "target"))
+        source, target = positions_of(self.state)
         return min(source, target - 1)  # one is for the end of the translation
 
     @property

@@ -106,7 +106,7 @@ def test_options_without_effect_on_a_trained_model(
     stock: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     """Activations that are computed anew, and padding on the left, whose rows of the softmax see nothing else."""
-    state = torch.load(stock, weights_only=False)
+    state = torch.load(stock, weights_only=True)
     state["cfg"]["model"].checkpoint_activations = True
     state["cfg"]["task"]["left_pad_target"] = True
     other = tmp_path / "other.pt"

@@ -32,8 +32,8 @@ def test_models_behind_a_colon_are_linked_each_under_a_name_of_its_own(tmp_path:
 
 
 def test_sources_are_cut_where_a_model_reads_fewer_subwords() -> None:
-    def flags(**task: int) -> list[str]:
-        return position_flags({"cfg": {"task": Namespace(**task)}})
+    def flags(**model: int) -> list[str]:
+        return position_flags({"cfg": {"model": Namespace(**model)}})
 
     assert flags() == flags(max_source_positions=1024, max_target_positions=1024) == position_flags({}) == []
     cut = ["--truncate-source", "--max-source-positions", "24", "--max-target-positions", "1024"]

@@ -93,6 +93,7 @@ def test_it_learns_from_what_it_learnt_from(stock_checkpoint: Path, prepared: Pa
     assert not names & options_of(model, data, 6, {}).keys()
     assert model.longest == 1023
     model.state["cfg"]["task"].update({"truncate_source": True, "max_source_positions": 24})
+    model.state["cfg"]["model"].max_source_positions = 24
     model.state["cfg"]["criterion"]["ignore_prefix_size"] = 1
     options = options_of(model, data, 6, {})
     assert (options["truncate-source"], options["ignore-prefix-size"], options["max-source-positions"]) == (True, 1, 24)
