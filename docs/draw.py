@@ -31,7 +31,7 @@ LABELS_256 = {
     "layers-3-1-16": (7, 3),
     "layers-3-1": (-70, -11),
     "halves": (7, -8),
-    "unpruned": (-8, 6),
+    "unpruned": (-8, -11),
     "layers-3-1-16-48": (7, -7),
     "layers-3-1-on": (7, 3),
 }
@@ -124,7 +124,12 @@ def against_speed(
     axes: Axes, models: list[dict[str, Any]], batch: int, labels: dict[str, tuple[int, int]], short: str = ""
 ) -> None:
     """Draw BLEU against speed; models of a kind that ``short`` tells apart have open marks."""
-    for kind, colour, marker in (("pruned", BLUE, "o"), ("fewer layers", GREEN, "s"), ("unpruned", GREY, "D")):
+    for kind, colour, marker in (
+        ("pruned", BLUE, "o"),
+        ("fewer layers", GREEN, "s"),
+        ("narrower", ORANGE, "^"),
+        ("unpruned", GREY, "D"),
+    ):
         if not (found := [m for m in models if m["kind"] == kind]):
             continue
         speeds, scores = [fast(m, batch) for m in found], [m["bleu"] for m in found]
