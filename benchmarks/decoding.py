@@ -128,10 +128,8 @@ def masked(kept: HeadSet) -> PrunableTransformer:
 
 
 def runner(model: Any, device: str, *, prepare: bool = True) -> FairseqRunner:
-    """Return a runner for a model; its bytes are those of its parameters in a checkpoint."""
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    return FairseqRunner(model.to(device), *WORDS, BEAM, LENGTH, file.tell(), prepare=prepare)
+    """Return a runner for a model."""
+    return FairseqRunner(model.to(device), *WORDS, BEAM, LENGTH, prepare=prepare)
 
 
 def engine(model: PrunableTransformer, kept: HeadSet, folder: Path, kind: str, device: str) -> EngineRunner:

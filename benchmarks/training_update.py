@@ -281,7 +281,7 @@ def main() -> None:
     rows = []
     for kept in models:
         ratios = [a / b for a, b in zip(times[kept], times[None], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4) if kept is not None else (1.0, 1.0, 1.0)
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
         rows.append({
             "model": name_of(kept), "seconds": statistics.median(times[kept]), "ratio": middle,
             "ratio_quartiles": [low, high], "peak_mib": memory[kept], "memory_ratio": memory[kept] / memory[None],

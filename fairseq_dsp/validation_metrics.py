@@ -8,11 +8,13 @@ from .errors import closest
 
 LOWEST_IS_BEST = {"loss", "nll_loss", "ppl"}
 
-_OF_LABELS = {
-    "mcc": "report_mcc", "f1": "report_acc_and_f1", "acc_and_f1": "report_acc_and_f1",
-    "pearson": "report_pearson_and_spearman", "spearman": "report_pearson_and_spearman",
-    "pearson_and_spearman": "report_pearson_and_spearman",
-}  # fmt: skip
+OF_CLASSES = {"mcc": "report_mcc", "f1": "report_acc_and_f1", "acc_and_f1": "report_acc_and_f1"}
+"""Metrics of labels that are whole numbers → their option."""
+
+OF_NUMBERS = dict.fromkeys(("pearson", "spearman", "pearson_and_spearman"), "report_pearson_and_spearman")
+"""Metrics of numbers, labels that are whole numbers included → their option."""
+
+_OF_LABELS = OF_CLASSES | OF_NUMBERS
 _OF_TASKS = {
     "translation": {"bleu": "eval_bleu"},
     "translation_dsp": {"bleu": "eval_bleu"},
@@ -31,13 +33,16 @@ _OF_CRITERIA = {
 HIGHEST_IS_BEST = {"bleu", "accuracy", *_OF_LABELS}
 
 
-def why_not_computed(metric: str, task: str, criterion: str, given: Callable[[str], bool | None]) -> str | None:
+def why_not_computed(
+    metric: str, task: str, criterion: str, given: Callable[[str], bool | None], *, words: bool = False
+) -> str | None:
     """Say what is wrong with ``--best-checkpoint-metric``, None if validation computes it or nobody knows.
 
     :param metric: its value.
     :param task: name of the task.
     :param criterion: name of the criterion.
     :param given: whether an option, such as ``eval_bleu``, is given; None where there is no such option.
+    :param words: whether labels are known to be words.
     """
     options = {"bleu": "eval_bleu", "accuracy": "report_accuracy"}
     always = {metric}
@@ -45,6 +50,7 @@ def why_not_computed(metric: str, task: str, criterion: str, given: Callable[[st
         options = _OF_TASKS[task] | _OF_CRITERIA[criterion]
         if criterion.startswith("sentence_prediction"):
             always = {"loss", "nll_loss"} | (set() if given("regression_target") else {"accuracy"})
+            options = OF_NUMBERS if given("regression_target") else {} if words else options
         else:
             always = LOWEST_IS_BEST
             if criterion == "cross_entropy" and not given("sentence_avg"):

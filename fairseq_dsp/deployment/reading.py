@@ -30,9 +30,15 @@ def read(folder: Path, device: str, threads: int | None) -> Translator | Classif
             f"{folder} is neither a folder that fairseq-dsp export-folder wrote nor one of fairseq-dsp "
             f"export-ctranslate2 (it has no {CONFIG} and no {engine.WEIGHTS}): give one"
         )
-    import torch
+    try:
+        import torch
 
-    from .folder import from_pretrained
+        from .folder import from_pretrained
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the model in {folder} needs torch and fairseq, and {error.name} is not installed: install it, or give a "
+            "folder of fairseq-dsp export-ctranslate2, which needs neither"
+        ) from error
 
     model = from_pretrained(folder)
     if threads is not None:

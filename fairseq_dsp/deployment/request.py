@@ -24,7 +24,7 @@ def check_sentences(sentences: Iterable[Any]) -> list[str]:
 def check_pairs(inputs: Iterable[Any], sentences: int | None = None) -> list[tuple[str, ...]]:
     """Return pairs of sentences, or sentences, as a list of tuples of one length.
 
-    :param sentences: of each input, where the model was trained on pairs only.
+    :param sentences: of each input, as the model was trained; None where that is not known.
     :raises UserError: unless it is an iterable of strings or of pairs of them, each of characters that can be encoded.
     """
     found: list[tuple[str, ...]] = []
@@ -40,6 +40,8 @@ def check_pairs(inputs: Iterable[Any], sentences: int | None = None) -> list[tup
             raise UserError(
                 f"input {number} is one sentence, but the model was trained on pairs: give a list of pairs, such as "
                 "[(premise, hypothesis)]"
+                if sentences == 2
+                else f"input {number} is a pair, but the model was trained on single sentences: give a list of these"
             )
         found.append(pair)
     return found

@@ -152,7 +152,9 @@ class Text:
 
     def encode(self, sentence: str) -> str:
         """Return the subwords of a raw sentence, with spaces between them."""
-        text = self.tokenised(normalised(plain(sentence), self._normalise))
+        # without a subword model, text may have been segmented already, with U+2581 for spaces
+        one = plain(sentence) if self._bpe else " ".join(sentence.split())
+        text = self.tokenised(normalised(one, self._normalise))
         return self._bpe.encode(text) if self._bpe else text
 
     def tokenised(self, sentence: str) -> str:

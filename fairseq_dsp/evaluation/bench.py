@@ -4,7 +4,8 @@ Every model translates the same random sentences of --length subwords into as ma
 prepares it; a classifier reads random pairs of --length subwords; a folder of export-ctranslate2 runs in that
 engine. The models take turns in one process, so that a busy machine slows all of them alike. No corpus and
 no dictionary is needed. Ratios are to the first model. The spread is the range of the middle half of the runs, as a
-part of their median. FLOPs are those of matrix products.
+part of their median. FLOPs are those of matrix products. MB are those of the weights that the model computes with;
+peak MB those of a process, with the packages that it loads: torch and fairseq take about 370 of them.
 
 examples:
   fairseq-dsp bench unpruned.pt pruned.pt compact.pt --batch-sizes 1 64 --output bench
@@ -92,6 +93,8 @@ def _check(args: argparse.Namespace) -> None:
         for value in given if isinstance(given, list) else [] if given is None else [given]:
             if value < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {value}, but it must be 1 or more")
+    if args.length < 2:
+        raise UserError("--length is 1, which leaves a sentence its end alone: give 2 or more")
     for device in args.devices:
         try:
             torch.zeros(1, device=device)

@@ -51,7 +51,7 @@ def classify(
             "trained on it"
         )
     for model in models:
-        check_labels(task, getattr(model, "trained_labels", None))
+        check_labels(task, getattr(model, "trained_on", None))
     labels, head = labels_of(task.label_dictionary), task.cfg.classification_head_name
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     for model in models:

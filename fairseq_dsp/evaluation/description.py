@@ -18,7 +18,7 @@ from .prepared import PreparedData
 def describe(
     checkpoints: Sequence[str], heads_to_keep: int | None, kept_heads: str | None, data: PreparedData
 ) -> dict[str, Any]:
-    """Return the number of ``parameters`` of an ensemble, of ``heads`` before pruning, and the set of those ``kept``.
+    """Return how many ``parameters`` an ensemble computes with, how many ``heads`` it had, and which are ``kept``.
 
     And ``sizes``: for each type of modules, of heads and of other units, how many each had before pruning. The last
     three are None where its members disagree, or choose no heads, as fairseq's own models.
@@ -74,6 +74,7 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
     try:
         model = TrainedModel.read(checkpoint, heads_to_keep=heads_to_keep, kept_heads=kept_heads)
         state = model.state
+        parameters = model.count_parameters()
         cost = PruningConfig.from_namespace(model.options).cost
         sizes = {module.type: module.units for module in model.modules}
         kept = json.loads(model.heads.to_json())
@@ -84,10 +85,11 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
         from fairseq import checkpoint_utils
 
         state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)
+        parameters = count_parameters(state["model"])
     if data.classifies:
         _check_classifies(state, checkpoint, data)
         check_fine_tuned(state, checkpoint)
     else:
         check_task(state, checkpoint)
         check_direction(state, checkpoint, data.languages)
-    return {"parameters": count_parameters(state["model"]), **heads}
+    return {"parameters": parameters, **heads}

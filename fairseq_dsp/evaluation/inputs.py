@@ -28,6 +28,8 @@ def checkpoint_paths(checkpoint: str) -> list[str]:
         if Path(path).is_file():
             found.append(path)
             path = ""
+    if path and Path(path).is_dir():
+        raise UserError(f"{path} is a folder, but a checkpoint is expected: give a file that fairseq-train wrote")
     if path or not found:
         raise UserError(f"the checkpoint {path or checkpoint} is missing: give a file that fairseq-train wrote")
     return found

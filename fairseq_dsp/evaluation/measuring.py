@@ -71,7 +71,7 @@ class Result:
         """Range of the middle half of the times, as a part of their median."""
         if len(self.times) < 2:
             return 0.0
-        low, _, high = statistics.quantiles(self.times, n=4)
+        low, _, high = statistics.quantiles(self.times, n=4, method="inclusive")
         return (high - low) / self.median
 
     @property

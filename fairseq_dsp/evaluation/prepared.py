@@ -198,7 +198,7 @@ class PreparedData:
         for part in parts:
             if part not in self.splits:
                 known = ", ".join(self.splits)
-                raise UserError(f"there is no text called {part} in {self.folder}: give one of {known}")
+                raise UserError(f"there is no text called {part!r} in {self.folder}: give one of {known}")
         if len(set(parts)) < len(parts):
             raise UserError(f"the split {split} names a text twice: give each text once")
 
@@ -212,17 +212,13 @@ class PreparedData:
         return [line for part in self.parts(split) for line in self._references(part)]
 
     def _references(self, split: str) -> list[str]:
+        from ..model.labels import check_known  # help needs none of its packages
+
         if self.classifies:
             dictionary = self._label_dictionary()
             texts = self.binarised(f"label/{split}", dictionary)
             found = [dictionary[int(texts[i][0])] for i in range(len(texts))]
-            known = set(self.labels)
-            for number, label in enumerate(found, 1):
-                if label not in known:
-                    raise UserError(
-                        f"the label of sentence {number} of {split} is none of {', '.join(self.labels)}, those in "
-                        f"{self.data_bin / 'label' / 'dict.txt'}: correct it, and run fairseq-preprocess again"
-                    )
+            check_known(found, self.labels, split, self.data_bin)
             return found
         lines = self._lines(self.summary["references"].get(split, f"raw/{split}.{self.languages[1]}"))
         if "given" in self.summary:  # somebody's own file, of any system

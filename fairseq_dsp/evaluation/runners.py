@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,6 @@ from ..deployment import engine
 from ..errors import UserError
 from ..model import modules_of
 from ..model.flat_options import NO_FILES
-from ..model.units import sharing
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -29,7 +29,7 @@ class Runner(Protocol):
     """Something that translates; see :class:`FairseqRunner` and :class:`EngineRunner`."""
 
     parameters: int | None
-    bytes: int
+    bytes: int  # of the weights
     type: str | None
 
     def batch(self, size: int, length: int) -> Any:
@@ -45,14 +45,13 @@ class FairseqRunner:
     :param model: a model in evaluation mode.
     :param source_words: size of the source dictionary.
     :param words: size of the target dictionary.
-    :param size: bytes of the weights.
     :param prepare: whether to prepare the model as ``fairseq-generate`` does.
     """
 
     type: str | None = None
 
     def __init__(
-        self, model: Any, source_words: int, words: int, beam: int, length: int, size: int, *, prepare: bool = True
+        self, model: Any, source_words: int, words: int, beam: int, length: int, *, prepare: bool = True
     ) -> None:
         self.model, self.source_words = model, source_words
         tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -61,11 +60,15 @@ class FairseqRunner:
             model.prepare_for_inference_(OmegaConf.create({"generation": {"beam": beam}}))
         model.requires_grad_(False)
         # a copy made for speed of what was one parameter is none
-        self.parameters: int | None = sum(p.numel() for name, p in model.named_parameters() if name not in tied)
-        self.bytes = size
+        self._count(p for name, p in model.named_parameters() if name not in tied)
         self._generator = SequenceGenerator(
             [model], dictionary(words), beam_size=beam, max_len_a=0, max_len_b=length, min_len=length
         )
+
+    def _count(self, parameters: Iterable[torch.Tensor]) -> None:
+        numbers = [(p.numel(), p.element_size()) for p in parameters]
+        self.parameters: int | None = sum(number for number, _ in numbers)
+        self.bytes = sum(number * size for number, size in numbers)
 
     def batch(self, size: int, length: int) -> dict[str, Any]:
         """Return random sentences. *Shape of ``src_tokens``:* (size, length)"""
@@ -86,16 +89,15 @@ class ClassifierRunner(FairseqRunner):
 
     :param model: a model in evaluation mode.
     :param words: size of the dictionary.
-    :param size: bytes of the weights.
     """
 
-    def __init__(self, model: Any, words: int, size: int) -> None:
-        self.model, self.source_words, self.bytes = model, words, size
+    def __init__(self, model: Any, words: int) -> None:
+        self.model, self.source_words = model, words
         self._head = next(iter(model.classification_heads))
         model.make_generation_fast_()
         model.requires_grad_(False)
         # the head of the language model reads nothing here
-        self.parameters = sum(p.numel() for name, p in model.named_parameters() if ".lm_head." not in name)
+        self._count(p for name, p in model.named_parameters() if ".lm_head." not in name)
 
     def batch(self, size: int, length: int) -> dict[str, Any]:
         """Return random pairs. *Shape of ``src_tokens``:* (size, length)"""
@@ -179,7 +181,7 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
             classifier, words_read = _classifier(state, parameters)
             _check_length(path, length, classifier.max_positions())
             classifier.eval().to(device, PRECISIONS[precision])
-            return ClassifierRunner(classifier, words_read, _bytes(parameters))
+            return ClassifierRunner(classifier, words_read)
         words = [len(parameters[f"{stack}.embed_tokens.weight"]) for stack in ("encoder", "decoder")]
         task = TranslationTask(TranslationConfig(), *map(dictionary, words))
         config = state["cfg"]["model"]
@@ -196,13 +198,7 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
             "encoder–decoder Transformer, or of a RoBERTa that classifies, that fairseq-train or fairseq-dsp wrote"
         ) from error
     model.eval().to(device, PRECISIONS[precision])
-    return FairseqRunner(model, words[0], words[1], beam, length, _bytes(parameters))
-
-
-def _bytes(parameters: dict[str, Any]) -> int:
-    """Return the bytes of weights, without what a checkpoint has beside them; weights that are shared count once."""
-    weights = {weight.data_ptr(): weight for weight in sharing(parameters).values() if weight.numel()}
-    return sum(weight.numel() * weight.element_size() for weight in weights.values())
+    return FairseqRunner(model, words[0], words[1], beam, length)
 
 
 def _check_length(path: str, length: int, longest: int) -> None:

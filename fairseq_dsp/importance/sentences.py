@@ -17,7 +17,7 @@ from ..corpus import data_bin_of
 from ..errors import UserError
 from ..model.dictionaries import fitting
 from ..model.flat_options import NO_FILES
-from ..model.labels import check_labels
+from ..model.labels import check_labels, check_splits
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, split: str, sentences: int | None) -> None:
@@ -105,7 +105,7 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
             f"{error.filename} is missing: give --data the folder that fairseq-preprocess made for the model, such as "
             "the data-bin of a prepared corpus"
         ) from error
-    check_labels(task, getattr(model, "trained_labels", None))
+    check_labels(task, getattr(model, "trained_on", None))
     try:
         if hasattr(task, "label_dictionary") and not (Path(data) / "input0" / f"{split}.idx").is_file():
             raise FileNotFoundError(split)  # the task of classification fails on it in its own way
@@ -116,4 +116,5 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
         if "empty" not in str(error):  # of a file without a byte, which cannot be mapped into memory
             raise
         raise UserError(f"the split {split} of {data} is empty: give a split that holds sentences") from error
+    check_splits(task)
     return model, task.dataset(split)

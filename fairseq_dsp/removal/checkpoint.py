@@ -23,7 +23,7 @@ from ..model.cost_budget import CostBudget, KindOfBudget
 from ..model.flat_options import IN_FORCE, NO_FILES, in_force
 from ..model.gates import ALL, UnitChoice
 from ..model.kinds import flag
-from ..model.units import ARCHITECTURES, ROBERTA, modules_in, shape_of, sharing
+from ..model.units import ARCHITECTURES, ROBERTA, count_parameters, modules_in, shape_of, sharing
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,11 @@ class TrainedModel:
                 )
         if self.is_compact:
             return sharing(self.finite(dict(self.state["model"])))
-        return sharing(self._with_units(lambda module, part, kept: module.remove(part, kept)))
+        return sharing(self.finite(self._with_units(UnitModule.remove)))
+
+    def count_parameters(self) -> int:
+        """Return the number of parameters without those of the units that do not stay."""
+        return count_parameters(self.state["model"] if self.is_compact else self._with_units(UnitModule.remove))
 
     def full_parameters(self) -> dict[str, Tensor]:
         """Return the state dict of a stock model that computes the same: the other units are zeros.
@@ -183,7 +187,7 @@ class TrainedModel:
         def full(module: UnitModule, part: dict[str, Tensor], kept: tuple[int, ...]) -> dict[str, Tensor]:
             return module.restore(part if self.is_compact else module.remove(part, kept), kept)
 
-        return self._with_units(full)
+        return self.finite(self._with_units(full))
 
     def compact_options(self) -> Namespace:
         """Return the options of the compact model: the units in, everything about choosing them out."""
@@ -222,7 +226,7 @@ class TrainedModel:
             part = {k.removeprefix(prefix): parameters.pop(k) for k in list(parameters) if k.startswith(prefix)}
             part.pop("out_proj.importance", None)  # of version 0.1
             parameters |= {prefix + key: value for key, value in change(module, part, kept).items()}
-        return self.finite(parameters)
+        return parameters
 
     def finite(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return weights made of the checkpoint's.

@@ -17,7 +17,7 @@ from ..files import PACKAGE
 from ..languages import flags
 from ..model.dictionaries import check, direction, fitting
 from ..model.flat_options import USUAL_POSITIONS, positions_of
-from ..model.labels import check_fine_tuned, check_labels, trained_labels
+from ..model.labels import check_fine_tuned, check_labels, trained_on
 from .checkpoint import TrainedModel
 
 POST_PROCESS = {"sentencepiece": "sentencepiece", "subword-nmt": "subword_nmt"}
@@ -52,7 +52,12 @@ def classification_task_of(model: TrainedModel, data: str | None) -> Any:
     """
     config = model.state["cfg"]["task"]
     config = OmegaConf.create() if isinstance(config, Namespace) else OmegaConf.create(config)
-    if not getattr(config, "num_classes", None) or getattr(config, "regression_target", False):
+    if getattr(config, "regression_target", False):
+        raise UserError(
+            f"{model.path} predicts numbers, but a model that predicts labels is expected: use fairseq-dsp compact or "
+            "export-fairseq, which take any model"
+        )
+    if not getattr(config, "num_classes", None):
         raise UserError(
             f"{model.path} predicts no labels of sentences, but a model of --task sentence_prediction is expected: "
             "fine-tune it on such a corpus first"
@@ -61,7 +66,7 @@ def classification_task_of(model: TrainedModel, data: str | None) -> Any:
     with open_dict(config):
         config._name = CLASSIFICATION
     task, folder = _set_up(model, config, data, "has input0/dict.txt and label/dict.txt")
-    check_labels(task, trained_labels(model.state["model"]))
+    check_labels(task, trained_on(model.state["model"]))
     with fitting(model.path, folder):
         check(model.state["model"], encoder=task.source_dictionary)
     return task

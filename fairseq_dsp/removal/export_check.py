@@ -70,7 +70,7 @@ def class_log_probabilities(network: Any, task: Any) -> list[float]:
     for i, lengths in enumerate(LENGTHS):
         words = [_words(dictionary, length, i) for length in lengths]
         tokens = [[*map(dictionary.index, sentence), dictionary.eos()] for sentence in words]
-        source = torch.tensor([[dictionary.bos(), *tokens[0], *tokens[1]]])
+        source = torch.tensor([[dictionary.bos(), *tokens[0], *tokens[1]]])[:, : network.max_positions()]
         head = task.cfg.classification_head_name
         logits, _ = network(source, features_only=True, classification_head_name=head)
         found += logits.log_softmax(-1).flatten().tolist()

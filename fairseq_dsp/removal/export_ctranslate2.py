@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="folder to write; must not exist")
     about = "the model's corpus, for its dictionaries (default: training's)"
     parser.add_argument("--data", metavar="DATA", type=data_bin_of, help=about)
-    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="type of the weights (default: as they are)")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="type of the weights (default: float32)")
     text_options.add_arguments(parser)
     add_budgets(parser)
 

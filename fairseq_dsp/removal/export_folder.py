@@ -27,7 +27,7 @@ from ..deployment.text import GPT2, GPT2_IDS, is_plain
 from ..errors import UserError
 from ..files import check_target, new_folder, sha256
 from ..model.flat_options import NO_FILES
-from ..model.labels import labels_of
+from ..model.labels import labels_of, trained_on
 from ..model.units import count_parameters
 from . import text_options
 from .checkpoint import TrainedModel, add_budgets, budgets
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
                 f"{model.path} is a classifier, whose subword model has its own tokenisation and case: leave out "
                 "--tokenizer and --lowercase"
             )
-        own |= _classification(task, prepared)
+        own |= _classification(model, task, prepared)
         dictionaries = {"dict.txt": _plain_dictionary(task)}
     else:
         own |= text_options.text_settings(args, prepared, task)
@@ -135,14 +135,17 @@ def run(args: argparse.Namespace) -> None:
     print(f"{target}: {model.heads.counts()}; fairseq_dsp.from_pretrained({str(target)!r})")
 
 
-def _classification(task: Any, prepared: Mapping[str, Any]) -> dict[str, Any]:
+def _classification(model: TrainedModel, task: Any, prepared: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the configuration says of a classification, whose texts may have been cut when they were prepared."""
     names = ("num_classes", "init_token", "separator_token", "classification_head_name")
     labels = labels_of(task.label_dictionary)
     own = {"task": CLASSIFICATION, "labels": labels, **{name: getattr(task.cfg, name) for name in names}}
     own["max_positions"] = min(task.cfg.max_positions, prepared.get("max_positions", task.cfg.max_positions))
+    sentences = trained_on(model.state["model"]).sentences  # earlier checkpoints do not know
     # without the folder of the second sentences, these may have been left out of what is at hand
-    return own | ({"sentences": 2} if (first_folder(task.cfg.data) / "input1").is_dir() else {})
+    if sentences is None and (first_folder(task.cfg.data) / "input1").is_dir():
+        sentences = 2
+    return own if sentences is None else {**own, "sentences": sentences}
 
 
 def _plain_dictionary(task: Any) -> Any:

@@ -20,10 +20,11 @@ from ..errors import UserError, find_in_chain
 from ..model import HEADS, PrunableModel, modules_of
 from ..model.gates import FIXED
 from ..model.kinds import KINDS, flag
+from ..model.labels import check_splits, labels_of, predicts_labels
 from ..model.pruning_options import WHICH_STAY, PruningConfig
 from ..model.retired import RETIRED, refuse_retired, with_effect
 from ..model.schedules import check_order, end_of_choice, ended_early
-from ..validation_metrics import why_not_computed
+from ..validation_metrics import OF_CLASSES, OF_NUMBERS, why_not_computed
 from ..wrapping import wrap
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def _other_training(error: Exception, filename: str) -> tuple[str, str] | None:
 def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
     if not hasattr(self, "schedule_is_checked"):
         self.schedule_is_checked = True
-        _refuse_metric(self.cfg)
+        _refuse_metric(self.cfg, self.task)
+        check_splits(self.task)
         model = self.get_model()
         if isinstance(model, PrunableModel):
             _refuse_retired(model)
@@ -109,16 +111,35 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
     stock(self, epoch)
 
 
-def _refuse_metric(cfg: Any) -> None:
-    """Raise a `UserError` if the best checkpoint is to have the best value of what validation does not compute."""
+def _refuse_metric(cfg: Any, in_use: Any) -> None:
+    """Raise a `UserError` for a metric that validation does not compute, or cannot with such labels.
+
+    :param in_use: fairseq's task.
+    """
+    if cfg.dataset.disable_validation:
+        return
     parts = cfg.task, cfg.criterion, cfg.optimization
 
     def given(option: str) -> bool | None:
         return next((value for part in parts if (value := getattr(part, option, None)) is not None), None)
 
+    # fairseq reads labels as whole numbers for its reports
+    labels = labels_of(in_use.label_dictionary) if predicts_labels(in_use) else []
+    word = next((label for label in labels if not label.removeprefix("-").isdecimal()), None)
+    for option in sorted({*OF_CLASSES.values(), *OF_NUMBERS.values()}):
+        if given(option) and word is not None:
+            raise UserError(
+                f"{flag(option)} is computed from labels that are whole numbers, but the data have {word}: leave it "
+                "out, and choose a checkpoint by accuracy or loss"
+            )
+        if given(option) and given("regression_target") and option not in OF_NUMBERS.values():
+            raise UserError(
+                f"{flag(option)} is computed from labels, but --regression-target has numbers: give "
+                f"{flag(OF_NUMBERS['pearson'])}, or leave it out"
+            )
     task, criterion = (str(getattr(part, "_name", "")) for part in parts[:2])
-    reason = why_not_computed(cfg.checkpoint.best_checkpoint_metric, task, criterion, given)
-    if reason and not cfg.dataset.disable_validation:
+    metric = cfg.checkpoint.best_checkpoint_metric
+    if reason := why_not_computed(metric, task, criterion, given, words=word is not None):
         raise UserError(reason)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -166,6 +167,24 @@ def test_the_engine_needs_neither_torch_nor_fairseq(folders: dict[str, Path], co
     )
     done = support.run_command([sys.executable, "-c", script, folders["export-ctranslate2"]])
     assert done.stdout.startswith("['")
+
+
+def test_a_folder_of_torch_without_torch(folders: dict[str, Path], corpus: Path) -> None:
+    script = (
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch':\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "from fairseq_dsp.cli import main\n"
+        "sys.exit(main(['translate', sys.argv[1]]))\n"
+    )
+    command = [sys.executable, "-c", script, str(folders["export-folder"])]
+    done = subprocess.run(command, input="", capture_output=True, text=True, env=support.environment())
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "needs torch and fairseq, and torch is not installed: install it, or give a folder of" in done.stderr
 
 
 @pytest.mark.parametrize("name", EXPORTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 import support
 import torch
 
+import fairseq_dsp
 from fairseq_dsp import cli
 from fairseq_dsp.corpus import CLASSIFICATION
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation.evaluate import interval
 from fairseq_dsp.evaluation.prepared import PreparedData
 from fairseq_dsp.importance.michel import gate_gradients
@@ -30,15 +33,15 @@ def trained(pair_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def labelled(pair_data: Path, folder: Path, dictionary: str, test: str | None = None) -> Path:
+def labelled(pair_data: Path, folder: Path, dictionary: str, valid: str | None = None) -> Path:
     """The same sentences, their labels binarised anew."""
     for side in ("input0", "input1"):
         shutil.copytree(pair_data / side, folder / side)
     (folder / "labels.txt").write_text("".join(f"{label} 1\n" for label in dictionary.split()))
     files = {split: pair_data.parent / f"{split}.label" for split in ("train", "valid", "test")}
-    if test is not None:
-        files["test"] = folder / "test.label"
-        files["test"].write_text(test)
+    if valid is not None:
+        files["valid"] = folder / "valid.label"
+        files["valid"].write_text(valid)
     given = [word for split, file in files.items() for word in (f"--{split}pref", file)]
     command = ("--only-source", *given, "--destdir", folder / "label", "--srcdict", folder / "labels.txt")
     support.run_fairseq("preprocess", *command)
@@ -73,14 +76,74 @@ def test_labels_in_another_order_are_not_confused(
 def test_a_label_that_is_in_no_dictionary_is_named(
     trained: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = (pair_data.parent / "test.label").read_text().splitlines()
+    lines = (pair_data.parent / "valid.label").read_text().splitlines()
     own = [line.split()[0] for line in (pair_data / "label/dict.txt").read_text().splitlines()][:3]
     other = labelled(
         pair_data, tmp_path, " ".join(own), "".join(f"{line}\n" for line in [lines[0], "maybe", *lines[2:]])
     )
-    assert "the label of sentence 2 of test is none of" in refusal(
-        capsys, "evaluate", trained, "--data", other, "--cpu"
-    )
+    for command in ("evaluate", trained, "--split", "valid"), ("score-heads", trained, "--split", "valid"):
+        assert "the label of sentence 2 of valid is none of" in refusal(capsys, *command, "--data", other, "--cpu")
+    with pytest.raises(UserError, match="the label of sentence 2 of valid is none of"):
+        pairs.train(other, tmp_path / "run", "--max-update", 1)
+
+
+def test_pairs_and_single_sentences_are_not_confused(
+    trained: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single = tmp_path / "single"
+    for name in ("input0", "label"):
+        shutil.copytree(pair_data / name, single / name)
+    pairs.train(single, tmp_path / "run", "--max-update", 1, "--heads-to-keep", 2)
+    of_single, small, folder = tmp_path / "run/checkpoint_last.pt", tmp_path / "small.pt", tmp_path / "folder"
+    assert cli.main(["compact", str(of_single), str(small)]) == 0
+    for model in of_single, small:
+        said = refusal(capsys, "evaluate", model, "--data", pair_data, "--cpu")
+        assert "the data are pairs of sentences, but the model was trained on single sentences: give data like" in said
+    for command in ("evaluate", trained, "--cpu"), ("score-heads", trained), ("export-folder", trained, folder):
+        said = refusal(capsys, *command, "--data", single)
+        assert "the data are single sentences, but the model was trained on pairs of sentences" in said
+    assert cli.main(["evaluate", str(small), "--data", str(single), "--cpu"]) == 0
+    # a folder with dictionaries alone says nothing of it
+    for name in ("input0", "label"):
+        (tmp_path / "words" / name).mkdir(parents=True)
+        shutil.copy(single / name / "dict.txt", tmp_path / "words" / name)
+    assert cli.main(["export-folder", str(small), str(folder), "--data", str(tmp_path / "words")]) == 0
+    model = fairseq_dsp.from_pretrained(str(folder))
+    assert len(model.predict(["ba di", "no ba"])) == 2
+    with pytest.raises(UserError, match="input 1 is a pair, but the model was trained on single sentences"):
+        model.predict([("ba di", "no ba")])
+    # a training goes on with what its data are
+    pairs.train(pair_data, tmp_path / "on", "--finetune-from-model", of_single, "--max-update", 1)
+    assert cli.main(["evaluate", str(tmp_path / "on/checkpoint_last.pt"), "--data", str(pair_data), "--cpu"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ("--report-mcc", "--report-mcc is computed from labels that are whole numbers, but the data have "),
+        ("--best-checkpoint-metric mcc", "which validation does not compute: give one of accuracy, loss, nll_loss"),
+        ("--report-acc-and-f1 --regression-target", "but --regression-target has numbers: give --report-pearson-and-"),
+    ],
+)
+def test_reports_that_such_labels_cannot_have(flags: str, reason: str, pair_data: Path, tmp_path: Path) -> None:
+    data = pair_data
+    if "--regression-target" in flags:
+        data = tmp_path / "numbers"
+        for side in ("input0", "input1"):
+            shutil.copytree(pair_data / side, data / side)
+        (data / "label").mkdir()
+        for split in ("train", "valid"):
+            count = len((pair_data.parent / f"{split}.label").read_text().splitlines())
+            (data / "label" / f"{split}.label").write_text("0.5\n" * count)
+        flags += " --num-classes 1 --best-checkpoint-metric loss"
+    with pytest.raises(UserError, match=re.escape(reason)):
+        pairs.train(data, tmp_path / "run", *flags.split())
+
+
+def test_a_model_of_few_positions_has_a_folder(pair_data: Path, tmp_path: Path) -> None:
+    pairs.train(pair_data, tmp_path / "run", "--max-update", 1, "--max-positions", 12, "--shorten-method", "truncate")
+    model = tmp_path / "run/checkpoint_last.pt"
+    assert cli.main(["export-folder", str(model), str(tmp_path / "folder"), "--data", str(pair_data)]) == 0
 
 
 def test_a_model_of_translation(

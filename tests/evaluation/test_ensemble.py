@@ -1,4 +1,4 @@
-"""What evaluation says of an ensemble: all its parameters, and heads only where its members have the same."""
+"""What evaluation says of an ensemble: the parameters that all members compute with, heads where they have the same."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ def test_the_parameters_of_an_ensemble_are_those_of_all_its_members(
         args = support.tiny_train_args(tiny_data, tmp_path / str(kept), *flags, arch="transformer_dsp_tiny")
         support.run_fairseq("train", *args)
         models.append(tmp_path / str(kept) / "checkpoint_last.pt")
-    weights = checkpoint_utils.load_checkpoint_to_cpu(str(models[0]))["model"]
-    one = sum(value.numel() for name, value in weights.items() if "heads." not in name and "version" not in name)
+    small = tmp_path / "compact.pt"
+    assert main(["compact", str(models[1]), str(small)]) == 0
+
+    def parameters(path: Path) -> int:
+        weights = checkpoint_utils.load_checkpoint_to_cpu(str(path))["model"]
+        return sum(value.numel() for name, value in weights.items() if "heads." not in name and "version" not in name)
 
     def evaluated(checkpoint: str) -> Any:
         out = tmp_path / "out.json"
@@ -34,6 +38,8 @@ def test_the_parameters_of_an_ensemble_are_those_of_all_its_members(
     alone = evaluated(str(models[0]))
     assert alone["kept"]["kept"] == alone["heads"] == 12
     both = evaluated(f"{models[0]}:{models[1]}")
-    assert both["parameters"] == 2 * alone["parameters"] == 2 * one
+    assert alone["parameters"] == parameters(models[0]) > parameters(small)
+    assert both["parameters"] == parameters(models[0]) + parameters(small)
+    assert evaluated(str(models[1]))["parameters"] == parameters(small)
     assert both["heads"] == 12
     assert both["kept"] is None

@@ -38,8 +38,8 @@ def test_they_are_translated_one_after_the_other(pruned: Path, prepared: Path, t
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("test,other", "there is no text called other in"),
-        ("test,", "there is no text called  in"),
+        ("test,other", "there is no text called 'other' in"),
+        ("test,", "there is no text called '' in"),
         ("test,valid,test", "the split test,valid,test names a text twice: give each text once"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_unit_costs_what_a_model_without_it_saves(build: Any) -> None:
 
     def measured(kept: dict[str, Any]) -> tuple[int, int]:
         model = build(*UNEQUAL, "--head-selection", "fixed", "--kept-heads", json.dumps(kept))
-        runner = FairseqRunner(model.eval(), 40, 40, 2, 5, 0)
+        runner = FairseqRunner(model.eval(), 40, 40, 2, 5)
         return runner.parameters or 0, flops(runner, 5) or 0
 
     before = measured(every)

@@ -18,6 +18,7 @@ from tiny_pruned import HEADS
 import fairseq_dsp
 from fairseq_dsp.cli import main
 from fairseq_dsp.deployment.folder import config_checksum
+from fairseq_dsp.deployment.text import Text
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.preparation.tokens import tokenise
 
@@ -82,6 +83,9 @@ def test_folder_translates_the_same(folder, tiny_data, expected):
 def test_text_of_an_unknown_preparation_is_told(compact, tiny_data, tmp_path, capsys):
     assert main(["export-folder", str(compact), str(tmp_path / "out"), "--data", str(tiny_data)]) == 0
     assert "The folder will take raw text to be words with spaces between them" in capsys.readouterr().out
+    # such as those of a data-bin that somebody segmented: the sign of a space is part of a word
+    text = Text(json.loads((tmp_path / "out/config.json").read_text()), tmp_path / "out")
+    assert text.encode("\u2581Ein  \u2581H und \u2581.") == "\u2581Ein \u2581H und \u2581."
 
 
 def test_a_reader_that_ends_is_no_fault(pruned):
