@@ -28,12 +28,13 @@ LABELS = {
     "four-one-long": (7, 4),
 }
 LABELS_256 = {
-    "layers-3-1-16": (7, 3),
-    "layers-3-1": (-70, -11),
-    "halves": (7, -8),
     "unpruned": (-8, -11),
-    "layers-3-1-16-48": (7, -7),
-    "layers-3-1-on": (7, 3),
+    "halves": (-90, 4),
+    "layers-3-2": (-10, -11),
+    "layers-3-1": (-18, -11),
+    "layers-3-1-16": (6, 2),
+    "layers-3-1-16-48": (6, -7),
+    "layers-3-1-14-32": (-30, -11),
 }
 """Where labels of the frontiers stand, in points from the model's mark, for those that would meet others."""
 
@@ -114,7 +115,7 @@ def frontier_256() -> Figure:
         for m in result["runs"]
         if (found := [s for s in result["speed"] if s["model"] == m["name"]])
     ]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     for axes, batch in zip(figure.subplots(1, 2, sharey=True), (1, 64), strict=True):
         against_speed(axes, models, batch, LABELS_256)
     return with_legend(figure)
