@@ -97,7 +97,7 @@ def value(command: list[str], option: str) -> str:
         ({"base": {"lr": "0,001"}}, "argument --lr: '0,001' is given, but a value as Python writes it is expected"),
         ({"checkpoint": "first"}, "best or last"),
         ({"compare": "jiont"}, "compare is 'jiont', but the name of a method is expected: one of joint"),
-        ({"evaluate": {"split": "test7"}}, "no text called test7"),
+        ({"evaluate": {"split": "test7"}}, "no text called 'test7'"),
         ({"evaluate": {"beams": 5}}, "unknown key beams, did you mean beam?"),
         ({"recipe": {"arch": "transformer_dsp", "seed": 4}}, "option seed, but a sweep sets it itself"),
         ({"recipe": {"arch": "transformer_dsp"}}, "max-update"),
