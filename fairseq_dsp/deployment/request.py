@@ -36,12 +36,14 @@ def check_pairs(inputs: Iterable[Any], sentences: int | None = None) -> list[tup
             _check_text(sentence, f"a sentence of input {number}")
         if found and len(pair) != len(found[0]):
             raise UserError(f"input {number} is {'no pair' if len(pair) == 1 else 'a pair'}, unlike those before it")
-        if sentences is not None and len(pair) != sentences:
+        if sentences == 2 > len(pair):
             raise UserError(
                 f"input {number} is one sentence, but the model was trained on pairs: give a list of pairs, such as "
                 "[(premise, hypothesis)]"
-                if sentences == 2
-                else f"input {number} is a pair, but the model was trained on single sentences: give a list of these"
+            )
+        if sentences == 1 < len(pair):
+            raise UserError(
+                f"input {number} is a pair, but the model was trained on single sentences: give a list of these"
             )
         found.append(pair)
     return found

@@ -74,7 +74,7 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
     try:
         model = TrainedModel.read(checkpoint, heads_to_keep=heads_to_keep, kept_heads=kept_heads)
         state = model.state
-        parameters = model.count_parameters()
+        parameters = model.parameters_left()
         cost = PruningConfig.from_namespace(model.options).cost
         sizes = {module.type: module.units for module in model.modules}
         kept = json.loads(model.heads.to_json())

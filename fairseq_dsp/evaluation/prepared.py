@@ -212,14 +212,11 @@ class PreparedData:
         return [line for part in self.parts(split) for line in self._references(part)]
 
     def _references(self, split: str) -> list[str]:
-        from ..model.labels import check_known  # help needs none of its packages
+        from ..model.labels import read_labels  # help needs none of its packages
 
         if self.classifies:
             dictionary = self._label_dictionary()
-            texts = self.binarised(f"label/{split}", dictionary)
-            found = [dictionary[int(texts[i][0])] for i in range(len(texts))]
-            check_known(found, self.labels, split, self.data_bin)
-            return found
+            return read_labels(self.binarised(f"label/{split}", dictionary), dictionary, split, self.data_bin)
         lines = self._lines(self.summary["references"].get(split, f"raw/{split}.{self.languages[1]}"))
         if "given" in self.summary:  # somebody's own file, of any system
             lines = [line.removesuffix("\r") for line in lines]

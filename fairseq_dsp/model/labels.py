@@ -106,31 +106,34 @@ def check_labels(task: Any, trained: TrainedOn | None = None) -> None:
         )
 
 
-def check_known(labels: Sequence[str], known: Sequence[str], split: str, data: str | Path) -> None:
-    """Check that a split has no label without a place in the dictionary of labels.
+def read_labels(texts: Any, dictionary: Any, split: str, data: str | Path) -> list[str]:
+    """Return the label of each sentence, or pair, of a split.
 
-    :param labels: of each sentence, or pair, of the split.
-    :param known: those in the dictionary.
+    :param texts: fairseq's dataset of the labels.
+    :param dictionary: fairseq's of the labels.
     :param data: the folder of both.
-    :raises UserError: if it has one.
+    :raises UserError: if one has no place in the dictionary.
     """
+    found, known = [dictionary[int(texts[i][0])] for i in range(len(texts))], labels_of(dictionary)
     all_of_them = set(known)
-    for number, label in enumerate(labels, 1):
+    for number, label in enumerate(found, 1):
         if label not in all_of_them:
             raise UserError(
                 f"the label of sentence {number} of {split} is none of {', '.join(known)}, those in "
                 f"{Path(data) / 'label' / 'dict.txt'}: correct it, and run fairseq-preprocess again"
             )
+    return found
 
 
 def check_splits(task: Any) -> None:
-    """Check the labels of all splits that a task has loaded; see `check_known`."""
+    """Check the labels of all splits that a task has loaded; see `read_labels`."""
     if not predicts_labels(task):
         return
-    dictionary, data = task.label_dictionary, task.cfg.data
     for split in task.datasets:
-        found = data_utils.load_indexed_dataset(str(Path(data) / "label" / split), dictionary) or ()
-        check_known([dictionary[int(found[i][0])] for i in range(len(found))], labels_of(dictionary), split, data)
+        file = Path(task.cfg.data) / "label" / split
+        texts = data_utils.load_indexed_dataset(str(file), task.label_dictionary)
+        if texts is not None:
+            read_labels(texts, task.label_dictionary, split, task.cfg.data)
 
 
 def check_fine_tuned(state: dict[str, Any], path: str) -> None:

@@ -174,7 +174,7 @@ class TrainedModel:
             return sharing(self.finite(dict(self.state["model"])))
         return sharing(self.finite(self._with_units(UnitModule.remove)))
 
-    def count_parameters(self) -> int:
+    def parameters_left(self) -> int:
         """Return the number of parameters without those of the units that do not stay."""
         return count_parameters(self.state["model"] if self.is_compact else self._with_units(UnitModule.remove))
 
