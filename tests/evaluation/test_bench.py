@@ -232,6 +232,23 @@ def test_bad_input(models, tmp_path, capsys, arguments, sentence):
     assert [file.name for file in tmp_path.iterdir()] == ["other.pt"]
 
 
+def test_copies_of_an_embedding_count_once(train_tiny, tmp_path):
+    """As averages leave them."""
+    train_tiny(tmp_path, "--max-update", 1, "--share-decoder-input-output-embed", arch="transformer_dsp")
+    path = tmp_path / "checkpoint_last.pt"
+    state = torch.load(path)
+    weights = state["model"]
+    shared = [name for name in weights if name in ("decoder.embed_tokens.weight", "decoder.output_projection.weight")]
+    left_out = {*shared[1:], "encoder.version", "decoder.version"}
+    read = [name for name in weights if name not in left_out and "_float_tensor" not in name and name[:6] != "heads."]
+    expected = 4 * sum(weights[name].numel() for name in read)
+    for name in shared:
+        weights[name] = weights[name].clone()
+    torch.save(state, tmp_path / "average.pt")
+    assert len(shared) == 2
+    assert load(str(tmp_path / "average.pt"), 2, 4, "cpu", "float32").bytes == expected
+
+
 def test_memory_that_modules_share_counts_once():
     model = torch.nn.Linear(4, 3)
     model.register_buffer("joined", model.weight.detach())  # as the projections of several heads in one matrix
