@@ -4,8 +4,7 @@ N independent choices z with the log-odds θ, conditioned on their number:
 
     p(z) = exp(Σ_h θ_h z_h) / Z   over all z in {0, 1}^N with Σ_h z_h = K,
 
-where Z is the elementary symmetric polynomial of degree K in exp(θ). Its log's gradient is the mean μ = E[z], and its
-Hessian is Cov(z).
+where Z is the elementary symmetric polynomial of degree K in exp(θ). The mean is μ = E[z], and its gradient is Cov(z).
 
 They compute it head by head, in N steps (algorithms 1 and 2). Here it is a tree of about log N levels, each of them a
 handful of operations on all its nodes at once: blocks of up to :data:`_BLOCK` heads, of which all subsets are listed,
@@ -63,41 +62,16 @@ class KSubset:
         # their number, and every other with ½ or less: so the likeliest subset's log, at least −N · log 2, is computed
         # without a loss, however large the scores.
         order = rows.detach().sort(dim=1, descending=True).values
-        self._least = order.gather(1, constant(tuple((max(count, 1) - 1,) for count in counts), rows.device))
-        self._odds = rows - self._least
+        self._odds = rows - order.gather(1, constant(tuple((max(count, 1) - 1,) for count in counts), rows.device))
         self._build(self._odds.detach())
 
     # --- what the distribution tells --------------------------------------------------------------------------------
-
-    @property
-    def log_partition(self) -> Tensor:
-        """log Z, differentiable twice. *Shape:* () or (D)."""
-        logs = self._log_chance() - logsigmoid(-self._odds).sum(1) + self._count * self._least[:, 0]
-        return logs.reshape(self.shape[:-1])
 
     @property
     def marginals(self) -> Tensor:
         """μ, the chance of each head to be chosen, differentiable once. *Shape:* that of θ."""
         marginals: Tensor = _Marginals.apply(self._odds, self)
         return marginals.reshape(self.shape)
-
-    def log_prob(self, gates: Tensor) -> Tensor:
-        """Return the log of the chance of a subset, differentiable twice with respect to θ. *Shape:* () or (D).
-
-        :param gates: z, K ones and else zeros. *Shape:* that of θ.
-        """
-        rows = gates.reshape(self._rows, self._heads)
-        free = logsigmoid(torch.where(rows > 0, self._odds, -self._odds)).sum(1)
-        return (free - self._log_chance()).reshape(self.shape[:-1])
-
-    @property
-    def entropy(self) -> Tensor:
-        """−E[log p(z)], differentiable once. *Shape:* () or (D)."""
-        total = torch.zeros_like(self._least[:, 0])
-        for chances, splits in zip(self._chances(), reversed(self._splits), strict=True):
-            total += (chances * torch.special.entr(splits).sum(-1)).reshape(self._rows, -1).sum(1)
-        gradient = -(self.marginals.reshape(self._odds.shape) * self._odds.detach()).sum(1)  # −Cov(z) θ
-        return (total + (gradient - gradient.detach())).reshape(self.shape[:-1])
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Return an exact sample as 0/1, without gradient. *Shape:* that of θ.
@@ -155,7 +129,7 @@ class KSubset:
     # --- the tree ---------------------------------------------------------------------------------------------------
 
     def _build(self, odds: Tensor) -> None:
-        """Compute the chances of the splits, from the blocks to the root; log_chances, those of the root's counts."""
+        """Compute the chances of the splits, from the blocks to the root."""
         self._nodes = _nodes(self._heads)
         self._block = -(-self._heads // self._nodes)
         subsets, by_count = _subsets(self._block, odds.device)
@@ -168,7 +142,6 @@ class KSubset:
             # log Σ exp(terms)
             logs = terms.amax(-1) - self._splits[-1].amax(-1).log()
             if len(logs) == self._rows:
-                self._log_chances = logs
                 return
             size *= 2
             terms = _pairs(logs, min(size, self._most) + 1, _OUTSIDE)
@@ -184,38 +157,16 @@ class KSubset:
 
     def _root(self) -> Tensor:
         """Return 1 at the count K of the root. *Shape:* (D, counts)."""
-        return torch.zeros_like(self._log_chances).scatter_(1, self._count[:, None], 1.0)
-
-    def _chances(self) -> list[Tensor]:
-        """Return the chances of the counts of every node, level by level from the root. *Shape:* (nodes, counts)."""
-        chances = [self._root()]
-        for splits in reversed(self._splits[1:]):
-            chances.append(_children(*(chances[-1][:, None] @ side for side in _sides(splits)))[:, 0])
-        return chances
+        root = self._odds.new_zeros(self._rows, self._splits[-1].shape[1])
+        return root.scatter_(1, self._count[:, None], 1.0)
 
     def _means(self) -> Tensor:
         """Return the marginals. *Shape:* (D, N)."""
-        chances = (self._chances()[-1][:, None] @ self._splits[0])[:, 0]
+        chances = self._root()  # of the counts of every node of a level. *Shape:* (nodes, counts)
+        for splits in reversed(self._splits[1:]):
+            chances = _children(*(chances[:, None] @ side for side in _sides(splits)))[:, 0]
+        chances = (chances[:, None] @ self._splits[0])[:, 0]
         return self._heads_of(chances @ _subsets(self._block, chances.device)[0]).reshape(self._odds.shape)
-
-    def _log_chance(self) -> Tensor:
-        log_chance: Tensor = _LogChance.apply(self._odds, self)
-        return log_chance
-
-
-class _LogChance(torch.autograd.Function):
-    """log P(Σ_h z_h = K) of the independent choices; its gradient is that of a log-likelihood, μ − sigmoid(θ)."""
-
-    @staticmethod
-    def forward(ctx: Any, odds: Tensor, subset: KSubset) -> Tensor:
-        ctx.save_for_backward(odds)
-        ctx.subset = subset
-        return subset._log_chances.gather(1, subset._count[:, None])[:, 0]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (odds,) = ctx.saved_tensors
-        return grad[:, None] * (_Marginals.apply(odds, ctx.subset) - odds.sigmoid()), None
 
 
 class _Marginals(torch.autograd.Function):

@@ -67,8 +67,7 @@ def test_nothing_waits_for_what_the_distribution_tells():
     scores = torch.zeros(3, 20, device="meta", requires_grad=True)
     with NothingWaits():
         found = KSubset(scores, (3, 4, 5))
-        total = found.log_partition + found.entropy + found.log_prob(found.sample()) + found.marginals.sum(1)
-        total.sum().backward()
+        (found.sample() + found.marginals).sum().backward()
         found.covariance_product(scores)
 
 
