@@ -13,7 +13,7 @@ _OTHER_CHOICE = re.compile(r" --(best-checkpoint-metric|maximize-best|save-inter
 _SAVED = re.compile(r"Saved checkpoint (.*)/checkpoint_?([^/]*)\.pt \(epoch \d+ @ (\d+) updates")
 _SECONDS = re.compile(r"done training in ([\d.]+) seconds")
 _STARTED = re.compile(r"\| (?:No existing checkpoint found|Loaded checkpoint .* @ (\d+) updates\))")
-_LINE = re.compile(r"\| (train_inner|valid) \| (\{.*\})$")
+_LINE = re.compile(r"\| (?:train_inner|(train|valid)) \| (\{.*\})$")
 
 NAMES = {
     "loss": "training loss",
@@ -22,6 +22,9 @@ NAMES = {
     "gate_softness": "softness of the gates",
 }
 """What is drawn → its title."""
+
+_UPDATES = "updates"
+"""The name of a curve of all updates that the log names, whatever of."""
 
 Curve = list[tuple[int, float]]
 """Pairs of update number and value, by update."""
@@ -33,7 +36,8 @@ def learning_curves(log: Path) -> dict[str, Curve]:
     :param log: the run's log.
     :return: for each of :data:`NAMES` that the log has, its curve.
     """
-    return next(iter(_trainings(read_log(log)).values()), {})
+    curves = next(iter(_trainings(read_log(log)).values()), {})
+    return {name: curve for name, curve in curves.items() if name in NAMES}
 
 
 def updates_made(log: Path) -> int:
@@ -41,10 +45,7 @@ def updates_made(log: Path) -> int:
 
     :param log: the run's log.
     """
-    return sum(
-        max((update for curve in curves.values() for update, _ in curve), default=0)
-        for curves in _trainings(read_log(log)).values()
-    )
+    return sum(curves[_UPDATES][-1][0] for curves in _trainings(read_log(log)).values() if _UPDATES in curves)
 
 
 def final_valid_loss(log: Path, checkpoint: str) -> float | None:
@@ -130,11 +131,13 @@ def _trainings(text: str) -> dict[str, dict[str, Curve]]:
                 values = json.loads(match[2])
             except ValueError:
                 continue
-            update = values.get("num_updates", values.get("valid_num_updates"))
-            for name in NAMES:
-                if name in values and update is not None:
-                    curves.setdefault(name, {})[int(update)] = float(values[name])
+            update = values.get(f"{match[1]}_num_updates" if match[1] else "num_updates")
+            if update is None:
+                continue
+            for name, value in {_UPDATES: update, **values}.items():
+                if name in (_UPDATES, *NAMES):
+                    curves.setdefault(name, {})[int(update)] = float(value)
     return {
-        training: {name: sorted(curves[name].items()) for name in NAMES if curves.get(name)}
+        training: {name: sorted(curves[name].items()) for name in (_UPDATES, *NAMES) if curves.get(name)}
         for training, curves in found.items()
     }

@@ -36,7 +36,7 @@ class _PruningTask(FairseqTask):
         if not logs:
             return
         count = sum(log[_PREFIX + "count"] for log in logs)
-        metrics.log_scalar("temperature", sum(log[_PREFIX + "temperature"] for log in logs) / count, round=6)
+        metrics.log_scalar("temperature", sum(log[_PREFIX + "temperature"] for log in logs) / count)
         for kind, names in (self._names or {}).items():
             # vectors on the device, of which nobody asks a number yet: nothing waits
             metrics.log_scalar(f"_{_PREFIX}{kind}", sum(log[_PREFIX + kind] for log in logs) / count)

@@ -62,6 +62,15 @@ def test_updates_are_those_of_all_trainings_of_a_run(tmp_path: Path) -> None:
     assert updates_made(tmp_path / "none.txt") == 0
 
 
+def test_updates_count_where_nothing_was_validated(tmp_path: Path) -> None:
+    """The last line of updates is that of a multiple of the interval; the end of an epoch says how many there were."""
+    path = log(tmp_path / "log.txt", [])
+    end = json.dumps({"epoch": 1, "train_loss": "4.1", "train_num_updates": "35"})
+    path.write_text(path.read_text() + f'x | train_inner | {{"loss": "4", "num_updates": "20"}}\nx | train | {end}\n')
+    assert updates_made(path) == 35
+    assert learning_curves(path) == {"loss": [(20, 4.0)]}
+
+
 @pytest.mark.parametrize("stored", [100.0, torch.tensor(100.0)], ids=["one process", "several"])
 def test_an_interrupted_training_took_as_long_as_its_checkpoint_says(tmp_path: Path, stored: object) -> None:
     """fairseq itself counts the last part alone; several processes store the mean of theirs as a tensor."""
