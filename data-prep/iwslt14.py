@@ -25,7 +25,7 @@ from fairseq_dsp.preparation.lines import DamagedError, Pairs, find_text, parall
 from fairseq_dsp.preparation.stages import say
 from fairseq_dsp.preparation.tokens import detokenise, tokenise
 
-SUMMARY = "TED talks, German-English, 160,000 pairs; downloaded, or from --raw-dir"
+HELP = "TED talks, German-English, 160,000 pairs; downloaded, or from --raw-dir"
 DESCRIPTION = """IWSLT'14 as the published results on it are prepared: Moses tokenisation, lower case, 10,000 BPE
 merges, separate dictionaries. From the raw archive, or from text that is tokenised already."""
 RECIPE = Recipe(
@@ -82,18 +82,15 @@ def iwslt14(
 ) -> Corpus:
     """The corpus from folders, or else from the network.
 
-    Args:
-        languages: source and target, ``de`` and ``en`` in either order.
-        raw_dirs: searched in order; together they hold either the unpacked archive (``train.tags.de-en.de``,
-            ``IWSLT14.TED.dev2010.de-en.de.xml`` …), or tokenised ``train.de``, ``valid.de``, ``test.de`` …; with these,
-            ``code`` (ready BPE merges) and the XML files (untokenised references of the test set) are used where found.
-        url: of the archive, for when there is no folder.
-        downloads: folder to keep and unpack it in.
-        use_codes: take the ready merges.
-        workers: processes for the tokenisation.
-
-    Raises:
-        UserError: a file is missing.
+    :param languages: source and target, ``de`` and ``en`` in either order.
+    :param raw_dirs: searched in order; together they hold either the unpacked archive (``train.tags.de-en.de``,
+        ``IWSLT14.TED.dev2010.de-en.de.xml`` …), or tokenised ``train.de``, ``valid.de``, ``test.de`` …; with these,
+        ``code`` (ready BPE merges) and the XML files (untokenised references of the test set) are used where found.
+    :param url: of the archive, for when there is no folder.
+    :param downloads: folder to keep and unpack it in.
+    :param use_codes: take the ready merges.
+    :param workers: processes for the tokenisation.
+    :raises UserError: if a file is missing.
     """
     for folder in raw_dirs:
         if not folder.is_dir():

@@ -12,7 +12,7 @@ from fairseq_dsp.preparation.download import fetch, text_hash
 from fairseq_dsp.preparation.lines import find_text, read_pairs
 from fairseq_dsp.preparation.stages import say
 
-SUMMARY = "image captions, German-English, 29,000 pairs; downloaded, or from --raw-dir"
+HELP = "image captions, German-English, 29,000 pairs; downloaded, or from --raw-dir"
 DESCRIPTION = """Multi30k task 1 from its raw text: cased, untokenised. Its test sets become test (test_2016_flickr),
 test1, test2, test3 for fairseq-generate --gen-subset."""
 RECIPE = Recipe(bpe="sentencepiece", vocab_size=6000, languages=("de", "en"))
@@ -54,15 +54,12 @@ def corpus(args: argparse.Namespace) -> Corpus:
 def multi30k(languages: tuple[str, str], raw_dir: Path | None, url: str, downloads: Path) -> Corpus:
     """The corpus from a folder, or else from the network.
 
-    Args:
-        languages: source and target, ``de`` and ``en`` in either order.
-        raw_dir: folder with ``train.de``, ``val.de``, ``test_2016_flickr.de`` … or the same with ``.gz``; of the later
-            test sets only those that are there are used.
-        url: where the ``.gz`` files lie.
-        downloads: folder to keep them in.
-
-    Raises:
-        UserError: a file is missing.
+    :param languages: source and target, ``de`` and ``en`` in either order.
+    :param raw_dir: folder with ``train.de``, ``val.de``, ``test_2016_flickr.de`` … or the same with ``.gz``; of the
+        later test sets only those that are there are used.
+    :param url: where the ``.gz`` files lie.
+    :param downloads: folder to keep them in.
+    :raises UserError: if a file is missing.
     """
     if raw_dir is None:
         tests = TEST_SETS

@@ -220,8 +220,7 @@ class Action:
 class Phrasebook:
     """Draws sentences.
 
-    Args:
-        rng: the only source of chance; only its methods that give the same on every platform are used.
+    :param rng: the only source of chance; only its methods that give the same on every platform are used.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -366,9 +365,8 @@ class Phrasebook:
     def when(self, grain: str, tense: str) -> Text:
         """An adverbial of time.
 
-        Args:
-            grain: ``clock``, ``day`` or ``year``: the finest that makes sense.
-            tense: ``past``, ``future`` or ``habit``.
+        :param grain: ``clock``, ``day`` or ``year``: the finest that makes sense.
+        :param tense: ``past``, ``future`` or ``habit``.
         """
         rng = self.rng
         if tense == "habit":

@@ -13,7 +13,7 @@ from fairseq_dsp.preparation.cleaning import Texts
 from fairseq_dsp.preparation.corpora import Corpus, Recipe, split_names
 from fairseq_dsp.preparation.stages import progress
 
-SUMMARY = "generated German-English phrases; needs no network and no files"
+HELP = "generated German-English phrases; needs no network and no files"
 DESCRIPTION = """The embedded corpus: dates, times, durations, amounts of money, units, spelled-out numbers, countries
 and languages in sentences, made from Unicode CLDR (Babel) and num2words. The same settings always give the same corpus,
 and no sentence occurs twice."""
@@ -41,10 +41,9 @@ def corpus(args: argparse.Namespace) -> Corpus:
 def phrases(languages: tuple[str, str], sizes: tuple[int, int, int], seed: int) -> Corpus:
     """A corpus of distinct sentences: none, in either language, occurs twice, so that no split knows another's.
 
-    Args:
-        languages: source and target, ``de`` and ``en`` in either order.
-        sizes: pairs for training, validation and test.
-        seed: of the random choices; the same seed and the same versions of Babel and num2words give the same corpus.
+    :param languages: source and target, ``de`` and ``en`` in either order.
+    :param sizes: pairs for training, validation and test.
+    :param seed: of the random choices; the same seed and the same versions of Babel and num2words give the same corpus.
     """
     origin = {
         "pairs": list(sizes),

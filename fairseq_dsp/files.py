@@ -88,6 +88,23 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def read_object(path: Path, advice: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    :param advice: what to do where there is none.
+    :raises UserError: if the file cannot be read or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {advice}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): {advice}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: {advice}")
+    return content
+
+
 def write_files(contents: Mapping[Path, Any]) -> None:
     """Write files, all of them or none: text and bytes as they are, anything else with ``torch.save``.
 

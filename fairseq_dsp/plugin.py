@@ -50,10 +50,8 @@ def load() -> None:
 
             from . import model, training  # noqa: F401 — registered by importing them
 
-            training.optimizer.install()
-            training.distillation.install()
-            training.training_checks.install()
-            training.averages.install()
+            for part in (training.optimizer, training.distillation, training.training_checks, training.averages):
+                part.install()
     except BaseException:
         _begun.release()
         raise

@@ -3,6 +3,7 @@
 #
 #   find_python    sets PYTHON: the caller's $PYTHON if set, else that of an active environment (venv or conda) with this
 #                  package, else that of the repository's own .venv, made when it is not there
+#   run_command …  runs a command of fairseq-dsp with that Python, instead of the script
 #   one_thread     OMP_NUM_THREADS, if not set, becomes 1: for scripts that start a process a core. The others leave it
 #                  to PyTorch, which takes the cores it may use, or to `fairseq-dsp prune`, which divides them
 #   say TEXT…      a line for the user, on standard error
@@ -112,4 +113,9 @@ find_python() {
   fi
   export PYTHON
   PATH=$(dirname "$(command -v "$PYTHON")"):$PATH # fairseq-train and the others beside it
+}
+
+run_command() {
+  find_python
+  PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" -m fairseq_dsp.cli "$@"
 }

@@ -4,6 +4,4 @@
 #   scripts/evaluate.sh runs/joint/checkpoint_best.pt --data data/multi30k
 #   scripts/evaluate.sh --help
 source "$(dirname "$(readlink -f "$0")")/common.sh"
-find_python
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m fairseq_dsp.cli evaluate "$@"
+run_command evaluate "$@"

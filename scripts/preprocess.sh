@@ -20,12 +20,10 @@ case ${1:-} in
   -h | --help) show_help; exit ;;
   '') show_help >&2; die "no CORPUS given: expected phrases, multi30k, iwslt14, custom, nli or distilled" ;;
 esac
-export PREPARE_NAME=${PREPARE_NAME:-scripts/preprocess.sh} PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 for word in "$@"; do
   # help needs no package, and so no environment
   if [[ $word == -h || $word == --help ]] && command -v python3 >/dev/null; then
-    exec python3 -m fairseq_dsp.cli prepare "$@"
+    PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} exec python3 -m fairseq_dsp.cli prepare "$@"
   fi
 done
-find_python
-exec "$PYTHON" -m fairseq_dsp.cli prepare "$@"
+run_command prepare "$@"

@@ -4,6 +4,4 @@
 #   scripts/prune.sh CHECKPOINT DATA OUT --heads-to-keep K [K …] [options of fairseq-train]
 #   scripts/prune.sh --help
 source "$(dirname "$(readlink -f "$0")")/common.sh"
-find_python
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m fairseq_dsp.cli prune "$@"
+run_command prune "$@"

@@ -5,6 +5,4 @@
 #   scripts/sweep.sh --help
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 one_thread
-find_python
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m fairseq_dsp.cli sweep "$@"
+run_command sweep "$@"

@@ -78,16 +78,13 @@ esac
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 find_python
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-if [[ "$data" == *:* ]]; then
-    echo "error: the path $data has a colon, at which fairseq-train splits lists of data folders: move or link it" >&2
-    exit 1
-fi
 summary=$("$PYTHON" - "$data" <<'PY'
 import sys
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation.prepared import PreparedData
 try:
     data = PreparedData.read(sys.argv[1])
+    data.check_trainable()
 except UserError as error:
     sys.exit(f"error: {error}")
 if data.classifies:
@@ -95,7 +92,7 @@ if data.classifies:
         f"error: {data.folder} holds texts with labels, but this script trains translation models: "
         "docs/guide/classifiers.md shows how to train a classifier"
     )
-print(*data.languages, ":".join(map(str, data.data_bins)))
+print(*data.languages, data.training_data)
 PY
 )
 read -r source_lang target_lang data_bins <<<"$summary"

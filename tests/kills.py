@@ -20,13 +20,10 @@ apply_all()  # the checkpoints are read here too
 def kill_in_write(train_args: Sequence[object], what: str, folder: Path, *, timeout: float = 120) -> str:
     """Train, and kill the training when it has written half of a file.
 
-    Args:
-        what: the name of that file: ``checkpoint_last.pt`` for the copy that resume reads, say; the name that it is
-            written under may go on, as in ``checkpoint_last.pt.tmp``.
-        folder: where a marker file and the log may be put.
-
-    Returns:
-        The name under which the half-written file lies.
+    :param what: the name of that file: ``checkpoint_last.pt`` for the copy that resume reads, say; the name that it is
+        written under may go on, as in ``checkpoint_last.pt.tmp``.
+    :param folder: where a marker file and the log may be put.
+    :return: the name under which the half-written file lies.
     """
     marker, log = folder / "half-written", folder / "killed.log"
     marker.unlink(missing_ok=True)
@@ -41,9 +38,8 @@ def kill_in_write(train_args: Sequence[object], what: str, folder: Path, *, time
 def kill_at(train_args: Sequence[object], update: int, seconds: float, folder: Path, *, timeout: float = 300) -> None:
     """Train, and kill the training *seconds* after it has logged an update, *update* or a later one.
 
-    Args:
-        train_args: must have fairseq log each update.
-        folder: where the log may be put.
+    :param train_args: must have fairseq log each update.
+    :param folder: where the log may be put.
     """
     log = folder / "killed.log"
     process = support.start_fairseq("train", train_args, log)
@@ -61,8 +57,7 @@ def kill_at(train_args: Sequence[object], update: int, seconds: float, folder: P
 def whole_checkpoints(folder: Path) -> list[str]:
     """The names of the checkpoints in *folder*, each of which has been read to its end.
 
-    Raises:
-        Exception: torch's, if one is truncated.
+    :raises Exception: torch's, if one is truncated.
     """
     paths = sorted(folder.glob("*.pt"))
     for path in paths:

@@ -147,8 +147,6 @@ def do(run: Run) -> None:
         if step.checkpoints:
             support.run_fairseq("train", *step.command[3:])
         else:
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
+            with contextlib.redirect_stdout(io.StringIO()):
                 assert main(step.command[3:]) == 0, step.command
-            if step.output:
-                step.output.write_text(printed.getvalue())
         assert all(product.exists() for product in step.products), step.command

@@ -85,11 +85,10 @@ def start_fairseq(
 ) -> ForkServerProcess:
     """Start a fairseq tool (``train``, ``generate``, ``hydra_train`` …), or ``dsp``, in a process of its own.
 
-    Args:
-        log: gets what the tool prints, standard output and error in the order printed.
-        stdin: a file that it reads as standard input.
-        before: called in the new process first; a function of a module.
-        variables: added to the environment.
+    :param log: gets what the tool prints, standard output and error in the order printed.
+    :param stdin: a file that it reads as standard input.
+    :param before: called in the new process first; a function of a module.
+    :param variables: added to the environment.
     """
     command = [f"fairseq-{tool.replace('_', '-')}", *map(str, args)]
     process = processes.Process(target=_be_fairseq, args=(tool, command, log, cwd, stdin, before, variables))
@@ -102,12 +101,10 @@ def run_fairseq(
 ) -> subprocess.CompletedProcess[str]:
     """Run a fairseq tool to its end; *options* are those of `start_fairseq`.
 
-    Returns:
-        The finished process; ``stdout`` holds standard error too, in the order printed.
+    :return: the finished process; ``stdout`` holds standard error too, in the order printed.
 
-    Raises:
-        AssertionError: when it takes more than *timeout* seconds or, with *check*, when the exit status is not 0; it
-            shows all that the tool printed.
+    :raises AssertionError: if it takes more than *timeout* seconds or, with *check*, when the exit status is not
+        0; it shows all that the tool printed.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")

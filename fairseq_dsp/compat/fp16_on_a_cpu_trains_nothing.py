@@ -1,7 +1,7 @@
 """``fairseq-train --fp16 --cpu``.
 
-Broken: fairseq 0.12 gathers the gradients of ``--fp16`` by the number of their GPU. Those on a CPU have none, so on a
-machine with a GPU no parameter ever moves, without a word; on one without a GPU the training ends in a traceback.
+Broken: ve-fairseq 0.12.3 gathers the gradients of ``--fp16`` by the number of their GPU. Those on a CPU have none, so
+on a machine with a GPU no parameter ever moves, without a word; on one without a GPU the training ends in a traceback.
 
 Fix: refused. Can go when fairseq gathers the gradients of a CPU.
 """

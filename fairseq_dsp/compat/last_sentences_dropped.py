@@ -1,8 +1,8 @@
 """Translation and validation leave out the longest sentences.
 
 Broken: ve-fairseq 0.12.3 drops the last batch when its size is no multiple of ``--required-batch-size-multiple``, 8 by
-default. The batches go by length, so up to 7 of the longest sentences are missing from the
-validation loss and from what fairseq-generate prints and scores, without a word.
+default. The batches go by length, so up to 7 of the longest sentences are missing from the validation loss and from
+what fairseq-generate prints and scores, without a word.
 
 Fix: the sentences left over make batches of their own, whatever their number. Can go when fairseq keeps them.
 """

@@ -64,8 +64,7 @@ def read_literal(text: str) -> Any:
     except (SyntaxError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError) as error:
         raise UserError(
             f"an option is {reprlib.repr(text)}, but only literals are accepted, such as '(0.9, 0.98)', and nothing "
-            "was executed: correct the option, and do not trust a checkpoint or a folder that holds "
-            "code"
+            "was executed: correct the option, and do not trust a checkpoint or a folder that holds code"
         ) from error
 
 

@@ -1,1 +1,1 @@
-"""Translating from an exported folder, without training code."""
+"""Translating or classifying with an exported folder, without training code."""

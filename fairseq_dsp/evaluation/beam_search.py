@@ -77,7 +77,7 @@ def beam_search(
             *(["--cpu"] if cpu else []),
         ]
         args = options.parse_args_and_arch(options.get_generation_parser(), arguments)
-        with _listening() as said, _counting_stopped() as stopped, fitting(checkpoint, data.data_bin):
+        with fitting(checkpoint, data.data_bin), without_chatter(), _listening() as said, _counted() as stopped:
             generate.main(convert_namespace_to_omegaconf(args))
         output = (Path(folder) / f"generate-{split}.txt").read_text(encoding="utf-8")
     found: dict[int, list[str]] = {}
@@ -92,8 +92,20 @@ def beam_search(
 
 
 @contextlib.contextmanager
+def without_chatter() -> Iterator[None]:
+    """Keep all but warnings of fairseq from the screen."""
+    chatter = logging.getLogger("fairseq")
+    level = chatter.level
+    chatter.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        chatter.setLevel(level)
+
+
+@contextlib.contextmanager
 def _listening() -> Iterator[list[str]]:
-    """Collect what fairseq-generate logs, and keep all but warnings of fairseq from the screen."""
+    """Collect what fairseq-generate logs, and keep it from the screen."""
     said: list[str] = []
 
     class Collect(logging.Handler):
@@ -101,8 +113,8 @@ def _listening() -> Iterator[list[str]]:
             said.append(record.getMessage())
 
     collect = Collect()
-    chatter, logger = logging.getLogger("fairseq"), logging.getLogger("fairseq_cli.generate")
-    chatter.setLevel(logging.WARNING)
+    logger = logging.getLogger("fairseq_cli.generate")
+    before = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(collect)
@@ -110,10 +122,12 @@ def _listening() -> Iterator[list[str]]:
         yield said
     finally:
         logger.removeHandler(collect)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 @contextlib.contextmanager
-def _counting_stopped() -> Iterator[list[int]]:
+def _counted() -> Iterator[list[int]]:
     """Collect, batch by batch, how many of the best translations are as long as they may be."""
     from fairseq.sequence_generator import SequenceGenerator
 

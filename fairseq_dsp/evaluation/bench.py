@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import check_target, new_folder
 from ..markdown import markdown_table
-from ..model.kinds import BEAM, LENGTH
+from ..model.kinds import BEAM, LENGTH, flag
 from .measuring import PARTS, Result, measure, peak_memory
 from .runners import PRECISIONS, load
 
@@ -92,7 +91,7 @@ def _check(args: argparse.Namespace) -> None:
         given = getattr(args, name)
         for value in given if isinstance(given, list) else [] if given is None else [given]:
             if value < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {value}, but it must be 1 or more")
+                raise UserError(f"{flag(name)} is {value}, but it must be 1 or more")
     if args.length < 2:
         raise UserError("--length is 1, which leaves a sentence its end alone: give 2 or more")
     for device in args.devices:
@@ -144,7 +143,6 @@ def profile_table(results: Sequence[Result]) -> str:
 
 def picture(results: Sequence[Result]) -> Any:
     """Return tokens per second as a matplotlib figure: one plot for each setting, a bar for each model."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq turns everybody's debugging messages on
     from matplotlib.figure import Figure
 
     settings = list(dict.fromkeys((r.device, r.precision, r.batch) for r in results))

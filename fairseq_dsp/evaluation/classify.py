@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
 from ..model.dictionaries import fitting
-from ..model.labels import check_labels, labels_of, predicts_labels
+from ..model.labels import check_labels, labels_of
+from .beam_search import without_chatter
 from .inputs import checkpoint_paths
 from .prepared import PreparedData
 
@@ -39,17 +38,11 @@ def classify(
     from fairseq import checkpoint_utils, utils
     from fairseq.data import data_utils
 
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     options = {"data": str(data.data_bin), "shorten_method": "truncate", **overrides}
     paths = checkpoint_paths(checkpoint)
     data.dictionary("input0/dict.txt")
-    with fitting(checkpoint, data.data_bin):
+    with without_chatter(), fitting(checkpoint, data.data_bin):
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(paths, arg_overrides=options)
-    if not predicts_labels(task):
-        raise UserError(
-            f"{checkpoint} does not predict labels, but {data.folder} is a corpus for classification: give a model "
-            "trained on it"
-        )
     for model in models:
         check_labels(task, getattr(model, "trained_on", None))
     labels, head = labels_of(task.label_dictionary), task.cfg.classification_head_name

@@ -56,9 +56,10 @@ def _check_apart(
 
 
 def _check_classifies(state: dict[str, Any], checkpoint: str, data: PreparedData) -> None:
-    """Raise a `UserError` if a model's task is one without labels, and cannot be set up with such data."""
+    """Raise a `UserError` if a model's task is one without labels, or of numbers: it fits no corpus with labels."""
     task = (state.get("cfg") or {}).get("task")
-    if task is not None and getattr(task, "num_classes", None) is None:
+    labels = getattr(task, "num_classes", None) is not None and not getattr(task, "regression_target", False)
+    if task is not None and not labels:
         raise UserError(
             f"{checkpoint} does not predict labels, but {data.folder} is a corpus for classification: give a model "
             "trained on it"

@@ -136,7 +136,8 @@ def run(args: argparse.Namespace) -> None:
 def numbers_of_heads(text: str) -> tuple[int, ...]:
     """Read numbers of heads: ``6``, or several as ``36,18,6``.
 
-    :raises ValueError: if they are none, or one is given twice.
+    :raises ValueError: if they are none.
+    :raises argparse.ArgumentTypeError: if one is given twice.
     """
     numbers = tuple(int(number) for number in text.split(","))
     if len(set(numbers)) < len(numbers):

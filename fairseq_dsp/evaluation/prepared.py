@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from .. import languages
 from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
-from ..files import settings_key, sha256
+from ..files import read_object, settings_key, sha256
 
 _MMAP = b"MMIDIDX"
 """What the index of a text begins with that fairseq binarised as it does by default."""
@@ -46,24 +45,21 @@ class PreparedData:
         """
         folder = folder_of(path)
         file = folder / SUMMARY
-        try:
-            summary = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            if not folder.exists():
-                raise UserError(f"there is no folder {path}: give the one that scripts/preprocess.sh wrote") from error
-            if folder.suffix == ".pt":
-                raise UserError(f"{path} is a checkpoint, but the folder of a prepared corpus is expected") from error
+        if not folder.exists():
+            raise UserError(f"there is no folder {path}: give the one that scripts/preprocess.sh wrote")
+        if folder.suffix == ".pt":
+            raise UserError(f"{path} is a checkpoint, but the folder of a prepared corpus is expected")
+        if not file.exists():
             raise UserError(
-                f"{path} holds no prepared corpus ({file}: {error.strerror}): give the folder that "
-                "scripts/preprocess.sh wrote; or, for a folder of fairseq-preprocess, its references too, with "
-                "--references FILE and, as its text has them, --bpe and --tokenizer"
-            ) from error
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON ({error}): run scripts/preprocess.sh again") from error
+                f"{path} holds no prepared corpus ({file} is missing): give the folder that scripts/preprocess.sh "
+                "wrote; or, for a folder of fairseq-preprocess, its references too, with --references FILE and, as its "
+                "text has them, --bpe and --tokenizer"
+            )
+        summary = read_object(file, "run scripts/preprocess.sh again")
         needed = {"source_lang", "target_lang", "data_bin", "bpe", "tokenizer", "lowercase", "references"}
-        if isinstance(summary, dict) and summary.get("task") == CLASSIFICATION:
+        if summary.get("task") == CLASSIFICATION:
             needed = {"data_bin"}
-        missing = needed - set(summary if isinstance(summary, dict) else ())
+        missing = needed - set(summary)
         if missing:
             raise UserError(f"{file} lacks {', '.join(sorted(missing))}: run scripts/preprocess.sh again")
         data = PreparedData(folder, summary)

@@ -124,7 +124,7 @@ class EngineRunner:
         # as many steps as fairseq takes: it counts the end as one more
         self._options = {"beam_size": beam, "min_decoding_length": length + 1, "max_decoding_length": length + 1}
         self.parameters: int | None = None
-        self.bytes = (folder / "model.bin").stat().st_size
+        self.bytes = (folder / engine.WEIGHTS).stat().st_size
         files = [folder / "source_vocabulary.json", folder / "shared_vocabulary.json"]
         vocabulary = next((file for file in files if file.is_file()), None)
         if vocabulary is None:
@@ -164,7 +164,7 @@ def load(path: str, beam: int, length: int, device: str, precision: str) -> Runn
     :raises UserError: if it is neither, or does not take sentences of so many subwords.
     """
     if Path(path).is_dir():
-        if not (Path(path) / "model.bin").is_file():
+        if not (Path(path) / engine.WEIGHTS).is_file():
             raise UserError(
                 f"the folder {path} is not a CTranslate2 model: give a checkpoint, or a folder of fairseq-dsp "
                 "export-ctranslate2"

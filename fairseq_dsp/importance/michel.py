@@ -23,11 +23,9 @@ from torch import Tensor, nn
 
 from ..model import TYPES, HeadSet, modules_of
 from ..model.kinds import UnitModule
+from ..model.roberta import CLASSIFICATION_HEAD
 from ..model.units import shape_of
 from ..subset import Budget, Draw, hard_gates, shrink
-
-HEAD = "sentence_classification_head"
-"""The classification head that fairseq's task uses unless another is given."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,8 @@ def _loss(model: Any, batch: dict[str, Any]) -> Tensor:
     """Return the negative log likelihood of a batch's target words or labels, or its squared error; a scalar."""
     target = batch["target"].flatten()
     if not hasattr(model, "decoder"):  # it classifies
-        head = HEAD if HEAD in model.classification_heads else next(iter(model.classification_heads))
+        heads = model.classification_heads
+        head = CLASSIFICATION_HEAD if CLASSIFICATION_HEAD in heads else next(iter(heads))
         logits, _ = model(**batch["net_input"], features_only=True, classification_head_name=head)
         if target.is_floating_point():  # a regression
             return F.mse_loss(logits.float().flatten(), target, reduction="sum")

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import write_text
 from ..model import HeadSet
+from ..model.kinds import flag
 from ..model.labels import check_fine_tuned
 from ..model.units import shape_of
 from . import sentences
@@ -53,8 +54,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name, default in {"out": None, "steps": 1, "min_heads_per_module": 0}.items():
         if args.heads_to_keep is None and getattr(args, name) != default:
             raise UserError(
-                f"--{name.replace('_', '-')} is given without --heads-to-keep K, how many heads to choose: give both, "
-                "or neither"
+                f"{flag(name)} is given without --heads-to-keep K, how many heads to choose: give both, or neither"
             )
 
 

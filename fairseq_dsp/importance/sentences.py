@@ -17,6 +17,7 @@ from ..corpus import data_bin_of
 from ..errors import UserError
 from ..model.dictionaries import fitting
 from ..model.flat_options import NO_FILES
+from ..model.kinds import flag
 from ..model.labels import check_labels, check_splits
 
 
@@ -45,7 +46,7 @@ def check_arguments(args: argparse.Namespace, *counts: str) -> None:
     for name in (*counts, "max_tokens", "sentences"):
         value = getattr(args, name)
         if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}, but it must be 1 or more")
+            raise UserError(f"{flag(name)} is {value}, but it must be 1 or more")
     if args.seed < 0:
         raise UserError(f"--seed is {args.seed}, but it must be 0 or more")
 

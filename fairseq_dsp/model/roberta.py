@@ -19,6 +19,9 @@ from .prunable import PrunableModel, register_sizes
 from .pruning_options import PruningConfig
 from .units import ROBERTA, modules_of
 
+CLASSIFICATION_HEAD = "sentence_classification_head"
+"""The one that fairseq's task uses unless another is given."""
+
 
 @register_model(ROBERTA.model)
 class PrunableRoberta(PrunableModel, RobertaModel):

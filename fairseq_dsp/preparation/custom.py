@@ -20,7 +20,7 @@ from .lines import COMPRESSED, Pairs, find_text, read_pairs, read_table
 if TYPE_CHECKING:
     import numpy as np
 
-SUMMARY = "your own parallel text"
+HELP = "your own parallel text"
 DESCRIPTION = """Two UTF-8 files, one sentence per line, line-aligned, or one with source, tab and target in each
 line, from which validation and test pairs are held out at random; or three ready splits, each in PREFIX.SRC and
 PREFIX.TGT or in PREFIX.tsv. Any of them may be compressed (.gz, .xz, .zst). Pairs with a blank side are left out."""

@@ -28,13 +28,10 @@ def text_hash(path: Path) -> str:
 def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
     """Download ``url`` to ``target`` unless it is there; an incomplete or wrong file is never left under that name.
 
-    Args:
-        url: what to get.
-        target: the file to write.
-        sha256: what `text_hash` must give.
-
-    Raises:
-        UserError: there is no way to the address, or the text is not the expected one.
+    :param url: what to get.
+    :param target: the file to write.
+    :param sha256: what `text_hash` must give.
+    :raises UserError: if there is no way to the address, or the text is not the expected one.
     """
     if target.is_file():
         if sha256 is None or text_hash(target) == sha256:

@@ -213,10 +213,10 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     return count
 
 
-def in_batches(items: Iterable[Item], size: int = BATCH) -> Iterator[list[Item]]:
+def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
     """The items, some thousands at a time."""
     rest = iter(items)
-    while batch := list(islice(rest, size)):
+    while batch := list(islice(rest, BATCH)):
         yield batch
 
 

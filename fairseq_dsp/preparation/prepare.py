@@ -25,12 +25,10 @@ from .subwords import SAMPLE
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The corpora, and the options of each."""
     parser.description = "Prepare a corpus for fairseq: from raw text to a data-bin that fairseq-train reads."
-    if name := os.environ.get("PREPARE_NAME"):
-        parser.prog = name
     commands = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS", title="corpora")
     for name in corpora.NAMES:
         module = corpora.module(name)
-        command = commands.add_parser(name, help=module.SUMMARY, description=module.DESCRIPTION)
+        command = commands.add_parser(name, help=module.HELP, description=module.DESCRIPTION)
         module.add_arguments(command)
         _add_common(command, module.RECIPE)
         command.set_defaults(parser=command, recipe=module.RECIPE, prepare=_prepare)

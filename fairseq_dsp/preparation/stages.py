@@ -46,11 +46,8 @@ def progress(**options: Any) -> Any:
 class Workspace:
     """The output folder of one preparation, its lock and its stages.
 
-    Args:
-        out: the folder; made when it is not there, removed again when nothing came to be in it.
-
-    Raises:
-        UserError: it is not a folder, or another process is preparing data in it.
+    :param out: the folder; made when it is not there, removed again when nothing came to be in it.
+    :raises UserError: if it is not a folder, or another process is preparing data in it.
     """
 
     def __init__(self, out: Path) -> None:
@@ -140,16 +137,12 @@ class Workspace:
     def stage(self, name: str, key: str, make: Callable[[Path], Any]) -> Path:
         """Make the stage unless it is finished; the folder appears whole or not at all.
 
-        Args:
-            name: of the folder.
-            key: of everything the result depends on.
-            make: fills the empty folder that it is given; what it returns, JSON-like, is kept in ``reports``.
+        :param name: of the folder.
+        :param key: of everything the result depends on.
+        :param make: fills the empty folder that it is given; what it returns, JSON-like, is kept in ``reports``.
+        :return: the folder.
 
-        Returns:
-            The folder.
-
-        Raises:
-            UserError: a folder of that name is there that no stage made.
+        :raises UserError: if a folder of that name is there that no stage made.
         """
         folder = self.out / name
         if self.finished(name, key):
@@ -174,11 +167,9 @@ class Workspace:
 
 @contextmanager
 def told_in_one_sentence(out: Path) -> Iterator[None]:
-    """Turn whatever else the user can correct, and an interruption, into a `UserError`."""
+    """Turn whatever else the user can correct into a `UserError`."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise UserError("stopped: run the same command again to go on from the last finished stage") from error
     except BrokenPipeError:  # of whoever read what is printed
         raise
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import re
@@ -17,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..files import read_object
 from ..wordpiece import SPECIALS
+
+_ADVICE = "give the folder of a published BERT"
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_accurate", "gelu_pytorch_tanh": "gelu_accurate", "relu": "relu"}
 """Names of activations there, and fairseq's for the same function."""
@@ -102,7 +104,7 @@ def read_bert(folder: Path) -> Bert:
     :raises UserError: if a file is missing, damaged or of another family, or they do not belong together.
     """
     path = folder / "config.json"
-    config = _read_json(path)
+    config = read_object(path, _ADVICE)
     family = config.get("model_type")
     if family != "bert":
         given = "names no model_type" if family is None else f"is the configuration of a {family} model"
@@ -168,7 +170,7 @@ def _size(config: dict[str, Any], name: str, path: Path) -> int:
 
 
 def _tokenisation(path: Path, vocabulary: list[str], config: dict[str, Any]) -> dict[str, Any]:
-    settings = _read_json(path) if path.exists() else {}
+    settings = read_object(path, _ADVICE) if path.exists() else {}
     own = {"tokenizer_class": config.get("tokenizer_class")} | settings
     for name, known in _BERTS.items():
         if own.get(name) not in (None, *known):
@@ -232,31 +234,19 @@ def _check_weights(bert: Bert, folder: Path) -> None:
             raise UserError(f"{name} in {folder} holds a NaN or an infinity: download the model again")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give the folder of a published BERT") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): give the folder of a published BERT") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object: give the folder of a published BERT")
-    return content
-
-
 def _read_vocabulary(path: Path) -> list[str]:
     try:
         pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give the folder of a published BERT") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}; {_ADVICE}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}): give the folder of a published BERT") from error
+        raise UserError(f"{path} is not UTF-8 ({error}): {_ADVICE}") from error
     missing = [piece for piece in (*SPECIALS, "[MASK]") if piece not in pieces]
     if missing:
-        raise UserError(f"{path} has no {missing[0]}, but BERT's vocabularies do: give the folder of a published BERT")
+        raise UserError(f"{path} has no {missing[0]}, but BERT's vocabularies do: {_ADVICE}")
     if len(set(pieces)) < len(pieces):
         twice = next(piece for i, piece in enumerate(pieces) if piece in pieces[:i])
-        raise UserError(f"{path} lists the piece {twice!r} twice: give the folder of a published BERT")
+        raise UserError(f"{path} lists the piece {twice!r} twice: {_ADVICE}")
     if symbols := {*SPECIALS.values(), "<mask>"}.intersection(pieces):
         raise UserError(
             f"{path} has the piece {min(symbols)}, which means another thing in fairseq's dictionaries: give a BERT "
@@ -270,7 +260,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
     file = safe if safe.exists() else pickled
     if not file.exists():
-        raise UserError(f"{folder} has neither {safe.name} nor {pickled.name}: give the folder of a published BERT")
+        raise UserError(f"{folder} has neither {safe.name} nor {pickled.name}: {_ADVICE}")
     try:
         if file == safe:
             state = safetensors.torch.load_file(safe)

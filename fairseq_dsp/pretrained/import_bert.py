@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import PACKAGE, check_target, new_folder
+from ..model.roberta import CLASSIFICATION_HEAD
 from ..wordpiece import SPECIALS, WordPiece, dictionary_words
 from .bert import ACTIVATIONS, Bert, read_bert
 
-HEAD = "sentence_classification_head"
 TOLERANCE = 1e-4
 
 SENTENCES = [
@@ -137,7 +137,7 @@ def parameters(bert: Bert, symbols: Dictionary) -> dict[str, Tensor]:
         found[f"{encoder}.segment"] = types[1] - types[0]
     modules = {
         "embeddings.LayerNorm": f"{encoder}.layernorm_embedding",
-        "pooler.dense": f"classification_heads.{HEAD}.dense",
+        "pooler.dense": f"classification_heads.{CLASSIFICATION_HEAD}.dense",
     }
     for i in range(bert.layers):
         modules |= {f"encoder.layer.{i}.{theirs}": f"{encoder}.layers.{i}.{ours}" for theirs, ours in LAYER.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -57,8 +56,6 @@ class TrainedModel:
         :param totals: ``heads_to_keep=K`` and the like: another budget of a kind than the one of training.
         :raises UserError: if it is no checkpoint of one of this package's models, or the units asked for do not fit it.
         """
-        if not os.path.isfile(path):
-            raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
         config = (state.get("cfg") or {}).get("model")
         arch = getattr(config, "_name", None) or getattr(config, "arch", None)

@@ -115,8 +115,7 @@ def specification(model: TrainedModel, network: Any, task: Any, alignment_heads:
         names = ", ".join(sorted(weights.left))
         raise UserError(
             f"CTranslate2 does not support the parameters {names} of {model.path}: use fairseq-dsp export-folder or "
-            "export-fairseq "
-            "instead"
+            "export-fairseq instead"
         )
     spec.register_source_vocabulary(task.source_dictionary.symbols)
     spec.register_target_vocabulary(task.target_dictionary.symbols)

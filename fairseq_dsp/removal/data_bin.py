@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from argparse import Namespace
 from pathlib import Path
@@ -13,7 +12,7 @@ from omegaconf import OmegaConf, open_dict
 
 from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
-from ..files import PACKAGE
+from ..files import PACKAGE, read_object
 from ..languages import flags
 from ..model.dictionaries import check, direction, fitting
 from ..model.flat_options import USUAL_POSITIONS, positions_of
@@ -154,11 +153,6 @@ def preparation(data: str | Path) -> dict[str, Any]:
     file = folder / SUMMARY
     if not file.is_file():
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): prepare the corpus again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not what a preparation writes: prepare the corpus again")
+    content = read_object(file, "prepare the corpus again")
     model = folder / str(content.get("bpe_model"))
     return {**content, "bpe_model": str(model) if model.is_file() else None}

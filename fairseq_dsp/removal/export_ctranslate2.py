@@ -135,8 +135,7 @@ def _scores(folder: Path, pairs: Pairs) -> list[float]:
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"CTranslate2 {ctranslate2.__version__} cannot run the converted model ({error}), so nothing was written: "
-            "use "
-            "fairseq-dsp export-folder or export-fairseq instead"
+            "use fairseq-dsp export-folder or export-fairseq instead"
         ) from error
     return [score for result in results for score in result.log_probs]
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
 from typing import Any
 
 from ..errors import UserError
@@ -98,7 +97,6 @@ def picture(model: TrainedModel) -> Any:
 
     The kinds of units are one below the other, with colours of their own.
     """
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq turns everybody's debugging messages on
     from matplotlib.figure import Figure
 
     tables = [(units, rows(model, units)) for units in model.heads.all]

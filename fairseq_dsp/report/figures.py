@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import io
-import logging
 import math
 import statistics
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-logging.getLogger("matplotlib").setLevel(logging.WARNING)  # importing fairseq turns its debugging on
+import matplotlib as mpl
+from matplotlib.figure import Figure
 
-import matplotlib as mpl  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-
-from ..model import KINDS, HeadSet, Kind  # noqa: E402
-from ..model.sets import Layers  # noqa: E402
-from ..study.results import Results, Row  # noqa: E402
-from ..study.titles import BASE, BASE_TITLE  # noqa: E402
-from ..study.training_log import NAMES, Curve  # noqa: E402
+from ..model import KINDS, HeadSet, Kind
+from ..model.sets import Layers
+from ..study.results import Results, Row
+from ..study.titles import BASE, BASE_TITLE
+from ..study.training_log import NAMES, Curve
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # for the colour-blind too
 MARKERS = "osD^vPX"

@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..evaluation.beam_search import without_chatter
 from ..evaluation.prepared import PreparedData
 from ..importance import compensate, score_heads
 from ..model import PruningConfig
 from ..model.cost_budget import plans_of
+from ..model.kinds import flag
 from ..model.retired import refuse_retired
 from ..model.schedules import check_order, ended_early
 from ..model.units import shape_by
 from ..validation_metrics import HIGHEST_IS_BEST, LOWEST_IS_BEST, why_not_computed
-from .options import parse_options, parse_training, parse_words, without_chatter
+from .options import parse_options, parse_training, parse_words
 from .records import with_records
 from .runner import is_done, missing_steps
 from .runs import Run
@@ -84,16 +86,16 @@ def check_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
 def _words(step: Step, study: Study) -> tuple[str, ...]:
     """A training's command line, as it is the same for all seeds and folders."""
     words = [study.data.training_data, *step.command[4:]]  # or a corpus that is made of it
-    for flag, value in _OF_THIS_RUN.items():
-        if flag in words:
-            words[words.index(flag) + 1] = value
+    for option, value in _OF_THIS_RUN.items():
+        if option in words:
+            words[words.index(option) + 1] = value
     place = words.index("--user-dir")  # this package, which is imported
     return tuple(words[:place] + words[place + 2 :])
 
 
 def _recorded(args: Namespace, words: Sequence[str]) -> dict[str, Any]:
     """What a record has of a training's options: all but what each machine has its own default for."""
-    own = {name for name in _OF_THE_MACHINE if f"--{name.replace('_', '-')}" not in words}
+    own = {name for name in _OF_THE_MACHINE if flag(name) not in words}
     return {name: value for name, value in vars(args).items() if name not in own}
 
 

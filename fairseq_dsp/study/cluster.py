@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import re
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_json
+from ..files import read_json, write_json
 from ..subset import OWN
 from .lock import LockedError
 from .nodes import FIRST_NODE, Nodes
@@ -260,10 +259,10 @@ def _job_of(run: Run, there: set[str]) -> str | None:
     :param there: the jobs in the queue.
     :raises UserError: if it has the commands of another run than this one is now.
     """
+    noted = read_json(run.folder / _JOB)
     try:
-        noted = json.loads((run.folder / _JOB).read_text(encoding="utf-8"))
         job = str(noted["job"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         return None
     if job not in there:
         return None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import UserError
+from ..files import told
 
 BEAT = 10.0  # seconds between two signs of life of a holder
 LOST = 45.0  # seconds without one after which a holder on another machine is gone
@@ -36,13 +36,9 @@ def locked(path: Path, say: Callable[[str], None] = lambda text: None) -> Iterat
     :raises LockedError: if another process holds it.
     :raises UserError: if the file cannot be made.
     """
-    try:
+    with told(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent} cannot be written ({error.strerror}): fix that, then run the same command again"
-        ) from error
     try:
         system = _lock(file, path)
         there = _content(path)

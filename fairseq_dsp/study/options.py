@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
@@ -165,18 +164,6 @@ def parse_words(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     :raises ValueError: with the parser's own message if it does not take it.
     """
     return _quietly(lambda: parser.parse_args(list(words)))
-
-
-@contextlib.contextmanager
-def without_chatter() -> Iterator[None]:
-    """Keep all but warnings of fairseq from the screen."""
-    chatter = logging.getLogger("fairseq")
-    level = chatter.level
-    chatter.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        chatter.setLevel(level)
 
 
 def _quietly(parse: Callable[[], Namespace]) -> Namespace:

@@ -20,7 +20,6 @@ from .training_log import Curve
 from .values import is_name
 
 FORMAT = 2
-"""1 had the counts of each run by themselves, in four bytes."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,8 @@ def unpack(path: Path) -> PackedResults:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] not in (1, FORMAT):
-            raise ValueError(f"it is of format {content['format']}, but this version reads 1 to {FORMAT}")
+        if content["format"] != FORMAT:
+            raise ValueError(f"it is of format {content['format']}, but this version reads {FORMAT}")
         names = [method["name"] for method in content["study"]["methods"]]
         if wrong := [name for name in names if not is_name(name)]:  # the report names files by them
             raise ValueError(f"it has a method called {wrong[0]!r}")
@@ -112,16 +111,11 @@ def _encoded(counts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decoded(packed: dict[str, Any]) -> dict[str, Any]:
-    """Return what `_encoded` was given; the first format had each array by itself."""
+    """Return what `_encoded` was given."""
     import numpy as np
 
-    def read(part: dict[str, Any], runs: int, kind: str) -> Any:
-        rows, columns = part["shape"]
-        values = np.frombuffer(zlib.decompress(base64.b64decode(part["zlib"])), dtype=kind)
-        return values.reshape(runs, columns, rows).transpose(0, 2, 1).copy()
-
-    if "runs" not in packed:
-        return {name: read(part, 1, "<i4")[0] for name, part in packed.items()}
-    values = read(packed, len(packed["runs"]), packed["type"])
+    rows, columns = packed["shape"]
+    values = np.frombuffer(zlib.decompress(base64.b64decode(packed["zlib"])), dtype=packed["type"])
+    values = values.reshape(len(packed["runs"]), columns, rows).transpose(0, 2, 1).copy()
     values[1:] += values[0]
     return dict(zip(packed["runs"], values, strict=True))

@@ -69,7 +69,7 @@ from .titles import BASE
 from .unpruned_model import PRECISIONS, UnprunedModel
 from .values import numbers
 
-RECORD = "prune.json"
+ASKED = "prune.json"
 TABLE = "table.md"
 SPEED = "speed.json"
 SAVES = 5  # of a training on its way, beside the ends of epochs
@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> None:
         print_commands(runs)
         return
     with alone(out, "pruning"), interruptible():
-        write_json(out / RECORD, {**asked, "options": options})
+        write_json(out / ASKED, {**asked, "options": options})
         write_study(out, study, runs)
         _say_commands(runs)
         failures = do_runs(runs, out, study, _local(len(trainings)))
@@ -270,10 +270,9 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
 
     :raises UserError: if it holds something else.
     """
-    path = out / RECORD
+    path = out / ASKED
     try:
-        early = {"range": False, "distill": False, "shares": [], "touch-up": None, "text": asked["text"]}
-        there = early | json.loads(path.read_text(encoding="utf-8"))
+        there = json.loads(path.read_text(encoding="utf-8"))
         one, other = ({**part, "given": _effective(part["given"])} for part in (there, asked))
         differing = [name for name in asked if one[name] != other[name]]
         if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:

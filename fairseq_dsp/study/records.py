@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UserError
-from ..files import read_json, settings_key, write_json
+from ..files import read_json, read_object, settings_key, write_json
 from ..version import __version__
 from .runs import RESULT, SCORING, TEXT, Run
 
@@ -202,15 +202,10 @@ def _trained(run: Run) -> bool:
 
 def _read(run: Run) -> dict[str, Any] | None:
     path = run.folder / RECORD
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is not JSON ({error}): so no sweep wrote it: give another folder for the results"
-        ) from error
-    if not isinstance(there, dict) or there.get("name") != run.name:
+    there = read_object(path, "give another folder for the results")
+    if there.get("name") != run.name:
         raise UserError(f"{path} was not written by a sweep: give another folder for the results")
     return there
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from ..errors import UserError
 from ..evaluation.prepared import PreparedData
 from ..evaluation.scoring import TITLES, metric_names, metrics
 from ..evaluation.significance import Bootstrap, resample, sentence_counts
+from ..files import read_object
 from ..model import HeadSet
 from .records import AND, FILES
 from .runs import LOG, RESULT, RUNS
@@ -22,6 +22,8 @@ from .training_log import Curve, final_valid_loss, learning_curves
 
 STUDY = "study.json"
 REFERENCES = "references.txt"
+
+_ANEW = "remove it and start the sweep again"
 
 
 @dataclass(frozen=True)
@@ -273,28 +275,17 @@ def read_results(folder: str | Path) -> Results:
         from .packed_results import unpack
 
         return unpack(folder)
-    try:
-        study = json.loads((folder / STUDY).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{folder} holds no results of a sweep ({STUDY}: {error.strerror}): give the folder that "
-            "fairseq-dsp sweep or prune wrote its results to"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{folder / STUDY} is not JSON ({error}): start the sweep again") from error
-    if not isinstance(study, dict) or not {"name", "methods", "runs", "data"} <= set(study):
+    study = read_object(folder / STUDY, "give the folder that fairseq-dsp sweep or prune wrote its results to")
+    if not {"name", "methods", "runs", "data"} <= set(study):
         raise UserError(f"{folder / STUDY} was not written by a sweep: give the folder of a sweep's results")
     runs = []
     for name in study["runs"]:
         path = folder / RUNS / name / RESULT
-        try:
-            if path.exists():
-                run = json.loads(path.read_text(encoding="utf-8"))
-                if not isinstance(run, dict) or not {"run", "label", "seed", "heads", "scores"} <= set(run):
-                    raise ValueError("it is no result of a run")
-                runs.append(run)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): remove it and start the sweep again") from error
+        if path.exists():
+            run = read_object(path, _ANEW)
+            if not {"run", "label", "seed", "heads", "scores"} <= set(run):
+                raise UserError(f"{path} holds no result of a run: {_ANEW}")
+            runs.append(run)
     return Results(folder, study, runs)
 
 

@@ -6,7 +6,6 @@ something that is still to be done needs it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Any
 
 from ..corpus import SUMMARY
 from ..errors import UserError
-from ..files import read_json, remove, replacing, sha256, write_json, write_text
+from ..files import read_json, remove, sha256, write_json, write_text
 from .lock import locked
 from .options import SHARES
 from .records import AND, FILES, RECORD, begin, check_records, version_of
@@ -253,18 +252,14 @@ def _is_trained(step: Step, *, ended: bool) -> bool:
 
 def _call(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int) -> None:
     log = run.folder / LOG
-    with (
-        log.open("ab") as file,
-        contextlib.nullcontext() if step.output is None else replacing(step.output) as printed,
-    ):
+    with log.open("ab") as file:
         file.write(f"\n$ {' '.join(step.command)}\n".encode())
         file.flush()
-        output = printed.open("wb") if printed else None
         process = subprocess.Popen(
             [*_dying_with_us(), *step.command],
             env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
-            stdout=output or file,
+            stdout=file,
             stderr=file,
             pass_fds=[lock],  # should it outlive this process, the run stays locked
         )
@@ -273,8 +268,6 @@ def _call(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int
             status = process.wait()
         finally:
             _running.discard(process)
-            if output:
-                output.close()
         if status:
             raise RunError(f"{step.name} ended with status {status}; the end of {log}:\n{_ending(log)}")
 

@@ -34,7 +34,6 @@ class Step:
     :param inputs: the files of other steps, of this run or of one that it needs, that it reads.
     :param checkpoints: for a training, the folder of its checkpoints.
     :param updates: for a training, the number of its updates.
-    :param output: the product that receives what the command prints, or None for the log.
     """
 
     name: str
@@ -43,7 +42,6 @@ class Step:
     inputs: tuple[Path, ...] = ()
     checkpoints: Path | None = None
     updates: int = 0
-    output: Path | None = None
 
     def marker(self, folder: Path) -> Path:
         """The file that marks it as done, in its run's folder."""
@@ -109,8 +107,8 @@ class Commands:
 
     def heads(self, model: Path, chosen: Path, kept: Sequence[str]) -> Step:
         """Return what writes the heads that a model keeps to the file *chosen*."""
-        command = (*_command(), "heads", str(model), "--format", "json", *kept)
-        return Step("heads", command, products=(chosen,), inputs=(model,), output=chosen)
+        words = ("heads", str(model), "--format", "json", "--output", str(chosen), *kept)
+        return Step("heads", (*_command(), *words), products=(chosen,), inputs=(model,))
 
     def score_heads(self, model: Path, heads: int, chosen: Path, words: Sequence[str], seed: int) -> Step:
         """Return what scores the heads of a model, and writes the best to the file *chosen*.

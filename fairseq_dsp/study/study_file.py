@@ -12,7 +12,6 @@ from ..errors import UserError, closest
 from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
 from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import for_model, read_data
-from ..evaluation.scoring import metric_names
 from .method_checks import (
     check_given_base,
     check_range,
@@ -34,7 +33,7 @@ FROM_BASE = {"pipelined", "voita", "michel"}
 
 _STUDY_KEYS = {
     "name", "description", "extends", "data", "recipe", "base", "heads", "seeds", "methods", "evaluate", "checkpoint",
-    "compact", "compare", "local", "slurm", "metric", "pretrained", *SHARES,
+    "compact", "compare", "local", "slurm", "pretrained", *SHARES,
 }  # fmt: skip
 _METHOD_KEYS = {
     "method", "name", "title", "heads", "seeds", "options", "recovery", "penalties", "low", "high", "start", "distill",
@@ -158,9 +157,6 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     shape = heads_by_type(prepared, {**recipe, **base})
     total = sum(map(sum, shape.values()))
     prepared.check_split(split)
-    given, metric = content.get("metric"), metric_names(prepared)[0]
-    if given not in (None, metric):  # an earlier version's key
-        raise ValueError(f"metric is {given!r}, but models on {prepared.folder} are compared by {metric}: leave it out")
     checkpoint = content.get("checkpoint", "best")
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint is {checkpoint!r}, but best or last is expected")

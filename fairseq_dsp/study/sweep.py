@@ -311,7 +311,7 @@ def print_commands(runs: Sequence[Run]) -> None:
             continue
         print(f"# {run.name}" + (f", after {', '.join(run.needs)}" if run.needs else ""))
         for step in missing_steps(run, stale_steps(run)):
-            print(shlex.join(step.command) + (f" > {shlex.quote(str(step.output))}" if step.output else ""))
+            print(shlex.join(step.command))
 
 
 @contextlib.contextmanager

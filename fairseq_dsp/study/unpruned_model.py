@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..evaluation.beam_search import without_chatter
 from ..evaluation.prepared import PreparedData, read_dictionary
 from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
 from ..model.dictionaries import direction
@@ -15,7 +16,7 @@ from ..model.flat_options import NO_FILES, positions_of
 from ..model.units import ROBERTA, TRANSFORMER, modules_in, shape_of
 from ..removal.compact import sizes
 from ..removal.data_bin import check_task, first_folder
-from .options import Options, without_chatter
+from .options import Options
 
 MODEL, STOCK = TRANSFORMER.model, TRANSFORMER.stock
 PRECISIONS = "fp16", "bf16", "amp"
@@ -46,8 +47,6 @@ class UnprunedModel:
         from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
         path = Path(path).absolute()
-        if not path.is_file():
-            raise UserError(f"there is no checkpoint {path}: give a checkpoint_….pt that fairseq-train wrote")
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
         config: Any = (state.get("cfg") or {}).get("model")
         given = architecture_of(state)

@@ -7,7 +7,6 @@ the model that it follows, and is as far in its schedule.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,8 @@ from fairseq.models.ema.ema import EMA
 from ..wrapping import wrap
 
 
-@functools.cache
 def install() -> None:
-    """Have fairseq copy the choice instead of averaging it; a second call changes nothing."""
+    """Have fairseq copy the choice instead of averaging it."""
     wrap(EMA, "__init__", _copying_choice)
     wrap(EMA, "step", _following)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,8 +34,6 @@ class Teacher:
     """
 
     def __init__(self, path: str, task: Any) -> None:
-        if not Path(path).is_file():
-            raise UserError(f"--distill-from {path} is missing: give the checkpoint of a trained model")
         state = checkpoint_utils.load_checkpoint_to_cpu(path, NO_FILES)
         languages = (getattr(task.cfg, "source_lang", None), getattr(task.cfg, "target_lang", None))
         check_direction(state, f"--distill-from {path}", languages)
@@ -83,9 +79,8 @@ def _generators_untouched() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-@functools.cache
 def install() -> None:
-    """Have fairseq's trainer tell the criterion that a training starts; a second call changes nothing.
+    """Have fairseq's trainer tell the criterion that a training starts.
 
     fairseq builds the criterion alike to train and to validate, and only a training needs the teacher.
     """

@@ -20,7 +20,6 @@ Everything else, the checkpoints' format and the optimiser's name included, stay
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -37,9 +36,8 @@ EPSILON = 1e-12
 small: the usual 1e-8 would shorten the steps of just those heads."""
 
 
-@functools.cache
 def install() -> None:
-    """Wrap fairseq's optimisers; a second call changes nothing."""
+    """Wrap fairseq's optimisers."""
     wrap(optim, "build_optimizer", _with_importance_group)
     wrap(FP16Optimizer, "build_optimizer", _importance_last)
     wrap(FP16Optimizer, "build_fp32_params", _with_mark)

@@ -3,7 +3,6 @@ loss reads though they may be gone; a metric that nothing computes."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
@@ -32,9 +31,8 @@ logger = logging.getLogger(__name__)
 _TEMPERATURES = ("initial_temperature", "final_temperature")
 
 
-@functools.cache
 def install() -> None:
-    """Have fairseq's trainer tell when a training begins or goes on; a second call changes nothing."""
+    """Have fairseq's trainer tell when a training begins or goes on."""
     wrap(Trainer, "get_train_iterator", _counting)
     wrap(Trainer, "load_checkpoint", _comparing)
     wrap(Trainer, "begin_epoch", _telling)

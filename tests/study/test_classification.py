@@ -109,7 +109,6 @@ def test_evaluate_with_other_heads_and_an_ensemble(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"metric": "bleu"}, "metric is 'bleu', but models on .* are compared by accuracy"),
         ({"pretrained": "nothing.pt"}, "pretrained is 'nothing.pt', but no such checkpoint is there"),
         ({"recipe": {"arch": "transformer_dsp_tiny", **RECIPE}}, "for labels only roberta_dsp"),
         ({"evaluate": {"split": "other"}}, "there is no text called 'other' in .*: give one of test, valid"),

@@ -88,7 +88,7 @@ def test_a_smaller_seed_joins_what_is_there(
 @pytest.mark.parametrize(
     ("base", "recipe", "told"),
     [
-        ({"checkpoint": "nowhere.pt"}, {}, "there is no checkpoint .*nowhere.pt"),
+        ({"checkpoint": "nowhere.pt"}, {}, "The checkpoint .*nowhere.pt cannot be read"),
         ({"lr": 0.1}, {}, "base has a checkpoint, which is not trained again, and the option lr"),
         ({}, {"encoder-embed-dim": 32}, "do not fit the model of these options"),
     ],

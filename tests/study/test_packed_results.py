@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,23 +72,11 @@ def test_counts_of_any_size_come_back(most: int) -> None:
     assert all((found[name] == counts[name]).all() for name in counts)
 
 
-def test_files_of_the_first_format_are_read(made_up: Results, tmp_path: Path) -> None:
-    """They have four bytes a count, and do not say so."""
-    content = json.loads(packed_results.pack(made_up)) | {"format": 1}
-    content["counts"] = {}
-    for name, counts in made_up.sentence_counts().items():
-        whole = zlib.compress(counts.T.astype("<i4").tobytes())
-        content["counts"][name] = {"shape": counts.shape, "zlib": base64.b64encode(whole).decode()}
-    packed = tmp_path / "first.json"
-    packed.write_text(json.dumps(content), encoding="utf-8")
-    assert read_results(packed).bootstrap().scores == made_up.bootstrap().scores
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (lambda content: content.pop("counts"), "'counts'"),
-        (lambda content: content.update(format=3), "it is of format 3, but this version reads 1 to 2"),
+        (lambda content: content.update(format=3), "it is of format 3, but this version reads 2"),
         (lambda content: content["counts"].update(zlib="AAAA"), "while decompressing"),
         (lambda content: content["study"]["methods"][0].update(name="../joint"), "has a method called '../joint'"),
     ],

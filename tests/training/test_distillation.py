@@ -99,8 +99,11 @@ def not_a_number(state: dict[str, Any]) -> None:
 
 def test_teachers_that_cannot_be_used(stock: Path, tiny_data: Path, tmp_path: Path) -> None:
     for path, message in (
-        (tmp_path / "none.pt", r"--distill-from .*none.pt is missing: give the checkpoint"),
-        (tmp_path, "is missing"),
+        (
+            tmp_path / "none.pt",
+            r"The checkpoint .*none.pt cannot be read \(No such file or directory\): give a checkpoint",
+        ),
+        (tmp_path, "Is a directory"),
         (
             altered(stock, tmp_path / "other.pt", other_words),
             "their dictionaries differ in size",
@@ -119,7 +122,10 @@ def test_a_missing_teacher_is_told_at_once(tiny_data: Path, tmp_path: Path) -> N
     done = support.run_fairseq("train", *args, check=False)
     assert done.returncode == 1
     *before, last = done.stdout.splitlines()
-    assert last == f"error: --distill-from {tmp_path}/none.pt is missing: give the checkpoint of a trained model"
+    assert last == (
+        f"error: The checkpoint {tmp_path}/none.pt cannot be read (No such file or directory): give a checkpoint_….pt "
+        "that fairseq-train wrote."
+    )
     assert not [line for line in before if "Traceback" in line or "loaded 200 examples" in line]
     assert not list((tmp_path / "run").iterdir())
 
