@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import UserError
 from ..model import PruningConfig
 from ..model.dictionaries import check_direction
+from ..model.flat_options import config_of
 from ..model.kinds import flag
 from ..model.labels import check_fine_tuned
 from ..model.units import count_parameters
@@ -57,7 +58,7 @@ def _check_apart(
 
 def _check_classifies(state: dict[str, Any], checkpoint: str, data: PreparedData) -> None:
     """Raise a `UserError` if a model's task is one without labels, or of numbers: it fits no corpus with labels."""
-    task = (state.get("cfg") or {}).get("task")
+    task = config_of(state, "task")
     labels = getattr(task, "num_classes", None) is not None and not getattr(task, "regression_target", False)
     if task is not None and not labels:
         raise UserError(

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .flat_options import config_of
 
 _KEY = "dictionaries"
 _STACKS = {"encoder": "source", "decoder": "target"}
@@ -40,7 +41,7 @@ def direction(state: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
     :param state: what fairseq loaded from the checkpoint.
     """
-    task = (state.get("cfg") or {}).get("task")
+    task = config_of(state, "task")
     return getattr(task, "source_lang", None), getattr(task, "target_lang", None)
 
 

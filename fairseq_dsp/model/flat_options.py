@@ -27,12 +27,21 @@ USUAL_POSITIONS = 1024
 """How many positions fairseq's models have for source and target where nothing is given."""
 
 
+def config_of(state: Mapping[str, Any], part: str = "model") -> Any:
+    """Return a part of the options that a checkpoint holds, or None.
+
+    :param state: what fairseq loaded from it.
+    :param part: ``model`` or ``task``.
+    """
+    return (state.get("cfg") or {}).get(part)
+
+
 def positions_of(state: Mapping[str, Any]) -> tuple[int, int]:
     """Return how many positions a model has for source and target; the end of a sentence takes one.
 
     :param state: what fairseq loaded from its checkpoint.
     """
-    options = (state.get("cfg") or {}).get("model")
+    options = config_of(state)
     source, target = (getattr(options, f"max_{side}_positions", None) for side in ("source", "target"))
     return int(source or USUAL_POSITIONS), int(target or USUAL_POSITIONS)
 

@@ -109,10 +109,14 @@ class _EveryName(Container[str]):
         return True
 
 
+def model_of(arch: str) -> str:
+    """Return the name of the model that an architecture of fairseq's gives sizes to."""
+    return str(ARCH_MODEL_NAME_REGISTRY.get(arch, arch))
+
+
 def modules_by(options: Any, kind: Kind = HEADS) -> list[UnitModule]:
     """Return the modules of a kind of the model that some options build, in the order in which units are numbered."""
-    arch = str(options.arch)
-    architecture, found = ARCHITECTURES[ARCH_MODEL_NAME_REGISTRY.get(arch, arch)], list[UnitModule | None]()
+    architecture, found = ARCHITECTURES[model_of(str(options.arch))], list[UnitModule | None]()
     for of_type in architecture.types(kind):
         for layer in range(int(getattr(options, f"{kind.places[of_type][0]}_layers"))):
             found.append(kind.find(of_type, layer, architecture.place(kind, of_type, layer), _EveryName(), options))

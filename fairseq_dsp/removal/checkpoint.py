@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
+from fairseq.models import MODEL_REGISTRY
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from ..errors import UserError
 from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
 from ..model.cost_budget import CostBudget, KindOfBudget
-from ..model.flat_options import IN_FORCE, NO_FILES, in_force
+from ..model.flat_options import IN_FORCE, NO_FILES, config_of, in_force
 from ..model.gates import ALL, UnitChoice
 from ..model.kinds import flag
-from ..model.units import ARCHITECTURES, ROBERTA, count_parameters, modules_in, shape_of, sharing
+from ..model.units import ARCHITECTURES, ROBERTA, count_parameters, model_of, modules_in, shape_of, sharing
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ class TrainedModel:
         :raises UserError: if it is no checkpoint of one of this package's models, or the units asked for do not fit it.
         """
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
-        config = (state.get("cfg") or {}).get("model")
+        config = config_of(state)
         arch = getattr(config, "_name", None) or getattr(config, "arch", None)
-        name = ARCH_MODEL_NAME_REGISTRY.get(arch, arch)
+        name = model_of(str(arch))
         if name not in ARCHITECTURES:
             given = f"is of the architecture {arch}" if arch else "does not say its architecture"
             ours = next((own.model for own in ARCHITECTURES.values() if own.stock == name), "transformer_dsp")
@@ -147,7 +147,7 @@ class TrainedModel:
     @property
     def model_class(self) -> type[PrunableModel]:
         """The class of the model."""
-        found: type[PrunableModel] = MODEL_REGISTRY[ARCH_MODEL_NAME_REGISTRY.get(self.architecture, self.architecture)]
+        found: type[PrunableModel] = MODEL_REGISTRY[model_of(self.architecture)]
         return found
 
     @property

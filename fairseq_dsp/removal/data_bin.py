@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..files import PACKAGE, read_object
 from ..languages import flags
 from ..model.dictionaries import check, direction, fitting
-from ..model.flat_options import USUAL_POSITIONS, positions_of
+from ..model.flat_options import USUAL_POSITIONS, config_of, positions_of
 from ..model.labels import check_fine_tuned, check_labels, trained_on
 from .checkpoint import TrainedModel
 
@@ -91,7 +91,7 @@ def check_task(state: dict[str, Any], path: str, *, any_plugin: bool = True) -> 
     :param any_plugin: whether it may be of a task of somebody's own, which has no dataclass or is not loaded.
     :raises UserError: if not.
     """
-    task = (state.get("cfg") or {}).get("task")
+    task = config_of(state, "task")
     name = str(getattr(task, "_name", None) or getattr(task, "task", None))
     if name.startswith(CLASSIFICATION):
         raise UserError(f"{path} classifies sentences, but a translation model is expected: give one")

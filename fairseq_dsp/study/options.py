@@ -9,13 +9,11 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY
-
 from ..errors import closest
 from ..evaluation.prepared import PreparedData
 from ..model import HEADS, KINDS
 from ..model.kinds import COSTS
-from ..model.units import ROBERTA, TRANSFORMER, shape_by
+from ..model.units import ROBERTA, TRANSFORMER, model_of, shape_by
 from ..subset import HINT
 from .values import mapping
 
@@ -189,7 +187,7 @@ def heads_by_type(data: PreparedData, options: Options) -> dict[str, list[int]]:
                 f"{side}-attention-heads is {heads}, but a number that divides {side}-embed-dim, {width}, is expected"
             )
     ours = ROBERTA if data.classifies else TRANSFORMER
-    if ARCH_MODEL_NAME_REGISTRY.get(args.arch, args.arch) != ours.model:
+    if model_of(args.arch) != ours.model:
         raise ValueError(
             f"arch is {args.arch}, but for {'labels' if data.classifies else 'translation'} only {ours.model} and its "
             "architectures have heads to prune: give one of these"

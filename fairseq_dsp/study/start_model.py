@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..model.units import ARCHITECTURES
+from ..model.flat_options import config_of
+from ..model.units import ARCHITECTURES, model_of
 from ..removal.compact import sizes
 from .options import Options
-from .unpruned_model import UnprunedModel, architecture_of
+from .unpruned_model import UnprunedModel, architecture_in
 
 
 def read_pretrained(path: Any) -> tuple[Path | None, Options]:
@@ -19,7 +20,7 @@ def read_pretrained(path: Any) -> tuple[Path | None, Options]:
     :raises UserError: if it is no checkpoint, or its model has no heads to prune.
     """
     from fairseq import checkpoint_utils
-    from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
+    from fairseq.models import MODEL_REGISTRY
 
     if path is None:
         return None, {}
@@ -28,9 +29,9 @@ def read_pretrained(path: Any) -> tuple[Path | None, Options]:
             f"pretrained is {path!r}, but no such checkpoint is there: make one with fairseq-dsp import-bert"
         )
     state = checkpoint_utils.load_checkpoint_to_cpu(path)
-    config: Any = (state.get("cfg") or {}).get("model")
-    given = str(getattr(config, "arch", None) or architecture_of(state))
-    name = ARCH_MODEL_NAME_REGISTRY.get(given, given)
+    config = config_of(state)
+    given = str(getattr(config, "arch", None) or architecture_in(state))
+    name = model_of(given)
     ours = next((one for one in ARCHITECTURES.values() if name in (one.model, one.stock)), None)
     if ours is None:
         raise UserError(

@@ -12,8 +12,8 @@ from ..evaluation.beam_search import without_chatter
 from ..evaluation.prepared import PreparedData, read_dictionary
 from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
 from ..model.dictionaries import direction
-from ..model.flat_options import NO_FILES, positions_of
-from ..model.units import ROBERTA, TRANSFORMER, modules_in, shape_of
+from ..model.flat_options import NO_FILES, config_of, positions_of
+from ..model.units import ROBERTA, TRANSFORMER, model_of, modules_in, shape_of
 from ..removal.compact import sizes
 from ..removal.data_bin import check_task, first_folder
 from .options import Options
@@ -44,18 +44,17 @@ class UnprunedModel:
         :raises UserError: if it is none, or its model is no plain Transformer for translation, or pruned already.
         """
         from fairseq import checkpoint_utils
-        from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
         path = Path(path).absolute()
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-        config: Any = (state.get("cfg") or {}).get("model")
-        given = architecture_of(state)
-        if ARCH_MODEL_NAME_REGISTRY.get(given, given) in (ROBERTA.model, ROBERTA.stock):
+        config = config_of(state)
+        given = architecture_in(state)
+        if model_of(given) in (ROBERTA.model, ROBERTA.stock):
             raise UserError(
                 f"the checkpoint {path} is of the architecture {given}, but this command is for translation: fine-tune "
                 f"from it with fairseq-train --arch {ROBERTA.model} --heads-to-keep K, or in a study"
             )
-        if ARCH_MODEL_NAME_REGISTRY.get(given, given) not in (MODEL, STOCK):
+        if model_of(given) not in (MODEL, STOCK):
             raise UserError(
                 f"the checkpoint {path} is of the architecture {given}, whose heads cannot be pruned: give one of "
                 f"fairseq's {STOCK} or of {MODEL}, of any size"
@@ -109,10 +108,8 @@ class UnprunedModel:
     @property
     def is_stock(self) -> bool:
         """Whether it is of stock fairseq's architecture, whose heads have no importance."""
-        from fairseq.models import ARCH_MODEL_NAME_REGISTRY
-
-        given = architecture_of(self.state)
-        return ARCH_MODEL_NAME_REGISTRY.get(given, given) == STOCK
+        given = architecture_in(self.state)
+        return model_of(given) == STOCK
 
     @property
     def updates(self) -> int:
@@ -213,9 +210,9 @@ class UnprunedModel:
         return default if value is None else value
 
 
-def architecture_of(state: dict[str, Any]) -> str:
+def architecture_in(state: dict[str, Any]) -> str:
     """Return the name that a checkpoint has for its model's architecture."""
-    config: Any = (state.get("cfg") or {}).get("model")
+    config = config_of(state)
     return str(getattr(config, "_name", None) or getattr(config, "arch", None) or "unknown")
 
 

@@ -17,6 +17,7 @@ from fairseq.trainer import Trainer
 
 from ..errors import UserError, find_in_chain
 from ..model import HEADS, PrunableModel, modules_of
+from ..model.flat_options import config_of
 from ..model.gates import FIXED
 from ..model.kinds import KINDS, flag
 from ..model.labels import check_splits, labels_of, predicts_labels
@@ -57,7 +58,7 @@ def _comparing(
     model = self.get_model()
     if state is None or reset_optimizer or not isinstance(model, PrunableModel) or not os.path.isfile(filename):
         return state
-    before: Any = (checkpoint_utils.load_checkpoint_to_cpu(filename).get("cfg") or {}).get("model")
+    before = config_of(checkpoint_utils.load_checkpoint_to_cpu(filename))
     one, other = (PruningConfig.from_namespace(options) for options in (before, model.args))
     for name in with_effect(one, model.pruner.plan.units if model.pruner else 0):
         logger.warning("%s was %s in this training so far, and is an option no more", flag(name), getattr(one, name))
