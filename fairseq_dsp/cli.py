@@ -76,7 +76,7 @@ def _run(argv: list[str]) -> int:
             command.set_defaults(run=chosen.run)
     args, more = parser.parse_known_args(argv)
     if more and not hasattr(args, "more"):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+        commands.choices[args.command].error(f"unrecognized arguments: {' '.join(more)}")
     args.more = more
     try:
         args.run(args)

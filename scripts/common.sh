@@ -2,7 +2,7 @@
 # the root of the repository, and finds a Python with this package in it:
 #
 #   find_python    sets PYTHON: the caller's $PYTHON if set, else that of an active environment (venv or conda) with this
-#                  package, else that of the repository's own .venv, made when it is not there
+#                  package, else that of the repository's own .venv, made when it is not there, or without this package
 #   run_command …  runs a command of fairseq-dsp with that Python, instead of the script
 #   one_thread     OMP_NUM_THREADS, if not set, becomes 1: for scripts that start a process a core. The others leave it
 #                  to PyTorch, which takes the cores it may use, or to `fairseq-dsp prune`, which divides them
@@ -101,15 +101,21 @@ constraints() {
 }
 
 find_python() {
-  local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+  local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} own
   if [[ -n ${PYTHON:-} ]]; then
     "$PYTHON" -c 'import fairseq, torch' 2>/dev/null ||
       die "PYTHON is set to '$PYTHON', which cannot import fairseq and torch: unset it, or install this package there"
-  elif [[ -n $active && -x $active/bin/fairseq-dsp && ! -f $active/.installed ]]; then
-    PYTHON=$active/bin/python # of the user's own making
   else
-    ensure_venv "$active"
-    PYTHON=$ROOT/.venv/bin/python
+    for own in "$active" "$ROOT/.venv"; do # of the user's own making
+      if [[ -n $own && -x $own/bin/fairseq-dsp && -x $own/bin/python && ! -f $own/.installed ]]; then
+        PYTHON=$own/bin/python
+        break
+      fi
+    done
+    if [[ -z ${PYTHON:-} ]]; then
+      ensure_venv "$active"
+      PYTHON=$ROOT/.venv/bin/python
+    fi
   fi
   export PYTHON
   PATH=$(dirname "$(command -v "$PYTHON")"):$PATH # fairseq-train and the others beside it

@@ -15,6 +15,7 @@ source "$(dirname "$(readlink -f "$0")")/common.sh"
 help_if_asked "$@"
 
 one_thread
+[[ -n ${PYTHON:-} ]] || ensure_venv ""
 VIRTUAL_ENV="" CONDA_PREFIX="" find_python
 cd "$ROOT"
 say "ruff"

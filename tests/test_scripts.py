@@ -49,6 +49,18 @@ def test_an_active_environment_with_the_package_is_used(
     assert used == str((active if own else root / ".venv") / "bin/python")
 
 
+def test_an_environment_of_the_users_making_is_not_installed_into(tmp_path: Path) -> None:
+    """As README.md has it made, called in a terminal where it is not active; one that is half made is installed into."""
+    script = 'source scripts/common.sh; ensure_venv() { echo installing; }; ROOT=$1; find_python; echo "$PYTHON"'
+    for files, before in (
+        (["bin/fairseq-dsp"], ""),
+        ([], "installing\n"),
+        (["bin/fairseq-dsp", ".installed"], "installing\n"),
+    ):
+        venv = environment(tmp_path / str(len(files)) / ".venv", *files)
+        assert bash(script, venv.parent) == f"{before}{venv}/bin/python"
+
+
 def fake_python(path: Path, *lines: str) -> Path:
     """A program in Python's place that does what the lines of shell say."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -136,10 +136,12 @@ def run(args: argparse.Namespace) -> None:
 def numbers_of_heads(text: str) -> tuple[int, ...]:
     """Read numbers of heads: ``6``, or several as ``36,18,6``.
 
-    :raises ValueError: if they are none.
-    :raises argparse.ArgumentTypeError: if one is given twice.
+    :raises argparse.ArgumentTypeError: if they are none, or one is given twice.
     """
-    numbers = tuple(int(number) for number in text.split(","))
+    try:
+        numbers = tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no number of heads, and not several, such as 36,18,6") from error
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"{text} has a number twice: give each once")
     return numbers

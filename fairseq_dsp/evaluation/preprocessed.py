@@ -14,10 +14,21 @@ from typing import Any
 from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
 from ..files import settings_key
+from ..removal.data_bin import POST_PROCESS
 from .prepared import PreparedData
 
 BPE = ("sentencepiece", "subword-nmt", "none")
 TOKENIZERS = ("none", "moses")
+_LOOKS = {
+    "sentencepiece": (lambda word: word.startswith("\u2581"), "start with \u2581"),
+    "subword-nmt": (lambda word: word.endswith("@@"), "end with @@"),
+}
+"""How the entries of a dictionary tell the subword method: many of them do so."""
+
+_COMPARED = 200
+_ALIKE = 40.0
+"""The chrF of two texts of which one is hardly the other, or a translation of the same: German has 20 with English."""
+
 KEYS = ("references", "bpe", "tokenizer", "lowercase")
 """What is given of a text, under the names of the command line."""
 
@@ -86,7 +97,7 @@ def for_model(data: PreparedData, state: Mapping[str, Any], split: str) -> Prepa
 
     :param state: what fairseq loaded from the model's checkpoint.
     :param split: the text that is to be scored.
-    :raises UserError: if the references are not as many as this text has sentences.
+    :raises UserError: if the references are not as many as this text has sentences, or the subwords are others.
     """
     from ..model.dictionaries import direction  # help needs none of its packages
 
@@ -106,6 +117,8 @@ def for_model(data: PreparedData, state: Mapping[str, Any], split: str) -> Prepa
                 )
             data = _binarised(data.folder, split, Path(given["references"]), given, (source, target))
     _check_lengths(data, split)
+    _check_subwords(data)
+    _compare(data, split)
     return data
 
 
@@ -195,6 +208,42 @@ def _check_lengths(data: PreparedData, split: str) -> None:
         raise UserError(
             f"{data.summary['references'][split]} has {references} lines, but the text {split} in {data.data_bin} has "
             f"{there} sentences: give the references of this text, one sentence per line"
+        )
+
+
+def _check_subwords(data: PreparedData) -> None:
+    """Check that the dictionary does not look like one of other subwords than are given: BLEU would be near 0."""
+    name = f"dict.{data.languages[1]}.txt"
+    dictionary, given = data.dictionary(name), data.summary["bpe"]
+    words = dictionary.symbols[dictionary.nspecial :]
+    for bpe, (looks_like, how) in _LOOKS.items():
+        number = sum(map(looks_like, words))
+        if bpe != given and number > len(words) / 10:
+            raise UserError(
+                f"bpe is {given}, but {number} of the {len(words)} entries of {data.data_bin / name} {how}, as "
+                f"those of {bpe} do: give --bpe {bpe}"
+            )
+
+
+def _compare(data: PreparedData, split: str) -> None:
+    """Say so where the references are not those of the binarised text, which may be in another language."""
+    from sacrebleu.metrics import CHRF
+
+    from .scoring import detokenised  # which imports from where this is imported
+
+    target = data.languages[1]
+    dictionary = data.dictionary(f"dict.{target}.txt")
+    text = data.binarised(f"{data.text_name(split)}.{target}")
+    if text is None:
+        return
+    references = data.references(split)[:_COMPARED]
+    own = [dictionary.string(text[i], POST_PROCESS.get(data.summary["bpe"])) for i in range(len(references))]
+    alike = CHRF(lowercase=True).corpus_score(detokenised(data, own), [references]).score
+    if alike < _ALIKE:
+        print(
+            f"{data.summary['references'][split]} has little in common with the text {split} in {data.data_bin} in "
+            f"{target} (chrF {alike:.0f}): are these its references, in this language and untokenised?",
+            file=sys.stderr,
         )
 
 

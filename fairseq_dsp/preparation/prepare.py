@@ -186,5 +186,6 @@ def _settle_languages(args: argparse.Namespace) -> None:
         corpora.module(args.corpus).settle_languages(args)
     if args.source_lang == args.target_lang:
         args.parser.error(
-            f"--source-lang and --target-lang are both {args.source_lang}: translation needs two languages"
+            f"--source-lang and --target-lang are both {args.source_lang}, but translation needs two languages: give "
+            "-s and -t, which are taken from the names of files where they are not given"
         )

@@ -26,7 +26,7 @@ from ..model.bert_options import EncoderConfig
 from ..model.dictionaries import with_fingerprints
 from ..model.kinds import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
-from .data_bin import language_flags, position_flags, preparation, translating
+from .data_bin import language_flags, position_flags, subwords_of, translating
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,12 +69,8 @@ def report(model: TrainedModel, out: Path, heads_file: Path) -> str:
     )
     languages = language_flags(model.state)
     if not model.classifies:
-        try:
-            bpe = preparation(folder).get("bpe")
-        except (UserError, OSError):  # the corpus of training may be gone, or somebody else's
-            bpe = None
-        options = languages + position_flags(model.state)
-        use = f"To translate with it (fairseq-dsp evaluate scores it):\n  {translating(folder, out, options, bpe)}"
+        how = translating(folder, out, languages + position_flags(model.state), subwords_of(folder))
+        use = f"To translate with it (fairseq-dsp evaluate scores it):\n  {how}"
     else:
         use = (
             f"To evaluate it, add the task's options to:\n  fairseq-validate {data} --user-dir {plugin} "

@@ -124,6 +124,19 @@ def position_flags(state: dict[str, Any]) -> list[str]:
     return ["--truncate-source", "--max-source-positions", str(source), "--max-target-positions", str(target)]
 
 
+def subwords_of(data: str | Path) -> Any:
+    """Return the subword method of a data folder, where its preparation says it; it may be gone, or somebody's own."""
+    try:
+        return preparation(data).get("bpe")
+    except (UserError, OSError):
+        return None
+
+
+def post_process_flags(bpe: Any) -> list[str]:
+    """Return the flags of fairseq's tools that join subwords of a method, if it is known."""
+    return ["--post-process", POST_PROCESS[bpe]] if bpe in POST_PROCESS else []
+
+
 def translating(data: str | Path, model: Path, options: list[str], bpe: Any) -> str:
     """Return the command that translates a test set into words.
 
@@ -135,7 +148,7 @@ def translating(data: str | Path, model: Path, options: list[str], bpe: Any) -> 
         path = model.name.replace(":", "-")
         link = f"{shlex.join(['ln', '-s', str(model), path])} && "
     words = ["fairseq-generate", str(data), *options, "--user-dir", str(PACKAGE), "--path", path, "--beam", "5"]
-    return link + shlex.join(words + (["--post-process", POST_PROCESS[bpe]] if bpe in POST_PROCESS else []))
+    return link + shlex.join(words + post_process_flags(bpe))
 
 
 def first_folder(data: str | Path) -> Path:

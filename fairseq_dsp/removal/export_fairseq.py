@@ -23,7 +23,7 @@ from ..files import check_target, write_files
 from ..model.bert_options import EncoderConfig
 from ..model.kinds import flag
 from .checkpoint import TrainedModel, add_budgets, budgets
-from .data_bin import position_flags
+from .data_bin import position_flags, post_process_flags, subwords_of
 
 ALL_SENTENCES = "--required-batch-size-multiple 1"
 """Or fairseq without the plugin leaves out the last sentences, whose number is no multiple of 8."""
@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"{out}: a stock roberta; {use}")
     else:
         model.alignment_heads("fairseq-generate --print-alignment")
-        more = " ".join([ALL_SENTENCES, *position_flags(model.state)])
+        joined = post_process_flags(subwords_of(str(getattr(model.options, "data", "DATA"))))
+        more = " ".join([ALL_SENTENCES, *position_flags(model.state), *joined])
         print(f"{out}: a stock transformer; fairseq-generate DATA --path {out} --beam 5 {more}")
 
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     """
     results = read_results(args.results)
     if not results.runs:
-        raise UserError(f"{args.results} has no finished run yet: run fairseq-dsp sweep first")
+        raise UserError(f"{args.results} has no finished run yet: run the sweep or prune that made it again")
     if args.pack and args.pack.is_file():
         unpack(args.pack)  # raises if it is somebody's file
     beside = (

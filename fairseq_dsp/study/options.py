@@ -186,10 +186,15 @@ def heads_by_type(data: PreparedData, options: Options) -> dict[str, list[int]]:
             raise ValueError(
                 f"{side}-attention-heads is {heads}, but a number that divides {side}-embed-dim, {width}, is expected"
             )
+    check_arch(args.arch, data)
+    return shape_by(args)
+
+
+def check_arch(arch: str, data: PreparedData) -> None:
+    """Raise a ``ValueError`` if an architecture is none with heads to prune."""
     ours = ROBERTA if data.classifies else TRANSFORMER
-    if model_of(args.arch) != ours.model:
+    if model_of(arch) != ours.model:
         raise ValueError(
-            f"arch is {args.arch}, but for {'labels' if data.classifies else 'translation'} only {ours.model} and its "
+            f"arch is {arch}, but for {'labels' if data.classifies else 'translation'} only {ours.model} and its "
             "architectures have heads to prune: give one of these"
         )
-    return shape_by(args)

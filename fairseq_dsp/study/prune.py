@@ -48,6 +48,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluation import preprocessed
+from ..evaluation.evaluate import numbers_of_heads
 from ..evaluation.prepared import PreparedData
 from ..files import holds_nothing, sha256, write_json, write_text
 from ..model import PruningConfig
@@ -57,7 +58,7 @@ from ..removal.data_bin import position_flags, translating
 from . import pruning_recipe
 from .local import Local
 from .method_checks import chooses_units, read_shares
-from .options import BUDGETS, SHARES, Options, parse_options, read_words
+from .options import BUDGETS, SHARES, Options, check_arch, parse_options, read_words
 from .pruned_models import METHOD, measure_speeds, place, table
 from .records import NO_EFFECT
 from .results import read_results
@@ -75,6 +76,13 @@ SPEED = "speed.json"
 SAVES = 5  # of a training on its way, beside the ends of epochs
 
 
+class _Flat(argparse.Action):
+    """Several words, each of one number or several."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, [number for word in values for number in word])
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.usage = "fairseq-dsp prune CKPT DATA OUT --heads-to-keep K [K …] [options] [options of fairseq-train]"
@@ -83,7 +91,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", metavar="OUT", type=Path, help="folder for the result: a new one, or that of an interrupted call"
     )
-    parser.add_argument("--heads-to-keep", metavar="K", type=int, nargs="+", help="how many heads to keep: 0 to all")
+    parser.add_argument(
+        "--heads-to-keep", metavar="K", type=numbers_of_heads, nargs="+", action=_Flat,
+        help="how many heads to keep: 0 to all",
+    )  # fmt: skip
     for name, kind in BUDGETS.items():
         parser.add_argument(f"--{name}", metavar="F", type=int, help=f"how many {kind.units} to keep")
     for name, what in SHARES.items():
@@ -121,6 +132,8 @@ def run(args: argparse.Namespace) -> None:
     data = preprocessed.for_model(data, model.state, args.split)
     try:
         given = read_words(args.more, "the command line", "this command")
+        if "arch" in given:
+            check_arch(str(given["arch"]), data)
         units = {name: vars(args)[kind.options["to_keep"]] for name, kind in BUDGETS.items()}
         given |= {name: number for name, number in units.items() if number is not None}
         budgets_given = {name: vars(args)[name.replace("-", "_")] for name in SHARES} | {"heads": args.heads_to_keep}

@@ -142,6 +142,51 @@ def test_what_does_not_fit(tiny_data: Path, tmp_path: Path, arguments: dict[str,
         for_model(read_data(data, split, given), {}, split)
 
 
+@pytest.mark.parametrize(
+    ("form", "bpe", "told"),
+    [
+        (
+            "\u2581{}",
+            "none",
+            "bpe is none, but 4 of the 20 entries of .*dict.yy.txt start with \u2581, .*: give --bpe s",
+        ),
+        ("\u2581{}", "subword-nmt", "give --bpe sentencepiece"),
+        (
+            "{}@@",
+            "none",
+            "bpe is none, but 4 of the 20 entries of .*dict.yy.txt end with @@, .*: give --bpe subword-nmt",
+        ),
+        ("\u2581{}", "sentencepiece", None),
+        ("{}@@", "subword-nmt", None),
+        ("@{}", "none", None),
+    ],
+)
+def test_subwords_that_a_dictionary_shows(
+    tiny_data: Path, references: Path, tmp_path: Path, form: str, bpe: str, told: str | None
+) -> None:
+    data = tmp_path / "bin"
+    shutil.copytree(tiny_data, data)
+    lines = (data / "dict.yy.txt").read_text().splitlines()[:20]
+    lines[:4] = [f"{form.format(word)} {count}" for word, count in map(str.split, lines[:4])]
+    (data / "dict.yy.txt").write_text("".join(f"{line}\n" for line in lines))
+    given = {"references": str(references), "bpe": bpe}
+    if told:
+        with pytest.raises(UserError, match=told):
+            for_model(read_data(data, "test", given), {}, "test")
+    else:
+        for_model(read_data(data, "test", given), {}, "test")
+
+
+def test_references_of_another_text_are_told(
+    tiny_data: Path, references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for_model(read_data(tiny_data, "test", {"references": str(references)}), {}, "test")
+    assert capsys.readouterr().err == ""
+    for_model(read_data(tiny_data, "test", {"references": str(references.with_suffix(".xx"))}), {}, "test")
+    told = r"test.xx has little in common with the text test in .* in yy \(chrF \d+\): are these its references"
+    assert re.search(told, capsys.readouterr().err)
+
+
 def test_only_its_own_folders_are_a_preparation(prepared: Path, references: Path, tmp_path: Path) -> None:
     data = tmp_path / "prepared"
     shutil.copytree(prepared, data)

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.removal.data_bin import position_flags, preparation, translating
+from fairseq_dsp.removal.data_bin import (
+    position_flags,
+    post_process_flags,
+    preparation,
+    subwords_of,
+    translating,
+)
 
 
 def test_models_behind_a_colon_are_linked_each_under_a_name_of_its_own(tmp_path: Path) -> None:
@@ -49,6 +55,8 @@ def test_the_preparation_of_several_folders_is_that_of_the_first(tmp_path: Path)
         assert preparation(folder)["tokenizer"] == parent
     assert preparation(f"{tmp_path}/plain/data-bin:{tmp_path}/plain/data-bin1")["tokenizer"] == "plain"
     assert preparation(tmp_path / "elsewhere") == {}
+    assert post_process_flags(subwords_of(tmp_path / "plain/data-bin")) == ["--post-process", "sentencepiece"]
+    assert post_process_flags(subwords_of(tmp_path / "elsewhere")) == []
     (tmp_path / "plain/prepare.json").write_text(json.dumps({"tokenizer": "plain", "data_bin": "data-bin"}))
     (tmp_path / "plain/other-bin").mkdir()
     assert preparation(tmp_path / "plain/data-bin")["tokenizer"] == "plain"

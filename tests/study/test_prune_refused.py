@@ -54,6 +54,10 @@ def test_what_cannot_be_pruned(
         (["--cooldown-updates", "x"], "--cooldown-updates is x, but a number of updates is expected"),
         (["--pruning-lr", "x"], "argument --pruning-lr: invalid float value: 'x'"),
         (["--lrr", "1"], "unrecognized arguments: --lrr 1"),
+        (
+            ["--arch", "transformer"],
+            "arch is transformer, but for translation only transformer_dsp and its architectures",
+        ),
         (["--head-selection", "fixed"], "--head-selection fixed is given, but this command chooses the heads"),
         (["--seed"], "the command line has the option seed, but this command sets it itself"),
         (["--lr", "1", "2"], "the command line has the word 2, which does not belong to an option"),
