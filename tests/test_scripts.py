@@ -52,11 +52,8 @@ def test_an_active_environment_with_the_package_is_used(
 def test_an_environment_of_the_users_making_is_not_installed_into(tmp_path: Path) -> None:
     """As README.md has it made, called in a terminal where it is not active; one that is half made is installed into."""
     script = 'source scripts/common.sh; ensure_venv() { echo installing; }; ROOT=$1; find_python; echo "$PYTHON"'
-    for files, before in (
-        (["bin/fairseq-dsp"], ""),
-        ([], "installing\n"),
-        (["bin/fairseq-dsp", ".installed"], "installing\n"),
-    ):
+    ours = ["bin/fairseq-dsp", ".installed"]
+    for files, before in ((["bin/fairseq-dsp"], ""), ([], "installing\n"), (ours, "installing\n")):
         venv = environment(tmp_path / str(len(files)) / ".venv", *files)
         assert bash(script, venv.parent) == f"{before}{venv}/bin/python"
 
@@ -110,7 +107,8 @@ def test_the_recipe_of_train_fits_other_choices(choice: list[str], gone: str | N
     [
         ('{"task": "sentence_prediction", "data_bin": "data-bin"}', "holds texts with labels, but this script trains"),
         ('{"data_bin"', "prepare.json is not JSON"),
-        ("[]", "prepare.json lacks bpe, data_bin"),
+        ("[]", "prepare.json holds no JSON object"),
+        ("{}", "prepare.json lacks bpe, data_bin"),
     ],
 )
 def test_a_folder_without_translations_is_refused_by_train(summary: str, message: str, tmp_path: Path) -> None:

@@ -66,5 +66,7 @@ def test_the_preparation_of_several_folders_is_that_of_the_first(tmp_path: Path)
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_damaged_preparation(tmp_path: Path, content: str) -> None:
     (tmp_path / "prepare.json").write_text(content)
-    with pytest.raises(UserError, match=r"prepare\.json is not .*: prepare the corpus again"):
+    with pytest.raises(
+        UserError, match=r"prepare\.json (is not JSON|holds no JSON object).*: prepare the corpus again"
+    ):
         preparation(tmp_path)
