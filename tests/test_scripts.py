@@ -50,7 +50,7 @@ def test_an_active_environment_with_the_package_is_used(
 
 
 def test_an_environment_of_the_users_making_is_not_installed_into(tmp_path: Path) -> None:
-    """As README.md has it made, called in a terminal where it is not active; one that is half made is installed into."""
+    """As README.md has it made, in a terminal where it is not active; one that is half made is installed into."""
     script = 'source scripts/common.sh; ensure_venv() { echo installing; }; ROOT=$1; find_python; echo "$PYTHON"'
     ours = ["bin/fairseq-dsp", ".installed"]
     for files, before in ((["bin/fairseq-dsp"], ""), ([], "installing\n"), (ours, "installing\n")):

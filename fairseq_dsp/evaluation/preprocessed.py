@@ -26,8 +26,8 @@ _LOOKS = {
 """How the entries of a dictionary tell the subword method: many of them do so."""
 
 _COMPARED = 200
-_ALIKE = 40.0
-"""The chrF of two texts of which one is hardly the other, or a translation of the same: German has 20 with English."""
+_ALIKE = 10.0
+"""A BLEU that the text of the references has with them, and another translation of the same, too."""
 
 KEYS = ("references", "bpe", "tokenizer", "lowercase")
 """What is given of a text, under the names of the command line."""
@@ -227,9 +227,7 @@ def _check_subwords(data: PreparedData) -> None:
 
 def _compare(data: PreparedData, split: str) -> None:
     """Say so where the references are not those of the binarised text, which may be in another language."""
-    from sacrebleu.metrics import CHRF
-
-    from .scoring import detokenised  # which imports from where this is imported
+    from .scoring import detokenised, metrics  # help needs none of its packages
 
     target = data.languages[1]
     dictionary = data.dictionary(f"dict.{target}.txt")
@@ -238,11 +236,11 @@ def _compare(data: PreparedData, split: str) -> None:
         return
     references = data.references(split)[:_COMPARED]
     own = [dictionary.string(text[i], POST_PROCESS.get(data.summary["bpe"])) for i in range(len(references))]
-    alike = CHRF(lowercase=True).corpus_score(detokenised(data, own), [references]).score
+    alike = metrics(data)["bleu"].corpus_score(detokenised(data, own), [references]).score
     if alike < _ALIKE:
         print(
             f"{data.summary['references'][split]} has little in common with the text {split} in {data.data_bin} in "
-            f"{target} (chrF {alike:.0f}): are these its references, in this language and untokenised?",
+            f"{target} (BLEU {alike:.0f}): are these its references, in this language and untokenised?",
             file=sys.stderr,
         )
 

@@ -183,7 +183,7 @@ def test_references_of_another_text_are_told(
     for_model(read_data(tiny_data, "test", {"references": str(references)}), {}, "test")
     assert capsys.readouterr().err == ""
     for_model(read_data(tiny_data, "test", {"references": str(references.with_suffix(".xx"))}), {}, "test")
-    told = r"test.xx has little in common with the text test in .* in yy \(chrF \d+\): are these its references"
+    told = r"test.xx has little in common with the text test in .* in yy \(BLEU \d+\): are these its references"
     assert re.search(told, capsys.readouterr().err)
 
 
