@@ -14,7 +14,6 @@ from typing import Any
 from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
 from ..files import settings_key
-from ..removal.data_bin import POST_PROCESS
 from .prepared import PreparedData
 
 BPE = ("sentencepiece", "subword-nmt", "none")
@@ -227,7 +226,8 @@ def _check_subwords(data: PreparedData) -> None:
 
 def _compare(data: PreparedData, split: str) -> None:
     """Say so where the references are not those of the binarised text, which may be in another language."""
-    from .scoring import detokenised, metrics  # help needs none of its packages
+    from ..removal.data_bin import POST_PROCESS  # help needs none of its packages
+    from .scoring import detokenised, metrics
 
     target = data.languages[1]
     dictionary = data.dictionary(f"dict.{target}.txt")

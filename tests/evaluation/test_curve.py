@@ -87,7 +87,12 @@ def test_a_number_outside_of_the_range(
 
 
 @pytest.mark.parametrize(
-    ("numbers", "message"), [("6,6", "6,6 has a number twice: give each once"), ("6,x", "invalid"), ("", "invalid")]
+    ("numbers", "message"),
+    [
+        ("6,6", "6,6 has a number twice: give each once"),
+        ("6,x", "is no number of heads"),
+        ("", "is no number of heads"),
+    ],
 )
 def test_numbers_that_are_none(numbers: str, message: str, trained: Path, prepared: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit):

@@ -24,10 +24,18 @@ def copied(made_up: Results, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made_up.folder, tmp_path / "results"))
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "", '{"run": "joint-k6-s1"}'])
-def test_a_result_that_is_none(copied: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{}", "holds no result of a run"),
+        ("[]", "holds no JSON object"),
+        ("", "is not JSON"),
+        ('{"run": "joint-k6-s1"}', "holds no result of a run"),
+    ],
+)
+def test_a_result_that_is_none(copied: Path, text: str, told: str) -> None:
     (copied / RUN / "result.json").write_text(text)
-    with pytest.raises(UserError, match=r"joint-k6-s1/result.json cannot be read"):
+    with pytest.raises(UserError, match=rf"joint-k6-s1/result.json {told}.*: remove it and start the sweep again"):
         read_results(copied)
 
 

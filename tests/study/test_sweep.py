@@ -145,7 +145,7 @@ def test_a_folder_of_another_study(
     write_text(identity.parents[2] / "study.json", '{"name": "tiny"}')
     results = tmp_path / "results"
     for content, message in (
-        ("[1]", "was not written by a sweep"),
+        ("[1]", "holds no JSON object"),
         ("{", "is not JSON"),
         ('{"seed": 7}', "was not written by a sweep"),
     ):
