@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,14 @@ def frontier() -> Figure:
 
 
 def frontier_256() -> Figure:
-    """The same of models 256 wide."""
-    result = read("frontier-256")
+    """The same of models 256 wide; of several seeds the mean, with a line from the least to the most."""
+    result, scores = read("frontier-256"), defaultdict(list)
+    for run in result["runs"]:
+        scores[run.get("repeats", run["name"])].append(run["scores"]["test,test1,test2,test3"]["bleu"])
     models = [
-        m | {"bleu": m["scores"]["test,test1,test2,test3"]["bleu"], "speed": found}
-        for m in result["runs"]
-        if (found := [s for s in result["speed"] if s["model"] == m["name"]])
+        run | {"bleu": statistics.fmean(own := scores[run["name"]]), "ends": (min(own), max(own)), "speed": found}
+        for run in result["runs"]
+        if (found := [s for s in result["speed"] if s["model"] == run["name"]])
     ]
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     for axes, batch in zip(figure.subplots(1, 2, sharey=True), (1, 64), strict=True):
@@ -137,6 +140,7 @@ def against_speed(
         name = kind if kind == "unpruned" else kind + short
         axes.plot(speeds, scores, marker, color=colour, markerfacecolor="none" if short else colour, label=name)
         for model, at in zip(found, speeds, strict=True):
+            axes.plot([at, at], model.get("ends", (model["bleu"], model["bleu"])), color=colour, linewidth=1)
             offset = labels.get(model["name"], (6, 3))
             axes.annotate(model["label"], (at, model["bleu"]), offset, textcoords="offset points", fontsize=7)
     size = f"batches of {batch}" if batch > 1 else "one sentence"
