@@ -1,18 +1,20 @@
-"""What a method of a study needs of the others, and which methods choose units of other kinds than heads."""
+"""What a method of a study needs of the others and of the study, and which choose units of other kinds than heads."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.prepared import PreparedData
-from .options import BUDGETS, SHARES, Options, parse_options
+from .options import BUDGETS, SHARES, Options, parse_options, refuse_false
+from .titles import BASE, BASE_TITLE
 from .unpruned_model import MODEL, STOCK, UnprunedModel
 from .values import numbers
 
 if TYPE_CHECKING:
-    from .study_file import Method
+    from .study_file import Method, Study
 
 _CHOOSING = ("joint", "ste", "pipelined", "voita", "range")
 """The methods that choose units by training."""
@@ -150,3 +152,45 @@ def _check_sizes(data: PreparedData, sizes: Options, trainings: Mapping[str, Opt
                     f"{name.replace('_', '-')} of {where} is {ours.get(name)}, but the {model}, from which it starts, "
                     f"has {theirs[name]}: give both the same"
                 )
+
+
+def check_names(methods: Sequence[Method]) -> None:
+    """Raise a ``ValueError`` if a method has the name of the unpruned model, or that of another method."""
+    for name_of_base in {BASE, BASE_TITLE}.intersection(method.name for method in methods):
+        raise ValueError(
+            f"a method is called {name_of_base}, as the unpruned model is: give it another name with the key name"
+        )
+    for one, other in itertools.combinations(methods, 2):
+        if one.name == other.name and not _complete_each_other(one, other):
+            raise ValueError(
+                f"two methods are called {one.name}: give one of them another name with the key name, or the same "
+                "options and other heads or seeds"
+            )
+
+
+def check_lengths(study: Study) -> None:
+    """Raise a ``ValueError`` if fairseq does not take the options of a training, or they do not say how long it is."""
+    # how long others go on follows from it
+    of_base = {name: study.base[name] for name in ("max-update",) if name in study.base}
+    goes_on = {"joint", "ste", "random", "range"}
+    trainings = [(study.base, "base")]
+    trainings += [
+        ((of_base if m.from_base and m.method in goes_on else {}) | m.options, m.name)
+        for m in study.methods
+        if m.method != "michel"
+    ]
+    trainings += [(m.recovery, f"the recovery of {m.name}") for m in study.methods if m.recovery is not None]
+    for options, where in trainings:
+        if "max-update" not in {**study.recipe, **options}:
+            raise ValueError(f"neither recipe nor {where} has max-update: give the number of updates")
+        updates = parse_options(study.data, {**study.recipe, **options}, where).max_update
+        refuse_false(study.data, study.recipe, options, where)
+        if updates < 1:
+            raise ValueError(f"max-update of {where} is {updates}, but a number from 1 is expected")
+
+
+def _complete_each_other(one: Method, other: Method) -> bool:
+    """Whether two entries are one method at different numbers of heads, or with different seeds."""
+    same = set(one.heads) & set(other.heads) or set(one.shares) & set(other.shares)
+    parts = [replace(method, heads=(), shares=(), seeds=()) for method in (one, other)]
+    return parts[0] == parts[1] and not (same and set(one.seeds) & set(other.seeds))

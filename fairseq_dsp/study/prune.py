@@ -143,28 +143,7 @@ def run(args: argparse.Namespace) -> None:
         heads = numbers(sorted(asked_heads, reverse=True), "--heads-to-keep", int, 0, model.heads)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if not heads and not shares:
-        raise UserError(
-            f"no number of heads is given: give --heads-to-keep K, how many of the {model.heads} heads of {model.path} "
-            "to keep, or --ffn-units-to-keep F, or --parameters-to-keep SHARE"
-        )
-    if args.range and len(heads) < 2:
-        raise UserError(
-            "--range is one training for every K between two, but --heads-to-keep is "
-            f"{heads[0] if heads else 'not given'}: give the least and the most too, or leave --range out"
-        )
-    if args.touch_up is not None and not (args.range and args.touch_up > 0):
-        raise UserError(
-            f"--touch-up is {args.touch_up}{'' if args.range else ' without --range'}, but it is how many updates, 1 "
-            "or more, each K of a range is trained on for: correct it, or leave it out"
-        )
-    if args.range and "uniform-heads" in given:
-        raise UserError("--uniform-heads is given, but the modules of a range have different numbers: leave one out")
-    if given.get("head-selection") == "fixed":
-        raise UserError(
-            "--head-selection fixed is given, but this command chooses the heads: leave it out; to train heads that "
-            "you have, give them to fairseq-dsp compensate, and then to fairseq-train"
-        )
+    _check(args, model, heads, shares, given)
     if args.distill:
         data.check_distillable()
     trainings: dict[str, Options] = {str(k): {"heads-to-keep": k} for k in heads}
@@ -219,6 +198,32 @@ def run(args: argparse.Namespace) -> None:
     how = data.language_flags + position_flags(model.state)
     for path in models.values():
         print(f"  {translating(data.data_bin, path, how, data.summary['bpe'])}")
+
+
+def _check(args: argparse.Namespace, model: UnprunedModel, heads: Sequence[int], shares: Any, given: Options) -> None:
+    """Raise a `UserError` unless what is asked for goes together."""
+    if not heads and not shares:
+        raise UserError(
+            f"no number of heads is given: give --heads-to-keep K, how many of the {model.heads} heads of {model.path} "
+            "to keep, or --ffn-units-to-keep F, or --parameters-to-keep SHARE"
+        )
+    if args.range and len(heads) < 2:
+        raise UserError(
+            "--range is one training for every K between two, but --heads-to-keep is "
+            f"{heads[0] if heads else 'not given'}: give the least and the most too, or leave --range out"
+        )
+    if args.touch_up is not None and not (args.range and args.touch_up > 0):
+        raise UserError(
+            f"--touch-up is {args.touch_up}{'' if args.range else ' without --range'}, but it is how many updates, 1 "
+            "or more, each K of a range is trained on for: correct it, or leave it out"
+        )
+    if args.range and "uniform-heads" in given:
+        raise UserError("--uniform-heads is given, but the modules of a range have different numbers: leave one out")
+    if given.get("head-selection") == "fixed":
+        raise UserError(
+            "--head-selection fixed is given, but this command chooses the heads: leave it out; to train heads that "
+            "you have, give them to fairseq-dsp compensate, and then to fairseq-train"
+        )
 
 
 def _method(args: argparse.Namespace, own: Options, heads: Sequence[int], options: Options) -> Method:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,8 @@ from ..evaluation.prepared import PreparedData
 from ..evaluation.preprocessed import for_model, read_data
 from .method_checks import (
     check_given_base,
+    check_lengths,
+    check_names,
     check_range,
     check_starts,
     check_structure,
@@ -21,9 +22,9 @@ from .method_checks import (
     read_shares,
     shares_of,
 )
-from .options import SHARES, Options, heads_by_type, parse_options, read_options, refuse_false
+from .options import SHARES, Options, heads_by_type, read_options
 from .start_model import read_pretrained, trained_base
-from .titles import BASE, BASE_TITLE, METHODS, read_title, with_titles
+from .titles import METHODS, read_title, with_titles
 from .values import NAME, boolean, check_keys, is_name, mapping, numbers
 from .yaml_file import read_yaml
 
@@ -163,10 +164,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     seeds = numbers(content.get("seeds", [1]), "seeds", int, 1, 2**31 - 1, least=1)
     heads = numbers(content.get("heads") or [], "heads", int, 0, total)
     shares = read_shares(content, "the study")
-    entries = content["methods"]
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"methods is {entries!r}, but a list of methods is expected, such as [joint, pipelined]")
-    methods = tuple(_method(entry, heads, shares, seeds, total) for entry in entries)
+    methods = tuple(_method(entry, heads, shares, seeds, total) for entry in _entries(content))
     methods = tuple(
         replace(m, heads=(sum(map(sum, heads_by_type(prepared, {**recipe, **m.options}).values())),))
         if m.method == "unpruned"
@@ -176,18 +174,8 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     if model:
         check_given_base(model, prepared, recipe, methods)
     check_starts(prepared, recipe, base, methods, sizes if pretrained else None)
-    names = [method.name for method in methods]
-    for name_of_base in {BASE, BASE_TITLE}.intersection(names):
-        raise ValueError(
-            f"a method is called {name_of_base}, as the unpruned model is: give it another name with the key name"
-        )
     methods = with_titles(methods, recipe)
-    for one, other in itertools.combinations(methods, 2):
-        if one.name == other.name and not _complete_each_other(one, other):
-            raise ValueError(
-                f"two methods are called {one.name}: give one of them another name with the key name, or the same "
-                "options and other heads or seeds"
-            )
+    check_names(methods)
     compact = boolean(content.get("compact", True), "compact")
     for method in methods:
         if method.method == "michel":
@@ -200,7 +188,7 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     if any(method.distill for method in methods):
         prepared.check_distillable()
     compare = content.get("compare")
-    if compare is not None and compare not in names:
+    if compare is not None and compare not in (names := [method.name for method in methods]):
         raise ValueError(f"compare is {compare!r}, but the name of a method is expected: one of {', '.join(names)}")
     study = Study(
         name=name,
@@ -224,23 +212,15 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
         local=dict(_part(content, "local")),
         slurm=dict(_part(content, "slurm")),
     )
-    of_base = {name: base[name] for name in ("max-update",) if name in base}  # how long others go on follows from it
-    goes_on = {"joint", "ste", "random", "range"}
-    trainings = [(base, "base")]
-    trainings += [
-        ((of_base if m.from_base and m.method in goes_on else {}) | m.options, m.name)
-        for m in methods
-        if m.method != "michel"
-    ]
-    trainings += [(m.recovery, f"the recovery of {m.name}") for m in methods if m.recovery is not None]
-    for options, where in trainings:
-        if "max-update" not in {**recipe, **options}:
-            raise ValueError(f"neither recipe nor {where} has max-update: give the number of updates")
-        updates = parse_options(prepared, {**recipe, **options}, where).max_update
-        refuse_false(prepared, recipe, options, where)
-        if updates < 1:
-            raise ValueError(f"max-update of {where} is {updates}, but a number from 1 is expected")
+    check_lengths(study)
     return study
+
+
+def _entries(content: Mapping[str, Any]) -> list[Any]:
+    entries = content["methods"]
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"methods is {entries!r}, but a list of methods is expected, such as [joint, pipelined]")
+    return entries
 
 
 def _part(content: Mapping[str, Any], key: str, where: str | None = None) -> Mapping[str, Any]:
@@ -337,10 +317,3 @@ def _method(
         of=str(content["of"]) if "of" in content else None,
         title=read_title(content, name),
     )
-
-
-def _complete_each_other(one: Method, other: Method) -> bool:
-    """Whether two entries are one method at different numbers of heads, or with different seeds."""
-    same = set(one.heads) & set(other.heads) or set(one.shares) & set(other.shares)
-    parts = [replace(method, heads=(), shares=(), seeds=()) for method in (one, other)]
-    return parts[0] == parts[1] and not (same and set(one.seeds) & set(other.seeds))
