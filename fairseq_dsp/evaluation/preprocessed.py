@@ -234,7 +234,7 @@ def _compare(data: PreparedData, split: str) -> None:
     text = data.binarised(f"{data.text_name(split)}.{target}")
     if text is None:
         return
-    references = data.references(split)[:_COMPARED]
+    references = data.references(split)[: min(_COMPARED, len(text))]
     own = [dictionary.string(text[i], POST_PROCESS.get(data.summary["bpe"])) for i in range(len(references))]
     alike = metrics(data)["bleu"].corpus_score(detokenised(data, own), [references]).score
     if alike < _ALIKE:
