@@ -94,8 +94,18 @@ def read_object(path: Path, advice: str) -> dict[str, Any]:
     :param advice: what to do where there is none.
     :raises UserError: if the file cannot be read or holds something else.
     """
+    found = find_object(path, advice)
+    if found is None:
+        raise UserError(f"{path} is missing: {advice}")
+    return found
+
+
+def find_object(path: Path, advice: str) -> dict[str, Any] | None:
+    """The same, or None where there is no such file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {advice}") from error
     except ValueError as error:

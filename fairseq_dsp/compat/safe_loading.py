@@ -101,8 +101,9 @@ def explanation(path: str, error: Exception) -> str:
                     "that fairseq wrote."
                 )
     if isinstance(error, OSError):
-        reason = error.strerror or error
-        return f"The checkpoint {path} cannot be read ({reason}): give a checkpoint_….pt that fairseq-train wrote."
+        missing = isinstance(error, FileNotFoundError | IsADirectoryError)
+        advice = "; give a checkpoint_….pt that fairseq-train wrote" if missing else ""
+        return f"The checkpoint {path} cannot be read: {error.strerror or error}{advice}."
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error)):
         return f"The checkpoint {path} cannot be read: there is not enough free memory for it on this machine."
     size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "size unknown"

@@ -30,7 +30,8 @@ def apply() -> None:
     """Show none of these messages; done before fairseq is imported, where that is possible."""
     for message in MESSAGES:
         warnings.filterwarnings("ignore", message, UserWarning)
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+    for name in ("fairseq.tasks.text_to_speech", "matplotlib"):  # the latter where fairseq came first
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @contextmanager

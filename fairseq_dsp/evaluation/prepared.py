@@ -47,7 +47,7 @@ class PreparedData:
         file = folder / SUMMARY
         if not folder.exists():
             raise UserError(f"there is no folder {path}: give the one that scripts/preprocess.sh wrote")
-        if folder.suffix == ".pt":
+        if folder.suffix == ".pt" and folder.is_file():
             raise UserError(f"{path} is a checkpoint, but the folder of a prepared corpus is expected")
         if not file.exists():
             raise UserError(

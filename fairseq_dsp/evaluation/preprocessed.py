@@ -14,6 +14,7 @@ from typing import Any
 from ..corpus import CLASSIFICATION, SUMMARY, folder_of
 from ..errors import UserError
 from ..files import settings_key
+from ..languages import bleu_tokenizer
 from .prepared import PreparedData
 
 BPE = ("sentencepiece", "subword-nmt", "none")
@@ -226,8 +227,10 @@ def _check_subwords(data: PreparedData) -> None:
 
 def _compare(data: PreparedData, split: str) -> None:
     """Say so where the references are not those of the binarised text, which may be in another language."""
-    from ..removal.data_bin import POST_PROCESS  # help needs none of its packages
-    from .scoring import detokenised, metrics
+    from sacrebleu.metrics import BLEU  # help needs none of its packages
+
+    from ..removal.data_bin import POST_PROCESS
+    from .scoring import detokenised
 
     target = data.languages[1]
     dictionary = data.dictionary(f"dict.{target}.txt")
@@ -236,7 +239,8 @@ def _compare(data: PreparedData, split: str) -> None:
         return
     references = data.references(split)[: min(_COMPARED, len(text))]
     own = [dictionary.string(text[i], POST_PROCESS.get(data.summary["bpe"])) for i in range(len(references))]
-    alike = metrics(data)["bleu"].corpus_score(detokenised(data, own), [references]).score
+    bleu = BLEU(lowercase=True, tokenize=bleu_tokenizer(target), effective_order=True)  # of short sentences, too
+    alike = bleu.corpus_score(detokenised(data, own), [references]).score
     if alike < _ALIKE:
         print(
             f"{data.summary['references'][split]} has little in common with the text {split} in {data.data_bin} in "

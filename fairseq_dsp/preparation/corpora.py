@@ -3,7 +3,7 @@
 What one corpus needs is a module of its own: ``custom`` here, the others in ``data-prep/`` of the repository, which an
 installed package has as ``fairseq_dsp_corpora``. Such a module has
 
-* ``SUMMARY`` and ``DESCRIPTION`` for ``--help``, and ``RECIPE``, the defaults of the common options;
+* ``HELP`` and ``DESCRIPTION`` for ``--help``, and ``RECIPE``, the defaults of the common options;
 * ``add_arguments(parser)`` for its own options;
 * ``corpus(args)``, which returns the :class:`Corpus` that the command line asks for.
 """

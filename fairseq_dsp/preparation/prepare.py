@@ -187,5 +187,5 @@ def _settle_languages(args: argparse.Namespace) -> None:
     if args.source_lang == args.target_lang:
         args.parser.error(
             f"--source-lang and --target-lang are both {args.source_lang}, but translation needs two languages: give "
-            "-s and -t, which are taken from the names of files where they are not given"
+            "-s and -t"
         )

@@ -155,11 +155,18 @@ def _check_sizes(data: PreparedData, sizes: Options, trainings: Mapping[str, Opt
 
 
 def check_names(methods: Sequence[Method]) -> None:
-    """Raise a ``ValueError`` if a method has the name of the unpruned model, or that of another method."""
+    """Raise a ``ValueError`` if a method has the name of the unpruned model."""
     for name_of_base in {BASE, BASE_TITLE}.intersection(method.name for method in methods):
         raise ValueError(
             f"a method is called {name_of_base}, as the unpruned model is: give it another name with the key name"
         )
+
+
+def check_twice(methods: Sequence[Method]) -> None:
+    """Raise a ``ValueError`` if two methods have one name and are not one method with other heads or seeds.
+
+    :param methods: with their titles.
+    """
     for one, other in itertools.combinations(methods, 2):
         if one.name == other.name and not _complete_each_other(one, other):
             raise ValueError(

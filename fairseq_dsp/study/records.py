@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UserError
-from ..files import read_json, read_object, settings_key, write_json
+from ..files import find_object, read_json, settings_key, write_json
 from ..version import __version__
 from .runs import RESULT, SCORING, TEXT, Run
 
@@ -202,9 +202,9 @@ def _trained(run: Run) -> bool:
 
 def _read(run: Run) -> dict[str, Any] | None:
     path = run.folder / RECORD
-    if not path.exists():
+    there = find_object(path, "give another folder for the results")
+    if there is None:
         return None
-    there = read_object(path, "give another folder for the results")
     if there.get("name") != run.name:
         raise UserError(f"{path} was not written by a sweep: give another folder for the results")
     return there

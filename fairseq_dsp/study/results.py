@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..evaluation.prepared import PreparedData
 from ..evaluation.scoring import TITLES, metric_names, metrics
 from ..evaluation.significance import Bootstrap, resample, sentence_counts
-from ..files import read_object
+from ..files import find_object, read_object
 from ..model import HeadSet
 from .records import AND, FILES
 from .runs import LOG, RESULT, RUNS
@@ -275,14 +275,14 @@ def read_results(folder: str | Path) -> Results:
         from .packed_results import unpack
 
         return unpack(folder)
-    study = read_object(folder / STUDY, "give the folder that fairseq-dsp sweep or prune wrote its results to")
+    study = read_object(folder / STUDY, "give the folder of a sweep or prune, or run the command that made it again")
     if not {"name", "methods", "runs", "data"} <= set(study):
         raise UserError(f"{folder / STUDY} was not written by a sweep: give the folder of a sweep's results")
     runs = []
     for name in study["runs"]:
         path = folder / RUNS / name / RESULT
-        if path.exists():
-            run = read_object(path, _ANEW)
+        run = find_object(path, _ANEW)
+        if run is not None:
             if not {"run", "label", "seed", "heads", "scores"} <= set(run):
                 raise UserError(f"{path} holds no result of a run: {_ANEW}")
             runs.append(run)

@@ -18,6 +18,7 @@ from .method_checks import (
     check_range,
     check_starts,
     check_structure,
+    check_twice,
     check_units,
     read_shares,
     shares_of,
@@ -174,8 +175,9 @@ def _study(content: Mapping[str, Any], data: str | None, text: Mapping[str, Any]
     if model:
         check_given_base(model, prepared, recipe, methods)
     check_starts(prepared, recipe, base, methods, sizes if pretrained else None)
-    methods = with_titles(methods, recipe)
     check_names(methods)
+    methods = with_titles(methods, recipe)
+    check_twice(methods)
     compact = boolean(content.get("compact", True), "compact")
     for method in methods:
         if method.method == "michel":

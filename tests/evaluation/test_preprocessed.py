@@ -187,6 +187,17 @@ def test_references_of_another_text_are_told(
     assert re.search(told, capsys.readouterr().err)
 
 
+def test_short_references_are_those_of_their_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no sentence has four words, there are no 4-grams to match."""
+    for language, words in (("xx", "ba bo\nbi\n"), ("yy", "Do di\nda de\n")):
+        for split in ("train", "test"):
+            (tmp_path / f"{split}.{language}").write_text(words)
+    prefixes = ["--trainpref", tmp_path / "train", "--testpref", tmp_path / "test", "--destdir", tmp_path / "bin"]
+    support.run_fairseq("preprocess", "-s", "xx", "-t", "yy", *prefixes)
+    for_model(read_data(tmp_path / "bin", "test", {"references": str(tmp_path / "test.yy")}), {}, "test")
+    assert capsys.readouterr().err == ""
+
+
 def test_only_its_own_folders_are_a_preparation(prepared: Path, references: Path, tmp_path: Path) -> None:
     data = tmp_path / "prepared"
     shutil.copytree(prepared, data)

@@ -147,7 +147,7 @@ def refusal(capsys, *arguments):
 def test_bad_input(pruned, compact, capsys, train_tiny, tmp_path):
     before = pruned.read_bytes()
     out = tmp_path / "out.pt"
-    assert "none.pt cannot be read (No such file" in refusal(capsys, "compact", tmp_path / "none.pt", out)
+    assert "none.pt cannot be read: No such file" in refusal(capsys, "compact", tmp_path / "none.pt", out)
     assert "compact already" in refusal(capsys, "compact", compact, out)
     assert "exists already" in refusal(capsys, "compact", pruned, compact)
     assert "there is no folder" in refusal(capsys, "compact", pruned, tmp_path / "nowhere" / "out.pt")

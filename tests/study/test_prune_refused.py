@@ -22,7 +22,7 @@ def test_what_cannot_be_pruned(
     arguments = [prepared / "data-bin", "--save-dir", lstm, "--arch", "lstm", *flags, *support.TINY_TRAINING]
     support.run_fairseq("train", *arguments, "--max-update", 1)
     for checkpoint, message in (
-        (tmp_path / "none.pt", "none.pt cannot be read (No such file"),
+        (tmp_path / "none.pt", "none.pt cannot be read: No such file"),
         (compact, "is compact already: give the unpruned model that it was made from"),
         (trained, "is pruned already: give the unpruned model"),
         (lstm / "checkpoint_last.pt", "is of the architecture lstm, whose heads cannot be pruned"),

@@ -53,6 +53,7 @@ def value(command: list[str], option: str) -> str:
         ({"methods": [{"method": "unpruned", "heads": [3]}]}, "it keeps all its heads"),
         ({"methods": [{"method": "joint", "heads": [13]}]}, "13, but whole numbers from 0 to 12"),
         ({"methods": ["joint", "joint"]}, "two methods are called joint"),
+        ({"methods": [{"method": "ste", "name": "unpruned"}]}, "a method is called unpruned, as the unpruned model is"),
         ({"methods": [{"method": "ste", "name": "base"}]}, "a method is called base"),
         (
             {"methods": [{"method": "unpruned"}]},

@@ -101,7 +101,7 @@ def test_teachers_that_cannot_be_used(stock: Path, tiny_data: Path, tmp_path: Pa
     for path, message in (
         (
             tmp_path / "none.pt",
-            r"The checkpoint .*none.pt cannot be read \(No such file or directory\): give a checkpoint",
+            r"The checkpoint .*none.pt cannot be read: No such file or directory; give a checkpoint",
         ),
         (tmp_path, "Is a directory"),
         (
@@ -123,7 +123,7 @@ def test_a_missing_teacher_is_told_at_once(tiny_data: Path, tmp_path: Path) -> N
     assert done.returncode == 1
     *before, last = done.stdout.splitlines()
     assert last == (
-        f"error: The checkpoint {tmp_path}/none.pt cannot be read (No such file or directory): give a checkpoint_….pt "
+        f"error: The checkpoint {tmp_path}/none.pt cannot be read: No such file or directory; give a checkpoint_….pt "
         "that fairseq-train wrote."
     )
     assert not [line for line in before if "Traceback" in line or "loaded 200 examples" in line]
