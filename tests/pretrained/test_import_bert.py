@@ -225,7 +225,7 @@ def test_a_training_starts_from_it(tmp_path: Path) -> None:
         (lambda f: (f / "vocab.txt").unlink(), "vocab.txt cannot be read"),
         (lambda f: (f / "model.safetensors").write_bytes(b"half"), "cannot be read"),
         (lambda f: (f / "model.safetensors").unlink(), "has neither model.safetensors nor pytorch_model.bin"),
-        (lambda f: (f / "config.json").unlink(), "config.json cannot be read"),
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
         (lambda f: _edit(f, layer_norm_eps=None), "layer_norm_eps"),
         (lambda f: _edit(f, num_attention_heads=5), "num_attention_heads"),
     ],
