@@ -15,8 +15,11 @@ source "$(dirname "$(readlink -f "$0")")/common.sh"
 help_if_asked "$@"
 
 one_thread
-[[ -n ${PYTHON:-} ]] || ensure_venv ""
-VIRTUAL_ENV="" CONDA_PREFIX="" find_python
+if [[ -z ${PYTHON:-} ]]; then
+  ensure_venv ""
+  PYTHON=$ROOT/.venv/bin/python
+fi
+find_python
 cd "$ROOT"
 say "ruff"
 "$PYTHON" -m ruff check .

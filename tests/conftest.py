@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 import support
 
-import fairseq_dsp  # noqa: F401 — before fairseq, whose import would turn everybody's debugging messages on
-
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: sums have one order, and processes share two cores
 for switch in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "LOGLEVEL"):
     os.environ.pop(switch, None)

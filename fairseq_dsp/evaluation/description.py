@@ -11,7 +11,7 @@ from ..model import PruningConfig
 from ..model.dictionaries import check_direction
 from ..model.flat_options import config_of
 from ..model.kinds import flag
-from ..model.labels import check_fine_tuned
+from ..model.labels import check_fine_tuned, has_labels
 from ..model.units import count_parameters
 from .prepared import PreparedData
 
@@ -59,8 +59,7 @@ def _check_apart(
 def _check_classifies(state: dict[str, Any], checkpoint: str, data: PreparedData) -> None:
     """Raise a `UserError` if a model's task is one without labels, or of numbers: it fits no corpus with labels."""
     task = config_of(state, "task")
-    labels = getattr(task, "num_classes", None) is not None and not getattr(task, "regression_target", False)
-    if task is not None and not labels:
+    if task is not None and not has_labels(task):
         raise UserError(
             f"{checkpoint} does not predict labels, but {data.folder} is a corpus for classification: give a model "
             "trained on it"

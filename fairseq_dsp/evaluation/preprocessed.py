@@ -117,8 +117,9 @@ def for_model(data: PreparedData, state: Mapping[str, Any], split: str) -> Prepa
                 )
             data = _binarised(data.folder, split, Path(given["references"]), given, (source, target))
     _check_lengths(data, split)
-    _check_subwords(data)
-    _compare(data, split)
+    dictionary = data.dictionary(f"dict.{data.languages[1]}.txt")
+    _check_subwords(data, dictionary)
+    _compare(data, split, dictionary)
     return data
 
 
@@ -211,21 +212,20 @@ def _check_lengths(data: PreparedData, split: str) -> None:
         )
 
 
-def _check_subwords(data: PreparedData) -> None:
+def _check_subwords(data: PreparedData, dictionary: Any) -> None:
     """Check that the dictionary does not look like one of other subwords than are given: BLEU would be near 0."""
-    name = f"dict.{data.languages[1]}.txt"
-    dictionary, given = data.dictionary(name), data.summary["bpe"]
-    words = dictionary.symbols[dictionary.nspecial :]
+    path = data.data_bin / f"dict.{data.languages[1]}.txt"
+    given, words = data.summary["bpe"], dictionary.symbols[dictionary.nspecial :]
     for bpe, (looks_like, how) in _LOOKS.items():
         number = sum(map(looks_like, words))
         if bpe != given and number > len(words) / 10:
             raise UserError(
-                f"bpe is {given}, but {number} of the {len(words)} entries of {data.data_bin / name} {how}, as "
-                f"those of {bpe} do: give --bpe {bpe}"
+                f"bpe is {given}, but {number} of the {len(words)} entries of {path} {how}, as those of {bpe} do: give "
+                f"--bpe {bpe}"
             )
 
 
-def _compare(data: PreparedData, split: str) -> None:
+def _compare(data: PreparedData, split: str, dictionary: Any) -> None:
     """Say so where the references are not those of the binarised text, which may be in another language."""
     from sacrebleu.metrics import BLEU  # help needs none of its packages
 
@@ -233,7 +233,6 @@ def _compare(data: PreparedData, split: str) -> None:
     from .scoring import detokenised
 
     target = data.languages[1]
-    dictionary = data.dictionary(f"dict.{target}.txt")
     text = data.binarised(f"{data.text_name(split)}.{target}")
     if text is None:
         return

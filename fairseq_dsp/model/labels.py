@@ -39,7 +39,11 @@ def labels_of(dictionary: Any) -> list[str]:
 
 def predicts_labels(task: Any) -> bool:
     """Whether a task of fairseq's is one of predicting labels, and not numbers."""
-    config: Any = getattr(task, "cfg", None)
+    return has_labels(getattr(task, "cfg", None))
+
+
+def has_labels(config: Any) -> bool:
+    """The same of a task's options, as a checkpoint holds them."""
     return getattr(config, "num_classes", None) is not None and not getattr(config, "regression_target", False)
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import read_object
+from ..files import find_object, read_object
 from ..wordpiece import SPECIALS
 
 _ADVICE = "give the folder of a published BERT"
@@ -170,7 +170,7 @@ def _size(config: dict[str, Any], name: str, path: Path) -> int:
 
 
 def _tokenisation(path: Path, vocabulary: list[str], config: dict[str, Any]) -> dict[str, Any]:
-    settings = read_object(path, _ADVICE) if path.exists() else {}
+    settings = find_object(path, _ADVICE) or {}
     own = {"tokenizer_class": config.get("tokenizer_class")} | settings
     for name, known in _BERTS.items():
         if own.get(name) not in (None, *known):
