@@ -16,6 +16,7 @@ import pytest
 import support
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import fairseq_dsp
@@ -25,6 +26,7 @@ FILES = (
     "constraints.txt"
 ).split()
 FOLDERS = ("fairseq_dsp", "data-prep", "docs", "scripts", "tests", "benchmarks")
+PYTHONS = ["3.11.0", "3.12.0"]
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +99,6 @@ def test_the_citation_file_cites_the_paper() -> None:
 
 
 def test_every_package_that_an_installation_brings_is_pinned() -> None:
-    lines = (support.REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if line and not line.startswith("#")}
     extras = importlib.metadata.metadata("fairseq_dsp").get_all("Provides-Extra") or []
     found: set[str] = set()
     waiting = [("fairseq_dsp", extra) for extra in ["", *extras]]
@@ -112,7 +112,25 @@ def test_every_package_that_an_installation_brings_is_pinned() -> None:
                 if wanted.name != "torch":  # what a build for CUDA brings is that build's own
                     waiting += [(wanted.name, further) for further in ["", *wanted.extras]]
     assert {"sacrebleu", "hydra-core"} <= found
-    assert {canonicalize_name(name) for name in found} - pinned <= {"setuptools"}
+    assert {canonicalize_name(name) for name in found} - pinned() <= {"setuptools"}
+
+
+def test_every_pinned_package_runs_on_the_first_release_of_each_python() -> None:
+    """Distributions of Linux keep theirs for years: Debian 12 has Python 3.11.2."""
+    wanted = {
+        name: SpecifierSet(importlib.metadata.metadata(name).get("Requires-Python") or "")
+        for name in pinned() | {"fairseq-dsp"}
+        if installed(name)
+    }
+    assert len(wanted) > 30
+    refused = {name: str(python) for name, python in wanted.items() if [*python.filter(PYTHONS)] != PYTHONS}
+    assert refused == {}
+
+
+def pinned() -> set[str]:
+    """The packages in constraints.txt, by the name they are looked up by."""
+    lines = (support.REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return {canonicalize_name(line.split("==")[0]) for line in lines if line and not line.startswith("#")}
 
 
 def installed(name: str) -> bool:
