@@ -74,18 +74,30 @@ def _run(argv: list[str]) -> int:
             command.epilog = chosen.__doc__
             chosen.add_arguments(command)
             command.set_defaults(run=chosen.run)
-    args, more = parser.parse_known_args(argv)
-    if more and not hasattr(args, "more"):
-        commands.choices[args.command].error(f"unrecognized arguments: {' '.join(more)}")
-    args.more = more
     try:
+        args, more = parser.parse_known_args(argv)
+        if more and not hasattr(args, "more"):
+            commands.choices[args.command].error(f"unrecognized arguments: {' '.join(more)}")
+        args.more = more
         args.run(args)
         sys.stdout.flush()
     except UserError as error:
-        return _failed(args.command, error)
+        return _failed(argv[0], error)
     except BrokenPipeError:  # nobody reads on, as in … | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+    except OSError as error:
+        if error.errno is None:  # not of the operating system
+            raise
+        if error.filename is None:
+            _drop_output()
+        what = f"{error.filename or 'the output'} cannot be read or written ({error.strerror})"
+        return _failed(argv[0], f"{what}: correct that, then run the same command again")
     return 0
+
+
+def _drop_output() -> None:
+    """Have what is still to be printed lead nowhere, so that Python's end does not fail for it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_closed_streams() -> None:
@@ -95,7 +107,7 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (as long as the process)
 
 
-def _failed(command: str, error: UserError) -> int:
+def _failed(command: str, error: UserError | str) -> int:
     print(f"fairseq-dsp {command}: {error}", file=sys.stderr)
     return 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from .errors import UserError
@@ -13,11 +14,15 @@ def optional(package: str, extra: str, what: str) -> Any:
 
     :param extra: the name of the extra that installs it.
     :param what: what needs it, with its verb.
-    :raises UserError: if it is not installed.
+    :raises UserError: if it is not installed, or cannot be loaded.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
+        if importlib.util.find_spec(package):
+            raise UserError(
+                f"{what} the package {package}, which cannot be loaded ({error}): install it anew"
+            ) from error
         raise UserError(
             f"{what} the package {package}, which is not installed: pip install -e '.[{extra}]' -c constraints.txt in "
             "the folder of this package's source"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import glob
 import hashlib
@@ -240,7 +241,8 @@ def _remove_leftovers(path: Path) -> None:
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another user's, in a folder like /tmp
+                left.unlink()
 
 
 def _runs(process: int) -> bool:
@@ -255,9 +257,12 @@ def _runs(process: int) -> bool:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file or folder is on the disk, not only in memory."""
+    """Wait until a file or folder is on the disk, not only in memory; some file systems do not do it for folders."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EBADF} or not path.is_dir():
+            raise
     finally:
         os.close(handle)

@@ -22,6 +22,9 @@ export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_T
 # cores, an update takes five times as long (docs/results/training-speed.md).
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}
 
+# Else a package of the same name in the folder where a script is called, such as another checkout's, would be used.
+export PYTHONSAFEPATH=1
+
 one_thread() { export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; }
 
 say() { printf '%s\n' "$*" >&2; }
@@ -60,7 +63,7 @@ find_system_python() {
 # the very setup.py, pyproject.toml and constraints.txt of now. A torch that the user had put there stays: .installed
 # names it in its second line.
 ensure_venv() {
-  local venv=$ROOT/.venv stamp wanted base torch="" clear=""
+  local venv=$ROOT/.venv stamp wanted base torch=""
   stamp=$venv/.installed
   wanted=$(cd "$ROOT" && cat setup.py pyproject.toml constraints.txt | cksum)
   if [[ -x $venv/bin/python && -f $stamp && $(head -n 1 "$stamp") == "$wanted" ]]; then return; fi
@@ -70,15 +73,14 @@ ensure_venv() {
     [[ -z $1 ]] || say "the active environment $1 is not used: fairseq-dsp is not installed in it"
     torch=$(torch_of "$venv/bin/python")
   fi
-  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then # none, half made, or of a Python that is gone
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then # none, or half made
+    if [[ -e $venv/bin/python || -L $venv/bin/python ]] && ! "$venv/bin/python" -c "" 2>/dev/null; then
+      die "$venv/bin/python does not run here: make its Python available (is there a module to load?), remove $venv to" \
+        "have it made anew, or set PYTHON to another Python in which this package is installed"
+    fi
     base=$(find_system_python)
     say "making a virtual environment in $venv with $base"
-    if ! "$venv/bin/python" -c "" 2>/dev/null; then
-      clear=--clear
-      [[ -z $torch ]] || say "its $torch is gone with it: install that again, if you need it, and call this again"
-      torch=""
-    fi
-    "$base" -m venv ${clear:+"$clear"} "$venv"
+    "$base" -m venv "$venv"
   fi
   say "installing fairseq-dsp and what it needs into $venv (about 2 GB, a minute or so; more with a CUDA build of torch) ..."
   "$venv/bin/python" -m pip install --disable-pip-version-check --editable "$ROOT[dev]" \
@@ -103,11 +105,13 @@ constraints() {
 find_python() {
   local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} own
   if [[ -n ${PYTHON:-} ]]; then
+    if [[ $PYTHON == */* ]]; then PYTHON=$(realpath --no-symlinks "$PYTHON"); fi # scripts change the folder
     "$PYTHON" -c 'import fairseq, torch' 2>/dev/null ||
       die "PYTHON is set to '$PYTHON', which cannot import fairseq and torch: unset it, or install this package there"
   else
     for own in "$active" "$ROOT/.venv"; do # of the user's own making
-      if [[ -n $own && -x $own/bin/fairseq-dsp && -x $own/bin/python && ! -f $own/.installed ]]; then
+      if [[ -f $own/.installed && $own -ef $ROOT/.venv ]]; then continue; fi # ensure_venv's
+      if [[ -n $own && -x $own/bin/fairseq-dsp && -x $own/bin/python ]]; then
         PYTHON=$own/bin/python
         break
       fi

@@ -32,4 +32,4 @@ for line in 10 20 30 40 50; do
 done
 say ""
 say "done in $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s; a page with curves and head maps:"
-say "  $PYTHON -m fairseq_dsp.cli report $ROOT/results/quickstart"
+say "$(printf '  %q -m fairseq_dsp.cli report %q' "$PYTHON" "$ROOT/results/quickstart")"

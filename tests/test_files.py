@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from quick_python import quick_python
 
+from fairseq_dsp.errors import UserError
 from fairseq_dsp.files import new_folder, remove, replacing, write_files, write_text
 
 
@@ -32,6 +35,29 @@ def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> Non
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "new")]
+
+
+def test_folders_that_cannot_be_brought_to_the_disk_are_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems, such as folders shared with a virtual machine, refuse that for folders."""
+    sync = os.fsync
+
+    def refused(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    write_files({tmp_path / "a": "a", tmp_path / "b": b"b"})
+    with new_folder(tmp_path / "new") as folder:
+        folder.mkdir()
+        (folder / "c").write_text("c")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "c", "new"]
+    monkeypatch.setattr(os, "fsync", lambda _: refused(os.open(tmp_path, os.O_RDONLY)))
+    with pytest.raises(UserError, match=r"d could not be written \(Invalid argument\), and nothing was left behind"):
+        write_files({tmp_path / "d": "d"})
+    assert not (tmp_path / "d").exists()
 
 
 def test_removing_takes_what_killed_writers_left_too(tmp_path: Path) -> None:

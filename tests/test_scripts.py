@@ -37,7 +37,7 @@ def bash(script: str, *words: object, **variables: str) -> str:
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
 @pytest.mark.parametrize(
     ("files", "own"),
-    [(["bin/fairseq-dsp"], True), ([], False), (["bin/fairseq-dsp", ".installed"], False)],
+    [(["bin/fairseq-dsp"], True), ([], False), (["bin/fairseq-dsp", ".installed"], True)],
 )
 def test_an_active_environment_with_the_package_is_used(
     variable: str, files: list[str], own: bool, tmp_path: Path
@@ -149,19 +149,45 @@ def test_a_torch_that_is_installed_stays(theirs: str | None, tmp_path: Path) -> 
     assert (tmp_path / "constraints").read_text() == wanted * 2
 
 
-@pytest.mark.parametrize("left", ["interrupted", "of a Python that is gone", "installed, of a Python that is gone"])
-def test_an_environment_that_does_not_work_is_mended(left: str, tmp_path: Path) -> None:
+def test_an_environment_that_was_not_finished_is_mended(tmp_path: Path) -> None:
     venv = tmp_path / ".venv"
     for name in ("setup.py", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).touch()
-    if left == "interrupted":  # before it had pip
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-        (venv / "theirs").touch()
-    else:
-        (venv / "bin").mkdir(parents=True)
-        (venv / "bin/python").symlink_to(tmp_path / "gone")
-        if left.startswith("installed"):
-            (venv / ".installed").write_text("0 0\n")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)  # before it had pip
+    (venv / "theirs").touch()
     script = 'source scripts/common.sh; ROOT=$1; (ensure_venv "") >&2 || "$ROOT/.venv/bin/python" -m pip --version'
     assert bash(script, tmp_path, PIP_NO_INDEX="1").startswith("pip ")  # there is nothing to install
-    assert (venv / "theirs").exists() == (left == "interrupted")
+    assert (venv / "theirs").exists()
+
+
+@pytest.mark.parametrize("files", [["theirs"], ["theirs", ".installed"]])
+def test_an_environment_whose_python_is_not_there_stays(files: list[str], tmp_path: Path) -> None:
+    """It may be that of a module that is not loaded, or of another machine."""
+    for name in ("setup.py", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    venv = environment(tmp_path / ".venv", *files)
+    (venv / "bin/python").unlink()
+    (venv / "bin/python").symlink_to(tmp_path / "gone")
+    script = 'source scripts/common.sh; ROOT=$1; (ensure_venv "") 2>&1 || true'
+    assert bash(script, tmp_path).startswith(f"error: {venv}/bin/python does not run here")
+    assert (venv / "theirs").exists()
+
+
+def test_a_python_that_is_given_by_a_relative_path_is_found_from_every_folder(tmp_path: Path) -> None:
+    python = fake_python(tmp_path / "bin/python")
+    script = 'ROOT=$PWD; cd "$1"; source "$ROOT/scripts/common.sh"; find_python; echo "$PYTHON"'
+    assert bash(script, tmp_path, PYTHON="bin/python") == str(python)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "train", "preprocess"])
+def test_a_script_runs_its_own_code_wherever_it_is_called(name: str, tmp_path: Path) -> None:
+    """Another checkout's code is in the folder, or fairseq's source without its compiled parts."""
+    for package, module in (("fairseq_dsp", "errors"), ("fairseq_cli", "train"), ("fairseq", "tasks")):
+        (tmp_path / package).mkdir()
+        for file in ("__init__", module):
+            (tmp_path / package / f"{file}.py").write_text('raise ImportError("the code of another checkout")')
+    given = ["none", "out"] if name == "train" else ["no.pt", "--data", "none"]
+    command = [REPOSITORY / f"scripts/{name}.sh", *given]
+    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert failed.returncode != 0
+    assert "another checkout" not in failed.stderr

@@ -97,7 +97,7 @@ def _config(folder: Path) -> dict[str, Any]:
         least = min(int(config["positions"][side]) for side in ("source", "target"))
         if least < 2 or not {"tokenizer", "lowercase", "source_lang", "target_lang"} <= set(config):
             raise ValueError("something is missing")
-    except UserError:
+    except (UserError, PermissionError):
         raise
     except FileNotFoundError as error:
         raise UserError(

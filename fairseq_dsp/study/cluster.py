@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -24,6 +25,7 @@ from .runner import RunError, drop_blocked, execute, is_done, is_done_alike
 from .runs import LOG, Run
 from .slurm import SlurmError, queued, submit
 from .slurm_options import KEYS
+from .steps import same_code
 
 _JOB = "slurm.json"
 POLL = 5.0  # seconds between two looks for results
@@ -245,6 +247,8 @@ class _Slurm:
 
     def _parameters(self) -> dict[str, Any]:
         given = {name: value for key, value in self.options.items() if (name := KEYS[key].name)}
+        ours = [f"export {name}={shlex.quote(value)}" for name, value in same_code().items()]
+        given |= {"slurm_setup": [*ours, *given.get("slurm_setup", [])]}
         return given | ({"slurm_srun_args": FIRST_NODE} if self.options.get("nodes", 1) > 1 else {})
 
     def _environment(self) -> dict[str, str]:

@@ -64,7 +64,7 @@ class Local:
         names = list(dict.fromkeys(self.gpus)) if self.named else []
         if not names:
             return
-        command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+        command = [sys.executable, "-P", "-c", "import torch; print(torch.cuda.device_count())"]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(names)}
         found = subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip()
         if found != str(len(names)):

@@ -25,7 +25,7 @@ from .lock import locked
 from .options import SHARES
 from .records import AND, FILES, RECORD, begin, check_records, version_of
 from .runs import LOG, RESULT, Run
-from .steps import COMPACT_HEADS, SCORES, Step
+from .steps import COMPACT_HEADS, SCORES, Step, same_code
 from .training_log import read_log, training_seconds, updates_made
 
 LOCK = ".lock"
@@ -257,7 +257,7 @@ def _call(step: Step, run: Run, environment: Mapping[str, str] | None, lock: int
         file.flush()
         process = subprocess.Popen(
             [*_dying_with_us(), *step.command],
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **same_code(), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,

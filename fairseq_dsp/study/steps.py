@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +150,14 @@ class Commands:
     @property
     def _data_bin(self) -> Path:
         return self.study.data.data_bin.absolute()
+
+
+def same_code() -> dict[str, str]:
+    """Variables for a step's command to run the code that runs here, not what the current folder holds of that name."""
+    own, path = str(PACKAGE.parent), os.environ.get("PYTHONPATH")
+    if own == sysconfig.get_path("purelib"):
+        return {"PYTHONSAFEPATH": "1"}
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([own, path] if path else [own])}
 
 
 def _command() -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ import torch
 import yaml
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.files import read_json, write_json
+from fairseq_dsp.files import PACKAGE, read_json, write_json
 from fairseq_dsp.study import local, runner
 from fairseq_dsp.study.cluster import Job
 from fairseq_dsp.study.local import Local, run_locally
@@ -337,3 +338,17 @@ def test_what_another_process_did_in_another_way_is_refused(tmp_path: Path) -> N
     changed = replace(before, identity=before.identity | {"seed": 2})
     with pytest.raises(UserError, match=r"one holds results of another study.*seed 1, now 2"):
         execute(changed)
+
+
+@pytest.mark.parametrize("package", ["fairseq_dsp", "fairseq"])
+def test_steps_run_the_code_that_runs_here(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of another checkout, or fairseq's source without its compiled parts, which a sweep is started in."""
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text('raise ImportError("the code of another checkout")')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    folder = tmp_path / "run"
+    where = "import sys, fairseq, fairseq_dsp; print(fairseq_dsp.__file__, file=open(sys.argv[1], 'w'))"
+    command = (sys.executable, "-c", where, str(folder / "model"))
+    execute(replace(chain(tmp_path, "run"), steps=(Step("train", command, (folder / "model",)),)))
+    assert (folder / "model").read_text() == f"{PACKAGE / '__init__.py'}\n"
