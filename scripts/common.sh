@@ -34,6 +34,8 @@ die() {
   exit 1
 }
 
+[[ $ROOT != *:* ]] || die "the path $ROOT has a colon, which no list of paths can hold: move the repository"
+
 show_help() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0"; }
 
 help_if_asked() {
