@@ -154,10 +154,10 @@ class Commands:
 
 def same_code() -> dict[str, str]:
     """Variables for a step's command to run the code that runs here, not what the current folder holds of that name."""
-    own, path = str(PACKAGE.parent), os.environ.get("PYTHONPATH")
-    if own == sysconfig.get_path("purelib"):
-        return {"PYTHONSAFEPATH": "1"}
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([own, path] if path else [own])}
+    found, own = {"PYTHONSAFEPATH": "1"}, PACKAGE.parent
+    if own != Path(sysconfig.get_path("purelib")).resolve():  # not installed, but found through a path
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(own), os.environ.get("PYTHONPATH")]))
+    return found
 
 
 def _command() -> tuple[str, ...]:
