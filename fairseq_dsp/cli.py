@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -39,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name of a command → (module, what it does). A module has ``add_arguments(parser)`` and ``run(args) -> None``;
 one that sets a default for ``more`` is given there what is no argument of its own."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *_FULL}
+"""What the user can mend; any other error of the operating system may be a fault of this package."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,12 +91,12 @@ def _run(argv: list[str]) -> int:
     except BrokenPipeError:  # nobody reads on, as in … | head
         _drop_output()
     except OSError as error:
-        if error.errno is None:  # not of the operating system
-            raise
-        if error.filename is None:
+        if error.filename is None and error.errno in _FULL:
             _drop_output()
-        what = f"{error.filename or 'the output'} cannot be read or written ({error.strerror})"
-        return _failed(argv[0], f"{what}: correct that, then run the same command again")
+            return _failed(argv[0], f"the disk that is written to is full ({error.strerror}): make room, and try again")
+        if error.filename is None or error.errno not in _REFUSED:
+            raise
+        return _failed(argv[0], f"{error.filename} cannot be used ({error.strerror}): correct that, and try again")
     return 0
 
 

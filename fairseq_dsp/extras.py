@@ -19,13 +19,10 @@ def optional(package: str, extra: str, what: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        if importlib.util.find_spec(package):
-            raise UserError(
-                f"{what} the package {package}, which cannot be loaded ({error}): install it anew"
-            ) from error
+        what_is = f"cannot be loaded ({error})" if importlib.util.find_spec(package) else "is not installed"
         raise UserError(
-            f"{what} the package {package}, which is not installed: pip install -e '.[{extra}]' -c constraints.txt in "
-            "the folder of this package's source"
+            f"{what} the package {package}, which {what_is}: pip install -e '.[{extra}]' -c constraints.txt in the "
+            "folder of this package's source"
         ) from error
 
 

@@ -22,8 +22,11 @@ export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_T
 # cores, an update takes five times as long (docs/results/training-speed.md).
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}
 
-# Else a package of the same name in the folder where a script is called, such as another checkout's, would be used.
-export PYTHONSAFEPATH=1
+# Python finds this package before another that is installed, and none in the folder where a script is called, such as
+# another checkout's: that folder is an empty entry of the path, too.
+path=:${PYTHONPATH:-}:
+while [[ $path == *::* ]]; do path=${path//::/:}; done
+export PYTHONPATH=$ROOT${path%:} PYTHONSAFEPATH=1
 
 one_thread() { export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; }
 
@@ -107,7 +110,7 @@ constraints() {
 find_python() {
   local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} own
   if [[ -n ${PYTHON:-} ]]; then
-    if [[ $PYTHON == */* ]]; then PYTHON=$(realpath --no-symlinks "$PYTHON"); fi # scripts change the folder
+    [[ $PYTHON != */* || $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON # scripts change the folder
     "$PYTHON" -c 'import fairseq, torch' 2>/dev/null ||
       die "PYTHON is set to '$PYTHON', which cannot import fairseq and torch: unset it, or install this package there"
   else
@@ -129,5 +132,5 @@ find_python() {
 
 run_command() {
   find_python
-  PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" -m fairseq_dsp.cli "$@"
+  exec "$PYTHON" -m fairseq_dsp.cli "$@"
 }

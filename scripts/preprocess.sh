@@ -23,7 +23,7 @@ esac
 for word in "$@"; do
   # help needs no package, and so no environment
   if [[ $word == -h || $word == --help ]] && command -v python3 >/dev/null; then
-    PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} exec python3 -m fairseq_dsp.cli prepare "$@"
+    exec python3 -m fairseq_dsp.cli prepare "$@"
   fi
 done
 run_command prepare "$@"

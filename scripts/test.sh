@@ -27,4 +27,4 @@ say "ruff"
 say "mypy"
 "$PYTHON" -m mypy
 say "pytest"
-exec "$PYTHON" -m pytest --numprocesses "${WORKERS:-auto}" --dist loadfile --no-loadscope-reorder "$@"
+exec env -u PYTHONSAFEPATH "$PYTHON" -m pytest --numprocesses "${WORKERS:-auto}" --dist loadfile --no-loadscope-reorder "$@"

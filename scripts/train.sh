@@ -77,7 +77,6 @@ esac
 
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 find_python
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 summary=$("$PYTHON" - "$data" <<'PY'
 import sys
 from fairseq_dsp.errors import UserError

@@ -25,13 +25,10 @@ def test_a_file_that_the_system_refuses_is_told(command: list[str], capsys: pyte
 def test_a_disk_that_is_full_is_told_where_the_output_goes(tmp_path: Path) -> None:
     (tmp_path / "talk.py").write_text("def add_arguments(_): pass\n\ndef run(_): print('one line')\n")
     start = "import sys; from fairseq_dsp import cli; cli.COMMANDS['talk'] = ('talk', ''); sys.exit(cli.main(['talk']))"
+    start = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {start}"
     with Path("/dev/full").open("w") as full:
-        failed = subprocess.run(
-            [sys.executable, "-c", start], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True
-        )
-    said = (
-        "the output cannot be read or written (No space left on device): correct that, then run the same command again"
-    )
+        failed = subprocess.run([sys.executable, "-c", start], stdout=full, stderr=subprocess.PIPE, text=True)
+    said = "the disk that is written to is full (No space left on device): make room, and try again"
     assert (failed.returncode, failed.stderr) == (1, f"fairseq-dsp talk: {said}\n")
 
 

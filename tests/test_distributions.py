@@ -116,7 +116,7 @@ def test_every_package_that_an_installation_brings_is_pinned() -> None:
 
 
 def test_every_pinned_package_runs_on_the_first_release_of_each_python() -> None:
-    """Distributions of Linux keep theirs for years: Debian 12 has Python 3.11.2."""
+    """Distributions of Linux keep theirs for years: Debian 12 has Python 3.11.2. Held to what is installed here."""
     wanted = {
         name: SpecifierSet(importlib.metadata.metadata(name).get("Requires-Python") or "")
         for name in pinned() | {"fairseq-dsp"}

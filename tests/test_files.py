@@ -54,9 +54,11 @@ def test_folders_that_cannot_be_brought_to_the_disk_are_no_failure(
         folder.mkdir()
         (folder / "c").write_text("c")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "c", "new"]
-    monkeypatch.setattr(os, "fsync", lambda _: refused(os.open(tmp_path, os.O_RDONLY)))
+    handle = os.open(tmp_path, os.O_RDONLY)
+    monkeypatch.setattr(os, "fsync", lambda _: refused(handle))
     with pytest.raises(UserError, match=r"d could not be written \(Invalid argument\), and nothing was left behind"):
         write_files({tmp_path / "d": "d"})
+    os.close(handle)
     assert not (tmp_path / "d").exists()
 
 

@@ -97,8 +97,10 @@ def _config(folder: Path) -> dict[str, Any]:
         least = min(int(config["positions"][side]) for side in ("source", "target"))
         if least < 2 or not {"tokenizer", "lowercase", "source_lang", "target_lang"} <= set(config):
             raise ValueError("something is missing")
-    except (UserError, PermissionError):
+    except UserError:
         raise
+    except PermissionError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): have its owner allow it") from error
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} has no {TEXT}, which says how raw text is cut into subwords: {AGAIN}, --bpe and --bpe-model"

@@ -248,8 +248,8 @@ class PreparedData:
                 text.prefetch(range(len(text)))
             if text is not None and len(text):
                 text[len(text) - 1]  # at the end of the file
-        except PermissionError:
-            raise
+        except PermissionError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror}): have its owner allow it") from error
         except (ValueError, AssertionError, OSError, struct.error) as error:
             raise UserError(
                 f"{path}.bin and {path.name}.idx are damaged, or one of them is cut short "

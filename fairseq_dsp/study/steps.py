@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from site import getsitepackages, getusersitepackages
 
 from ..corpus import SUMMARY
 from ..evaluation.beam_search import MAX_LEN_A, MAX_LEN_B
@@ -154,10 +154,10 @@ class Commands:
 
 def same_code() -> dict[str, str]:
     """Variables for a step's command to run the code that runs here, not what the current folder holds of that name."""
-    found, own = {"PYTHONSAFEPATH": "1"}, PACKAGE.parent
-    if own != Path(sysconfig.get_path("purelib")).resolve():  # not installed, but found through a path
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(own), os.environ.get("PYTHONPATH")]))
-    return found
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if PACKAGE.parent not in {Path(folder).resolve() for folder in (*getsitepackages(), getusersitepackages())}:
+        path.insert(0, str(PACKAGE.parent))
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))}  # an empty one is that folder
 
 
 def _command() -> tuple[str, ...]:

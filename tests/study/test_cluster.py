@@ -320,3 +320,13 @@ def test_commands_of_slurm_are_given_nothing_of_the_allocation(
     monkeypatch.delenv("SLURM_JOB_GPUS")
     with slurm.outside_of_jobs():
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"  # the user's own choice
+
+
+def test_jobs_run_the_code_that_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before what the study asks for, so that it may set others."""
+    monkeypatch.setenv("PYTHONPATH", "/with space:")
+    asked = cluster._Slurm({"setup": ["module load x"]}, tmp_path, print)._parameters()["slurm_setup"]
+    safe, path, theirs = asked
+    assert (safe, theirs) == ("export PYTHONSAFEPATH=1", "module load x")
+    assert path.startswith("export PYTHONPATH='")
+    assert path.endswith("/with space'")

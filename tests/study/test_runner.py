@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fairseq
 import pytest
 import studies
 import torch
@@ -340,15 +341,16 @@ def test_what_another_process_did_in_another_way_is_refused(tmp_path: Path) -> N
         execute(changed)
 
 
-@pytest.mark.parametrize("package", ["fairseq_dsp", "fairseq"])
-def test_steps_run_the_code_that_runs_here(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not that of another checkout, or fairseq's source without its compiled parts, which a sweep is started in."""
-    (tmp_path / package).mkdir()
-    (tmp_path / package / "__init__.py").write_text('raise ImportError("the code of another checkout")')
+def test_steps_run_the_code_that_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of another checkout, or of fairseq's source, which a sweep is started in."""
+    for package in ("fairseq_dsp", "fairseq"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    folder = tmp_path / "run"
-    where = "import sys, fairseq, fairseq_dsp; print(fairseq_dsp.__file__, file=open(sys.argv[1], 'w'))"
-    command = (sys.executable, "-c", where, str(folder / "model"))
-    execute(replace(chain(tmp_path, "run"), steps=(Step("train", command, (folder / "model",)),)))
-    assert (folder / "model").read_text() == f"{PACKAGE / '__init__.py'}\n"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", *filter(None, [os.environ.get("PYTHONPATH")]), ""]))
+    find = "import sys; from importlib.util import find_spec; print(*(find_spec(n).origin for n in sys.argv[2:]), "
+    model = tmp_path / "run/model"
+    command = (sys.executable, "-c", find + "file=open(sys.argv[1], 'w'))", str(model), "fairseq_dsp", "fairseq")
+    execute(replace(chain(tmp_path, "run"), steps=(Step("train", command, (model,)),)))
+    assert model.read_text() == f"{PACKAGE / '__init__.py'} {fairseq.__file__}\n"
