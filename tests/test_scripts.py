@@ -183,7 +183,7 @@ def test_a_python_that_is_given_by_a_relative_path_is_found_from_every_folder(tm
     ("command", "said"),
     [
         (("evaluate", "no.pt", "--data", "none"), "fairseq-dsp evaluate: "),
-        (("train", "none", "out"), "error: none/prepare.json is missing"),
+        (("train", "none", "out"), "error: there is no folder none"),
         (("preprocess", "none", "out"), "usage: fairseq-dsp prepare"),
     ],
 )
