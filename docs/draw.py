@@ -30,6 +30,8 @@ LABELS = {
 }
 LABELS_256 = {
     "unpruned": (-8, -11),
+    "units-48": (-25, 9),
+    "layers-3-2-on": (7, -2),
     "halves": (-90, 4),
     "layers-3-2": (-10, -11),
     "layers-3-1": (-18, -11),
