@@ -20,6 +20,11 @@ class UserError(ValueError):
     """
 
 
+def not_allowed(error: PermissionError) -> UserError:
+    """What to raise where a file is there that may not be read, and so is neither missing nor damaged."""
+    return UserError(f"{error.filename} cannot be read ({error.strerror}): have its owner allow it")
+
+
 def find_in_chain(error: BaseException | None, kind: type[Kind]) -> Kind | None:
     """The first error of *kind* among *error*, what it was raised from, and what that was raised from …, or None."""
     while error is not None and not isinstance(error, kind):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fairseq.data import data_utils
 
 from fairseq_dsp import cli, extras
+from fairseq_dsp.deployment import engine
 from fairseq_dsp.errors import UserError
+from fairseq_dsp.evaluation.prepared import PreparedData
 
 
 @pytest.mark.parametrize("command", [["translate"], ["heads"], ["evaluate", "c.pt", "--data"], ["bench"]])
@@ -41,3 +45,19 @@ def test_a_package_that_cannot_be_loaded_is_not_said_to_be_missing(
         extras.optional("broken_engine", "extra", "this needs")
     with pytest.raises(UserError, match="the package no_engine, which is not installed: pip install"):
         extras.optional("no_engine", "extra", "this needs")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system lets root, who may run this, read every file."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "the file")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(data_utils, "load_indexed_dataset", refused)
+    data = PreparedData(tmp_path, {"data_bin": "data-bin"})
+    for read in (lambda: engine._config(tmp_path), lambda: data.binarised("test.de-en.de")):
+        with pytest.raises(
+            UserError, match=r"^the file cannot be read \(Permission denied\): have its owner allow it$"
+        ):
+            read()

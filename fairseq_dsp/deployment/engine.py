@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import extras
-from ..errors import UserError
+from ..errors import UserError, not_allowed
 from ..files import sha256, write_json
 from .text import Text, check_files
 from .translator import Search, Translator
@@ -100,7 +100,7 @@ def _config(folder: Path) -> dict[str, Any]:
     except UserError:
         raise
     except PermissionError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): have its owner allow it") from error
+        raise not_allowed(error) from error
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} has no {TEXT}, which says how raw text is cut into subwords: {AGAIN}, --bpe and --bpe-model"

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import languages
 from ..corpus import CLASSIFICATION, SUMMARY, folder_of
-from ..errors import UserError
+from ..errors import UserError, not_allowed
 from ..files import read_object, settings_key, sha256
 
 _MMAP = b"MMIDIDX"
@@ -249,7 +249,7 @@ class PreparedData:
             if text is not None and len(text):
                 text[len(text) - 1]  # at the end of the file
         except PermissionError as error:
-            raise UserError(f"{error.filename} cannot be read ({error.strerror}): have its owner allow it") from error
+            raise not_allowed(error) from error
         except (ValueError, AssertionError, OSError, struct.error) as error:
             raise UserError(
                 f"{path}.bin and {path.name}.idx are damaged, or one of them is cut short "

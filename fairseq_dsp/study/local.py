@@ -14,6 +14,7 @@ from ..errors import UserError
 from .lock import LockedError
 from .runner import RunError, drop_blocked, execute
 from .runs import Run
+from .steps import same_code
 
 PAUSE = 5.0
 """Seconds after which a run that another process is at is tried again."""
@@ -64,8 +65,8 @@ class Local:
         names = list(dict.fromkeys(self.gpus)) if self.named else []
         if not names:
             return
-        command = [sys.executable, "-P", "-c", "import torch; print(torch.cuda.device_count())"]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(names)}
+        command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+        environment = {**os.environ, **same_code(), "CUDA_VISIBLE_DEVICES": ",".join(names)}
         found = subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip()
         if found != str(len(names)):
             raise UserError(
