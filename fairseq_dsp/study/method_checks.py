@@ -179,13 +179,8 @@ def check_lengths(study: Study) -> None:
     """Raise a ``ValueError`` if fairseq does not take the options of a training, or they do not say how long it is."""
     # how long others go on follows from it
     of_base = {name: study.base[name] for name in ("max-update",) if name in study.base}
-    goes_on = {"joint", "ste", "random", "range"}
     trainings = [(study.base, "base")]
-    trainings += [
-        ((of_base if m.from_base and m.method in goes_on else {}) | m.options, m.name)
-        for m in study.methods
-        if m.method != "michel"
-    ]
+    trainings += [((of_base if m.goes_on else {}) | m.options, m.name) for m in study.methods if m.method != "michel"]
     trainings += [(m.recovery, f"the recovery of {m.name}") for m in study.methods if m.recovery is not None]
     for options, where in trainings:
         if "max-update" not in {**study.recipe, **options}:

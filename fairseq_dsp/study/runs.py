@@ -264,7 +264,7 @@ class _Maker:
             if score_heads is None:
                 steps.append(self.commands.heads(model, chosen, kept))
             recovered = folder / RECOVERED
-            if method.compensate:  # with the learning rate of `prune`, not the recipe's
+            if method.compensate or method.goes_on:  # with the learning rate of `prune`, not the recipe's
                 again = trained_on(self.study, recovery, {"heads-to-keep": heads or 0})
             else:
                 again = options_of(self.study, recovery)

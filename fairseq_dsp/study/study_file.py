@@ -83,6 +83,11 @@ class Method:
     of: str | None = None
     title: str = ""
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it trains the unpruned model on as `fairseq-dsp prune` does, where its options say nothing."""
+        return self.from_base and self.method not in FROM_BASE
+
 
 @dataclass(frozen=True)
 class Study:

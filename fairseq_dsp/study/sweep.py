@@ -39,9 +39,9 @@ the keys of a study (* must be given):
   methods*      a list; of each method its name, or: method*, name (for file names and compare), title (for tables and
                 pictures), heads or parameters-to-keep or flops-to-keep (the last two for joint, ste
                 and pipelined), seeds, options (of fairseq-train), recovery (options of a further training with the
-                heads held fixed), start (base: go on from the unpruned model; joint and ste do so with the recipe of
-                `fairseq-dsp prune`, where its options say nothing), distill (true: learn from the unpruned model's
-                translations of the training text too), and
+                heads held fixed), start (base: go on from the unpruned model; joint, ste, random and range, and their
+                recovery, do so with the recipe of `fairseq-dsp prune`, where their options say nothing), distill
+                (true: learn from the unpruned model's translations of the training text too), and
                   joint       weights and importance train together (Li et al. 2021)
                   ste         the same with a straight-through gradient
                   pipelined   the importance alone trains, on the frozen base model

@@ -304,6 +304,27 @@ def test_a_recovery_of_a_range_starts_from_that_of_the_next_larger_number(write_
     assert same == {"base-s1", shared.name}
 
 
+def test_a_recovery_goes_on_as_its_training_does(write_study: WriteStudy) -> None:
+    """The recipe's own schedule is that of a training from scratch: the rate would not have fallen to 0 at the end."""
+    recipe: dict[str, Any] = {"arch": "transformer_dsp_tiny", "max-update": 50, "lr-scheduler": "polynomial_decay"}
+    recipe |= {"warmup-updates": 10, "total-num-update": 50}
+    shorter: dict[str, Any] = {"recovery": {"max-update": 20}}
+    own: dict[str, Any] = {"recovery": {"max-update": 20, "warmup-updates": 3}}
+    methods: list[dict[str, Any]] = [
+        {"method": "range", "start": "base", **shorter}, {"method": "joint", "start": "base", **shorter},
+        {"method": "random", **shorter}, {"method": "range", "name": "own", "start": "base", **own},
+        {"method": "range", "name": "scratch", **shorter}, {"method": "pipelined", **shorter},
+    ]  # fmt: skip
+    runs = runs_of(write_study(recipe=recipe, methods=methods, heads=[6], seeds=[1]))
+    rates = {
+        name.removesuffix("-k6-s1"): tuple(value(words(run, "recover"), f"--{option}") for option in
+                                           ("warmup-updates", "total-num-update"))
+        for name, run in runs.items() if any(step.name == "recover" for step in run.steps)
+    }  # fmt: skip
+    goes_on = dict.fromkeys(["range", "joint", "random"], ("1", "20"))
+    assert rates == goes_on | {"own": ("3", "20"), "scratch": ("10", "50"), "pipelined": ("10", "50")}
+
+
 def test_a_method_in_two_entries(write_study: WriteStudy) -> None:
     entries: list[dict[str, Any]] = [{"method": "ste", "heads": [6, 3]}, {"method": "ste", "heads": [3], "seeds": [2]}]
     runs = runs_of(write_study(methods=entries, seeds=[1]))
