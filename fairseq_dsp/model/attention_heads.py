@@ -86,6 +86,12 @@ class _Heads(Kind):
                 raise ValueError(
                     f"{flag(one)} changes the budget for all attention types: give it with --heads-to-keep"
                 )
+        if options.l0_penalty is not None and options.heads_to_keep_low is not None:
+            raise ValueError(
+                f"--l0-penalty {options.l0_penalty} removes heads whatever their number, and --heads-to-keep-low "
+                f"{options.heads_to_keep_low} trains many numbers: leave one of them out; without the penalty, "
+                "--head-selection hard_concrete adapts it to each number"
+            )
         others = any(kind.has_budget(options) for kind in KINDS.values() if kind is not self)  # which it shrinks
         if options.heads_to_keep_updates is not None and options.heads_to_keep_low is not None and not others:
             raise ValueError("--heads-to-keep-updates shrinks the budget and --heads-to-keep-low draws it: give one")

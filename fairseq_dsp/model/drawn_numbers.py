@@ -20,26 +20,27 @@ class Range(NamedTuple):
     low: int
     high: int
 
-    def least(self, elapsed: int, cooldown: int | None) -> int:
+    def least(self, elapsed: int, units: int, cooldown: int | None) -> int:
         """Return the least number of units that an update may draw while they are being chosen.
 
-        Where the choice ends with the cooldown it falls from the largest of the range to its least, each time by the
+        Where the choice ends with the cooldown it falls from all units to the least of the range, each time by the
         same factor: a trained model is not torn apart at once, and the order of the last few is decided last, over
         as many updates as that of many.
 
         :param elapsed: updates since pruning began.
+        :param units: N, the number of units there are.
         :param cooldown: after how many of them the choice ends; None if it never does.
         """
         if cooldown is None:
             return self.low
-        return between(self.low, self.high, max(0, 1 - elapsed / max(1, round(_SHRINKING * cooldown))))
+        return between(self.low, units, max(0, 1 - elapsed / max(1, round(_SHRINKING * cooldown))))
 
     def draw(self, least: int | None, units: int, generator: torch.Generator) -> int:
         """Return the number of units of an update.
 
         It is uniform in its logarithm: few units have the most to learn, and their order the most to say. While units
-        are being chosen, it is from the least of that update on. Once their order is fixed, a quarter of the updates
-        have the least of the range, and an eighth the largest.
+        are being chosen, it is from the least of that update on, and is that one while it is still above the range.
+        Once their order is fixed, a quarter of the updates have the least of the range, and an eighth the largest.
 
         :param least: see :meth:`least`; None once no unit can come back.
         :param units: N, the number of units there are.

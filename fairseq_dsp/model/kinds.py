@@ -83,9 +83,9 @@ class Kind(ABC):
         return (*roles, *self.budgets.values(), *self.floors.values())
 
     def has_budget(self, options: Any) -> bool:
-        """Whether a number of its units to keep is given."""
+        """Whether a number of its units to keep is given, or the least of a range."""
         names = (self.options["to_keep"], *self.budgets.values())
-        return any(getattr(options, name) is not None for name in names)
+        return self.option(options, "low") is not None or any(getattr(options, name) is not None for name in names)
 
     def check(self, options: Any) -> None:
         """Raise a ``ValueError`` for options about its units that make no sense together, whatever the model."""

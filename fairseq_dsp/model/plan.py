@@ -81,11 +81,13 @@ class PruningPlan:
             )
         given = {name: getattr(self.config, option) for name, option in self.kind.floors.items()}
         given = {name: floor for name, floor in given.items() if floor}
-        if sum(self.floor(name, low) for name in given) > low:
-            floors = " and ".join(f"{flag(self.kind.floors[name])} is {floor}" for name, floor in given.items())
-            raise ValueError(
-                f"{floors}, but as few as {low} {units} are to be kept: lower it or raise {flag(options['low'])}"
-            )
+        for total, role, which in ((high, "high", "at most"), (low, "low", "as few as")):
+            if sum(self.floor(name, total) for name in given) > total:
+                floors = " and ".join(f"{flag(self.kind.floors[name])} is {floor}" for name, floor in given.items())
+                raise ValueError(
+                    f"{floors}, but {which} {total} {units} are to be kept: lower it, or train a range of more "
+                    f"({flag(options[role])})"
+                )
         self.budget_of(low)  # raises if the floors need more units
 
     def _given(self) -> Tensor | None:
@@ -154,7 +156,7 @@ class PruningPlan:
         assert self.range is not None
         cooldown = self.config.cooldown_updates
         ends = None if self.selection.decides(cooldown) else cooldown
-        return self.range.least(elapsed, ends) if self.selection.decides(elapsed) else None
+        return self.range.least(elapsed, self.units, ends) if self.selection.decides(elapsed) else None
 
     @property
     def _all(self) -> list[int]:
@@ -288,7 +290,7 @@ class PruningPlan:
         if given is None:  # a model of one type needs no floor
             needed = self.selection.floors and own < self.units
             given = min(self.kind.default_floor(kind, most), own) if needed else 0
-        return math.ceil(given * total / most) if most else given
+        return math.ceil(given * min(total, most) / most) if most else given
 
     def _training_budget(self, elapsed: int, generator: torch.Generator) -> Budget:
         if self.range:

@@ -20,6 +20,16 @@ def check_order(plan: PruningPlan) -> None:
         )
 
 
+def fixed_at_once(plan: PruningPlan) -> str | None:
+    """Return what is wrong with units that are fixed at the first update, unless their importance is learnt already."""
+    if plan.config.cooldown_updates or not plan.learns or plan.selection.decides(0):
+        return None
+    return (
+        f"--cooldown-updates is 0, so the {plan.kind.units} are fixed before anything says which are worth more: give "
+        "about 30% of the updates"
+    )
+
+
 def end_of_choice(plan: PruningPlan) -> tuple[int, str] | None:
     """Return the update from which on nothing about a choice changes, and what that means; None if nothing does."""
     config, units = plan.config, plan.kind.units

@@ -302,7 +302,7 @@ def _kept(
 def add_budgets(parser: argparse.ArgumentParser) -> None:
     """Add an option for another budget than the one of training, for each kind of units."""
     for kind in KINDS.values():
-        meaning = f"keep the best K {kind.units} (default: as many as were trained)"
+        meaning = f"keep the best K {kind.units} (default: as many as validation kept)"
         parser.add_argument(flag(kind.options["to_keep"]), type=int, metavar="K", help=meaning)
 
 

@@ -147,5 +147,7 @@ def _padding(model: TrainedModel) -> str:
     added = computed - model.heads.kept
     numbers = {(module.stack, len(kept)) for module, kept in model.kept_by_module() if module.kind is HEADS}
     uneven = len(numbers) > len(sizes)
-    advice = "; padding costs time: --uniform-heads in pruning needs none" if uneven else ""
-    return f"{model.heads.kept} heads and {added} of zeros for padding{others}{advice}"
+    advice = "; padding costs time"
+    if model.range is None:  # with which --uniform-heads does not go
+        advice += ": --uniform-heads in pruning needs none"
+    return f"{model.heads.kept} heads and {added} of zeros for padding{others}{advice if uneven else ''}"

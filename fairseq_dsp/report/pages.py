@@ -101,7 +101,7 @@ def _parts(results: Results, lines: list[tables.Line], signature: str, against: 
             f"Parameters without the importance variables. Speed is of the {speed} in batches, as the sweep "
             "measured it, perhaps beside other runs: a hint, not a benchmark. Updates and training "
             "time include recovery, not what several runs share: the unpruned model that they start from, the one "
-            "training of a range.",
+            "training of a range, the recovery of more heads of it.",
             (*tables.COST_HEADER, results.title),
             tables.cost_cells(results.rows(), results.metric),
         ),

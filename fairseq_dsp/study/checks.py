@@ -17,7 +17,7 @@ from ..model import PruningConfig
 from ..model.cost_budget import plans_of
 from ..model.kinds import flag
 from ..model.retired import refuse_retired
-from ..model.schedules import check_order, ended_early
+from ..model.schedules import check_order, ended_early, fixed_at_once
 from ..model.units import shape_by
 from ..validation_metrics import HIGHEST_IS_BEST, LOWEST_IS_BEST, why_not_computed
 from .options import parse_options, parse_training, parse_words
@@ -109,6 +109,8 @@ def _check_training(args: Namespace, where: str, checkpoint: str, starts: bool, 
         plans = plans_of(pruning, args) if pruning.kept_heads is None else []  # or they are another step's
         for plan in plans:
             check_order(plan)
+            if told := fixed_at_once(plan):  # no run starts from a model with importances
+                raise ValueError(told)
             if early := ended_early(plan, f"--max-update {args.max_update}", args.max_update):
                 print(f"{where}: {early}", file=sys.stderr)
     except ValueError as error:

@@ -210,7 +210,7 @@ def _check(args: argparse.Namespace, model: UnprunedModel, heads: Sequence[int],
     if args.range and len(heads) < 2:
         raise UserError(
             "--range is one training for every K between two, but --heads-to-keep is "
-            f"{heads[0] if heads else 'not given'}: give the least and the most too, or leave --range out"
+            f"{heads[0] if args.heads_to_keep else 'not given'}: give the least and the most too, or leave --range out"
         )
     if args.touch_up is not None and not (args.range and args.touch_up > 0):
         raise UserError(

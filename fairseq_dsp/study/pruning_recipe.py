@@ -34,6 +34,8 @@ _SHRINKING, _CHOOSING = 0.25, 0.3
 """The shares of a training until the budget is K, and until the heads are fixed."""
 _OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric", "sentence_avg", "tpu"}
 """What these read of others' options."""
+_IN_UPDATES = ("max-update", "warmup-updates", "total-num-update", "save-interval-updates")
+"""What a training that is shorter has less of."""
 _LINEAR = "polynomial_decay"
 _OF_A_RANGE = "heads-to-keep-high"
 _BUDGETS = {"heads-to-keep-updates", "heads-to-keep-low", _OF_A_RANGE}
@@ -84,10 +86,12 @@ def scores_once(options: Options, total: int) -> bool:
 def touch_up(options: Options, updates: int) -> Options:
     """Options of so many updates more for one number of heads of a range.
 
-    :param options: of the training for the range, as `training` leaves them.
+    :param options: of the training for the range, as `training` leaves them, and as fairseq takes them; its warm-up and
+        what else it counts in updates change as its length does.
     """
-    linear = options.get("lr-scheduler") == _LINEAR
-    return options | {"max-update": updates} | (_linear(updates) if linear else {})
+    given = {name: float(options[name]) for name in _IN_UPDATES if name in options}
+    share = {name: value / given["max-update"] for name, value in given.items()}
+    return options | {name: _share(part, updates) if part > 0 else int(given[name]) for name, part in share.items()}
 
 
 def schedule(options: Options, shape: Mapping[str, Sequence[int]]) -> Options:

@@ -216,9 +216,10 @@ def _change(there: dict[str, Any], run: Run) -> Change | None:
     scoring: list[str] = []
     if "resolved" in there and run.record:
         needed, needs = there.get("needs", {}), run.record["needs"]
-        larger = (ours.get("larger") or {}).get("name")
-        newly = {larger} - needed.keys()  # recoveries of a range once started from its own model
-        study = needed.keys() != needs.keys() - newly
+        newly = {(ours.get("larger") or {}).get("name")} - needed.keys() - {None}
+        # recoveries of a range once started from its own model; if that of more heads is not there, the study has more
+        old = {name for name in newly if (run.folder.parent / str(name) / RESULT).is_file()}
+        study = needed.keys() != needs.keys() - old
         training = _differing_steps(there, run.record) + _other_heads(there, ours)
         for name in _differing(needed, needs):
             if name in needed and name in needs:

@@ -23,7 +23,7 @@ from ..model.kinds import KINDS, flag
 from ..model.labels import check_splits, labels_of, predicts_labels
 from ..model.pruning_options import WHICH_STAY, PruningConfig
 from ..model.retired import RETIRED, refuse_retired, with_effect
-from ..model.schedules import check_order, end_of_choice, ended_early
+from ..model.schedules import check_order, end_of_choice, ended_early, fixed_at_once
 from ..validation_metrics import OF_CLASSES, OF_NUMBERS, why_not_computed
 from ..wrapping import wrap
 
@@ -176,7 +176,7 @@ def _tell_ignored(model: PrunableModel) -> None:
             logger.warning("without %s no %s are pruned, so these options change nothing: %s", budget, units, own)
         # a penalty decides by itself how many stay
         own = given(name for name in plan.kind.choice if name not in about_budgets)
-        if own and plan.penalised and not (plan.range or plan.kind.has_budget(config)):
+        if own and plan.penalised and not plan.kind.has_budget(config):
             logger.warning("without %s a penalty keeps to no number, so these change nothing: %s", budget, own)
         if plan.prunes and plan.learns and not plan.selection.annealed and (own := given(_TEMPERATURES)):
             logger.warning(
@@ -219,14 +219,8 @@ def _refuse_early(pruner: Any) -> None:
         check_order(plan)
     except ValueError as error:
         raise UserError(str(error)) from error
-    cooldown = config.cooldown_updates
-    if not plan.learns or plan.selection.decides(cooldown):
-        return
-    if not cooldown and len(pruner.importance.detach().unique()) == 1:
-        raise UserError(
-            f"--cooldown-updates is 0, so the {plan.kind.units} are fixed before anything says which are worth more: "
-            "give about 30% of the updates"
-        )
+    if (reason := fixed_at_once(plan)) and len(pruner.importance.detach().unique()) == 1:
+        raise UserError(reason)
 
 
 def _refuse_blocks(model: PrunableModel) -> None:

@@ -66,6 +66,15 @@ def test_the_phases_of_a_training(build: Any) -> None:
     assert drawn_later.count(3) > drawn_later.count(10)
 
 
+def test_a_range_below_all_is_reached_slowly(build: Any) -> None:
+    plan = build(*RANGE, 6, "--cooldown-updates", 100, "--min-encoder-heads", 2).pruner.plan
+    for elapsed, numbers in ((5, {11}), (20, {8}), (45, {5, 6}), (90, {2, 3, 4, 5, 6}), (99, {2, 3, 4, 5, 6})):
+        assert {int(plan.sample(torch.zeros(12), elapsed, seed).sum()) for seed in range(200)} == numbers
+    largest = [max(int(plan.sample(torch.zeros(12), e, seed).sum()) for seed in range(30)) for e in range(100)]
+    assert largest[0] == 12
+    assert all(after in (before, before - 1) for before, after in itertools.pairwise(largest))
+
+
 def test_after_the_cooldown_the_first_of_the_order_are_computed(build: Any, batch: dict[str, torch.Tensor]) -> None:
     model = build(*RANGE, 12, "--heads-to-keep", 4, "--cooldown-updates", 5).train()
     pruner, seen = model.pruner, set()
@@ -93,6 +102,17 @@ def test_a_selection_that_never_ends_draws_from_the_whole_range(build: Any) -> N
         assert {int(plan.sample(torch.zeros(12), update, seed).sum()) for seed in range(200)} == {2, 3, 4, 5, 6}
 
 
+def test_hard_concrete_gates_are_held_at_each_number(build: Any) -> None:
+    plan = build(*RANGE, 6, "--head-selection", "hard_concrete").pruner.plan
+    numbers = [plan.drawn(7, seed) for seed in range(200)]
+    assert set(numbers) == {2, 3, 4, 5, 6}
+    for number in range(2, 7):
+        drawn = [plan.sample(torch.zeros(12), 7, seed) for seed, found in enumerate(numbers) if found == number]
+        mean = torch.stack([(gates > 0).sum() for gates in drawn]).double().mean()
+        assert abs(mean - number) < 4 * (number * (1 - number / 12) / len(drawn)) ** 0.5
+        assert plan.keep(torch.arange(12.0), number).sum() == number
+
+
 def test_without_a_number_evaluation_keeps_the_largest(build: Any) -> None:
     assert build(*RANGE, 9).pruner.kept().kept == 9
 
@@ -110,6 +130,14 @@ def test_without_a_number_evaluation_keeps_the_largest(build: Any) -> None:
         (
             "--heads-to-keep 3 --heads-to-keep-low 3 --heads-to-keep-high 9 --min-encoder-heads 4 --min-cross-heads 2",
             "--min-cross-heads is 2 and --min-encoder-heads is 4, but as few as 3 heads are to be kept",
+        ),
+        (
+            "--heads-to-keep-low 1 --heads-to-keep-high 3 --min-encoder-heads 4",
+            r"--min-encoder-heads is 4, but at most 3 heads .* a range of more \(--heads-to-keep-high\)",
+        ),
+        (
+            "--heads-to-keep-low 3 --heads-to-keep-high 9 --head-selection hard_concrete --l0-penalty 0.01",
+            "--l0-penalty 0.01 removes heads whatever their number, and --heads-to-keep-low 3 trains many numbers",
         ),
         (
             "--heads-to-keep-low 5 --heads-to-keep-high 9 --min-heads-per-module 1",
@@ -167,7 +195,7 @@ def test_units_leave_slowly_beside_a_range_of_heads(build: Any) -> None:
         *("--ffn-units-to-keep", 16),
     )
     heads, units = (pruner.plan for pruner in model.pruners.values())
-    assert [heads.phase(update) for update in (0, 99, 100)] == [CHOOSING, CHOOSING, FIXED]
+    assert [heads.phase(update) for update in (0, 20, 99, 100)] == [ALL, CHOOSING, CHOOSING, FIXED]
     counts = [units._counts_at(update)[0] for update in (0, 25, 50)]
     assert counts == sorted(counts, reverse=True)
     assert (counts[0], counts[-1]) == (units.units, 16)

@@ -71,8 +71,12 @@ def test_the_options_of_a_model(
     assert not ends.keys() & options.keys()
     found = pruning_recipe.touch_up({"lr": "0.4", "max-update": 100, "lr-shrink": "0.5"}, 20)
     assert found == {"lr": "0.4", "max-update": 20, "lr-shrink": "0.5"}, "fairseq's own scheduler, which has no length"
-    found = pruning_recipe.touch_up({"lr": 0.4, "max-update": 100, "lr-scheduler": "polynomial_decay"}, 20)
-    assert (found["lr"], found["warmup-updates"], found["total-num-update"]) == (0.4, 1, 20)
+    lengths = {"max-update": 100, "warmup-updates": 5, "total-num-update": 100, "save-interval-updates": 20}
+    less = {"max-update": 20, "warmup-updates": 1, "total-num-update": 20, "save-interval-updates": 4}
+    assert pruning_recipe.touch_up({"lr": 0.4} | lengths, 20) == {"lr": 0.4} | less
+    given = {"max-update": "100", "warmup-updates": "40", "total-num-update": "2e2", "save-interval-updates": "0"}
+    less = {"max-update": 20, "warmup-updates": 8, "total-num-update": 40, "save-interval-updates": 0}
+    assert pruning_recipe.touch_up(given, 20) == less
     hydra = ("model._name=transformer", "criterion._name=label_smoothed_cross_entropy", "optimization.max_update=1")
     inprocess.train_hydra("base", data.data_bin, tmp_path / "hydra", *inprocess.HYDRA_TINY, *hydra)
     own = UnprunedModel.read(tmp_path / "hydra/checkpoint_last.pt")

@@ -44,6 +44,12 @@ def test_what_cannot_be_pruned(
         ({"heads": [6], "touch_up": 5}, [], "--touch-up is 5 without --range, but it is how many updates"),
         ({"heads": [6, 3], "range": True, "touch_up": 0}, [], "--touch-up is 0, but it is how many updates, 1 or more"),
         ({"heads": [6, 3], "range": True}, ["--uniform-heads"], "the modules of a range have different numbers"),
+        (
+            {"heads": [6, 3], "range": True},
+            ["--cooldown-updates", "0"],
+            "--cooldown-updates is 0, so the heads are fixed",
+        ),
+        ({"heads": None, "range": True, "ffn_units_to_keep": 20}, [], "between two, but --heads-to-keep is not given"),
         ({"flops_to_keep": [0.5, 0.5 + 1e-13]}, [], "flops-to-keep of the command line holds a number twice"),
     ):
         assert message in refused(stock_checkpoint, prepared, out, *more, **given)
