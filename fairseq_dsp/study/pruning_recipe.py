@@ -129,11 +129,11 @@ def _floors(options: Options, kept: int, shape: Mapping[str, Sequence[int]]) -> 
     if any(name.replace("_", "-") in options for name in sharing):
         return {}
     own = {name: sum(layers) for name, layers in shape.items() if sum(layers)}
-    counted = 0 if any(name in options for name in SHARES) else int(options.get("heads-to-keep-low", kept))
+    # a share of the cost may be that of few heads; a floor without a share of a range holds for its least number too
+    few = any(name in options for name in SHARES) or int(options.get("heads-to-keep-low", kept)) < 2
+    counted = 0 if few else kept
     found: Options = {}
     for name, floor in HEADS.floors.items() if len(own) > 1 else ():
-        # the floor of a type that has no share of a range holds for its least number too; a share of the cost may be
-        # that of fewer heads
         total = kept if name == HEADS.in_proportion else counted
         least = HEADS.default_floor(name, total, trained=True)
         if least != HEADS.default_floor(name, total):

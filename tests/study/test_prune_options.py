@@ -63,8 +63,9 @@ def test_the_options_of_a_model(
     options = prune._options(model, data, {"3 to 12": ends}, {})["3 to 12"]
     assert (options["max-update"], options["cooldown-updates"], options["min-encoder-heads"]) == (4000, 1200, 3)
     assert options["min-decoder-heads"] == 1
-    fewer = ends | {"heads-to-keep": 2, "heads-to-keep-low": 2}
-    assert "min-decoder-heads" not in prune._options(model, data, {"2 to 12": fewer}, {})["2 to 12"]
+    for low, floor in ((2, 1), (1, None), (0, None)):  # of a single head, cross-attention has the floor
+        fewer = ends | {"heads-to-keep": low, "heads-to-keep-low": low}
+        assert prune._options(model, data, {"few": fewer}, {})["few"].get("min-decoder-heads") == floor
     share = pruning_recipe.schedule({"max-update": 100, "parameters-to-keep": 0.5}, model.shape)
     assert share["min-encoder-heads"] == 2
     assert "min-decoder-heads" not in share
