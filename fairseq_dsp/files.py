@@ -58,6 +58,24 @@ def told(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_writable(*paths: Path | None) -> None:
+    """Check, before long work, that files can be written, as far as can be told; None is no file.
+
+    :raises UserError: if one is a folder, or its folder cannot be made or written to, or two are the same.
+    """
+    given = [path for path in paths if path is not None]
+    for i, path in enumerate(given):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, but a file is expected: give a name in it")
+        if str(path) in _STREAMS or (path.exists() and not path.is_file()):
+            continue
+        if path.resolve() in (other.resolve() for other in given[:i]):
+            raise UserError(f"{path} is given twice, so that one file would replace the other: give two names")
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"{path} cannot be written, because {folder} takes no files: give a name in another folder")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file; its folder is made where it is not there. What is no file, such as a pipe, is written to.
 

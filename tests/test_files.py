@@ -15,7 +15,7 @@ import pytest
 from quick_python import quick_python
 
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.files import new_folder, remove, replacing, write_files, write_text
+from fairseq_dsp.files import check_writable, new_folder, remove, replacing, write_files, write_text
 
 
 def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
@@ -35,6 +35,19 @@ def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> Non
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "new")]
+
+
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    check_writable(None, tmp_path / "file", tmp_path / "new/folder/file", Path("/dev/stdout"), Path("/dev/stdout"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for paths, sentence in (
+        ([tmp_path], "is a folder, but a file is expected"),
+        ([tmp_path / "file/under"], f"cannot be written, because {tmp_path / 'file'} takes no files"),
+        ([tmp_path / "a", tmp_path / "b/../a"], "is given twice"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            check_writable(*paths)
 
 
 def test_folders_that_cannot_be_brought_to_the_disk_are_no_failure(

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_json, write_text
+from ..files import check_writable, write_json, write_text
 from ..model import HEADS, with_heads
 from ..removal.data_bin import POST_PROCESS
 from . import preprocessed, score_text
@@ -106,6 +106,7 @@ def run(args: argparse.Namespace) -> None:
         from fairseq import checkpoint_utils  # help needs none of its packages
 
         data = preprocessed.for_model(data, checkpoint_utils.load_checkpoint_to_cpu(members[0][0]), args.split)
+    check_writable(args.output, args.json)
     models = list(itertools.product(zip(args.checkpoints, members, strict=True), args.heads_to_keep))
     insides = [describe(paths, heads, args.kept_heads, data) for (_, paths), heads in models]
     results = []

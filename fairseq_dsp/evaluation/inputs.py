@@ -49,12 +49,19 @@ def without_colons(path: Path, folder: Path, name: str) -> str:
 
 
 def positions(checkpoints: Sequence[str]) -> tuple[int, int]:
-    """How many positions all of these models have for source and target; the end of a sentence takes one."""
+    """How many positions all of these models have for source and target; the end of a sentence takes one.
+
+    :raises UserError: if one has a weight that is no number.
+    """
     from fairseq import checkpoint_utils
 
+    from ..model.finite import check_finite
     from ..model.flat_options import positions_of
 
-    found = [positions_of(checkpoint_utils.load_checkpoint_to_cpu(path)) for path in checkpoints]
+    states = {path: checkpoint_utils.load_checkpoint_to_cpu(path) for path in checkpoints}
+    for path, state in states.items():
+        check_finite(state["model"], f"the checkpoint {path}")
+    found = map(positions_of, states.values())
     source, target = (min(side) for side in zip(*found, strict=True))
     return source, target
 

@@ -149,7 +149,7 @@ def flags(data: PreparedData) -> list[str]:
     """The words of a command line that give the same again, after ``--data``."""
     words = []
     for key, value in data.summary.get("given", {}).items():
-        words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
+        words += [f"--{key}"] if value is True else [f"--{key}", str(value)] if value is not False else []
     return words
 
 

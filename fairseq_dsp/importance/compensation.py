@@ -115,6 +115,12 @@ def _projections(model: Any, units: UnitSet) -> list[tuple[UnitModule, str, tupl
     """Return of each module of a kind the name of its output projection, and what stays of it."""
     modules = list(modules_of(model, units.kind, Namespace(ffn_units_to_keep=units.kept, ffn_unit_width=units.width)))
     units.to_gates(shape_of(modules, units.kind))  # raises if the set is another model's
+    for module in modules:
+        if (columns := model.get_parameter(f"{module.name}.{module.last}").shape[1]) != module.units * module.width:
+            raise ValueError(
+                f"{module.units} {units.kind.units} of {module.width} are {module.units * module.width}, but "
+                f"{module.name} has {columns}: give a set that was made of this model"
+            )
     return [
         (module, f"{module.name}.{module.last.removesuffix('.weight')}", units.of(module.type)[module.layer])
         for module in modules

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,8 +21,8 @@ from fairseq import checkpoint_utils
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import write_text
-from ..model import HeadSet
+from ..files import check_writable, write_text
+from ..model import HeadSet, PrunableModel
 from ..model.kinds import flag
 from ..model.labels import check_fine_tuned
 from ..model.units import shape_of
@@ -56,6 +57,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise UserError(
                 f"{flag(name)} is given without --heads-to-keep K, how many heads to choose: give both, or neither"
             )
+    check_writable(args.out, args.scores)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -82,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
             )
     except ValueError as error:
         raise UserError(str(error)) from error
+    if heads is not None and isinstance(scored.model, PrunableModel):
+        heads = replace(heads, others=scored.model.kept().others)  # which it was scored with
     if args.scores:
         write_text(args.scores, json.dumps(scores.to_json()) + "\n")
     if heads is not None and args.out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 from fairseq import checkpoint_utils, utils
 from fairseq.data import data_utils
+from fairseq.models.roberta import RobertaModel
+from fairseq.models.transformer import TransformerModelBase
 from tqdm import tqdm
 
 from ..corpus import data_bin_of
 from ..errors import UserError
 from ..model.dictionaries import fitting
+from ..model.finite import check_finite
 from ..model.flat_options import NO_FILES
 from ..model.kinds import flag
 from ..model.labels import check_labels, check_splits
@@ -98,6 +102,8 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
         if not there:
             raise UserError(f"the {what} {path} is missing: give one that fairseq wrote")
     try:
+        if not any(any((Path(data) / folder).glob("dict*.txt")) for folder in (".", "input0")):
+            raise FileNotFoundError(errno.ENOENT, "", str(Path(data) / "dict.txt"))
         with fitting(checkpoint, data):
             overrides = {"data": data, **NO_FILES, **_FOR_GRADIENTS}
             (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], overrides)
@@ -106,6 +112,9 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
             f"{error.filename} is missing: give --data the folder that fairseq-preprocess made for the model, such as "
             "the data-bin of a prepared corpus"
         ) from error
+    if not isinstance(model, (TransformerModelBase, RobertaModel)):
+        raise UserError(f"{checkpoint} holds a {type(model).__name__}, but a transformer or a roberta is expected")
+    check_finite(dict(model.named_parameters()), f"the checkpoint {checkpoint}")
     check_labels(task, getattr(model, "trained_on", None))
     try:
         if hasattr(task, "label_dictionary") and not (Path(data) / "input0" / f"{split}.idx").is_file():

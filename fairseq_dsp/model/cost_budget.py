@@ -230,6 +230,18 @@ class KindOfBudget:
         return [*values[: self._place], own, *values[self._place + 1 :]]
 
 
+def check_countable(config: PruningConfig, options: Any) -> None:
+    """Check that what a unit costs is known.
+
+    :raises ValueError: if not.
+    """
+    if config.flops_to_keep is not None and getattr(options, "cross_self_attention", False):
+        raise ValueError(
+            f"--flops-to-keep {config.flops_to_keep} counts the operations of self-attention and cross-attention, "
+            "which --cross-self-attention joins: give --parameters-to-keep, or numbers of heads and units"
+        )
+
+
 def plans_of(config: PruningConfig, options: Any) -> list[PruningPlan]:
     """Return how the units of each kind are chosen in the model that some options build.
 
@@ -241,6 +253,7 @@ def plans_of(config: PruningConfig, options: Any) -> list[PruningPlan]:
     modules = [modules_by(options, kind) for kind in kinds]
     plans = [PruningPlan(config, shape_of(own, kind), kind) for own, kind in zip(modules, kinds, strict=True)]
     if config.cost is not None:
+        check_countable(config, options)
         CostBudget(plans, modules)
     return plans
 

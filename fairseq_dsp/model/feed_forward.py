@@ -48,9 +48,10 @@ class _FeedForwardUnits(Kind):
         units, width = given_units(options, self), self.option(options, "width")
         if units is not None and width not in (None, units.width):
             raise ValueError(
-                f"--ffn-unit-width is {width}, but the units of --kept-heads are {units.width} neurons wide: leave the "
-                "width out"
+                f"--ffn-unit-width is {width}, but the units of --kept-heads are {units.width} neurons wide: give a "
+                "set of units of that width, or train with another one"
             )
+        given = "--ffn-unit-width is" if units is None else "the units of --kept-heads have the width"
         width = width or (None if units is None else units.width)
         if width is None:
             common = math.gcd(*filter(None, sizes.values()))
@@ -63,7 +64,7 @@ class _FeedForwardUnits(Kind):
         for side, size in sizes.items():
             if size and (width < 1 or size % width):
                 raise ValueError(
-                    f"--ffn-unit-width is {width}, but the {side}'s feed-forward layers have {size} hidden neurons: "
+                    f"{given} {width}, but the {side}'s feed-forward layers have {size} hidden neurons: "
                     "give a width that divides them"
                 )
         return int(width)

@@ -99,7 +99,7 @@ class PruningPlan:
             to_keep = self.kind.options["to_keep"]
             raise ValueError(
                 f"{flag(to_keep)} is given, but the set of --kept-heads says nothing of {self.kind.units}: give a set "
-                f"that does, or leave out {flag(to_keep)}, which keeps all of them"
+                f"that does, or for a model that has all of them leave out {flag(to_keep)}"
             )
         return units.to_gates(self.shape)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import UserError
 from . import dictionaries
 from .attention_heads import HEADS
-from .cost_budget import CostBudget, KindOfBudget
+from .cost_budget import CostBudget, KindOfBudget, check_countable
 from .encoder import PrunableEncoder
 from .flat_options import IN_FORCE, flatten, in_force, model_namespace
 from .kinds import COSTS, KINDS, flag
@@ -139,6 +139,7 @@ class PrunableModel(BaseFairseqModel):
         chosen = [kind for kind in KINDS.values() if kind.is_chosen(args)]
         pruners = [UnitPruner(self, options, kind, args) for kind in chosen]
         if options.cost is not None:
+            check_countable(options, args)
             budget = CostBudget([pruner.plan for pruner in pruners], [pruner.modules for pruner in pruners])
             for place, pruner in enumerate(pruners):
                 pruner.chosen_by = KindOfBudget(budget, place, [other.choice for other in pruners])
@@ -214,12 +215,22 @@ class PrunableModel(BaseFairseqModel):
                 pruner.leave_out_layers(state_dict, prefix, modules_in(names, self.args, KINDS[kind]), left)
 
     def _check_units(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        """Raise a `UserError` that names the first module with other units than this model's."""
+        """Raise a `UserError` that names the first module with other units than this model's.
+
+        A choice of all units is none: what the state dict has of it is left out where it does not fit.
+        """
         for kind in KINDS.values():
+            own, mine = self.pruners.get(kind.name), f"{prefix}{kind.name}."
+            kept = state_dict.get(f"{mine}kept")
+            whole = kept is not None and bool((kept > 0).all())
+            if kept is not None and whole and kind.has_width and (own is None or len(kept) != own.plan.units):
+                for name in [name for name in state_dict if name.startswith(mine)]:
+                    del state_dict[name]
             if self.pruners and kind.name not in self.pruners and f"{prefix}{kind.name}.importance" in state_dict:
                 raise UserError(
                     f"the checkpoint has a choice of {kind.units}, but this model has none: give "
-                    f"{flag(kind.options['to_keep'])} K, or {' or '.join(map(flag, COSTS))}, as it was trained with"
+                    f"{flag(kind.options['to_keep'])} K, or {' or '.join(map(flag, COSTS))}, as it was trained with, "
+                    f"or --kept-heads with a set that says which {kind.units} stay"
                 )
             for module in modules_of(self, kind, self.args):
                 weight = state_dict.get(f"{prefix}{module.name}.{module.last}")

@@ -118,7 +118,10 @@ class UnitSet:
         width = content.get("width") if kind.has_width else None
         if kind.has_width and not (isinstance(width, int) and width > 0):
             raise ValueError(f"the width of its {units} is {width!r}, but a number from 1 on is expected")
-        found = cls(kind, content["total"], tuple(layers), width)
+        total = content["total"]
+        if not isinstance(total, int) or isinstance(total, bool):
+            raise ValueError(f"the total of its {units} is {total!r}, but a whole number is expected")
+        found = cls(kind, total, tuple(layers), width)
         if found.kept != content["kept"]:
             raise ValueError(f"it says that {content['kept']} {units} are kept, but lists {found.kept}")
         return found

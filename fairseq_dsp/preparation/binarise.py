@@ -149,6 +149,7 @@ class _Joined:
         self._parts = {name: Path(f"{out}.{name}") for name in ("bin", "sizes", "places")}
         self._files: dict[str, IO[bytes]] = {}
         self._header = b""
+        self._dtype: Any = None
         self._count = self._bytes = 0
 
     def __enter__(self) -> _Joined:
@@ -156,17 +157,25 @@ class _Joined:
         return self
 
     def add(self, piece: Path) -> None:
-        """Add the next piece."""
+        """Add the next piece; its numbers get the type of those of the first."""
+        from fairseq.data.indexed_dataset import MMapIndexedDataset
+
         numbers, index = Path(f"{piece}.bin"), Path(f"{piece}.idx")
+        dtype = np.dtype(MMapIndexedDataset.Index(str(index)).dtype)
         with index.open("rb") as file:
-            self._header = file.read(_HEADER)
+            header = file.read(_HEADER)
+            self._header, self._dtype = self._header or header, self._dtype or dtype
             (count,) = _COUNT.unpack(file.read(_COUNT.size))
             self._files["sizes"].write(np.fromfile(file, dtype=np.int32, count=count).tobytes())
-            self._files["places"].write((np.fromfile(file, dtype=np.int64, count=count) + self._bytes).tobytes())
-        with numbers.open("rb") as source:
-            shutil.copyfileobj(source, self._files["bin"])
+            places = np.fromfile(file, dtype=np.int64, count=count) // dtype.itemsize * self._dtype.itemsize
+            self._files["places"].write((places + self._bytes).tobytes())
+        if dtype == self._dtype:
+            with numbers.open("rb") as source:
+                shutil.copyfileobj(source, self._files["bin"])
+        else:
+            self._files["bin"].write(np.fromfile(numbers, dtype=dtype).astype(self._dtype).tobytes())
         self._count += count
-        self._bytes += numbers.stat().st_size
+        self._bytes += numbers.stat().st_size // dtype.itemsize * self._dtype.itemsize
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for file in self._files.values():

@@ -73,8 +73,9 @@ def run(args: argparse.Namespace) -> None:
     with told_in_one_sentence(args.out):
         data = preprocessed.read_data(args.data, args.split, preprocessed.given_by(args))
         data.check_distillable()
-        if args.out.resolve() in [folder.resolve() for folder in (data.folder, *data.data_bins)]:
-            raise UserError(f"{args.out} is the corpus itself: give another folder for the new one")
+        out = args.out.resolve()
+        if any(out in (folder.resolve(), *folder.resolve().parents) for folder in (data.folder, *data.data_bins)):
+            raise UserError(f"{args.out} is the corpus itself, or holds it: give another folder for the new one")
         models = checkpoint_paths(args.checkpoint)
         for path in models:
             state = checkpoint_utils.load_checkpoint_to_cpu(path)
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
         with Workspace(args.out) as space:
             if is_done(space, settings, keys, args.force):
                 return
+            space.check(names)
             for name in others:
                 space.stage(name, key, partial(_copy, data.folder / name))
             batches = {"max_tokens": args.max_tokens, "cpu": args.cpu}
@@ -151,13 +153,18 @@ def _translate(
         sources, references = (part.binarised(f"{part.text_name('train')}.{side}") for side in (source, target))
         if sources is None or references is None:
             raise UserError(f"{part.data_bin} holds no training text: run scripts/preprocess.sh again")
+        if len(sources) != len(references):
+            raise UserError(
+                f"{part.data_bin} has {len(sources)} training sentences of {source}, but {len(references)} of "
+                f"{target}: binarise texts that belong together"
+            )
         say(f"translating the {len(sources)} training sentences of {part.data_bin}")
         found, _ = beam_search(checkpoint, part, "train", beam=BEAM, best=number, max_len_a=a, max_len_b=b, **batches)
         texts, taken = [], 0
         for i in range(len(sources)):
             most = min(a * len(sources[i]) + b, longest - 1)
             own = [line for line in found.get(i, []) if line.strip() and len(line.split()) < most]
-            own = [] if len(sources[i]) > longest_source else own  # of a part of it
+            own = own if 1 < len(sources[i]) <= longest_source else []  # of nothing, or of a part of it
             taken += not own
             own = own or [dictionary.string(references[i])]
             texts.append((own + own[:1] * number)[:number])

@@ -107,6 +107,7 @@ def stage_keys(settings: dict[str, Any], *, tokenised: bool) -> dict[str, str]:
 
 def is_done(space: Workspace, settings: dict[str, Any], keys: dict[str, str], force: bool) -> bool:
     """Whether all is there, the text that scoring reads too, and say so; other settings never silently replace it."""
+    space.check(keys)
     path = space.out / SUMMARY
     there = read_json(path)
     if path.exists() and not (isinstance(there, dict) and isinstance(there.get("settings"), dict)):

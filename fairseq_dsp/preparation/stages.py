@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,21 @@ class Workspace:
         )
 
     def _is_stage(self, name: str) -> bool:
-        """Whether a folder was made by a preparation."""
-        return (self.out / name / STAMP).is_file()
+        """Whether a folder was made by a preparation, under this name: a copy of one is somebody's own."""
+        stamp = read_json(self.out / name / STAMP)
+        return bool(stamp) and stamp.get("stage", name) == name
+
+    def check(self, names: Iterable[str]) -> None:
+        """Check that all stages can be made, before the first is.
+
+        :raises UserError: if a folder of such a name is there that no stage made.
+        """
+        for name in names:
+            folder = self.out / name
+            if folder.exists() and not self._is_stage(name) and any(folder.iterdir()):
+                raise UserError(
+                    f"{folder} was not made by fairseq-dsp prepare, so it is not touched: choose another output folder"
+                )
 
     def _hidden(self, name: str) -> Path:
         """A hidden name beside the stage ``name`` that nothing has had before.
@@ -149,15 +162,12 @@ class Workspace:
             say(f"{folder}: already there")
             self.reports[name] = read_json(folder / STAMP).get("report")
             return folder
-        if folder.exists() and not self._is_stage(name) and any(folder.iterdir()):
-            raise UserError(
-                f"{folder} was not made by fairseq-dsp prepare, so it is not touched: choose another output folder"
-            )
+        self.check([name])
         partial = self._hidden(name)
         partial.mkdir()
         self.reports[name] = make(partial)
         files = {str(path.relative_to(partial)): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
-        write_json(partial / STAMP, {"key": key, "files": files, "report": self.reports[name]})
+        write_json(partial / STAMP, {"stage": name, "key": key, "files": files, "report": self.reports[name]})
         (self.out / SUMMARY).unlink(missing_ok=True)  # from here on it is not finished any more
         if folder.exists():
             self._remove(name)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..model import HEADS, KINDS, HeadSet, PrunableModel, PruningConfig, PruningPlan, UnitModule, UnitSet
 from ..model.cost_budget import CostBudget, KindOfBudget
+from ..model.finite import check_finite
 from ..model.flat_options import IN_FORCE, NO_FILES, config_of, in_force
 from ..model.gates import ALL, UnitChoice
 from ..model.kinds import flag
@@ -74,7 +75,8 @@ class TrainedModel:
             parameters = state["model"]
             if pruning.compact and (kept_heads is not None or any(total is not None for total in totals.values())):
                 raise ValueError(
-                    "it is compact already, so other heads cannot be chosen: give the checkpoint it was made from"
+                    "it is compact already, so no other heads or units can be chosen: give the checkpoint it was made "
+                    "from"
                 )
             importance = None if pruning.compact else _importance(parameters, modules_in(parameters, options))
             file = str(pruning.kept_heads) if pruning.compact else kept_heads
@@ -230,12 +232,7 @@ class TrainedModel:
 
         :raises UserError: if one is a NaN or an infinity.
         """
-        for name, value in parameters.items():
-            if not torch.isfinite(value).all():
-                raise UserError(
-                    f"{name} in the checkpoint {self.path} holds a NaN or an infinity, with which nothing can be "
-                    "computed: give an earlier checkpoint of that run"
-                )
+        check_finite(parameters, f"the checkpoint {self.path}")
         return parameters
 
     def kept_by_module(self) -> Iterator[tuple[UnitModule, tuple[int, ...]]]:

@@ -22,6 +22,9 @@ from ..files import check_target, write_files
 from ..model import UnitSet
 from .checkpoint import TrainedModel, add_budgets, budgets
 
+_CELL, _WIDEST = 0.75, 60.0
+"""The width of a unit in a picture, and that of all units of a kind at most, in inches."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -100,25 +103,30 @@ def picture(model: TrainedModel) -> Any:
     from matplotlib.figure import Figure
 
     tables = [(units, rows(model, units)) for units in model.heads.all]
-    widths = [0.75 * len(own) * max(len(keeps) for table in own.values() for _, keeps, _ in table) for _, own in tables]
+    counts = [max(len(keeps) for table in own.values() for _, keeps, _ in table) for _, own in tables]
+    cells = [min(_CELL, _WIDEST / (len(own) * count)) for (_, own), count in zip(tables, counts, strict=True)]
+    widths = [cell * len(own) * count for cell, (_, own), count in zip(cells, tables, counts, strict=True)]
     heights = [0.55 * max(map(len, own.values())) + 1.0 for _, own in tables]
     most = max(len(own) for _, own in tables)
     figure = Figure(figsize=(max(widths) + 0.6 * most, sum(heights) + 0.6), layout="constrained")
     figure.suptitle(f"{model.heads.counts()} kept")
     parts = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for part, (units, table) in zip(parts, tables, strict=True):
+    for part, cell, (units, table) in zip(parts, cells, tables, strict=True):
         values = [v for own in table.values() for _, _, row in own for v in row] or [0.0, 1.0]
         limits = (min(values), max(values) if max(values) > min(values) else min(values) + 1)
         for axes, (kind, own) in zip(part.subplots(1, len(table), squeeze=False)[0], table.items(), strict=True):
-            _draw(axes, own, limits)
+            _draw(axes, own, limits, fits=cell == _CELL)
             axes.set_title(f"{units.kind.titles[kind]}: {sum(sum(keeps) for _, keeps, _ in own)}", size=10)
-            axes.set_xlabel(f"{units.kind.unit} (framed: kept)")
+            axes.set_xlabel(f"{units.kind.unit} ({'framed' if cell == _CELL else 'orange'}: kept)")
             axes.set_ylabel("layer")
     return figure
 
 
-def _draw(axes: Any, table: list[Row], limits: tuple[float, float]) -> None:
-    """Draw the modules of a type: colours between two *limits* of the importance."""
+def _draw(axes: Any, table: list[Row], limits: tuple[float, float], *, fits: bool) -> None:
+    """Draw the modules of a type: colours between two *limits* of the importance.
+
+    :param fits: whether a unit has room for a frame, its number and its importance; else what is kept has a bar below.
+    """
     from matplotlib.patches import Rectangle
 
     if table:
@@ -126,11 +134,16 @@ def _draw(axes: Any, table: list[Row], limits: tuple[float, float]) -> None:
         axes.imshow(numbers, cmap="Blues", vmin=limits[0], vmax=limits[1], aspect="auto")
     for layer, keeps, importance in table:
         for unit, keep in enumerate(keeps):
+            if not fits:
+                if keep:
+                    axes.add_patch(Rectangle((unit - 0.5, layer + 0.36), 1, 0.1, facecolor="C1", linewidth=0))
+                continue
             if importance:
                 colour = "white" if importance[unit] > sum(limits) / 2 else "black"
                 axes.text(unit, layer, f"{importance[unit]:.2f}", ha="center", va="center", color=colour, size=8)
             if keep:
                 frame = Rectangle((unit - 0.46, layer - 0.46), 0.92, 0.92, fill=False, edgecolor="C1", linewidth=3)
                 axes.add_patch(frame)
-    axes.set_xticks(range(max((len(keeps) for _, keeps, _ in table), default=0)))
+    if fits:
+        axes.set_xticks(range(max((len(keeps) for _, keeps, _ in table), default=0)))
     axes.set_yticks(range(len(table)))

@@ -221,7 +221,8 @@ class _Texts:
                 with without_chatter():
                     task = tasks.setup_task(args)
                     task.load_dataset(split, combine=combine, epoch=1)
-            except (FileNotFoundError, ValueError) as error:  # an empty file cannot be mapped into memory
+            except (FileNotFoundError, ValueError, AssertionError) as error:
+                # an empty file cannot be mapped into memory; sides of different lengths are asserted to be alike
                 raise ValueError(
                     f"{where} is {split}, but fairseq cannot load such a text from {self.data.data_bin} ({error}): "
                     "give one that was prepared"

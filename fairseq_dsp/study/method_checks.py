@@ -78,6 +78,11 @@ def check_range(method: Method) -> None:
 def check_structure(method: Method, methods: Sequence[Method], *, compact: bool) -> None:
     """Raise a ``ValueError`` if there is no run whose heads a ``structure`` could take."""
     others = [m.name for m in methods if m.heads and m.method not in ("unpruned", "structure")]
+    if method.of not in others and any(m.name == method.of and m.shares for m in methods):
+        raise ValueError(
+            f"{method.name} takes the heads of {method.of} at given numbers, but {method.of} has shares of the cost: "
+            "give the name of a method with heads"
+        )
     if method.of not in others:
         given = "lacks the key of" if method.of is None else f"takes the heads of {method.of}"
         raise ValueError(

@@ -51,7 +51,7 @@ from ..evaluation import preprocessed
 from ..evaluation.evaluate import numbers_of_heads
 from ..evaluation.prepared import PreparedData
 from ..files import holds_nothing, sha256, write_json, write_text
-from ..model import PruningConfig
+from ..model import HEADS, PruningConfig
 from ..model.kinds import LENGTH
 from ..model.retired import refuse_retired
 from ..removal.data_bin import position_flags, translating
@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many heads to keep: 0 to all",
     )  # fmt: skip
     for name, kind in BUDGETS.items():
-        parser.add_argument(f"--{name}", metavar="F", type=int, help=f"how many {kind.units} to keep")
+        parser.add_argument(f"--{name}", metavar="F", type=int, help=f"how many {kind.units} to keep: one number")
     for name, what in SHARES.items():
         meaning = f"which share of the {what} of all these to keep: what they are worth says how many of each"
         parser.add_argument(f"--{name}", metavar="SHARE", type=float, nargs="+", help=meaning)
@@ -207,6 +207,12 @@ def _check(args: argparse.Namespace, model: UnprunedModel, heads: Sequence[int],
             f"no number of heads is given: give --heads-to-keep K, how many of the {model.heads} heads of {model.path} "
             "to keep, or --ffn-units-to-keep F, or --parameters-to-keep SHARE"
         )
+    if args.range and shares:
+        raise UserError(
+            "--range is for numbers of heads, but a share of the cost is given, of which there is none: leave one out"
+        )
+    if own := [name for name in given if name.replace("-", "_") in HEADS.budgets.values()]:
+        raise UserError(f"--{own[0]} is given, but this command has one budget for all heads: give --heads-to-keep K")
     if args.range and len(heads) < 2:
         raise UserError(
             "--range is one training for every K between two, but --heads-to-keep is "

@@ -232,6 +232,12 @@ class _Maker:
         folder = self.folder / name
         recovery = method.recovery if scored else None
         teacher = self.translations(seed) if method.distill and (options or recovery) else None
+        for part in (options, recovery) if teacher else ():
+            if (subset := (part or {}).get("train-subset", "train")) != "train":
+                raise ValueError(
+                    f"{method.name} has train-subset {subset}, but distillation adds translations to the text train: "
+                    "leave train-subset out"
+                )
         steps: list[Step] = []
         if start:
             model = self._model_of(start)

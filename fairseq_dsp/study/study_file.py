@@ -280,7 +280,7 @@ def _method(
         if "heads" in content:
             raise ValueError(f"{name} has the key heads, but it keeps all its heads: its options say how many it has")
     elif not heads and not shares and not penalties:
-        raise ValueError(f"{name} has no head counts: give heads, to it or to the study")
+        raise ValueError(f"{name} has no head counts: give heads, or a share of the cost, to it or to the study")
     recovery = content.get("recovery")
     if recovery is not None:
         recovery = read_options(recovery, f"recovery of {name}")

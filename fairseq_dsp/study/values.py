@@ -37,7 +37,8 @@ def numbers(value: Any, where: str, kind: type, low: float, high: float, *, leas
     :raises ValueError: if it is no such list. YAML reads 1e-3, without a point, as text.
     """
     if not isinstance(value, list):
-        raise ValueError(f"{where} is {value!r}, but a list of numbers is expected, such as [1, 2]")
+        example = "[0.25, 0.5]" if kind is float and high == 1 else "[1, 2]"
+        raise ValueError(f"{where} is {value!r}, but a list of numbers is expected, such as {example}")
     whole = "whole " if kind is int else ""
     if len(value) < least:
         raise ValueError(f"{where} is an empty list, but one number at least is expected, such as [1]")

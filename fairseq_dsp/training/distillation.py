@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model.dictionaries import check_direction, fitting
+from ..model.finite import check_finite
 from ..model.flat_options import NO_FILES
 from ..wrapping import wrap
 
@@ -46,11 +47,7 @@ class Teacher:
                 f"--distill-from {path} holds a {type(model).__name__}, but a model with an encoder and a decoder is "
                 "expected: give the checkpoint of a translation model"
             )
-        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
-            raise UserError(
-                f"--distill-from {path} holds a NaN or an infinity among its weights: give an earlier checkpoint of "
-                "that run"
-            )
+        check_finite(dict(model.named_parameters()), f"--distill-from {path}")
         self._model = model.eval().requires_grad_(False)
 
     def log_probabilities(self, sample: dict[str, Any], like: Tensor) -> Tensor:

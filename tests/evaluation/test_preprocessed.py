@@ -267,7 +267,7 @@ def test_languages_with_hyphens(tiny_data: Path, tmp_path: Path, references: Pat
 def test_a_study(tiny_data: Path, references: Path, write_study: Callable[..., Path], tmp_path: Path) -> None:
     """Named in the study or on the command line, the evaluation is given the same, from any folder."""
     given = {"references": str(references), "bpe": "subword-nmt"}
-    named = read_study(write_study(data={"folder": str(tiny_data), **given}))
+    named = read_study(write_study(data={"folder": str(tiny_data), **given, "lowercase": False}))
     path = write_study(data=str(tiny_data))
     told = read_study(path, text=given)
     expected = ["--references", str(references.absolute()), "--bpe", "subword-nmt"]

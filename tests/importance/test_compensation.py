@@ -23,6 +23,7 @@ HEADS = {
     "version": 2, "total": 12, "kept": 5, "encoder_self": [[1], []], "decoder_self": [[0, 1], []], "cross": [[0], [1]]
 }  # fmt: skip
 BOTH = HEADS | {"ffn": {"width": 8, "total": 16, "kept": 5, "encoder": [[0, 3], [1]], "decoder": [[], [2, 3]]}}
+UNEVEN = HEADS | {"ffn": {"width": 3, "total": 40, "kept": 1, "encoder": [[0], []], "decoder": [[], []]}}
 
 
 PLACES = {"encoder_self": "self_attn", "decoder_self": "self_attn", "cross": "encoder_attn"}
@@ -178,6 +179,8 @@ def test_a_classifier(tmp_path: Path) -> None:
     [
         (HEADS | {"total": 72}, "heads.json and .*: the set of heads is for a model of 72 heads, but this"),
         (HEADS | {"kept": 4}, "it says that 4 heads are kept, but lists 5"),
+        (HEADS | {"total": "12"}, "the total of its heads is '12', but a whole number is expected"),
+        (UNEVEN, "10 feed-forward units of 3 are 30, but encoder.layers.0 has 32"),
         (None, "heads.json cannot be read"),
     ],
 )

@@ -74,9 +74,13 @@ def test_greedy_on_a_sample_of_train_is_reproducible(stock: Path, tiny_data: Pat
         ("--sentences 0", "--sentences is 0"),
         ("--data elsewhere", "the corpus elsewhere is missing"),
         ("--min-heads-per-module -1", "--min-heads-per-module is -1, but it must be 0 or more"),
+        ("--data {folder}", "dict.txt is missing: give --data the folder that fairseq-preprocess made"),
+        ("--scores {folder}", "is a folder, but a file is expected"),
+        ("--scores {folder}/heads.json", "heads.json is given twice"),
     ],
 )
 def test_bad_input_is_one_sentence(flags: str, sentence: str, stock: Path, tiny_data: Path, tmp_path: Path, capsys):
+    flags = flags.format(folder=tmp_path)
     command = ["score-heads", str(stock), "--data", str(tiny_data), "--cpu", "--heads-to-keep", "3", *flags.split()]
     assert main([*command, "--out", str(tmp_path / "heads.json")]) == 1
     printed = capsys.readouterr()
@@ -140,6 +144,39 @@ def test_a_classifier_whose_classification_head_is_chance(tmp_path: Path, capsys
         "has no classification head, so the labels that it gives mean nothing: fine-tune it first"
         in capsys.readouterr().err
     )
+
+
+def test_a_set_has_the_units_that_the_model_keeps(stock: Path, tiny_data: Path, tmp_path: Path):
+    units = ["--cpu", "--ffn-units-to-keep", 7, "--cooldown-updates", 1, "--max-update", 2]
+    inprocess.train(tiny_data, tmp_path, *units, "--finetune-from-model", stock)
+    last, heads = tmp_path / "checkpoint_last.pt", tmp_path / "heads.json"
+    where = [str(last), "--data", str(tiny_data), "--cpu", "--heads-to-keep", "5", "--out", str(heads)]
+    assert main(["score-heads", *where]) == 0
+    (of_ffn,) = HeadSet.read(heads).others
+    assert of_ffn.kept == 7
+    flags = ["--head-selection", "fixed", "--kept-heads", heads, "--finetune-from-model", last, "--max-update", 1]
+    state = inprocess.train(tiny_data, tmp_path / "on", "--cpu", *flags)
+    assert [int(state["model"][f"{name}.kept"].sum()) for name in ("heads", "ffn")] == [5, 7]
+
+
+def test_weights_that_are_no_numbers(stock: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    state = torch.load(stock, weights_only=True)
+    state["model"]["encoder.layers.0.fc1.weight"][0, 0] = float("nan")
+    broken, out, heads = (tmp_path / name for name in ("broken.pt", "out", "heads.json"))
+    torch.save(state, broken)
+    heads.write_text(HeadSet.from_gates(torch.ones(12), {kind: [2, 2] for kind in TYPES}).to_json())
+    (tmp_path / "references").write_text("a\n" * 20)
+    data, on_cpu = ["--data", str(tiny_data)], ["--cpu"]
+    for command in (
+        ["score-heads", str(broken), *data],
+        ["compensate", str(broken), str(out), *data, "--kept-heads", str(heads)],
+        ["evaluate", str(broken), *data, "--references", str(tmp_path / "references")],
+    ):
+        assert main([*command, *on_cpu]) == 1
+        error = capsys.readouterr().err
+        assert "encoder.layers.0.fc1.weight in the checkpoint" in error, command
+        assert "holds a NaN or an infinity, with which nothing can be computed: give an earlier" in error
+    assert not out.exists()
 
 
 def test_a_missing_checkpoint(tiny_data: Path, capsys: pytest.CaptureFixture):

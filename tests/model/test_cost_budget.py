@@ -285,6 +285,10 @@ def test_models_that_are_averaged_keep_the_budget(build: Any) -> None:
             "--parameters-to-keep is 0.2, but the least numbers of units that are asked for have 0.302 of the "
             "parameters: raise it, or lower --min-heads-per-module",
         ),
+        (
+            ("--flops-to-keep", 0.5, "--cross-self-attention"),
+            "--flops-to-keep 0.5 counts the operations of self-attention and cross-attention, which --cross-self-att",
+        ),
         (("--parameters-to-keep", 0.5, "--ffn-unit-width", 5), "--ffn-unit-width is 5, but the encoder's feed-forward"),
     ],
 )

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pairs
 import preparing
 import pytest
 import support
+from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
 
 from fairseq_dsp.evaluation import inputs
 from fairseq_dsp.evaluation.prepared import PreparedData
@@ -198,7 +200,19 @@ def test_what_cannot_be_distilled_is_refused(corpus: Path, model: Path, made: Pa
 
     out = tmp_path / "out"
     for itself in (corpus, corpus / "data-bin", corpus / "data-bin1"):
-        assert "is the corpus itself: give another folder" in sentence(model, corpus, itself)
+        assert "is the corpus itself, or holds it: give another folder" in sentence(model, corpus, itself)
+    theirs = tmp_path / "theirs"
+    shutil.copytree(corpus / "data-bin", theirs / "data-bin")  # with its stamp
+    given = ("--references", corpus / "raw/test.en")
+    assert "is the corpus itself, or holds it" in sentence(model, theirs / "data-bin", theirs, *given)
+    (theirs / "data-bin" / STAMP).unlink()
+    for used in (theirs, tmp_path):
+        before = preparing.contents(theirs)
+        assert "give another folder" in sentence(model, theirs / "data-bin", used, *given)
+        assert preparing.contents(theirs) == before
+    assert "data-bin was not made by fairseq-dsp prepare" in sentence(model, corpus, theirs)
+    assert not (theirs / "translations").exists()
+    shutil.rmtree(theirs)
     assert "has translations already" in sentence(model, made, out)
     assert "the checkpoint nowhere.pt is missing" in sentence("nowhere.pt", corpus, out)
     assert "there is no folder" in sentence(model, tmp_path / "none", out)
@@ -223,6 +237,44 @@ def test_what_cannot_be_distilled_is_refused(corpus: Path, model: Path, made: Pa
     assert not (out / "data-bin").exists()
     copies = [path.name for path in out.iterdir()]
     assert "prepare.json" not in copies
+
+
+def test_a_copy_of_a_stage_is_somebodys_own(corpus: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus / "data-bin", tmp_path / "out/kept")
+    preparing.prepare("distilled", model, corpus, tmp_path / "out", "--cpu")
+    assert (tmp_path / "out/kept/train.de-en.de.bin").exists()
+    assert (tmp_path / "out/data-bin/train.de-en.de.bin").exists()
+
+
+def test_numbers_of_another_type_and_lines_without_text(corpus: Path, model: Path, made: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(corpus / "data-bin", data)
+    (data / STAMP).unlink()
+    for language in ("de", "en"):
+        path = data / f"train.de-en.{language}"
+        lines = [line.clone() for line in MMapIndexedDataset(str(path))]
+        for i in (3, 8) if language == "de" else ():
+            lines[i] = lines[i][-1:]
+        builder = MMapIndexedDatasetBuilder(f"{path}.bin", dtype=np.int64 if language == "en" else np.uint16)
+        for line in lines:
+            builder.add_item(line)
+        builder.finalize(f"{path}.idx")
+    text = ("--references", corpus / "raw/test.en", "--bpe", "sentencepiece")
+    preparing.prepare("distilled", model, data, tmp_path / "out", "--cpu", *text)
+    sources, references = (texts(corpus, "data-bin", "train", language) for language in ("de", "en"))
+    found = texts(tmp_path / "out", "data-bin", "train", "en")
+    assert found[: len(sources)] == references
+    translations = found[len(sources) :]
+    again = texts(made, "data-bin", "train", "en")[2 * len(sources) : 3 * len(sources)]  # the best of those that end
+    assert sum(one == other for one, other in zip(translations, again, strict=True)) > len(again) / 2
+    assert all(one in pair for one, *pair in zip(translations, again, references, strict=True))
+    assert [translations[i] for i in (3, 8)] == [references[i] for i in (3, 8)]
+    builder = MMapIndexedDatasetBuilder(f"{data}/train.de-en.en.bin", dtype=np.uint16)
+    builder.add_item(line)
+    builder.finalize(f"{data}/train.de-en.en.idx")
+    given = (model, data, tmp_path / "less", "--cpu", *text)
+    told = preparing.the_sentence(preparing.prepare("distilled", *given, check=False))
+    assert f"has {len(sources)} training sentences of de, but 1 of en" in told
 
 
 def test_files_on_another_disk_or_of_somebody_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,26 @@ def test_both_kinds_are_shown(trained, small, tmp_path, capsys) -> None:
     assert main(["heads", str(trained), "--ffn-units-to-keep", "3", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["ffn"]["kept"] == 3
     assert main(["heads", str(trained), "--format", "png", "--output", str(tmp_path / "map.png")]) == 0
+
+
+def test_a_picture_of_many_units_has_a_size(train_tiny, tmp_path) -> None:
+    units = ("--ffn-units-to-keep", 20, "--ffn-unit-width", 1, "--encoder-ffn-embed-dim", 256, "--cooldown-updates", 1)
+    train_tiny(tmp_path, *units, "--max-update", 2, arch="transformer_dsp")
+    picture = tmp_path / "map.png"
+    assert main(["heads", str(tmp_path / "checkpoint_last.pt"), "--format", "png", "--output", str(picture)]) == 0
+    width, height = struct.unpack(">II", picture.read_bytes()[16:24])
+    assert 8000 < width < 10_000
+    assert height < 1500
+
+
+def test_a_choice_of_all_units_is_none(train_tiny, tiny_data, tmp_path) -> None:
+    whole = ("--ffn-units-to-keep", 16, "--ffn-unit-width", 8)
+    train_tiny(tmp_path / "run", *whole, "--max-update", 2, arch="transformer_dsp")
+    start = ("--finetune-from-model", tmp_path / "run/checkpoint_last.pt", "--max-update", 1)
+    for name, flags in (("none", ()), ("others", ("--ffn-units-to-keep", 20, "--ffn-unit-width", 2))):
+        train_tiny(tmp_path / name, *flags, *start, arch="transformer_dsp")
+        state = torch.load(tmp_path / name / "checkpoint_last.pt")["model"]
+        assert len(state.get("ffn.kept", ())) == (64 if flags else 0)
 
 
 def test_units_of_a_file_are_kept_of_a_model_that_chose_none(train_tiny, small, tmp_path, load, batch) -> None:

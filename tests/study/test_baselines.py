@@ -53,10 +53,12 @@ def test_the_ends() -> None:
         ({"of": "joint", "heads": [4]}, "joint at K = 4 with seed 1, but no such run is in the study"),
         ({"of": "joint", "seeds": [2]}, "joint at K = 6 with seed 2, but no such run is in the study"),
         ({"of": "joint", "start": "base"}, "structure is trained from scratch"),
+        ({"of": "share"}, "structure takes the heads of share at given numbers, but share has shares of the cost"),
     ],
 )
 def test_a_structure_that_nothing_finds(entry: dict[str, Any], message: str, write_study: Callable[..., Path]) -> None:
-    methods = ["joint", {"method": "structure", **{key: v for key, v in entry.items() if v is not None}}]
+    share = {"method": "joint", "name": "share", "parameters-to-keep": [0.5]}
+    methods = ["joint", share, {"method": "structure", **{key: v for key, v in entry.items() if v is not None}}]
     with pytest.raises(UserError) as error:
         read_study(write_study(methods=methods))
     assert message in str(error.value)

@@ -49,6 +49,9 @@ def test_what_cannot_be_pruned(
             ["--cooldown-updates", "0"],
             "--cooldown-updates is 0, so the heads are fixed",
         ),
+        ({"heads": [6], "distill": True}, ["--train-subset", "small"], "has train-subset small, but distillation adds"),
+        ({"heads": [6]}, ["--encoder-heads-to-keep", "2"], "has one budget for all heads: give --heads-to-keep K"),
+        ({"parameters_to_keep": [0.5], "range": True}, [], "--range is for numbers of heads, but a share of the cost"),
         ({"heads": None, "range": True, "ffn_units_to_keep": 20}, [], "between two, but --heads-to-keep is not given"),
         ({"flops_to_keep": [0.5, 0.5 + 1e-13]}, [], "flops-to-keep of the command line holds a number twice"),
     ):
