@@ -12,6 +12,7 @@ from ..evaluation.beam_search import without_chatter
 from ..evaluation.prepared import PreparedData, read_dictionary
 from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
 from ..model.dictionaries import direction
+from ..model.finite import check_finite
 from ..model.flat_options import NO_FILES, config_of, positions_of
 from ..model.units import ROBERTA, TRANSFORMER, model_of, modules_in, shape_of
 from ..removal.compact import sizes
@@ -92,6 +93,7 @@ class UnprunedModel:
             ) from error
         except (ValueError, AttributeError) as error:
             raise UserError(f"the checkpoint {path} cannot be pruned: {error}") from error
+        check_finite(state["model"], f"the checkpoint {path}")
         return UnprunedModel(path, state, {"arch": architecture, **own}, shape)
 
     @property
