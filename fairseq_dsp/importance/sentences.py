@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,14 +101,17 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
         if not there:
             raise UserError(f"the {what} {path} is missing: give one that fairseq wrote")
     try:
-        if not any(any((Path(data) / folder).glob("dict*.txt")) for folder in (".", "input0")):
-            raise FileNotFoundError(errno.ENOENT, "", str(Path(data) / "dict.txt"))
         with fitting(checkpoint, data):
             overrides = {"data": data, **NO_FILES, **_FOR_GRADIENTS}
             (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], overrides)
-    except FileNotFoundError as error:
+    except Exception as error:
+        missing = getattr(error, "filename", None) if isinstance(error, FileNotFoundError) else None
+        if "infer language pair" in str(error):  # an Exception of no class, of a folder without dictionaries
+            missing = Path(data) / "dict.txt"
+        if missing is None:
+            raise
         raise UserError(
-            f"{error.filename} is missing: give --data the folder that fairseq-preprocess made for the model, such as "
+            f"{missing} is missing: give --data the folder that fairseq-preprocess made for the model, such as "
             "the data-bin of a prepared corpus"
         ) from error
     if not isinstance(model, (TransformerModelBase, RobertaModel)):
