@@ -101,12 +101,12 @@ def run(args: argparse.Namespace) -> None:
             )
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
+    check_writable(args.output, args.json)
     members = [checkpoint_paths(checkpoint) for checkpoint in args.checkpoints]
     if data.serves_both_directions:
         from fairseq import checkpoint_utils  # help needs none of its packages
 
         data = preprocessed.for_model(data, checkpoint_utils.load_checkpoint_to_cpu(members[0][0]), args.split)
-    check_writable(args.output, args.json)
     models = list(itertools.product(zip(args.checkpoints, members, strict=True), args.heads_to_keep))
     insides = [describe(paths, heads, args.kept_heads, data) for (_, paths), heads in models]
     results = []

@@ -58,10 +58,11 @@ def positions(checkpoints: Sequence[str]) -> tuple[int, int]:
     from ..model.finite import check_finite
     from ..model.flat_options import positions_of
 
-    states = {path: checkpoint_utils.load_checkpoint_to_cpu(path) for path in checkpoints}
-    for path, state in states.items():
+    found = []
+    for path in checkpoints:  # one at a time in memory
+        state = checkpoint_utils.load_checkpoint_to_cpu(path)
         check_finite(state["model"], f"the checkpoint {path}")
-    found = map(positions_of, states.values())
+        found.append(positions_of(state))
     source, target = (min(side) for side in zip(*found, strict=True))
     return source, target
 

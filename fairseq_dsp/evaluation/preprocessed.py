@@ -149,7 +149,7 @@ def flags(data: PreparedData) -> list[str]:
     """The words of a command line that give the same again, after ``--data``."""
     words = []
     for key, value in data.summary.get("given", {}).items():
-        words += [f"--{key}"] if value is True else [f"--{key}", str(value)] if value is not False else []
+        words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
     return words
 
 
@@ -184,7 +184,11 @@ def _binarised(
         "tokenizer": given.get("tokenizer", "none"),
         "lowercase": bool(given.get("lowercase", False)),
         "references": {split: str(references)},
-        "given": {**given, "references": str(references)},
+        # an option that is false is as good as not given
+        "given": {
+            **{name: value for name, value in given.items() if value is not False},
+            "references": str(references),
+        },
         "key": content.hexdigest(),
     }
     return PreparedData(folder, summary)

@@ -105,10 +105,11 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
             overrides = {"data": data, **NO_FILES, **_FOR_GRADIENTS}
             (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], overrides)
     except Exception as error:
-        missing = getattr(error, "filename", None) if isinstance(error, FileNotFoundError) else None
-        if "infer language pair" in str(error):  # an Exception of no class, of a folder without dictionaries
+        if isinstance(error, FileNotFoundError):
+            missing = error.filename
+        elif "infer language pair" in str(error):  # an Exception of no class, of a folder without dictionaries
             missing = Path(data) / "dict.txt"
-        if missing is None:
+        else:
             raise
         raise UserError(
             f"{missing} is missing: give --data the folder that fairseq-preprocess made for the model, such as "

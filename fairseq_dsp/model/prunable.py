@@ -205,6 +205,7 @@ class PrunableModel(BaseFairseqModel):
         """Complete the state dict of a stock model, or of an earlier version, with the choice of units."""
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
+        self._forget_choices_of_all(state_dict, prefix)
         self._check_units(state_dict, prefix)
         for kind, pruner in self.pruners.items():
             pruner.complete(state_dict, prefix)
@@ -214,18 +215,20 @@ class PrunableModel(BaseFairseqModel):
                 names = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
                 pruner.leave_out_layers(state_dict, prefix, modules_in(names, self.args, KINDS[kind]), left)
 
-    def _check_units(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        """Raise a `UserError` that names the first module with other units than this model's.
-
-        A choice of all units is none: what the state dict has of it is left out where it does not fit.
-        """
+    def _forget_choices_of_all(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Take what there is of a choice of all units, which is none, out of a state dict where it does not fit."""
         for kind in KINDS.values():
-            own, mine = self.pruners.get(kind.name), f"{prefix}{kind.name}."
-            kept = state_dict.get(f"{mine}kept")
-            whole = kept is not None and bool((kept > 0).all())
-            if kept is not None and whole and kind.has_width and (own is None or len(kept) != own.plan.units):
-                for name in [name for name in state_dict if name.startswith(mine)]:
+            start, own = f"{prefix}{kind.name}.", self.pruners.get(kind.name)
+            kept = state_dict.get(f"{start}kept")
+            if kept is None or not kind.has_width or not (kept > 0).all():
+                continue
+            if own is None or len(kept) != own.plan.units:
+                for name in [name for name in state_dict if name.startswith(start)]:
                     del state_dict[name]
+
+    def _check_units(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Raise a `UserError` that names the first module with other units than this model's."""
+        for kind in KINDS.values():
             if self.pruners and kind.name not in self.pruners and f"{prefix}{kind.name}.importance" in state_dict:
                 raise UserError(
                     f"the checkpoint has a choice of {kind.units}, but this model has none: give "

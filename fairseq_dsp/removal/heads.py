@@ -103,21 +103,21 @@ def picture(model: TrainedModel) -> Any:
     from matplotlib.figure import Figure
 
     tables = [(units, rows(model, units)) for units in model.heads.all]
-    counts = [max(len(keeps) for table in own.values() for _, keeps, _ in table) for _, own in tables]
-    cells = [min(_CELL, _WIDEST / (len(own) * count)) for (_, own), count in zip(tables, counts, strict=True)]
-    widths = [cell * len(own) * count for cell, (_, own), count in zip(cells, tables, counts, strict=True)]
+    counts = [len(own) * max(len(keeps) for table in own.values() for _, keeps, _ in table) for _, own in tables]
+    widths = [min(_CELL * count, _WIDEST) for count in counts]
     heights = [0.55 * max(map(len, own.values())) + 1.0 for _, own in tables]
     most = max(len(own) for _, own in tables)
     figure = Figure(figsize=(max(widths) + 0.6 * most, sum(heights) + 0.6), layout="constrained")
     figure.suptitle(f"{model.heads.counts()} kept")
     parts = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for part, cell, (units, table) in zip(parts, cells, tables, strict=True):
+    for part, count, (units, table) in zip(parts, counts, tables, strict=True):
+        fits = _CELL * count <= _WIDEST
         values = [v for own in table.values() for _, _, row in own for v in row] or [0.0, 1.0]
         limits = (min(values), max(values) if max(values) > min(values) else min(values) + 1)
         for axes, (kind, own) in zip(part.subplots(1, len(table), squeeze=False)[0], table.items(), strict=True):
-            _draw(axes, own, limits, fits=cell == _CELL)
+            _draw(axes, own, limits, fits=fits)
             axes.set_title(f"{units.kind.titles[kind]}: {sum(sum(keeps) for _, keeps, _ in own)}", size=10)
-            axes.set_xlabel(f"{units.kind.unit} ({'framed' if cell == _CELL else 'orange'}: kept)")
+            axes.set_xlabel(f"{units.kind.unit} ({'framed' if fits else 'orange'}: kept)")
             axes.set_ylabel("layer")
     return figure
 
