@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..corpus import data_bin_of
 from ..errors import UserError
-from ..model.dictionaries import fitting
+from ..model.dictionaries import check_words, fitting
 from ..model.finite import check_finite
 from ..model.flat_options import NO_FILES
 from ..model.kinds import flag
@@ -119,6 +119,9 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
         raise UserError(f"{checkpoint} holds a {type(model).__name__}, but a transformer or a roberta is expected")
     check_finite(dict(model.named_parameters()), f"the checkpoint {checkpoint}")
     check_labels(task, getattr(model, "trained_on", None))
+    if hasattr(task.cfg, "source_lang"):
+        state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)  # which knows the folder of its training
+        check_words(state, checkpoint, Path(data), (task.cfg.source_lang, task.cfg.target_lang))
     try:
         if hasattr(task, "label_dictionary") and not (Path(data) / "input0" / f"{split}.idx").is_file():
             raise FileNotFoundError(split)  # the task of classification fails on it in its own way

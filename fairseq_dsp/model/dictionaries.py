@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,6 +59,35 @@ def check_direction(state: Mapping[str, Any], path: str, languages: tuple[str | 
             f"{path} translates from {source} into {target}, but the data is for a model from {target} into {source}: "
             "give the model or the data of the same direction"
         )
+
+
+def check_words(
+    state: Mapping[str, Any], path: str | Path, data_bin: Path, languages: tuple[str | None, str | None]
+) -> None:
+    """Refuse the dictionaries of a data-bin if a checkpoint without fingerprints was trained with others.
+
+    The folder that it was trained on, if it is there still, and its own may have them. One of another size than the
+    model's is not of the model.
+
+    :param state: what fairseq loaded from the checkpoint *path*.
+    :param languages: the source's and the target's, of the data.
+    :raises UserError: if one has other words.
+    """
+    if _KEY in getattr(state["model"], "_metadata", {}).get("", {}):
+        return
+    trained_on = str(getattr(config_of(state, "task"), "data", None) or ".")
+    folders = [Path(folder) for folder in (trained_on, trained_on.partition(":")[0])]
+    for stack, language in zip(_STACKS, languages, strict=True):
+        name = f"dict.{language}.txt"
+        rows = len(state["model"].get(f"{stack}.embed_tokens.weight", ()))
+        here = _symbols(data_bin / name)
+        for folder in (*folders, Path(path).parent):
+            theirs = _symbols(folder / name)
+            if here and theirs and len(here) == len(theirs) == rows and here != theirs:
+                raise UserError(
+                    f"{data_bin / name} has other words than {folder / name}, the dictionary of {path}: give the "
+                    "corpus that it was trained on, or one prepared with its subwords and dictionaries"
+                )
 
 
 def check(parameters: Mapping[str, Tensor], **dictionaries: Any) -> None:
@@ -113,6 +143,16 @@ def fitting(checkpoint: object, data: object) -> Iterator[None]:
             f"{checkpoint} and {data} do not belong together, because their dictionaries differ in size ({reason}): "
             "give the data-bin that the model was trained on"
         ) from error
+
+
+def _symbols(path: Path) -> list[str] | None:
+    """The words of a dictionary, None if there is none that fairseq can read."""
+    from fairseq.data import Dictionary
+
+    try:
+        return list(Dictionary.load(str(path)).symbols)
+    except Exception:  # fairseq raises what it likes
+        return None
 
 
 def _fingerprint(dictionary: Any) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluation.beam_search import without_chatter
-from ..evaluation.prepared import PreparedData, read_dictionary
+from ..evaluation.prepared import PreparedData
 from ..model import HEADS, KINDS, PrunableTransformer, PruningConfig, PruningPlan
-from ..model.dictionaries import direction
+from ..model.dictionaries import check_words, direction
 from ..model.finite import check_finite
 from ..model.flat_options import NO_FILES, config_of, positions_of
 from ..model.units import ROBERTA, TRANSFORMER, model_of, modules_in, shape_of
 from ..removal.compact import sizes
-from ..removal.data_bin import check_task, first_folder
+from ..removal.data_bin import check_task
 from .options import Options
 
 MODEL, STOCK = TRANSFORMER.model, TRANSFORMER.stock
@@ -170,23 +170,16 @@ class UnprunedModel:
                 f"{self.path} translates from {' to '.join(map(str, languages))}, but the corpus {data.folder} is from "
                 f"{' to '.join(data.languages)}: give the corpus of its languages"
             )
-        folders = [first_folder(self._option("task", "data", ".")), self.path.parent]
         for stack, language in zip(("encoder", "decoder"), data.languages, strict=True):
             name = f"dict.{language}.txt"
             words = data.dictionary(name)
             rows = len(self.state["model"][f"{stack}.embed_tokens.weight"])
-            advice = "give the corpus that it was trained on, or one prepared with its subwords and dictionaries"
             if rows != len(words):
                 raise UserError(
                     f"{data.data_bin / name} has {len(words)} entries, but the {stack} of {self.path} has {rows}: "
-                    f"{advice}"
+                    "give the corpus that it was trained on, or one prepared with its subwords and dictionaries"
                 )
-            for folder in folders:
-                if (folder / name).is_file() and read_dictionary(folder / name).symbols != words.symbols:
-                    raise UserError(
-                        f"{data.data_bin / name} has other words than {folder / name}, the dictionary of {self.path}: "
-                        f"{advice}"
-                    )
+        check_words(self.state, self.path, data.data_bin, data.languages)
 
     def check_fits(self, args: Namespace) -> None:
         """Check that a training with these options can start from the model.

@@ -133,11 +133,34 @@ def forgetful(checkpoint: Path, path: Path) -> Path:
     return path
 
 
+def moved(checkpoint: Path, path: Path, data: Path) -> Path:
+    """A checkpoint in another folder, of a training on other data."""
+    path.parent.mkdir()
+    state = torch.load(checkpoint, weights_only=True)
+    state["cfg"]["task"]["data"] = str(data)
+    torch.save(state, path)
+    return path
+
+
 def test_checkpoints_that_know_no_dictionaries(
     trained: Path, stock: Path, data: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
     old = forgetful(trained, tmp_path / "old.pt")
-    assert main(["evaluate", str(old), "--data", str(data["swapped"]), "--beam", "1"]) == 0
+    swapped, out = data["swapped"], tmp_path / "out"
+    for checkpoint in (old, stock):  # the folder of its training is there, with its dictionaries
+        message = f"{swapped}/data-bin/dict.yy.txt has other words than"
+        scoring = ("--heads-to-keep", 6, "--out", out) if checkpoint == old else ()
+        for command in (
+            ("evaluate", checkpoint, "--data", swapped, "--beam", 1),
+            ("score-heads", checkpoint, "--data", swapped / "data-bin", *scoring),
+            ("prepare", "distilled", checkpoint, swapped, out),
+        ):
+            assert message in told(capsys, *command)
+            assert not out.exists()
+    gone = moved(old, tmp_path / "moved" / "model.pt", tmp_path / "gone")
+    assert main(["evaluate", str(gone), "--data", str(swapped), "--beam", "1"]) == 0
+    shutil.copy(data["longer"] / "data-bin" / "dict.yy.txt", gone.parent)  # of another model: it says nothing
+    assert main(["evaluate", str(gone), "--data", str(swapped), "--beam", "1"]) == 0
     capsys.readouterr()
     longer = data["longer"]
     for checkpoint, message in (
