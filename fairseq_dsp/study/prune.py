@@ -190,7 +190,7 @@ def run(args: argparse.Namespace) -> None:
             )
         models = place(out, [run for run in runs if run.label == METHOD])
         length = min(LENGTH, model.longest)
-        speeds = measure_speeds(out / SPEED, {BASE: model.path, **models}, length)
+        speeds = measure_speeds(out / SPEED, {BASE: model.path, **models}, length, cpu=study.on_cpu)
         text = table(read_results(out), speeds, length)
         write_text(out / TABLE, text)
     print(f"\n{text}")

@@ -48,15 +48,18 @@ def _link(made: Path, target: Path) -> None:
                 shutil.copyfile(made, temporary)
 
 
-def measure_speeds(path: Path, models: Mapping[str, Path], length: int) -> dict[str, float]:
-    """Return how many sentences of so many subwords a second the models translate, measured in turns, once."""
+def measure_speeds(path: Path, models: Mapping[str, Path], length: int, *, cpu: bool) -> dict[str, float]:
+    """Return how many sentences of so many subwords a second the models translate, measured in turns, once.
+
+    :param cpu: whether to use no GPU, if there is one.
+    """
     import torch
 
     there: dict[str, float] | None = read_json(path)
     if there is not None and there.keys() == models.keys():
         return there
     print("measuring the speed of each model", file=sys.stderr)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
     runners = {name: load(str(file), BEAM, length, device, "float32") for name, file in models.items()}
     found = measure(runners, [BATCH], length, TURNS, device=device)
     measured = {one.model: one.sentences_per_second for one in found}

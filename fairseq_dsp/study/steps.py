@@ -58,6 +58,7 @@ class Commands:
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self._device = ("--cpu",) if study.on_cpu else ()
 
     def checkpoint(self, folder: Path) -> Path:
         """Return the checkpoint of a training that counts."""
@@ -102,7 +103,7 @@ class Commands:
         """Return what makes a corpus with a model's translations of the training text in the folder *out*."""
         data = self.study.data
         data.derived(out).check_trainable()  # before a base is trained for it
-        words = ["prepare", "distilled", str(model), str(data.folder.absolute()), str(out), "--force"]
+        words = ["prepare", "distilled", str(model), str(data.folder.absolute()), str(out), "--force", *self._device]
         if text := flags(data):
             words += ["--split", self.study.split, *text]
         return Step("translate", (*_command(), *words), products=(out / SUMMARY,), inputs=(model,))
@@ -120,11 +121,12 @@ class Commands:
         command = (*_command(), "score-heads", str(model), "--data", str(self._data_bin), "--heads-to-keep", str(heads))
         if self.study.trained:
             command = (*command, "--seed", str(seed))
-        return Step("score-heads", (*command, "--out", str(chosen), *words), products=(chosen,), inputs=(model,))
+        command = (*command, "--out", str(chosen), *self._device, *words)
+        return Step("score-heads", command, products=(chosen,), inputs=(model,))
 
     def compensate(self, model: Path, chosen: Path, out: Path) -> Step:
         """Return what fits the output projections of a model to the heads of the file *chosen*."""
-        words = (str(model), str(out), "--data", str(self._data_bin), "--kept-heads", str(chosen))
+        words = (str(model), str(out), "--data", str(self._data_bin), "--kept-heads", str(chosen), *self._device)
         return Step("compensate", (*_command(), "compensate", *words), products=(out,), inputs=(model, chosen))
 
     def scoring(self, folder: Path, model: Path, kept: list[str], *, pruned: bool) -> Iterator[Step]:
@@ -139,7 +141,7 @@ class Commands:
             model, kept, files = small, [], ()
         scores, output = folder / SCORES, folder / study.data.output_name
         words = ["evaluate", str(model), "--data", str(study.data.folder.absolute()), "--split", study.split]
-        words += [*flags(study.data), *kept]
+        words += [*flags(study.data), *kept, *self._device]
         if not study.data.classifies:
             words += ["--beam", str(study.beam), "--lenpen", str(study.lenpen)]
         if (study.max_len_a, study.max_len_b) != (MAX_LEN_A, MAX_LEN_B):

@@ -131,6 +131,13 @@ class Study:
         """N, the number of heads of the unpruned model."""
         return sum(map(sum, self.shape.values()))
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether its trainings use no GPU: then what scores heads, translates and measures uses none either."""
+        trainings = [method.recovery or method.options for method in self.methods]
+        trainings += [] if self.trained else [self.base]
+        return all((self.recipe | options).get("cpu") for options in trainings)
+
 
 def read_study(path: str | Path, *, data: str | None = None, text: Mapping[str, Any] | None = None) -> Study:
     """Read and check a study file.

@@ -118,3 +118,17 @@ def test_the_precision_of_a_model(stock_checkpoint: Path, prepared: Path, monkey
     assert not precisions(**{"memory-efficient-fp16": True}) | precisions(cpu=True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert (precisions(), precisions(bf16=True)) == (set(), {"bf16"})
+
+
+@pytest.mark.parametrize("more", [[], ["--cpu"]])
+def test_no_step_uses_a_gpu_if_the_training_does_not(
+    more: list[str], stock_checkpoint: Path, prepared: Path, tmp_path: Path, capsys: Any
+) -> None:
+    asked = ["--heads-to-keep", "6", "5", "--distill", "--dry-run"]
+    assert main(["prune", str(stock_checkpoint), str(prepared), str(tmp_path / "out"), *asked, *more]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    of_device = ("fairseq_cli.train", "prepare distilled", "score-heads", "compensate", "evaluate")
+    commands = {name: [line for line in lines if f" {name} " in line] for name in of_device}
+    assert [len(found) for found in commands.values()] == [2, 1, 1, 1, 3]
+    for command in [line for found in commands.values() for line in found]:
+        assert ("--cpu" in command.split()) is bool(more), command
