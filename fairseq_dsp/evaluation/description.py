@@ -93,5 +93,5 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
     else:
         check_task(state, checkpoint)
         check_direction(state, checkpoint, data.languages)
-        check_words(state, checkpoint, data.data_bin, data.languages)
+        check_words(state, checkpoint, data.data_bin, data.dictionaries)
     return {"parameters": parameters, **heads}

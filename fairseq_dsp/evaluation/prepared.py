@@ -271,6 +271,11 @@ class PreparedData:
         """
         return read_dictionary(self.data_bin / name)
 
+    @property
+    def dictionaries(self) -> dict[str, Any]:
+        """Those of the source and the target language, see `dictionary`."""
+        return {language: self.dictionary(f"dict.{language}.txt") for language in self.languages}
+
     def _label_dictionary(self) -> Any:
         return self.dictionary("label/dict.txt")
 

@@ -121,7 +121,8 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
     check_labels(task, getattr(model, "trained_on", None))
     if hasattr(task.cfg, "source_lang"):
         state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)  # which knows the folder of its training
-        check_words(state, checkpoint, Path(data), (task.cfg.source_lang, task.cfg.target_lang))
+        words = {task.cfg.source_lang: task.source_dictionary, task.cfg.target_lang: task.target_dictionary}
+        check_words(state, checkpoint, Path(data), words)
     try:
         if hasattr(task, "label_dictionary") and not (Path(data) / "input0" / f"{split}.idx").is_file():
             raise FileNotFoundError(split)  # the task of classification fails on it in its own way

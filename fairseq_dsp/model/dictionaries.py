@@ -61,29 +61,27 @@ def check_direction(state: Mapping[str, Any], path: str, languages: tuple[str | 
         )
 
 
-def check_words(
-    state: Mapping[str, Any], path: str | Path, data_bin: Path, languages: tuple[str | None, str | None]
-) -> None:
-    """Refuse the dictionaries of a data-bin if a checkpoint without fingerprints was trained with others.
+def check_words(state: Mapping[str, Any], path: str | Path, data_bin: Path, words: Mapping[str, Any]) -> None:
+    """Refuse the dictionaries of a data-bin if a translation model was trained with others.
 
-    The folder that it was trained on, if it is there still, and its own may have them. One of another size than the
-    model's is not of the model.
+    A checkpoint without fingerprints is compared with the dictionaries in the folder that it was trained on, if it is
+    there still, and in its own; one of another size than the model's is not the model's.
 
     :param state: what fairseq loaded from the checkpoint *path*.
-    :param languages: the source's and the target's, of the data.
+    :param words: fairseq's dictionaries, by the source's and the target's language.
     :raises UserError: if one has other words.
     """
-    if _KEY in getattr(state["model"], "_metadata", {}).get("", {}):
+    parameters = state["model"]
+    with fitting(path, data_bin):
+        check(parameters, **dict(zip(_STACKS, words.values(), strict=True)))
+    if _KEY in getattr(parameters, "_metadata", {}).get("", {}):
         return
     trained_on = str(getattr(config_of(state, "task"), "data", None) or ".")
-    folders = [Path(folder) for folder in (trained_on, trained_on.partition(":")[0])]
-    for stack, language in zip(_STACKS, languages, strict=True):
+    for language, dictionary in words.items():
         name = f"dict.{language}.txt"
-        rows = len(state["model"].get(f"{stack}.embed_tokens.weight", ()))
-        here = _symbols(data_bin / name)
-        for folder in (*folders, Path(path).parent):
+        for folder in (Path(trained_on), Path(trained_on.partition(":")[0]), Path(path).parent):
             theirs = _symbols(folder / name)
-            if here and theirs and len(here) == len(theirs) == rows and here != theirs:
+            if theirs and len(theirs) == len(dictionary) and theirs != dictionary.symbols:
                 raise UserError(
                     f"{data_bin / name} has other words than {folder / name}, the dictionary of {path}: give the "
                     "corpus that it was trained on, or one prepared with its subwords and dictionaries"
@@ -191,12 +189,12 @@ def _same(stack: str, theirs: str | None, state: Mapping[str, Tensor], prefix: s
     if not differ:
         return
     sizes = f"{count} words, here {len(dictionary)}" if count != len(dictionary) else f"{count} words, here others"
-    of_stack = f"{_STACKS[stack]} "
-    otherwise = (
-        " or, to continue with another dictionary on purpose, start from its export by fairseq-dsp export-fairseq"
-    )
-    if of_classifier in state:  # which has one, and no such export
-        of_stack = otherwise = ""
+    of_stack = "" if of_classifier in state else f"{_STACKS[stack]} "
+    otherwise = ""
+    if theirs is not None and of_stack:  # a classifier has no such export, and fairseq's own models are one
+        otherwise = (
+            " or, to continue with another dictionary on purpose, start from its export by fairseq-dsp export-fairseq"
+        )
     raise OtherDictionaryError(
         f"the checkpoint was trained with another {of_stack}dictionary ({sizes}), so words would be confused: give the "
         f"data-bin that it was trained on{otherwise}"

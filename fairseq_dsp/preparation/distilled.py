@@ -52,7 +52,7 @@ def add_command(commands: Any) -> None:
     add("--max-tokens", type=positive, default=4096, metavar="N", help="tokens in a batch (default: %(default)s)")
     add("--cpu", action="store_true", help="do not use a GPU")
     add("--force", action="store_true", help="replace a finished preparation in OUT that has other settings")
-    add("--split", default="test", help="the text that --references are of (default: %(default)s)")
+    add("--split", help="the text that --references are of (default: test)")
     preprocessed.add_arguments(parser)
     parser.set_defaults(prepare=run)
 
@@ -71,7 +71,13 @@ def run(args: argparse.Namespace) -> None:
     from .settings import is_done
 
     with told_in_one_sentence(args.out):
-        data = preprocessed.read_data(args.data, args.split, preprocessed.given_by(args))
+        if args.split and not args.references:
+            raise UserError(
+                f"--split {args.split} is given, but no --references: it is the text that these are of, while the "
+                "training text is what is translated; give both, or leave it out"
+            )
+        split = args.split or "test"
+        data = preprocessed.read_data(args.data, split, preprocessed.given_by(args))
         data.check_distillable()
         out = args.out.resolve()
         if any(out in (folder.resolve(), *folder.resolve().parents) for folder in (data.folder, *data.data_bins)):
@@ -80,9 +86,9 @@ def run(args: argparse.Namespace) -> None:
         for path in models:
             state = checkpoint_utils.load_checkpoint_to_cpu(path)
             check_task(state, path)
-            data = preprocessed.for_model(data, state, args.split) if path == models[0] else data
+            data = preprocessed.for_model(data, state, split) if path == models[0] else data
             check_direction(state, path, data.languages)
-            check_words(state, path, data.data_bin, data.languages)
+            check_words(state, path, data.data_bin, data.dictionaries)
         made = data.derived(args.out)
         made.check_trainable()
         settings = {

@@ -170,16 +170,7 @@ class UnprunedModel:
                 f"{self.path} translates from {' to '.join(map(str, languages))}, but the corpus {data.folder} is from "
                 f"{' to '.join(data.languages)}: give the corpus of its languages"
             )
-        for stack, language in zip(("encoder", "decoder"), data.languages, strict=True):
-            name = f"dict.{language}.txt"
-            words = data.dictionary(name)
-            rows = len(self.state["model"][f"{stack}.embed_tokens.weight"])
-            if rows != len(words):
-                raise UserError(
-                    f"{data.data_bin / name} has {len(words)} entries, but the {stack} of {self.path} has {rows}: "
-                    "give the corpus that it was trained on, or one prepared with its subwords and dictionaries"
-                )
-        check_words(self.state, self.path, data.data_bin, data.languages)
+        check_words(self.state, self.path, data.data_bin, data.dictionaries)
 
     def check_fits(self, args: Namespace) -> None:
         """Check that a training with these options can start from the model.

@@ -163,12 +163,17 @@ def test_checkpoints_that_know_no_dictionaries(
     assert main(["evaluate", str(gone), "--data", str(swapped), "--beam", "1"]) == 0
     capsys.readouterr()
     longer = data["longer"]
-    for checkpoint, message in (
-        (old, "another target dictionary (40 words, here 41)"),
-        (stock, f"{stock} and {longer}/data-bin do not belong together, because their dictionaries differ in size"),
-    ):
-        assert message in told(capsys, "evaluate", checkpoint, "--data", longer, "--beam", 1)
-        assert message in told(capsys, "score-heads", checkpoint, "--data", longer / "data-bin")
+    differ = "because their dictionaries differ in size"
+    for checkpoint, while_loading in ((old, "another target dictionary (40 words, here 41)"), (stock, differ)):
+        assert while_loading in told(capsys, "score-heads", checkpoint, "--data", longer / "data-bin")
+        for command in (
+            ("evaluate", checkpoint, "--data", longer, "--beam", 1),
+            ("prepare", "distilled", checkpoint, longer, out),
+        ):
+            said = told(capsys, *command)
+            assert f"{checkpoint} and {longer}/data-bin do not belong together" in said
+            assert "(40 words, here 41)" in said or differ in said
+            assert not out.exists()
 
 
 def test_a_training_with_other_words_on_purpose(trained: Path, data: dict[str, Path], tmp_path: Path) -> None:

@@ -228,15 +228,14 @@ def test_what_cannot_be_distilled_is_refused(corpus: Path, model: Path, made: Pa
     (labelled / "prepare.json").write_text('{"task": "sentence_prediction", "data_bin": "."}')
     assert "is a corpus with labels" in sentence(model, labelled, out)
     (tmp_path / "other").mkdir()
-    assert "data-bin" in sentence(model, prepare(tmp_path / "other", 25), out)
+    assert "was trained with another source dictionary" in sentence(model, prepare(tmp_path / "other", 25), out)
     more = tmp_path / "more"
     shutil.copytree(corpus, more)
     for path in (corpus / "data-bin1").glob("train.*"):
         shutil.copy(path, more / "data-bin1" / path.name.replace("train.", "train1."))
     assert "data-bin1 has further training texts beside train, as train1" in sentence(model, more, out)
-    assert not (out / "data-bin").exists()
-    copies = [path.name for path in out.iterdir()]
-    assert "prepare.json" not in copies
+    assert "--split valid is given, but no --references" in sentence(model, corpus, out, "--split", "valid")
+    assert not out.exists()
 
 
 def test_a_copy_of_a_stage_is_somebodys_own(corpus: Path, model: Path, tmp_path: Path) -> None:

@@ -105,9 +105,9 @@ def test_a_corpus_of_another_model(stock_checkpoint: Path, prepared: Path, tmp_p
     for lines, message in (
         (
             [*words, "new 1"],
-            f"has {len(words) + 5} entries, but the decoder of {stock_checkpoint} has {len(words) + 4}: {advice}",
+            f"another target dictionary ({len(words) + 4} words, here {len(words) + 5}), so words would be confused",
         ),
-        ([words[1], words[0], *words[2:]], "has other words than"),
+        ([words[1], words[0], *words[2:]], f"the dictionary of {stock_checkpoint}: {advice}"),
     ):
         (other / "data-bin/dict.yy.txt").write_text("".join(f"{line}\n" for line in lines))
         assert message in refused(stock_checkpoint, other, tmp_path / "out", heads=[6])
