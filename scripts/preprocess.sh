@@ -13,6 +13,7 @@
 # Run again after an interruption, it goes on from the last finished stage; when all is done, it does nothing.
 # data-prep/README.md tells what OUT holds then, and where the corpora come from.
 
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 one_thread
 

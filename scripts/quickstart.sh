@@ -7,6 +7,7 @@
 # small unpruned model and jointly pruned ones at a few head counts, prints the table and five translations. 10 to
 # 15 minutes on 2 cores, the installation included. What is there already is used again: data/phrases, results/quickstart.
 
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 help_if_asked "$@"

@@ -10,6 +10,7 @@
 # ../shared/data, and are skipped where there are none; so are tests that need a GPU.
 # Proofs that take longer: tests/long/.
 
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 help_if_asked "$@"

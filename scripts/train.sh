@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Trains a model with fairseq-train: the languages come from the prepared corpus, the recipe is given below.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
 
 usage() {

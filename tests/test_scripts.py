@@ -34,6 +34,13 @@ def bash(script: str, *words: object, **variables: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.parametrize("script", sorted({p.name for p in (REPOSITORY / "scripts").glob("*.sh")} - {"common.sh"}))
+def test_a_script_that_is_given_to_another_shell_goes_on_in_bash(script: str) -> None:
+    said = bash(f'sh "scripts/{script}" --help')
+    assert said == bash(f'"scripts/{script}" --help')
+    assert f"scripts/{script}" in said or f"fairseq-dsp {Path(script).stem}" in said
+
+
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
 @pytest.mark.parametrize(
     ("files", "own"),
