@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
+from support import REPOSITORY, mostly_slow
 
 
 def environment(folder: Path, *files: str) -> Path:
@@ -34,7 +34,10 @@ def bash(script: str, *words: object, **variables: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("script", sorted({p.name for p in (REPOSITORY / "scripts").glob("*.sh")} - {"common.sh"}))
+SCRIPTS = sorted({path.name for path in (REPOSITORY / "scripts").glob("*.sh")} - {"common.sh"})
+
+
+@pytest.mark.parametrize("script", mostly_slow(SCRIPTS, "test.sh", "train.sh"))
 def test_a_script_that_is_given_to_another_shell_goes_on_in_bash(script: str) -> None:
     said = bash(f'sh "scripts/{script}" --help')
     assert said == bash(f'"scripts/{script}" --help')
