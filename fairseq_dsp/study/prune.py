@@ -241,7 +241,7 @@ def _method(args: argparse.Namespace, own: Options, heads: Sequence[int], option
     more: dict[str, Any] = {"from_base": True, "distill": args.distill}
     if options.get("head-selection") == "fixed":
         more |= {"compensate": True, "recovery": options}
-        return Method("michel", METHOD, (own["heads-to-keep"],), (args.seed,), pruning_recipe.SCORING, **more)
+        return Method("michel", METHOD, (own["heads-to-keep"],), (args.seed,), pruning_recipe.SCORED_ONCE, **more)
     if args.range:
         more |= {"low": min(heads), "high": max(heads)}
         if args.touch_up:

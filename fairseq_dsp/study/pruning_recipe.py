@@ -26,7 +26,7 @@ from ..model.units import shape_by
 from .options import BUDGETS, DEFAULTS, SHARES, Options, parse_options
 
 LEAST_UPDATES = 500
-SCORING: Options = {"split": "train", "sentences": 2000, "steps": 6}
+SCORED_ONCE: Options = {"split": "train", "sentences": 2000, "steps": 6}
 """Options of score-heads, where the heads are scored once."""
 PRUNING_LR = 0.02
 _WARM_UP = 0.05
