@@ -64,8 +64,8 @@ def check_direction(state: Mapping[str, Any], path: str, languages: tuple[str | 
 def check_words(state: Mapping[str, Any], path: str | Path, data_bin: Path, words: Mapping[str, Any]) -> None:
     """Refuse the dictionaries of a data-bin if a translation model was trained with others.
 
-    A checkpoint without fingerprints is compared with the dictionaries in the folder that it was trained on, if it is
-    there still, and in its own; one of another size than the model's is not the model's.
+    A checkpoint without fingerprints is compared with the dictionaries in its own folder or, if it has none of the
+    model's size, in the one that it was trained on, if that is there still.
 
     :param state: what fairseq loaded from the checkpoint *path*.
     :param words: fairseq's dictionaries, by the source's and the target's language.
@@ -77,15 +77,17 @@ def check_words(state: Mapping[str, Any], path: str | Path, data_bin: Path, word
     if _KEY in getattr(parameters, "_metadata", {}).get("", {}):
         return
     trained_on = str(getattr(config_of(state, "task"), "data", None) or ".")
+    folders = Path(path).parent, Path(trained_on), Path(trained_on.partition(":")[0])
     for language, dictionary in words.items():
         name = f"dict.{language}.txt"
-        for folder in (Path(trained_on), Path(trained_on.partition(":")[0]), Path(path).parent):
-            theirs = _symbols(folder / name)
-            if theirs and len(theirs) == len(dictionary) and theirs != dictionary.symbols:
-                raise UserError(
-                    f"{data_bin / name} has other words than {folder / name}, the dictionary of {path}: give the "
-                    "corpus that it was trained on, or one prepared with its subwords and dictionaries"
-                )
+        there = ((folder / name, _symbols(folder / name)) for folder in folders)
+        file, theirs = next(((file, found) for file, found in there if len(found) == len(dictionary)), (None, None))
+        if file and theirs != dictionary.symbols:
+            raise UserError(
+                f"{data_bin / name} has other words than {file}, the dictionary of {path}: give the corpus that it was "
+                "trained on, or one prepared with its subwords and dictionaries; if the dictionaries there are "
+                "not those of its training any more, copy the right ones beside the checkpoint"
+            )
 
 
 def check(parameters: Mapping[str, Tensor], **dictionaries: Any) -> None:
@@ -143,14 +145,14 @@ def fitting(checkpoint: object, data: object) -> Iterator[None]:
         ) from error
 
 
-def _symbols(path: Path) -> list[str] | None:
-    """The words of a dictionary, None if there is none that fairseq can read."""
+def _symbols(path: Path) -> list[str]:
+    """The words of a dictionary, none if there is none that fairseq can read."""
     from fairseq.data import Dictionary
 
     try:
         return list(Dictionary.load(str(path)).symbols)
     except Exception:  # fairseq raises what it likes
-        return None
+        return []
 
 
 def _fingerprint(dictionary: Any) -> str:

@@ -157,6 +157,9 @@ def test_checkpoints_that_know_no_dictionaries(
         ):
             assert message in told(capsys, *command)
             assert not out.exists()
+    shutil.copy(swapped / "data-bin" / "dict.yy.txt", tmp_path)  # beside the checkpoint: its training's, after all
+    assert main(["evaluate", str(old), "--data", str(swapped), "--beam", "1"]) == 0
+    (tmp_path / "dict.yy.txt").unlink()
     gone = moved(old, tmp_path / "moved" / "model.pt", tmp_path / "gone")
     assert main(["evaluate", str(gone), "--data", str(swapped), "--beam", "1"]) == 0
     shutil.copy(data["longer"] / "data-bin" / "dict.yy.txt", gone.parent)  # of another model: it says nothing
