@@ -93,6 +93,14 @@ def other_words(state: dict[str, Any]) -> None:
             state["model"][name] = torch.cat([state["model"][name]] * 2)
 
 
+def words_in_another_order(folder: Path, data: Path) -> Callable[[dict[str, Any]], None]:
+    """Let a teacher be trained on a folder with other dictionaries of the same size."""
+    folder.mkdir()
+    first, second, *words = (data / "dict.yy.txt").read_text().splitlines()
+    (folder / "dict.yy.txt").write_text("".join(f"{word}\n" for word in (second, first, *words)))
+    return lambda state: state["cfg"]["task"].update(data=str(folder))
+
+
 def not_a_number(state: dict[str, Any]) -> None:
     state["model"]["decoder.layers.0.fc1.weight"][0, 0] = float("nan")
 
@@ -107,6 +115,10 @@ def test_teachers_that_cannot_be_used(stock: Path, tiny_data: Path, tmp_path: Pa
         (
             altered(stock, tmp_path / "other.pt", other_words),
             "their dictionaries differ in size",
+        ),
+        (
+            altered(stock, tmp_path / "order.pt", words_in_another_order(tmp_path / "theirs", tiny_data)),
+            r"dict\.yy\.txt has other words than .*theirs/dict\.yy\.txt, the dictionary of .*order\.pt",
         ),
         (altered(stock, tmp_path / "nan.pt", not_a_number), "holds a NaN or an infinity, with which nothing can"),
     ):
