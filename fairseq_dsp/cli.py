@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from .errors import STOPPED, UserError
+from .errors import STOPPED, UserError, about_a_file
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": (".preparation.prepare", "Prepare a corpus: from raw text to a data-bin for fairseq-train"),
@@ -40,10 +39,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name of a command → (module, what it does). A module has ``add_arguments(parser)`` and ``run(args) -> None``;
 one that sets a default for ``more`` is given there what is no argument of its own."""
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *_FULL}
-"""What the user can mend; any other error of the operating system may be a fault of this package."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,12 +86,12 @@ def _run(argv: list[str]) -> int:
     except BrokenPipeError:  # nobody reads on, as in … | head
         _drop_output()
     except OSError as error:
-        if error.filename is None and error.errno in _FULL:
-            _drop_output()
-            return _failed(argv[0], f"the disk that is written to is full ({error.strerror}): make room, and try again")
-        if error.filename is None or error.errno not in _REFUSED:
+        told = about_a_file(error)
+        if told is None:
             raise
-        return _failed(argv[0], f"{error.filename} cannot be used ({error.strerror}): correct that, and try again")
+        if error.filename is None:  # it was output that there was no room for
+            _drop_output()
+        return _failed(argv[0], told)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -10,6 +11,10 @@ Kind = TypeVar("Kind", bound=BaseException)
 
 STOPPED = "stopped: run the same command again to do what is missing"
 """What to say after Ctrl-C."""
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *_FULL}
 
 
 class UserError(ValueError):
@@ -23,6 +28,18 @@ class UserError(ValueError):
 def not_allowed(error: PermissionError) -> UserError:
     """What to raise where a file is there that may not be read, and so is neither missing nor damaged."""
     return UserError(f"{error.filename} cannot be read ({error.strerror}): have its owner allow it")
+
+
+def about_a_file(error: OSError, *others: int) -> str | None:
+    """What to tell of an error of the operating system that the user can mend; None if it may be the program's fault.
+
+    :param others: the numbers of further errors that the user can mend, beside missing rights and space.
+    """
+    if error.filename is None:
+        full = f"the disk that is written to is full ({error.strerror}): make room, and try again"
+        return full if error.errno in _FULL else None
+    told = f"{error.filename} cannot be used ({error.strerror}): correct that, and try again"
+    return told if error.errno in {*_REFUSED, *others} else None
 
 
 def find_in_chain(error: BaseException | None, kind: type[Kind]) -> Kind | None:

@@ -112,3 +112,8 @@ def reduce(rank: int, store: Path, out: Path) -> None:
     wrapped.all_reduce_grads()
     out.write_text(json.dumps([parameter.grad.tolist() for parameter in module.parameters_]))
     distributed.destroy_process_group()
+
+
+def open_nothing(rank: int) -> None:
+    """Read a file that is not there."""
+    Path("nothing").read_text()

@@ -1,15 +1,18 @@
 """fairseq's commands show a traceback of thirty lines for a mistake that one sentence explains, and for Ctrl-C.
 
-Broken: the commands of ve-fairseq 0.12.3 catch nothing, so the sentence of a `UserError` drowns in the traceback; an
-error on loading a model is even replaced by "please ensure that the architectures match".
+Broken: the commands of ve-fairseq 0.12.3 catch nothing, so the sentence of a `UserError`, or the name of a folder that
+is not there, drowns in the traceback; an error on loading a model is even replaced by "please ensure that the
+architectures match".
 
 Fix: where one of fairseq's commands runs, a `UserError` (also one that fairseq replaced by its own, or that was raised
-in a process that it started for a GPU) is printed alone, and so is what to do after Ctrl-C; the exit status stays.
+in a process that it started for a GPU) is printed alone, and so are a file that cannot be used, a text that is not
+there, and what to do after Ctrl-C; the exit status stays.
 ``LOGLEVEL=DEBUG`` brings the traceback back. Can go when fairseq prints errors as one line.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -18,7 +21,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from fairseq_dsp.errors import STOPPED, UserError, find_in_chain
+from fairseq_dsp.errors import STOPPED, UserError, about_a_file, find_in_chain
 
 
 def apply() -> None:
@@ -31,12 +34,21 @@ def apply() -> None:
 def _report(
     otherwise: Callable[..., Any], kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    if found := find_in_chain(error, UserError) or _of_process(error):
+    if found := find_in_chain(error, UserError) or _of_file(error) or _of_process(error):
         print(f"error: {found}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print(f"\n{STOPPED}", file=sys.stderr)
     else:
         otherwise(kind, error, traceback)
+
+
+def _of_file(error: BaseException) -> str | None:
+    """What to tell of a file or folder that the command line names, or that belongs to what it names."""
+    if not isinstance(error, OSError):
+        return None
+    if isinstance(error, FileNotFoundError) and error.errno is None:  # fairseq's own, of a text that is not there
+        return f"{error}: correct its name, or that of the folder"
+    return about_a_file(error, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def _of_process(error: BaseException) -> str | None:
@@ -45,6 +57,7 @@ def _of_process(error: BaseException) -> str | None:
         return None
     kinds: tuple[type[UserError], ...] = (UserError, *UserError.__subclasses__())
     names = "|".join(re.escape(f"{kind.__module__}.{kind.__qualname__}") for kind in kinds)
+    names += "|FileNotFoundError|NotADirectoryError|IsADirectoryError|FileExistsError|PermissionError"
     said = re.findall(rf"^(?:{names}): (.+)$", str(error), re.MULTILINE)
     return said[-1] if said else None
 

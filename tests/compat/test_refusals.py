@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import ranks
+import support
 import torch
 
 from fairseq_dsp.compat import tracebacks_for_users
@@ -39,11 +40,28 @@ def test_fp16_on_a_cpu_is_refused(train_tiny, tmp_path):
     assert not list((tmp_path / "run").glob("*.pt"))
 
 
-def test_other_errors_keep_their_traceback(train_tiny, tmp_path):
-    done = train_tiny(tmp_path, "--train-subset", "nowhere", check=False)
-    assert done.returncode == 1
-    assert "Traceback" in done.stdout
-    assert last_line(done).startswith("FileNotFoundError")
+def test_folders_and_texts_that_are_not_there(train_tiny, tiny_data, tmp_path):
+    (tmp_path / "file").touch()
+    for flags, told in (
+        (("--train-subset", "nowhere"), f"Dataset not found: nowhere ({tiny_data}): correct its name, or that of"),
+        (("--save-dir", tmp_path / "file"), f"{tmp_path}/file/dummy cannot be used (Not a directory): correct that"),
+        (("--valid-subset", "nowhere"), "nowhere"),
+    ):
+        done = train_tiny(tmp_path / "run", *flags, check=False)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stdout
+        assert last_line(done).startswith("error: ")
+        assert told in last_line(done)
+    done = support.run_fairseq("train", *support.tiny_train_args(tmp_path / "none", tmp_path / "run"), check=False)
+    assert last_line(done).startswith(f"error: {tmp_path}/none cannot be used (No such file or directory)")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), ConnectionRefusedError(111, "Connection refused")])
+def test_other_errors_keep_their_traceback(error, capsys):
+    kept = []
+    tracebacks_for_users._report(lambda *shown: kept.append(shown), type(error), error, None)
+    assert kept == [(type(error), error, None)]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_developer_can_have_the_traceback_of_a_user_error(train_tiny, tmp_path):
@@ -71,3 +89,10 @@ def test_what_a_process_of_a_gpu_says_is_printed_alone(capsys):
         torch.multiprocessing.spawn(ranks.refuse)
     tracebacks_for_users._report(sys.__excepthook__, raised.type, raised.value, None)
     assert capsys.readouterr().err == "error: give another number, such as 6\n"
+
+
+def test_a_folder_that_a_process_of_a_gpu_does_not_find_is_told(capsys):
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as raised:
+        torch.multiprocessing.spawn(ranks.open_nothing)
+    tracebacks_for_users._report(sys.__excepthook__, raised.type, raised.value, None)
+    assert capsys.readouterr().err == "error: [Errno 2] No such file or directory: 'nothing'\n"
