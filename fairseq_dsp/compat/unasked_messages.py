@@ -1,8 +1,8 @@
 """Importing fairseq and reading its command lines prints some thirty lines that no user can do anything about.
 
 Broken: ve-fairseq 0.12.3 calls hydra in ways that hydra 1.3 calls deprecated; one of its models turns everybody's
-debugging messages on when it is imported; one of its tasks asks for tensorboardX; and it pins memory where there is no
-GPU, at which torch warns.
+debugging messages on when it is imported; one of its tasks asks for tensorboardX; and torch warns of what it does: it
+pins memory where there is no GPU, gives attention masks of two types, and calls autocast by an old name.
 
 Fix: just these warnings are not shown, and the level of logging is after the import of fairseq what it was before. Can
 go with what fairseq does.
@@ -22,6 +22,8 @@ MESSAGES = (
     r"\s*'config' is validated against ConfigStore schema with the same name",
     r"\s*The strict flag in the compose API is deprecated",
     r"'pin_memory' argument is set as true but no accelerator is found",
+    r"Support for mismatched key_padding_mask and attn_mask is deprecated",
+    r"`torch\.cuda\.amp\.\w+\(args\.\.\.\)` is deprecated",
 )
 """How the warnings begin; ``config`` is fairseq's own configuration."""
 
@@ -29,7 +31,7 @@ MESSAGES = (
 def apply() -> None:
     """Show none of these messages; done before fairseq is imported, where that is possible."""
     for message in MESSAGES:
-        warnings.filterwarnings("ignore", message, UserWarning)
+        warnings.filterwarnings("ignore", message)
     for name in ("fairseq.tasks.text_to_speech", "matplotlib"):  # the latter where fairseq came first
         logging.getLogger(name).setLevel(logging.WARNING)
 
