@@ -6,7 +6,7 @@ architectures match".
 
 Fix: where one of fairseq's commands runs, a `UserError` (also one that fairseq replaced by its own, or that was raised
 in a process that it started for a GPU) is printed alone, and so are a file that cannot be used, a text that is not
-there, and what to do after Ctrl-C; the exit status stays.
+there, an option that must be given, and what to do after Ctrl-C; the exit status stays.
 ``LOGLEVEL=DEBUG`` brings the traceback back. Can go when fairseq prints errors as one line.
 """
 
@@ -34,7 +34,7 @@ def apply() -> None:
 def _report(
     otherwise: Callable[..., Any], kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    if found := find_in_chain(error, UserError) or _of_file(error) or _of_process(error):
+    if found := find_in_chain(error, UserError) or _of_file(error) or _of_option(error) or _of_process(error):
         print(f"error: {found}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print(f"\n{STOPPED}", file=sys.stderr)
@@ -49,6 +49,14 @@ def _of_file(error: BaseException) -> str | None:
     if isinstance(error, FileNotFoundError) and error.errno is None:  # fairseq's own, of a text that is not there
         return f"{error}: correct its name, or that of the folder"
     return about_a_file(error, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+
+
+def _of_option(error: BaseException) -> str | None:
+    """What to tell of an option without a value: hydra names it as it would override it."""
+    if not (found := re.fullmatch(r"Error merging override (\w+)\.(\w+)=null", str(error))):
+        return None
+    part, option = (name.replace("_", "-") for name in found.groups())
+    return f"--{option} is not given, but what --{part} chooses needs it: give it"
 
 
 def _of_process(error: BaseException) -> str | None:

@@ -56,6 +56,14 @@ def test_folders_and_texts_that_are_not_there(train_tiny, tiny_data, tmp_path):
     assert last_line(done).startswith(f"error: {tmp_path}/none cannot be used (No such file or directory)")
 
 
+def test_an_option_that_another_needs(train_tiny, tmp_path):
+    done = train_tiny(tmp_path / "run", "--lr-scheduler", "polynomial_decay", check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
+    told = "error: --total-num-update is not given, but what --lr-scheduler chooses needs it: give it"
+    assert last_line(done) == told
+
+
 @pytest.mark.parametrize("error", [RuntimeError("size mismatch"), ConnectionRefusedError(111, "Connection refused")])
 def test_other_errors_keep_their_traceback(error, capsys):
     kept = []
