@@ -6,7 +6,7 @@ architectures match".
 
 Fix: where one of fairseq's commands runs, a `UserError` (also one that fairseq replaced by its own, or that was raised
 in a process that it started for a GPU) is printed alone, and so are a file that cannot be used, a text that is not
-there, an option that must be given, and what to do after Ctrl-C; the exit status stays.
+there, what fairseq says of an option, and what to do after Ctrl-C; the exit status stays.
 ``LOGLEVEL=DEBUG`` brings the traceback back. Can go when fairseq prints errors as one line.
 """
 
@@ -52,11 +52,13 @@ def _of_file(error: BaseException) -> str | None:
 
 
 def _of_option(error: BaseException) -> str | None:
-    """What to tell of an option without a value: hydra names it as it would override it."""
-    if not (found := re.fullmatch(r"Error merging override (\w+)\.(\w+)=null", str(error))):
-        return None
-    part, option = (name.replace("_", "-") for name in found.groups())
-    return f"--{option} is not given, but what --{part} chooses needs it: give it"
+    """What to tell of an option that the text of an error names, or that hydra would override, as it has no value."""
+    text = str(error)
+    if found := re.fullmatch(r"Error merging override (\w+)\.(\w+)=null", text):
+        part, option = (name.replace("_", "-") for name in found.groups())
+        return f"--{option} is not given, but what --{part} chooses needs it: give it"
+    named = isinstance(error, (AssertionError, ValueError)) and re.search(r"(?:^|\s)--[a-z]", text)
+    return text if named and "\n" not in text else None
 
 
 def _of_process(error: BaseException) -> str | None:

@@ -56,12 +56,22 @@ def test_folders_and_texts_that_are_not_there(train_tiny, tiny_data, tmp_path):
     assert last_line(done).startswith(f"error: {tmp_path}/none cannot be used (No such file or directory)")
 
 
-def test_an_option_that_another_needs(train_tiny, tmp_path):
-    done = train_tiny(tmp_path / "run", "--lr-scheduler", "polynomial_decay", check=False)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stdout
-    told = "error: --total-num-update is not given, but what --lr-scheduler chooses needs it: give it"
-    assert last_line(done) == told
+def test_options_that_fairseq_refuses(train_tiny, tmp_path):
+    for flags, told in (
+        (
+            ("--lr-scheduler", "polynomial_decay"),
+            "--total-num-update is not given, but what --lr-scheduler chooses needs it: give it",
+        ),
+        (("--finetune-from-model", "none.pt"), "--finetune-from-model none.pt does not exist"),
+        (
+            ("--share-all-embeddings", "--encoder-embed-dim", 16, "--arch", "transformer_dsp"),
+            "--share-all-embeddings requires a joined dictionary",
+        ),
+    ):
+        done = train_tiny(tmp_path / "run", *flags, check=False)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stdout
+        assert last_line(done) == f"error: {told}"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("size mismatch"), ConnectionRefusedError(111, "Connection refused")])
