@@ -38,6 +38,7 @@ LABELS_256 = {
     "layers-3-1-16": (6, 2),
     "layers-3-1-16-48": (6, -7),
     "layers-3-1-14-32": (-30, -11),
+    "layers-3-1-ffn-512": (-30, -20),
 }
 """Where labels of the frontiers stand, in points from the model's mark, for those that would meet others."""
 
