@@ -12,9 +12,9 @@ Kind = TypeVar("Kind", bound=BaseException)
 STOPPED = "stopped: run the same command again to do what is missing"
 """What to say after Ctrl-C."""
 
-
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *_FULL}
+"""What the user can mend; any other error of the operating system may be a fault of this package."""
 
 
 class UserError(ValueError):

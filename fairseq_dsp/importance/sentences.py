@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..corpus import data_bin_of
 from ..errors import UserError
-from ..model.dictionaries import check_words, fitting
+from ..model.dictionaries import check_words, fitting, of_task
 from ..model.finite import check_finite
 from ..model.flat_options import NO_FILES
 from ..model.kinds import flag
@@ -121,8 +121,7 @@ def _load(checkpoint: str, data: str, split: str) -> tuple[Any, Any]:
     check_labels(task, getattr(model, "trained_on", None))
     if hasattr(task.cfg, "source_lang"):
         state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)  # which knows the folder of its training
-        words = {task.cfg.source_lang: task.source_dictionary, task.cfg.target_lang: task.target_dictionary}
-        check_words(state, checkpoint, Path(data), words)
+        check_words(state, checkpoint, Path(data), of_task(task))
     try:
         if hasattr(task, "label_dictionary") and not (Path(data) / "input0" / f"{split}.idx").is_file():
             raise FileNotFoundError(split)  # the task of classification fails on it in its own way

@@ -90,6 +90,11 @@ def check_words(state: Mapping[str, Any], path: str | Path, data_bin: Path, word
             )
 
 
+def of_task(task: Any) -> dict[str, Any]:
+    """The dictionaries of a translation task, by the source's and the target's language, for `check_words`."""
+    return {task.cfg.source_lang: task.source_dictionary, task.cfg.target_lang: task.target_dictionary}
+
+
 def check(parameters: Mapping[str, Tensor], **dictionaries: Any) -> None:
     """Compare dictionaries with those that a model was trained with, as far as it tells.
 

@@ -17,7 +17,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 
 from ..errors import UserError
-from ..model.dictionaries import check_direction, check_words, fitting
+from ..model.dictionaries import check_direction, check_words, fitting, of_task
 from ..model.finite import check_finite
 from ..model.flat_options import NO_FILES
 from ..wrapping import wrap
@@ -49,8 +49,7 @@ class Teacher:
                 "expected: give the checkpoint of a translation model"
             )
         check_finite(dict(model.named_parameters()), f"--distill-from {path}")
-        words = {task.cfg.source_lang: task.source_dictionary, task.cfg.target_lang: task.target_dictionary}
-        check_words(state, path, Path(str(task.cfg.data).partition(":")[0]), words)
+        check_words(state, path, Path(str(task.cfg.data).partition(":")[0]), of_task(task))
         self._model = model.eval().requires_grad_(False)
 
     def log_probabilities(self, sample: dict[str, Any], like: Tensor) -> Tensor:
