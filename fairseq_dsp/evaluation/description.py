@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..model import PruningConfig
-from ..model.dictionaries import check_direction, check_words
+from ..model.dictionaries import check_words
 from ..model.flat_options import config_of
 from ..model.kinds import flag
 from ..model.labels import check_fine_tuned, has_labels
@@ -92,6 +92,5 @@ def _describe(checkpoint: str, heads_to_keep: int | None, kept_heads: str | None
         check_fine_tuned(state, checkpoint)
     else:
         check_task(state, checkpoint)
-        check_direction(state, checkpoint, data.languages)
         check_words(state, checkpoint, data.data_bin, data.dictionaries)
     return {"parameters": parameters, **heads}

@@ -46,31 +46,22 @@ def direction(state: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return getattr(task, "source_lang", None), getattr(task, "target_lang", None)
 
 
-def check_direction(state: Mapping[str, Any], path: str, languages: tuple[str | None, str | None]) -> None:
-    """Refuse a model that translates the other way round: where both languages have one dictionary, that is the same.
-
-    :param state: what fairseq loaded from the checkpoint *path*.
-    :param languages: the source's and the target's, of the data.
-    :raises UserError: if they are those of the model, swapped.
-    """
-    source, target = direction(state)
-    if source and target and source != target and (target, source) == languages:
-        raise UserError(
-            f"{path} translates from {source} into {target}, but the data is for a model from {target} into {source}: "
-            "give the model or the data of the same direction"
-        )
-
-
 def check_words(state: Mapping[str, Any], path: str | Path, data_bin: Path, words: Mapping[str, Any]) -> None:
-    """Refuse the dictionaries of a data-bin if a translation model was trained with others.
+    """Refuse a data-bin if a translation model was trained with other dictionaries, or translates the other way round.
 
-    A checkpoint without fingerprints is compared with the dictionaries in its own folder or, if it has none of the
+    Where both languages have one dictionary, only the names of the languages tell the direction. A checkpoint without fingerprints is compared with the dictionaries in its own folder or, if it has none of the
     model's size, in the one that it was trained on, if that is there still.
 
     :param state: what fairseq loaded from the checkpoint *path*.
     :param words: fairseq's dictionaries, by the source's and the target's language.
-    :raises UserError: if one has other words.
+    :raises UserError: if one has other words, or the languages are those of the model, swapped.
     """
+    source, target = direction(state)
+    if source and target and source != target and (target, source) == tuple(words):
+        raise UserError(
+            f"{path} translates from {source} into {target}, but the data is for a model from {target} into {source}: "
+            "give the model or the data of the same direction"
+        )
     parameters = state["model"]
     with fitting(path, data_bin):
         check(parameters, **dict(zip(_STACKS, words.values(), strict=True)))

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     from fairseq import checkpoint_utils
 
     from ..evaluation.inputs import checkpoint_paths  # help needs none of their packages
-    from ..model.dictionaries import check_direction, check_words
+    from ..model.dictionaries import check_words
     from ..removal.data_bin import check_task
     from .settings import is_done
 
@@ -87,7 +87,6 @@ def run(args: argparse.Namespace) -> None:
             state = checkpoint_utils.load_checkpoint_to_cpu(path)
             check_task(state, path)
             data = preprocessed.for_model(data, state, split) if path == models[0] else data
-            check_direction(state, path, data.languages)
             check_words(state, path, data.data_bin, data.dictionaries)
         made = data.derived(args.out)
         made.check_trainable()

@@ -17,7 +17,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 
 from ..errors import UserError
-from ..model.dictionaries import check_direction, check_words, fitting, of_task
+from ..model.dictionaries import check_words, fitting, of_task
 from ..model.finite import check_finite
 from ..model.flat_options import NO_FILES
 from ..wrapping import wrap
@@ -37,8 +37,7 @@ class Teacher:
 
     def __init__(self, path: str, task: Any) -> None:
         state = checkpoint_utils.load_checkpoint_to_cpu(path, NO_FILES)
-        languages = (getattr(task.cfg, "source_lang", None), getattr(task.cfg, "target_lang", None))
-        check_direction(state, f"--distill-from {path}", languages)
+        check_words(state, path, Path(str(task.cfg.data).partition(":")[0]), of_task(task))
         state.pop("task_state", None)  # the training's own is another
         with _generators_untouched(), fitting(f"--distill-from {path}", "this training's data-bin"):
             # with --eval-bleu a task keeps a generator for the last model it built: the copy may keep this one
@@ -49,7 +48,6 @@ class Teacher:
                 "expected: give the checkpoint of a translation model"
             )
         check_finite(dict(model.named_parameters()), f"--distill-from {path}")
-        check_words(state, path, Path(str(task.cfg.data).partition(":")[0]), of_task(task))
         self._model = model.eval().requires_grad_(False)
 
     def log_probabilities(self, sample: dict[str, Any], like: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ import inprocess
 import pytest
 import support
 import torch
+from fairseq.data import Dictionary
 
 from fairseq_dsp.cli import main
 from fairseq_dsp.errors import UserError
-from fairseq_dsp.model.dictionaries import check_direction
+from fairseq_dsp.model.dictionaries import check_words
 
 Lines = list[str]
 CHANGES: dict[str, tuple[Callable[[Lines], Lines], str]] = {
@@ -217,12 +218,13 @@ def test_a_damaged_dictionary(content: bytes, trained: Path, prepared_copy: Call
 
 def test_a_model_of_the_other_direction_is_refused():
     """Where both languages have one dictionary, nothing else tells it."""
-    state = {"cfg": {"task": Namespace(source_lang="de", target_lang="en")}}
-    for languages in (("de", "en"), (None, None), ("de", "fr")):
-        check_direction(state, "model.pt", languages)
-    check_direction({"cfg": None}, "stock.pt", ("en", "de"))
+    words = Dictionary()
+    state = {"cfg": {"task": Namespace(source_lang="de", target_lang="en")}, "model": {}}
+    check_words(state, "model.pt", Path(), {"de": words, "en": words})
+    check_words(state, "model.pt", Path(), {"de": words, "fr": words})
+    check_words({"cfg": None, "model": {}}, "stock.pt", Path(), {"en": words, "de": words})
     told = (
         "model.pt translates from de into en, but the data is for a model from en into de: give the model or the data"
     )
     with pytest.raises(UserError, match=told):
-        check_direction(state, "model.pt", ("en", "de"))
+        check_words(state, "model.pt", Path(), {"en": words, "de": words})
