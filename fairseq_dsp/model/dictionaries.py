@@ -49,8 +49,9 @@ def direction(state: Mapping[str, Any]) -> tuple[str | None, str | None]:
 def check_words(state: Mapping[str, Any], path: str | Path, data_bin: Path, words: Mapping[str, Any]) -> None:
     """Refuse a data-bin if a translation model was trained with other dictionaries, or translates the other way round.
 
-    Where both languages have one dictionary, only the names of the languages tell the direction. A checkpoint without fingerprints is compared with the dictionaries in its own folder or, if it has none of the
-    model's size, in the one that it was trained on, if that is there still.
+    Where both languages have one dictionary, only the names of the languages tell the direction. A checkpoint without
+    fingerprints is compared with the dictionaries in its own folder or, if it has none of the model's size, in the one
+    that it was trained on, if that is there still.
 
     :param state: what fairseq loaded from the checkpoint *path*.
     :param words: fairseq's dictionaries, by the source's and the target's language.

@@ -114,7 +114,7 @@ def test_teachers_that_cannot_be_used(stock: Path, tiny_data: Path, tmp_path: Pa
         (tmp_path, "Is a directory"),
         (
             altered(stock, tmp_path / "other.pt", other_words),
-            r"other.pt and .* do not belong together: the checkpoint was trained with another source dictionary",
+            r"other.pt and .* do not belong together: the checkpoint was trained with another target dictionary",
         ),
         (
             altered(stock, tmp_path / "order.pt", words_in_another_order(tmp_path / "theirs", tiny_data)),
