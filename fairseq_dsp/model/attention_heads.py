@@ -193,6 +193,20 @@ TYPES = HEADS.types
 """The attention types, in the order in which heads are numbered."""
 
 
+def check_heads(options: Any) -> None:
+    """Check that each stack's heads divide its width.
+
+    :raises ValueError: if they do not.
+    """
+    for stack in ("encoder", "decoder"):
+        heads, width = (int(getattr(options, f"{stack}_{size}", 1)) for size in ("attention_heads", "embed_dim"))
+        if heads < 1 or width % heads:
+            raise ValueError(
+                f"{flag(f'{stack}_attention_heads')} is {heads}, but a number that divides "
+                f"{flag(f'{stack}_embed_dim')}, {width}, is expected"
+            )
+
+
 def attention_module(
     kind: str, layer: int, name: str, heads: int, head_dim: int, width: int, key_width: int, *, module: Any = None
 ) -> UnitModule:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import dictionaries
-from .attention_heads import HEADS
+from .attention_heads import HEADS, check_heads
 from .cost_budget import CostBudget, KindOfBudget, check_countable
 from .encoder import PrunableEncoder
 from .flat_options import IN_FORCE, flatten, in_force, model_namespace
@@ -95,6 +95,7 @@ class PrunableModel(BaseFairseqModel):
         try:
             args = cls.namespace(config)
             options = PruningConfig.from_namespace(args)
+            check_heads(args)
             if options.kept_heads:
                 # the set itself goes into the checkpoints, not the name of a file that others do not have
                 _set(config, args, kept_heads=HeadSet.read(options.kept_heads).to_json())

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import closest
 from ..evaluation.prepared import PreparedData
 from ..model import HEADS, KINDS
+from ..model.attention_heads import check_heads
 from ..model.kinds import COSTS
 from ..model.units import ROBERTA, TRANSFORMER, model_of, shape_by
 from ..subset import HINT
@@ -177,15 +178,10 @@ def _quietly(parse: Callable[[], Namespace]) -> Namespace:
 def heads_by_type(data: PreparedData, options: Options) -> dict[str, list[int]]:
     """Return for each attention type of a model the number of heads of each layer.
 
-    :raises ValueError: if the architecture is none with heads to prune.
+    :raises ValueError: if the architecture is none with heads to prune, or they do not divide its width.
     """
     args = parse_options(data, options, "recipe")
-    for side in ("encoder", "decoder"):
-        heads, width = (getattr(args, f"{side}_{name}", 1) for name in ("attention_heads", "embed_dim"))
-        if heads < 1 or width % heads:
-            raise ValueError(
-                f"{side}-attention-heads is {heads}, but a number that divides {side}-embed-dim, {width}, is expected"
-            )
+    check_heads(args)
     check_arch(args.arch, data)
     return shape_by(args)
 
