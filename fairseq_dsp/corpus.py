@@ -13,6 +13,11 @@ CLASSIFICATION = "sentence_prediction"
 """fairseq's task of a corpus with labels, and of what is trained on one; this package's name begins with it."""
 
 
+def method_of(given: str) -> str:
+    """Return the name of a subword method as options spell it; fairseq's own names have underscores."""
+    return given.replace("_", "-")
+
+
 def data_bin_of(data: str) -> str:
     """Return the ``data-bin`` of a prepared corpus; of another folder, or several with colons between them, itself."""
     try:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..corpus import CLASSIFICATION, SUMMARY, folder_of
+from ..corpus import CLASSIFICATION, SUMMARY, folder_of, method_of
 from ..errors import UserError
 from ..files import settings_key
 from ..languages import bleu_tokenizer
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--references", metavar="FILE", help="references of the data-bin's text, untokenised, one sentence per line"
     )
-    group.add_argument("--bpe", choices=BPE, help="subword method of the data-bin (default: none)")
+    group.add_argument("--bpe", type=method_of, choices=BPE, help="subword method of the data-bin (default: none)")
     group.add_argument(
         "--tokenizer", choices=TOKENIZERS, help="tokeniser that was used before the subwords (default: none)"
     )

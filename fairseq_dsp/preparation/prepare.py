@@ -16,6 +16,7 @@ import argparse
 import os
 from pathlib import Path
 
+from ..corpus import method_of
 from . import corpora, distilled, nli
 from .arguments import positive, ratio, share
 from .corpora import Recipe
@@ -55,6 +56,7 @@ def _add_common(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add = parser.add_argument_group("subwords").add_argument
     add(
         "--bpe",
+        type=method_of,
         choices=["sentencepiece", "subword-nmt"],
         default=recipe.bpe,
         help="subword method (default: %(default)s)",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..corpus import method_of
 from ..deployment.engine import TEXT
 from ..deployment.reading import CONFIG
 from ..deployment.text import GPT2, KINDS_OF_BPE, read_bpe
@@ -21,18 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser, others: Sequence[str] = ()) -
 
     :param others: further kinds of subwords.
     """
-    kinds = [*KINDS_OF_BPE, *others, "none"]
-    parser.add_argument("--bpe", choices=kinds, type=_underscored, help="kind of subwords (default: as prepared)")
+    kinds = [method_of(kind) for kind in (*KINDS_OF_BPE, *others, "none")]
+    parser.add_argument("--bpe", choices=kinds, type=method_of, help="subword method (default: as prepared)")
     parser.add_argument("--bpe-model", metavar="FILE", help="the subword model (default: as prepared)")
     parser.add_argument("--tokenizer", choices=["moses", "none"], help="before the subwords (default: as prepared)")
     parser.add_argument(
         "--lowercase", action="store_true", help="lower-case before the subwords (default: as prepared)"
     )
-
-
-def _underscored(kind: str) -> str:
-    """Return the name of a kind of subwords, which other commands spell with a hyphen."""
-    return kind.replace("-", "_")
 
 
 def subwords(
@@ -44,12 +40,12 @@ def subwords(
     :param others: further kinds of subwords.
     :raises UserError: if the file is missing, of another kind, or given without its kind.
     """
-    kind = args.bpe or str(prepared.get("bpe", "none")).replace("-", "_")
+    kind = str(args.bpe or prepared.get("bpe", "none")).replace("-", "_")
     if kind not in (*KINDS_OF_BPE, *others):
         if args.bpe_model:
             raise UserError(
                 f"--bpe-model {args.bpe_model} is given, but not what kind of subwords it has: give --bpe too, one of "
-                f"{', '.join((*KINDS_OF_BPE, *others))}"
+                f"{', '.join(map(method_of, (*KINDS_OF_BPE, *others)))}"
             )
         if not prepared and not args.bpe:
             print("The folder will take raw text to be words with spaces between them: --bpe and --bpe-model say more")

@@ -298,5 +298,5 @@ def test_a_preparation_without_its_subword_model(
     assert "will translate subwords only, not raw text" in capsys.readouterr().out
     assert "has no text.json" in refused("translate", tmp_path / "engine", capsys=capsys)
     assert "does not exist" in refused(
-        *words[:2], tmp_path / "other", *words[3:], "--bpe", "subword_nmt", capsys=capsys
+        *words[:2], tmp_path / "other", *words[3:], "--bpe", "subword-nmt", capsys=capsys
     )

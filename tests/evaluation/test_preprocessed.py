@@ -46,7 +46,7 @@ def test_scores_are_those_of_the_preparation(
     """The words of the tiny corpus are not cut; undoing a BPE changes nothing."""
     expected = evaluated(checkpoint, tmp_path, "--data", prepared)
     assert evaluated(checkpoint, tmp_path, "--data", tiny_data, "--references", references) == expected
-    bpe = ("--references", references, "--bpe", "subword-nmt")
+    bpe = ("--references", references, "--bpe", "subword_nmt")  # as fairseq spells it
     assert evaluated(checkpoint, tmp_path, "--data", tiny_data, *bpe) == expected
 
 
