@@ -29,16 +29,16 @@ LABELS = {
     "four-one-long": (7, 4),
 }
 LABELS_256 = {
-    "unpruned": (-8, -11),
+    "unpruned": (-20, 7),
     "units-48": (-25, 9),
     "layers-3-2-on": (7, -2),
-    "halves": (-90, 4),
-    "layers-3-2": (-10, -11),
-    "layers-3-1": (-18, -11),
+    "halves": (-36, -12),
+    "layers-3-2": (-54, -3),
+    "layers-3-2-16-32": (-54, -8),
+    "layers-3-1": (-28, 5),
     "layers-3-1-16": (6, 2),
-    "layers-3-1-16-48": (6, -7),
-    "layers-3-1-14-32": (-30, -11),
-    "layers-3-1-ffn-512": (-30, -20),
+    "layers-3-1-16-48": (6, -11),
+    "layers-3-1-ffn-512": (-76, -9),
 }
 """Where labels of the frontiers stand, in points from the model's mark, for those that would meet others."""
 
@@ -112,18 +112,27 @@ def frontier() -> Figure:
 
 
 def frontier_256() -> Figure:
-    """The same of models 256 wide; other seeds have no label, and the speed of the first where they have its shape."""
-    result, speeds = read("frontier-256"), defaultdict(list)
+    """The same of models 256 wide; seeds of one model are one mark, with a line from the least to the most BLEU."""
+    result, speeds, seeds = read("frontier-256"), defaultdict(list), defaultdict(list)
     for measured in result["speed"]:
         speeds[measured["model"]].append(measured)
+    for run in result["runs"]:
+        seeds[run.get("repeats", run["name"])].append(run["scores"]["test,test1,test2,test3"]["bleu"])
     models = [
-        {"label": "", **run, "bleu": run["scores"]["test,test1,test2,test3"]["bleu"], "speed": found}
+        {
+            **run,
+            "label": run["label"].removesuffix(", 4,000"),  # of most
+            "bleu": statistics.fmean(seeds[run["name"]]),
+            "seeds": seeds[run["name"]],
+            "speed": found,
+        }
         for run in result["runs"]
-        if (found := speeds[run["name"]] or speeds[run.get("repeats", "")])
+        if "repeats" not in run and (found := speeds[run["name"]])
     ]
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     for axes, batch in zip(figure.subplots(1, 2, sharey=True), (1, 64), strict=True):
         against_speed(axes, models, batch, LABELS_256)
+        axes.set_xlim(right=5.3)  # for the labels of the fastest
     return with_legend(figure)
 
 
@@ -144,6 +153,7 @@ def against_speed(
         axes.plot(speeds, scores, marker, color=colour, markerfacecolor="none" if short else colour, label=name)
         for model, at in zip(found, speeds, strict=True):
             offset = labels.get(model["name"], (6, 3))
+            axes.vlines(at, min(each := model.get("seeds", [model["bleu"]])), max(each), colors=colour, linewidth=1)
             axes.annotate(model["label"], (at, model["bleu"]), offset, textcoords="offset points", fontsize=7)
     size = f"batches of {batch}" if batch > 1 else "one sentence"
     axes.set(title=f"{size}, beam 5", xlabel="times as fast as unpruned")
