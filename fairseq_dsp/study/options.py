@@ -140,7 +140,8 @@ def parse_training(words: Sequence[str], where: str) -> Namespace:
 
 def parse_options(data: PreparedData, options: Options, where: str) -> Namespace:
     """Return what fairseq-train makes of options beside a study's defaults; see `parse_training`."""
-    return parse_training([str(data.data_bin), *command_line({**defaults(data), **options})], where)
+    words = command_line({**defaults(data), **options})
+    return parse_training([str(data.data_bin), *data.language_flags, *words], where)
 
 
 def refuse_false(data: PreparedData, recipe: Options, options: Options, where: str) -> None:

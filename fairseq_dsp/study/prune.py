@@ -67,13 +67,13 @@ from .runs import Run
 from .study_file import Method, Study
 from .sweep import alone, checked_runs, do_runs, interruptible, print_commands, write_study
 from .titles import BASE
+from .training_options import annealed
 from .unpruned_model import PRECISIONS, UnprunedModel
 from .values import numbers
 
 ASKED = "prune.json"
 TABLE = "table.md"
 SPEED = "speed.json"
-SAVES = 5  # of a training on its way, beside the ends of epochs
 
 
 class _Flat(argparse.Action):
@@ -197,7 +197,7 @@ def run(args: argparse.Namespace) -> None:
     print("To translate again (the BLEU of the table is that of fairseq-dsp evaluate, not the BLEU4 printed there):")
     how = data.language_flags + position_flags(model.state)
     for path in models.values():
-        print(f"  {translating(data.data_bin, path, how, data.summary['bpe'])}")
+        print(f"  {translating(data.data_bin.absolute(), path.absolute(), how, data.summary['bpe'])}")
 
 
 def _check(args: argparse.Namespace, model: UnprunedModel, heads: Sequence[int], shares: Any, given: Options) -> None:
@@ -264,9 +264,10 @@ def _options(
     import torch
 
     others = {"cpu", *PRECISIONS, "memory-efficient-fp16", "memory-efficient-bf16"}
+    model.check_learning_rate(given)
     base = model.options(half=torch.cuda.is_available() and not given.keys() & others)
     if "max-epoch" in given and "max-update" not in given:
-        raise UserError("--max-epoch is given, but the schedule counts updates: give --max-update too")
+        raise UserError("--max-epoch is given, but the schedule counts updates: give --max-update instead")
     found: dict[str, Options] = {}
     try:
         for name, own in trainings.items():
@@ -275,10 +276,10 @@ def _options(
             updates = int(options["max-update"])
             if updates < 1:
                 raise ValueError(f"--max-update is {updates}, but a number from 1 is expected")
-            every = max(1, round(updates / SAVES))
-            options = {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20} | options
+            options = pruning_recipe.saving(options) | options
             once = pruning_recipe.scores_once(given | own, model.heads)
-            options |= {} if once else pruning_recipe.schedule(options, model.shape)
+            if not once:
+                options = annealed(options | pruning_recipe.schedule(options, model.shape))
             args = parse_options(data, options, "the command line")
             refuse_retired(PruningConfig.from_namespace(args), model.heads)
             found[name] = {option: value for option, value in options.items() if option not in own}
@@ -298,7 +299,8 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
         one, other = ({**part, "given": _effective(part["given"])} for part in (there, asked))
-        differing = [name for name in asked if one[name] != other[name]]
+        # what an earlier version did not know was not asked for
+        differing = [name for name in asked if (one.get(name) or None) != (other[name] or None)]
         if "checkpoint" in differing and there["checkpoint"]["sha256"] == asked["checkpoint"]["sha256"]:
             differing.remove("checkpoint")  # moved
         options: dict[str, Options] = there["options"]
@@ -312,13 +314,13 @@ def _recorded(out: Path, asked: Mapping[str, Any]) -> dict[str, Options] | None:
         raise UserError(f"{path} is not what this command wrote: give another folder for the result") from error
     if differing:
         changes = "; ".join(
-            "other data" if name == "data" else f"{name} {_brief(there[name])}, now {_brief(asked[name])}"
-            for name in differing
+            "other data" if n == "data" else f"{n} {_brief(there.get(n))}, now {_brief(asked[n])}" for n in differing
         )
         raise UserError(f"{out} holds the result of another call ({changes}): give another folder, or remove that one")
     free = {name: value for name, value in asked["given"].items() if name not in other["given"]}
     gone = there["given"].keys() - one["given"].keys() - free.keys()  # what is left out now has its default again
-    return {k: {name: own[name] for name in own if name not in gone} | free for k, own in options.items()}
+    kept = {k: {name: own[name] for name in own if name not in gone} for k, own in options.items()}
+    return {k: pruning_recipe.saving(own) | own | free for k, own in kept.items()}
 
 
 def _effective(given: Options) -> Options:

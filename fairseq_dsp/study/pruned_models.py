@@ -83,7 +83,7 @@ def table(results: Results, speeds: Mapping[str, float], length: int) -> str:
         compared = None if row.label == BASE else found.compare(row.seeds, original)
         body.append(
             [
-                "original" if row.label == BASE else row.title,
+                "original" if row.label == BASE else row.full_title,
                 row.kept,
                 f"{bleu.value:.2f}",
                 f"± {bleu.half:.2f}",

@@ -37,6 +37,7 @@ _OF_OTHERS = {"lr", "max_update", "maximize_best_checkpoint_metric", "sentence_a
 _IN_UPDATES = ("max-update", "warmup-updates", "total-num-update", "save-interval-updates")
 """What a training that is shorter has less of."""
 _LINEAR = "polynomial_decay"
+_SAVES = 5
 _OF_A_RANGE = "heads-to-keep-high"
 _BUDGETS = {"heads-to-keep-updates", "heads-to-keep-low", _OF_A_RANGE}
 
@@ -69,6 +70,12 @@ def training(base: Options, given: Options, updates: int, *, few: bool = False) 
         lost = _options_of(choice, str((DEFAULTS | base).get(choice))) - _options_of(choice, str(given[choice]))
         options = {name: value for name, value in options.items() if name not in lost}
     return options | given
+
+
+def saving(options: Options) -> Options:
+    """How often a training saves and logs, beside the ends of epochs, where no option says it."""
+    every = max(1, round(int(options["max-update"]) / _SAVES))
+    return {"save-interval-updates": every, "keep-interval-updates": 1, "log-interval": 20}
 
 
 def scores_once(options: Options, total: int) -> bool:
@@ -108,11 +115,10 @@ def schedule(options: Options, shape: Mapping[str, Sequence[int]]) -> Options:
         return {}
     updates, total = _number(options, "max-update", 0), sum(map(sum, shape.values()))
     kept = _heads_kept(options, total)
-    shrinking, cooldown = _share(_SHRINKING, updates), _share(_CHOOSING, updates)
-    found: Options = {"cooldown-updates": cooldown, "pruning-lr": PRUNING_LR}
-    if _OF_A_RANGE in options and BUDGETS.keys() & options.keys():  # that of heads is drawn
-        found |= {"heads-to-keep-updates": shrinking}
-    if not _BUDGETS & options.keys():
+    found: Options = {"cooldown-updates": _share(_CHOOSING, updates), "pruning-lr": PRUNING_LR}
+    of_units = _OF_A_RANGE in options and BUDGETS.keys() & options.keys()  # the budget of heads is drawn there
+    if of_units or not _BUDGETS & options.keys():
+        shrinking = _share(_SHRINKING, updates)
         shrinking = max(1, min(shrinking, _number(options, "cooldown-updates", shrinking)))
         found |= {"heads-to-keep-updates": shrinking}
     if _OF_A_RANGE in options or kept < total:

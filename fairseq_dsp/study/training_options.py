@@ -30,7 +30,7 @@ def options_of(study: Study, *more: Options, anneal: bool = False) -> Options:
         return options
     if study.pretrained:
         options |= pruning_recipe.schedule(options, study.shape)
-    return _annealed(options)
+    return annealed(options)
 
 
 def trained_on(study: Study, given: Options, kept: Options) -> Options:
@@ -46,7 +46,7 @@ def trained_on(study: Study, given: Options, kept: Options) -> Options:
 def continued(study: Study, given: Options, own: Options) -> Options:
     """The same of one that chooses its heads; its own options say how many."""
     options = trained_on(study, given | own, own)
-    return _annealed(options | pruning_recipe.schedule(options, study.shape))
+    return annealed(options | pruning_recipe.schedule(options, study.shape))
 
 
 def of_range(study: Study, method: Method) -> Options:
@@ -85,7 +85,7 @@ def with_fixed(options: Options, heads: str) -> Options:
     return {name: value for name, value in (options | fixed).items() if fixed.get(name, True)}
 
 
-def _annealed(options: Options) -> Options:
+def annealed(options: Options) -> Options:
     """Add the length of the cooldown where it is not given."""
     if options.get("cooldown-updates", False) is not False:  # which leaves it out
         return options

@@ -156,6 +156,20 @@ class UnprunedModel:
         options |= {name: True for name in PRECISIONS if half and get("common", name)}
         return options
 
+    def check_learning_rate(self, given: Options) -> None:
+        """Check that the model's learning rate is one for the optimiser that trains it on.
+
+        :param given: options that are given, which win.
+        :raises UserError: if it is of an optimiser of another kind than Adam.
+        """
+        theirs = str(self._option("optimizer", "_name", "adam"))
+        if "adam" not in theirs and not {"lr", "optimizer"} & given.keys():
+            rate = max(_numbers(self._option("optimization", "lr", [5e-4])))
+            raise UserError(
+                f"{self.path} was trained by {theirs} with the learning rate {rate:g}, but is trained on by Adam, "
+                f"which needs another: give --lr, such as 0.0005, or --optimizer {theirs}"
+            )
+
     def check_data(self, data: PreparedData) -> None:
         """Check that a corpus is one that the model can be trained on.
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import inprocess
 import pytest
+import support
 
 from fairseq_dsp.cli import main
+from fairseq_dsp.errors import UserError
+from fairseq_dsp.evaluation import preprocessed
 from fairseq_dsp.evaluation.prepared import PreparedData
+from fairseq_dsp.files import write_json
 from fairseq_dsp.study import prune, pruning_recipe
+from fairseq_dsp.study.options import parse_options
 from fairseq_dsp.study.unpruned_model import UnprunedModel
 
 
@@ -66,6 +72,12 @@ def test_the_options_of_a_model(
     for low, floor in ((2, 1), (1, None), (0, None)):  # of a single head, cross-attention has the floor
         fewer = ends | {"heads-to-keep": low, "heads-to-keep-low": low}
         assert prune._options(model, data, {"few": fewer}, {})["few"].get("min-decoder-heads") == floor
+    units = {"ffn-units-to-keep": 40, "max-update": 1000}
+    for cooldown, shrinking in ((50, 50), (400, 250)):  # of the units; that of the heads is drawn
+        options = prune._options(model, data, {"few": ends}, units | {"cooldown-updates": cooldown})["few"]
+        assert (options["heads-to-keep-updates"], options["cooldown-updates"]) == (shrinking, cooldown)
+    options = options_of(model, data, 6, {"head-selection": "gumbel", "max-update": 1000})
+    assert options["cooldown-updates"] == 900
     share = pruning_recipe.schedule({"max-update": 100, "parameters-to-keep": 0.5}, model.shape)
     assert share["min-encoder-heads"] == 2
     assert "min-decoder-heads" not in share
@@ -89,6 +101,39 @@ def test_the_options_of_a_model(
     assert main(["export-fairseq", str(tmp_path / "checkpoint_last.pt"), str(tmp_path / "exported.pt")]) == 0
     exported = UnprunedModel.read(tmp_path / "exported.pt")
     assert (exported.heads, exported.sizes["arch"], exported.sizes["encoder-embed-dim"]) == (12, "transformer_dsp", 16)
+
+
+def test_a_learning_rate_of_another_optimiser(stock_checkpoint: Path, prepared: Path) -> None:
+    model, data = UnprunedModel.read(stock_checkpoint), PreparedData.read(prepared)
+    model.state["cfg"]["optimizer"] = Namespace(_name="nag")
+    model.state["cfg"]["optimization"].lr = [0.25]
+    with pytest.raises(UserError, match=r"was trained by nag with the learning rate 0.25, .*: give --lr, such as"):
+        options_of(model, data, 6, {})
+    assert options_of(model, data, 6, {"lr": "0.001"})["lr"] == "0.001"
+    assert options_of(model, data, 6, {"optimizer": "nag"})["lr"] == 0.25
+
+
+def test_files_that_are_named_after_the_other_direction(stock_checkpoint: Path, prepared: Path, tmp_path: Path) -> None:
+    """The options of a training are read for the model's direction, whose dictionaries may be of different sizes."""
+    support.named_other_way_round(prepared / "data-bin", tmp_path / "bin")
+    model = UnprunedModel.read(stock_checkpoint)
+    given = {"references": str(prepared / "raw/test.yy")}
+    data = preprocessed.for_model(preprocessed.read_data(tmp_path / "bin", "test", given), model.state, "test")
+    args = parse_options(data, model.sizes, "the command line")
+    assert (args.source_lang, args.target_lang) == ("xx", "yy")
+
+
+def test_a_folder_of_an_earlier_version(stock_checkpoint: Path, tmp_path: Path) -> None:
+    """It lacks what there was not yet; and what does not change the result has its default again if it is left out."""
+    asked = {"checkpoint": {"sha256": "1"}, "data": "d", "heads": [6], "given": {}, "touch-up": None, "range": False}
+    own = {"max-update": 100, "lr": 0.1, "keep-interval-updates": "2"}
+    there = {name: value for name, value in asked.items() if name not in ("touch-up", "range")}
+    there |= {"given": {"keep-interval-updates": "2"}, "options": {"6": own}}
+    write_json(tmp_path / prune.ASKED, there)
+    found = prune._recorded(tmp_path, asked)
+    assert found == {"6": own | {"save-interval-updates": 20, "keep-interval-updates": 1, "log-interval": 20}}
+    with pytest.raises(UserError, match=r"another call \(touch-up null, now 50\)"):
+        prune._recorded(tmp_path, asked | {"touch-up": 50})
 
 
 def test_it_learns_from_what_it_learnt_from(stock_checkpoint: Path, prepared: Path) -> None:

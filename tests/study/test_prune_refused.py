@@ -58,7 +58,7 @@ def test_what_cannot_be_pruned(
         assert message in refused(stock_checkpoint, prepared, out, *more, **given)
     for more, message in (
         (["--max-update", "0"], "--max-update is 0, but a number from 1 is expected"),
-        (["--max-epoch", "2"], "give --max-update too"),
+        (["--max-epoch", "2"], "give --max-update instead"),
         (["--max-update", "two"], "--max-update is two, but a number of updates is expected"),
         (["--cooldown-updates", "x"], "--cooldown-updates is x, but a number of updates is expected"),
         (["--pruning-lr", "x"], "argument --pruning-lr: invalid float value: 'x'"),

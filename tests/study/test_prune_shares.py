@@ -28,7 +28,7 @@ def test_it_prunes_to_a_share_of_the_parameters(
     assert not {"--heads-to-keep", "--ffn-units-to-keep"} & {*words}
     kept = HeadSet.read(out / "compact.heads.json")
     heads, units = (one.kept for one in kept.all)
-    assert f"| pruned | {heads} + {units} units |" in capsys.readouterr().out
+    assert f"| pruned, 0.4 of the parameters | {heads} + {units} units |" in capsys.readouterr().out
     assert 0 <= 0.4 * (12 * 536 + 64 * 66) - (536 * heads + 66 * units) <= 66
     call(stock_checkpoint, prepared, out, *SHORT, parameters_to_keep=[0.4])  # nothing is left to do
     assert json.loads((out / "prune.json").read_text())["shares"] == [["parameters-to-keep", 0.4]]
