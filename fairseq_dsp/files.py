@@ -15,13 +15,11 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .errors import UserError, find_in_chain
 
 TEMPORARY = ".tmp"
-
-_STREAMS = {"/dev/stdout": "stdout", "/dev/stderr": "stderr"}
 
 PACKAGE = Path(__file__).resolve().parent
 """What ``--user-dir`` takes, from any folder."""
@@ -67,13 +65,23 @@ def check_writable(*paths: Path | None) -> None:
     for i, path in enumerate(given):
         if path.is_dir():
             raise UserError(f"{path} is a folder, but a file is expected: give a name in it")
-        if str(path) in _STREAMS or (path.exists() and not path.is_file()):
+        if _stream(path) or (path.exists() and not path.is_file()):
             continue
         if path.resolve() in (other.resolve() for other in given[:i]):
             raise UserError(f"{path} is given twice, so that one file would replace the other: give two names")
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"{path} cannot be written, because {folder} takes no files: give a name in another folder")
+
+
+def _stream(path: Path) -> TextIO | None:
+    """The stream of this process that a path is, by its name or because it leads to the same file."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        with contextlib.suppress(OSError):
+            if str(path) == f"/dev/{name}" or os.path.samestat(path.stat(), os.fstat(number)):
+                stream: TextIO = getattr(sys, name)
+                return stream
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,8 +91,8 @@ def write_text(path: Path, text: str) -> None:
     """
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if str(path) in _STREAMS:  # opened again, a file would be overwritten by what is printed next
-            print(text, end="", file=getattr(sys, _STREAMS[str(path)]), flush=True)
+        if stream := _stream(path):  # opened again, a file would be overwritten by what is printed next
+            print(text, end="", file=stream, flush=True)
             return
         if path.exists() and not path.is_file():
             with path.open("a", encoding="utf-8", newline="\n") as file:

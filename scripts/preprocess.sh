@@ -23,8 +23,9 @@ case ${1:-} in
 esac
 for word in "$@"; do
   # help needs no package, and so no environment
-  if [[ $word == -h || $word == --help ]] && command -v python3 >/dev/null; then
-    exec python3 -m fairseq_dsp.cli prepare "$@"
+  if [[ $word == -h || $word == --help ]]; then
+    python=$(find_system_python)
+    exec "$python" -m fairseq_dsp.cli prepare "$@"
   fi
 done
 run_command prepare "$@"

@@ -188,12 +188,13 @@ def test_a_link_stays_and_a_pipe_is_written_to(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
-def test_standard_output_is_written_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "out"])
+def test_standard_output_is_written_to(name: str, tmp_path: Path) -> None:
     """Where it is a file, too, which may have text already."""
     script = "print('first'); from fairseq_dsp.files import write_text; from pathlib import Path; "
-    script += "write_text(Path('/dev/stdout'), 'second'); print(' third')"
+    script += f"write_text(Path('{name}'), 'second'); print(' third')"
     with (tmp_path / "out").open("w") as out:
-        subprocess.run([quick_python(), "-c", script], stdout=out, check=True)
+        subprocess.run([quick_python(), "-c", script], stdout=out, check=True, cwd=tmp_path)
     assert (tmp_path / "out").read_text() == "first\nsecond third\n"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from .. import extras
 from ..errors import UserError, not_allowed
 from ..files import sha256, write_json
-from .text import Text, check_files
+from .text import KINDS_OF_BPE, Text, check_files, own_checksum
 from .translator import Search, Translator
 
 WEIGHTS = "model.bin"
@@ -53,7 +53,9 @@ def write(folder: Path, text: dict[str, Any], positions: tuple[int, int]) -> Non
     """
     source, target = positions
     config = {"format": FORMAT, **text, "positions": {"source": source, "target": target}}
-    write_json(folder / TEXT, config | {"sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())}})
+    config["sha256"] = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+    config["sha256"][TEXT] = own_checksum(config, TEXT)
+    write_json(folder / TEXT, config)
 
 
 def read(folder: Path, device: str, threads: int | None) -> EngineTranslator:
@@ -93,7 +95,10 @@ def _config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise UserError(f"{file} is of the format {config['format']}, but {FORMAT} is expected: {AGAIN}")
-        check_files(folder, TEXT, config["sha256"], [config["bpe_model"]] if config["bpe"] else [], again=AGAIN)
+        models, own = [config["bpe_model"]] if config["bpe"] else [], own_checksum(config, TEXT)
+        check_files(folder, TEXT, config["sha256"], models, again=AGAIN, own=own)  # earlier folders have none of TEXT
+        if config["bpe"] not in (None, *KINDS_OF_BPE):
+            raise ValueError(f"bpe is {config['bpe']}")
         least = min(int(config["positions"][side]) for side in ("source", "target"))
         if least < 2 or not {"tokenizer", "lowercase", "source_lang", "target_lang"} <= set(config):
             raise ValueError("something is missing")

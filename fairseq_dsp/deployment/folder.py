@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..model.flat_options import NO_FILES
 from .classifier import Classifier
 from .fairseq_translator import FairseqTranslator
 from .reading import CONFIG
-from .text import Text, check_files
+from .text import Text, check_files, own_checksum
 
 WEIGHTS = "model.safetensors"
 FORMAT = "fairseq_dsp 1"
@@ -39,7 +38,7 @@ def from_pretrained(folder: str | Path) -> FairseqTranslator | Classifier:
             raise UserError(f"{folder / CONFIG} is of the format {config['format']}, but {FORMAT} is expected: {again}")
         languages = [] if config.get("task") == CLASSIFICATION else [config["source_lang"], config["target_lang"]]
         named = [*languages, *([config["bpe_model"]] if config["bpe"] else [])]
-        check_files(folder, CONFIG, config["sha256"], named, again=again, own=config_checksum(config))
+        check_files(folder, CONFIG, config["sha256"], named, again=again, own=own_checksum(config, CONFIG))
         if not isinstance(json.loads(config["model"]["kept_heads"]), dict):
             raise ValueError("kept_heads is no set of heads")
         # the weights hold the embeddings, whatever file they came from before training
@@ -94,9 +93,3 @@ def _classification_task(config: dict[str, Any], folder: Path) -> SentencePredic
     for label in config["labels"]:
         labels.add_symbol(label)
     return SentencePredictionTask(settings, SentencePredictionTask.load_dictionary(str(folder / "dict.txt")), labels)
-
-
-def config_checksum(config: dict[str, Any]) -> str:
-    """Return the checksum of a configuration, whatever it says its own is."""
-    others = {name: checksum for name, checksum in config["sha256"].items() if name != CONFIG}
-    return hashlib.sha256(json.dumps({**config, "sha256": others}, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -197,6 +199,12 @@ def check_files(
             raise UserError(f"the file {name} is missing in {folder}: {again}")
         if (own if own and name == said_by else sha256(folder / name)) != checksum:
             raise UserError(f"the file {name} in {folder} is not as it was written (its checksum differs): {again}")
+
+
+def own_checksum(config: dict[str, Any], file: str) -> str:
+    """Return the checksum of the content of a file that holds those of others, whatever it says its own is."""
+    others = {name: checksum for name, checksum in config["sha256"].items() if name != file}
+    return hashlib.sha256(json.dumps({**config, "sha256": others}, sort_keys=True).encode()).hexdigest()
 
 
 def is_plain(name: str) -> bool:

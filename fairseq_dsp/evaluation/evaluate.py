@@ -28,6 +28,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import check_writable, write_json, write_text
 from ..model import HEADS, with_heads
+from ..model.kinds import flag
 from ..removal.data_bin import POST_PROCESS
 from . import preprocessed, score_text
 from .beam_search import MAX_LEN_A, MAX_LEN_B, beam_search
@@ -38,6 +39,8 @@ from .prepared import PreparedData
 from .scoring import detokenised, metric_names, metrics, score
 from .significance import bootstrap
 
+_SEARCH = {"beam": 5, "lenpen": 1.0, "max_len_a": MAX_LEN_A, "max_len_b": MAX_LEN_B}
+"""The options of the search for translations, and their defaults."""
 _OTHER_BUDGETS = (*HEADS.budgets.values(), HEADS.options["updates"])
 
 
@@ -56,8 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of heads to evaluate with (default: as trained); several numbers give a table",
     )  # fmt: skip
     parser.add_argument("--kept-heads", metavar="FILE", help="evaluate with this set of heads, as JSON")
-    parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default: %(default)s)")
-    parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty (default: %(default)s)")
+    parser.add_argument(
+        "--beam", type=int, default=_SEARCH["beam"], metavar="N", help="beam size (default: %(default)s)"
+    )
+    parser.add_argument("--lenpen", type=float, default=_SEARCH["lenpen"], help="length penalty (default: %(default)s)")
     parser.add_argument(
         "--max-len-a", type=float, default=MAX_LEN_A, metavar="A",
         help="a translation ends at A · (length of the source) + B subwords (default: %(default)s)",
@@ -101,6 +106,9 @@ def run(args: argparse.Namespace) -> None:
             )
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UserError(f"--max-tokens is {args.max_tokens}, but it must be 1 or more")
+    for name, default in _SEARCH.items() if data.classifies else ():
+        if getattr(args, name) != default:
+            raise UserError(f"{flag(name)} is for translations, but {args.data} has labels: leave it out")
     check_writable(args.output, args.json)
     members = [checkpoint_paths(checkpoint) for checkpoint in args.checkpoints]
     if data.serves_both_directions:
@@ -159,7 +167,7 @@ def _output(
 
     :param kept: the set of these heads; None where the members of an ensemble have sets of their own.
     """
-    search = {name: getattr(args, name) for name in ("beam", "lenpen", "max_len_a", "max_len_b")}
+    search = {name: getattr(args, name) for name in _SEARCH}
     # the set and not its number, which budgets and floors of the training may not allow; and the whole of it, where
     # that of --kept-heads leaves units of other kinds to the model
     asked = heads_to_keep is not None or args.kept_heads is not None

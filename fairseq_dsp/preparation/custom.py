@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 HELP = "your own parallel text"
 DESCRIPTION = """Two UTF-8 files, one sentence per line, line-aligned, or one with source, tab and target in each
 line, from which validation and test pairs are held out at random; or three ready splits, each in PREFIX.SRC and
-PREFIX.TGT or in PREFIX.tsv. Any of them may be compressed (.gz, .xz, .zst). Pairs with a blank side are left out."""
+PREFIX.TGT or in PREFIX.tsv. Any of them may be compressed (.gz, .bz2, .xz, .zst). Pairs with a blank side are
+left out."""
 RECIPE = Recipe(bpe="sentencepiece", vocab_size=8000)
 
 BLOCK = 1 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import zlib
@@ -24,7 +25,7 @@ RULES = 2
 BATCH = 2000
 """Lines that are worked on at a time."""
 
-COMPRESSED = (".gz", ".xz", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """Endings of the compressed files that are read as if they were not."""
 
 
@@ -42,7 +43,8 @@ def _open_zstd(path: Path) -> IO[bytes]:
     return cast(IO[bytes], zstd.open(path))
 
 
-_FORMATS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
+_FORMATS: dict[str, tuple[str, bytes | tuple[bytes, ...], Callable[[Path], Any]]] = {
+    ".bz2": ("bzip2", tuple(b"BZh%d1AY&SY" % size for size in range(1, 10)), bz2.open),
     ".gz": ("gzip", b"\x1f\x8b", gzip.open),
     ".xz": ("xz", b"\xfd7zXZ\0", lzma.open),
     ".zst": ("zstd", b"\x28\xb5\x2f\xfd", _open_zstd),
@@ -53,7 +55,7 @@ _FORMATS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
 def _format(path: Path) -> tuple[str, Callable[[Path], Any]] | None:
     """The compressed format that a file's ending or its first bytes say: its name, and how to open it."""
     with path.open("rb") as file:
-        start = file.read(6)
+        start = file.read(10)
     for ending, (name, magic, opener) in _FORMATS.items():
         if path.suffix == ending or start.startswith(magic):
             return name, opener

@@ -93,13 +93,13 @@ def read_corpus(folder: Path, *, held_out: int, seed: int) -> NliCorpus:
                 f"{held_out} pairs are to be held out for validation, but {folder} has {len(train)} to train on, of "
                 f"which {len(single)} occur once: give a smaller --valid-size"
             )
+        choice: list[Any] | None = [held_out, seed]
+        if len(single) < len(train):
+            choice = [held_out, seed, "of pairs that occur once"]
         chosen = set(random.Random(seed).sample(single, held_out))
         valid = [row for i, row in enumerate(train) if i in chosen]
         train = [row for i, row in enumerate(train) if i not in chosen]
         say(f"{held_out} pairs are held out for validation")
-        choice: list[Any] | None = [held_out, seed]
-        if len(single) < len(train):
-            choice = [held_out, seed, "of pairs that occur once"]
     else:
         choice = None
         there_too = {_pair(row) for row in train}

@@ -153,15 +153,20 @@ class _Work:
         longest: dict[str, dict[str, int]] = {}
         empty = {}
         for split in corpus.splits():
-            work = partial(encode_pairs, kind=options.bpe, model=model, limit=POSITIONS - 1, training=split == "train")
+            scored = split not in ("train", "valid")
+            work = partial(
+                encode_pairs, kind=options.bpe, model=model, limit=POSITIONS - 1, training=split == "train",
+                limited=1 if scored else 2,
+            )  # fmt: skip
             found = encode_text(self.plain, folder, split, corpus.languages, work, options.workers)
             longest[split] = dict(zip(corpus.languages, found.longest, strict=True))
             if found.too_long:
-                fate = "training leaves them out" if split in ("train", "valid") else "translation cuts their source"
+                fate = "translation cuts them" if scored else "training leaves them out"
+                what = "sources" if scored else "pairs"
                 say(
-                    f"{split}: {found.too_long} pairs have more than {POSITIONS - 1} subwords, the limit of a model "
+                    f"{split}: {found.too_long} {what} have more than {POSITIONS - 1} subwords, the limit of a model "
                     f"with fairseq's usual {POSITIONS} positions, so {fate}: train with --max-source-positions "
-                    "and --max-target-positions for more"
+                    f"{'' if scored else 'and --max-target-positions '}for more"
                 )
             if split == "train":
                 for language, words in zip(corpus.languages, found.words, strict=True):

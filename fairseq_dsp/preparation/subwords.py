@@ -199,10 +199,13 @@ class Encoded:
     words: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
 
 
-def encode_pairs(pairs: list[tuple[str, str]], *, kind: str, model: Path, limit: int, training: bool) -> Encoded:
+def encode_pairs(
+    pairs: list[tuple[str, str]], *, kind: str, model: Path, limit: int, training: bool, limited: int = 2
+) -> Encoded:
     """Encode some pairs.
 
     :param limit: subwords that a usual model takes.
+    :param limited: of how many sides: 1, the source alone, in a text that is translated.
     :param training: leave out pairs with an empty side, and count the subwords.
     """
     encode = encoder(kind, model)
@@ -213,7 +216,7 @@ def encode_pairs(pairs: list[tuple[str, str]], *, kind: str, model: Path, limit:
     encoded = Encoded(
         (source, target), (max((n for n, _ in lengths), default=0), max((n for _, n in lengths), default=0))
     )
-    encoded.too_long = sum(max(pair) > limit for pair in lengths)
+    encoded.too_long = sum(max(pair[:limited]) > limit for pair in lengths)
     encoded.empty = len(pairs) - len(kept)
     if training:
         for counter, side in zip(encoded.words, (source, target), strict=True):

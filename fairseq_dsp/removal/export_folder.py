@@ -22,8 +22,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..corpus import CLASSIFICATION, data_bin_of
-from ..deployment.folder import CONFIG, FORMAT, WEIGHTS, config_checksum, from_pretrained
-from ..deployment.text import GPT2, GPT2_IDS, is_plain
+from ..deployment.folder import CONFIG, FORMAT, WEIGHTS, from_pretrained
+from ..deployment.text import GPT2, GPT2_IDS, is_plain, own_checksum
 from ..errors import UserError
 from ..files import check_target, new_folder, sha256
 from ..model.flat_options import NO_FILES
@@ -181,7 +181,7 @@ def _write(
         "model": {**options, **NO_FILES, "_name": model.model_class.architecture.model},
         "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())},
     }
-    config["sha256"][CONFIG] = config_checksum(config)
+    config["sha256"][CONFIG] = own_checksum(config, CONFIG)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     values = own | {
         "parameters": f"{count_parameters(weights):,}",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..evaluation.significance import Comparison
 from ..files import write_text
-from ..markdown import markdown_table
+from ..markdown import as_text, markdown_table
 from ..study.options import SHARES
 from ..study.results import Results, stopped
 from ..study.titles import BASE, BASE_TITLE
@@ -184,7 +184,7 @@ def _missing(results: Results) -> str:
 
 
 def _markdown(results: Results, parts: list[Table], pictures: dict[str, tuple[str, str]]) -> str:
-    text = [f"# {results.study['name']}", results.study["description"], _missing(results)]
+    text = [f"# {as_text(results.study['name'])}", as_text(results.study["description"]), _missing(results)]
     for title, note, header, body in parts:
         text += [f"## {title}", markdown_table(header, body), note]
     text += [f"## {title}\n\n![{title}]({name}.svg)" for name, (title, _) in pictures.items()]

@@ -302,6 +302,7 @@ def _latex_dagger(one: Estimate) -> str:
 _LATEX = str.maketrans(
     {letter: "\\" + letter for letter in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 )
 
 

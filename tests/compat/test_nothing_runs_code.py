@@ -26,7 +26,7 @@ from fairseq_cli import generate
 import fairseq_dsp
 from fairseq_dsp.cli import main
 from fairseq_dsp.compat.options_are_evaluated import read_literal
-from fairseq_dsp.deployment.folder import config_checksum
+from fairseq_dsp.deployment.text import own_checksum
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.evaluation import runners
 from fairseq_dsp.importance import score_heads
@@ -191,7 +191,7 @@ def test_no_option_of_a_folder_runs(folder: Path, tmp_path: Path):
     def run(changed: Sequence[Key]) -> None:
         made = poisoned(config, changed)
         if isinstance(made["sha256"], dict):
-            made["sha256"]["config.json"] = config_checksum(made)
+            made["sha256"]["config.json"] = own_checksum(made, "config.json")
         (copy / "config.json").unlink()
         (copy / "config.json").write_text(json.dumps(made))
         assert len(fairseq_dsp.from_pretrained(copy).translate(["ba di"], max_len_b=2)) == 1

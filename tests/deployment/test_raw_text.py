@@ -214,6 +214,7 @@ def test_folders_that_cannot_be_read(folders: dict[str, Path], tmp_path: Path, c
     changes: list[tuple[Callable[[], object], str]] = [
         (lambda: (engine / "bpecodes").write_text("#version: 0.2\na b\n"), "not as it was written"),
         (lambda: (engine / "bpecodes").unlink(), "the file bpecodes is missing in"),
+        (lambda: write(config | {"sha256": {}, "bpe": "sp"}), r"does not say how raw text is .*bpe is sp"),
         (lambda: write(config | {"bpe_model": "../codes"}), "names ../codes, but only files of its own folder"),
         (lambda: write(config | {"sha256": {}}), "the subword_nmt model .*bpecodes cannot be read"),
         (lambda: write(config | {"sha256": {}, "positions": None}), "does not say how raw text is cut into subwords"),
@@ -225,6 +226,10 @@ def test_folders_that_cannot_be_read(folders: dict[str, Path], tmp_path: Path, c
     def write(content: Any) -> None:
         (engine / "text.json").write_text(json.dumps(content))
 
+    write(config | {"lowercase": True})
+    with pytest.raises(UserError, match=r"text\.json in .* is not as it was written"):
+        fairseq_dsp.from_pretrained(engine)
+    write(config)
     for change, told in changes:
         change()
         with pytest.raises(UserError, match=told):

@@ -42,14 +42,14 @@ def test_text_is_normalised_where_that_of_training_was(model: Any, tmp_path: Pat
     import json
     import shutil
 
-    from fairseq_dsp.deployment.folder import config_checksum
+    from fairseq_dsp.deployment.text import own_checksum
 
     folder = tmp_path / "copy"
     shutil.copytree(model.folder, folder)
     config = json.loads((folder / "config.json").read_text())
     assert config["normalise"] is None
     config["normalise"] = "nfkc"
-    config["sha256"]["config.json"] = config_checksum(config)
+    config["sha256"]["config.json"] = own_checksum(config, "config.json")
     (folder / "config.json").write_text(json.dumps(config))
     again = fairseq_dsp.from_pretrained(folder)
     assert again.translate(["ba ｄｉ"]) == model.translate(["ba di"])

@@ -175,6 +175,14 @@ def test_labels_take_no_references(pair_data: Path, tmp_path: Path, capsys: pyte
     assert f"references are given, but {tmp_path} is a corpus with labels: leave them out" in said
 
 
+def test_labels_are_not_searched_for(pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data-bin").symlink_to(pair_data)
+    (tmp_path / "prepare.json").write_text(json.dumps({"task": CLASSIFICATION, "data_bin": "data-bin"}))
+    for option in ("--beam", "--lenpen", "--max-len-a", "--max-len-b"):
+        said = refusal(capsys, "evaluate", "a.pt", "--data", tmp_path, option, 2)
+        assert f"{option} is for translations, but {tmp_path} has labels: leave it out" in said
+
+
 def test_numbers_are_scored_but_are_no_labels(
     trained: Path, pair_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

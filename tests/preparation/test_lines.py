@@ -9,6 +9,8 @@ import preparing
 import pytest
 import sentencepiece
 
+from fairseq_dsp.preparation.subwords import encode_pairs
+
 SENTENCES = {
     "de": [f"Satz Nummer {i} hat etwas Text, {i % 7} mal." for i in range(70)],
     "en": [f"Sentence number {i} has some text, {i % 7} times." for i in range(70)],
@@ -55,6 +57,15 @@ def test_long_sentences_are_learned_from(tmp_path: Path, count: int) -> None:
     longest = max(size for pair in summary["longest"].values() for size in pair.values())
     assert longest > 2000
     assert "pairs have more than 1023 subwords" in done.stdout
+
+
+def test_of_a_text_that_is_scored_only_sources_are_too_long(tmp_path: Path) -> None:
+    """They are cut, while a long reference is scored whole."""
+    codes = preparing.write(tmp_path / "codes", ["#version: 0.2", "x y"])
+    pairs = [("ab", "abcdef"), ("abcdef", "ab"), ("ab", "ab")]
+    for limited, count in ((2, 2), (1, 1)):
+        found = encode_pairs(pairs, kind="subword-nmt", model=codes, limit=3, training=False, limited=limited)
+        assert (found.too_long, len(found.lines[0])) == (count, 3)
 
 
 def test_all_sentences_long(tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ def test_a_pair_that_occurs_twice_is_not_held_out(tmp_path: Path, capsys: pytest
     assert corpus.texts["valid"] == once
     with pytest.raises(UserError, match=r"3 pairs are to be held out .* 20 to train on, of which 2 occur once"):
         read_corpus(tmp_path, held_out=3, seed=1)
+    table(tmp_path / "train.tsv", "mnli", [twice[0]] * 2 + twice[1:8])  # an earlier version drew from all
+    assert read_corpus(tmp_path, held_out=3, seed=1).held_out == [3, 1, "of pairs that occur once"]
     sick(tmp_path)
     for name in ("train.tsv", "dev_matched.tsv", "dev_mismatched.tsv"):
         (tmp_path / name).unlink()

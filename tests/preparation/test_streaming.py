@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -64,6 +65,8 @@ def compress(path: Path, ending: str) -> Path:
     data, target = path.read_bytes(), path.with_name(path.name + ending)
     if ending == ".gz":
         target.write_bytes(gzip.compress(data))
+    elif ending == ".bz2":
+        target.write_bytes(bz2.compress(data))
     elif ending == ".xz":
         target.write_bytes(lzma.compress(data))
     elif ending == ".zst":
@@ -78,7 +81,7 @@ def sides(tmp_path: Path) -> list[Path]:
     return [preparing.write(tmp_path / "t.de", GERMAN), preparing.write(tmp_path / "t.en", ENGLISH)]
 
 
-@pytest.mark.parametrize("ending", [".gz", ".xz", ".zst", ".tsv", ".tsv.gz"])
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst", ".tsv", ".tsv.gz"])
 def test_compressed_and_tabulated_text_is_the_same_text(tmp_path: Path, sides: list[Path], ending: str) -> None:
     languages, sizes = ("de", "en"), (20, 30, 1)
     expected = held_out(tmp_path / "plain", custom.whole_text(languages, sides, *sizes))
@@ -98,7 +101,7 @@ def test_compressed_and_tabulated_text_is_the_same_text(tmp_path: Path, sides: l
     assert held_out(tmp_path / "out", custom.whole_text(languages, given, *sizes)) == expected
 
 
-@pytest.mark.parametrize(("ending", "kind"), [(".gz", "gzip"), (".xz", "xz"), (".zst", "zstd")])
+@pytest.mark.parametrize(("ending", "kind"), [(".gz", "gzip"), (".bz2", "bzip2"), (".xz", "xz"), (".zst", "zstd")])
 def test_a_compressed_file_cut_short(tmp_path: Path, sides: list[Path], ending: str, kind: str) -> None:
     whole = compress(sides[0], ending)
     data = whole.read_bytes()

@@ -17,8 +17,7 @@ from tiny_pruned import HEADS
 
 import fairseq_dsp
 from fairseq_dsp.cli import main
-from fairseq_dsp.deployment.folder import config_checksum
-from fairseq_dsp.deployment.text import Text
+from fairseq_dsp.deployment.text import Text, own_checksum
 from fairseq_dsp.errors import UserError
 from fairseq_dsp.preparation.tokens import tokenise
 
@@ -101,7 +100,7 @@ def test_text_is_tokenised_as_for_training(folder, tmp_path):
     text = ["Ein well-known Fall z. B. in den U.S.", 'Er sagte: "Ja, bald." Und 5-6 Dr. Schmidts ...', "a-b c--d e.g."]
     shutil.copytree(folder, tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text()) | {"tokenizer": "moses", "lowercase": True}
-    config["sha256"]["config.json"] = config_checksum(config)
+    config["sha256"]["config.json"] = own_checksum(config, "config.json")
     (tmp_path / "copy/config.json").write_text(json.dumps(config))
     model = fairseq_dsp.from_pretrained(tmp_path / "copy")
     tokenised = [model.text.tokenised(sentence) for sentence in text]
@@ -143,7 +142,7 @@ def altered(folder, copy, change):
     """A copy of a folder with a changed configuration and the checksum of it, as whoever means harm would make it."""
     shutil.copytree(folder, copy)
     config = change(json.loads((folder / "config.json").read_text()))
-    config["sha256"]["config.json"] = config_checksum(config)
+    config["sha256"]["config.json"] = own_checksum(config, "config.json")
     (copy / "config.json").write_text(json.dumps(config))
     return copy
 

@@ -99,8 +99,8 @@ def test_a_report_shows_titles(tmp_path: Path) -> None:
     for shown in ("Against {}, at the same", "Heads kept: {}<", "Learning curves: {}, seed 1"):
         assert shown.replace("{}", html.escape(title)) in page
     assert f"<td>{html.escape(title)}</td>" in page
-    assert "| 50% & more \\| $x_1$ <b>\\a | 6 |" in text
-    assert r"50\% \& more | \$x\_1\$ <b>\textbackslash{}a & 6 & 2 &" in tex
+    assert "| 50% & more \\| $x_1$ &lt;b>\\a | 6 |" in text
+    assert r"50\% \& more \textbar{} \$x\_1\$ \textless{}b\textgreater{}\textbackslash{}a & 6 & 2 &" in tex
     assert r"$\Delta$ to 50\%" in tex
     for picture in ("bleu-heads", "cost"):
         assert html.escape(title, quote=False) in (out / f"{picture}.svg").read_text()
