@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.models import FairseqEncoderDecoderModel
+from fairseq.modules import LearnedPositionalEmbedding
 from fairseq.trainer import Trainer
 from torch import Tensor
 
@@ -48,6 +49,15 @@ class Teacher:
                 "expected: give the checkpoint of a translation model"
             )
         check_finite(dict(model.named_parameters()), f"--distill-from {path}")
+        if any(isinstance(module, LearnedPositionalEmbedding) for module in model.modules()):
+            for side, taken, theirs in zip(
+                ("source", "target"), task.max_positions(), model.max_positions(), strict=True
+            ):
+                if taken > theirs:
+                    raise UserError(
+                        f"--distill-from {path} has {theirs} {side} positions, but this training takes sentences of up "
+                        f"to {taken}: give --max-{side}-positions {theirs}"
+                    )
         self._model = model.eval().requires_grad_(False)
 
     def log_probabilities(self, sample: dict[str, Any], like: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def _own_settings(group: dict[str, Any]) -> dict[str, Any]:
     if mark is None:
         return {}
     own = {"lr": mark["lr"], "weight_decay": 0.0, "scale_parameter": False}  # which would make it depend on the values
-    if isinstance(group.get("eps"), float):  # Adafactor has two, of another meaning
+    if "betas" in group:  # of Adam and its kin; elsewhere it has another meaning, in Adadelta that of a step's size
         own["eps"] = EPSILON
     return {name: value for name, value in own.items() if name in group}
 

@@ -58,7 +58,8 @@ def _comparing(
     model = self.get_model()
     if state is None or reset_optimizer or not isinstance(model, PrunableModel) or not os.path.isfile(filename):
         return state
-    before = config_of(checkpoint_utils.load_checkpoint_to_cpu(filename))
+    there = checkpoint_utils.load_checkpoint_to_cpu(filename)
+    before = config_of(there)
     one, other = (PruningConfig.from_namespace(options) for options in (before, model.args))
     for name in with_effect(one, model.pruner.plan.units if model.pruner else 0):
         logger.warning("%s was %s in this training so far, and is an option no more", flag(name), getattr(one, name))
@@ -72,6 +73,14 @@ def _comparing(
                 f"another --save-dir and --finetune-from-model {filename}"
             )
         logger.warning("%s was %s in this training so far, and is %s from here on", flag(name), was, now)
+    for kind, pruner in model.pruners.items():
+        phase, updates = there["model"].get(f"{kind}.phase"), self.get_num_updates()
+        if phase is not None and int(phase) == FIXED != pruner.plan.phase(updates):
+            raise UserError(
+                f"the {pruner.plan.kind.units} are fixed since before update {updates} ({filename}), but with these "
+                "options they would be chosen again: give the schedule with which it began, or another --save-dir and "
+                f"--finetune-from-model {filename}"
+            )
     return state
 
 
@@ -105,7 +114,7 @@ def _telling(stock: Callable[..., None], self: Any, epoch: int) -> None:
             if not self.get_num_updates():  # what has begun goes on
                 _refuse_early(pruner)
                 _tell_opened(pruner)
-            for text in _too_late(pruner, self.cfg, self.batches_of_epoch):
+            for text in _too_late(pruner, self.cfg, self.batches_of_epoch, self.get_num_updates()):
                 logger.warning(text)
     stock(self, epoch)
 
@@ -266,10 +275,11 @@ def _refuse_alignments(model: PrunableModel) -> None:
         )
 
 
-def _too_late(pruner: Any, cfg: Any, batches: int) -> Iterator[str]:
+def _too_late(pruner: Any, cfg: Any, batches: int, updates: int) -> Iterator[str]:
     """Say if a training ends, or may end, before its units are chosen.
 
     :param batches: of an epoch.
+    :param updates: made so far.
     """
     chosen = end_of_choice(pruner.plan)
     if chosen is None:
@@ -287,5 +297,5 @@ def _too_late(pruner: Any, cfg: Any, batches: int) -> Iterator[str]:
         ("--patience", cfg.checkpoint.patience),
         ("--stop-time-hours", cfg.optimization.stop_time_hours),
     ):
-        if value > 0:
+        if value > 0 and updates < chosen[0]:
             yield f"{name} {value:g} may end this training before update {chosen[0]}, {chosen[1]}"

@@ -73,6 +73,23 @@ def test_a_training_learns_from_a_teacher_and_resumes(stock: Path, tiny_data: Pa
     assert "valid on 'valid'" in support.run_fairseq("validate", *args, "--max-tokens", 400).stdout
 
 
+def test_a_teacher_of_fewer_positions(tiny_data: Path, tmp_path: Path) -> None:
+    """Learnt ones end; the others are functions of the place, and go on."""
+    for learned in ((), ("--encoder-learned-pos", "--decoder-learned-pos")):
+        short = ("--max-source-positions", 30, "--max-target-positions", 40)
+        folder = tmp_path / f"teacher{len(learned)}"
+        inprocess.train(tiny_data, folder, "--cpu", "--max-update", 1, *learned, *short)
+        teacher = ("--distill-from", folder / "checkpoint_last.pt")
+        if not learned:
+            build(tiny_data, tmp_path, *teacher)
+            continue
+        with pytest.raises(UserError, match=r"has 30 source positions, .* up to 1024: give --max-source-positions 30"):
+            build(tiny_data, tmp_path, *teacher)
+        with pytest.raises(UserError, match=r"has 40 target positions, .* up to 1024: give --max-target-positions 40"):
+            build(tiny_data, tmp_path, *teacher, *short[:2])
+        build(tiny_data, tmp_path, *teacher, *short)
+
+
 @pytest.mark.parametrize("weight", [-0.1, 1.5, float("nan")])
 def test_a_weight_out_of_range(weight: float, stock: Path, tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--distill-weight is .*0 to 1"):

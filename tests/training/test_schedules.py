@@ -159,6 +159,18 @@ def test_a_training_does_not_go_on_with_other_heads(tiny_data: Path, tmp_path: P
     assert (tmp_path / "checkpoint_best.pt").read_bytes() == before
     inprocess.train(tiny_data, tmp_path, *flags, "--heads-to-keep", 6, "--pruning-lr", 0.1, "--max-update", 6)
     assert "--pruning-lr was 0.2 in this training so far, and is 0.1 from here on" in caplog.text
+    flags[-1] = 9
+    with pytest.raises(UserError, match=r"the heads are fixed since before update 6 .*: give the schedule with which"):
+        inprocess.train(tiny_data, tmp_path, *flags, "--heads-to-keep", 6, "--max-update", 12)
+
+
+def test_what_may_end_a_training_is_told_before_the_heads_are_fixed(
+    tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for updates, told in ((2, 1), (4, 2), (6, 2)):
+        flags = ["--cpu", "--heads-to-keep", 6, "--cooldown-updates", 3, "--patience", 5, "--max-update", updates]
+        inprocess.train(tiny_data, tmp_path, *flags)
+        assert caplog.text.count("--patience 5 may end this training before update 3") == told
 
 
 @pytest.mark.parametrize(
