@@ -79,15 +79,19 @@ def test_a_teacher_of_fewer_positions(tiny_data: Path, tmp_path: Path) -> None:
         short = ("--max-source-positions", 30, "--max-target-positions", 40)
         folder = tmp_path / f"teacher{len(learned)}"
         inprocess.train(tiny_data, folder, "--cpu", "--max-update", 1, *learned, *short)
-        teacher = ("--distill-from", folder / "checkpoint_last.pt")
+
+        def begin(*more: object, folder: Path = folder) -> None:
+            _, criterion, _ = build(tiny_data, tmp_path, "--distill-from", folder / "checkpoint_last.pt", *more)
+            criterion.before_training()
+
         if not learned:
-            build(tiny_data, tmp_path, *teacher)
+            begin()
             continue
         with pytest.raises(UserError, match=r"has 30 source positions, .* up to 1024: give --max-source-positions 30"):
-            build(tiny_data, tmp_path, *teacher)
+            begin()
         with pytest.raises(UserError, match=r"has 40 target positions, .* up to 1024: give --max-target-positions 40"):
-            build(tiny_data, tmp_path, *teacher, *short[:2])
-        build(tiny_data, tmp_path, *teacher, *short)
+            begin(*short[:2])
+        begin(*short)
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.5, float("nan")])
